@@ -1,0 +1,288 @@
+"""What the benches stand on: PostgreSQL, the servers, their data; all of it gone at the end.
+
+Every process is a child in a session of its own, is ended with its children when the lab closes
+(also on Ctrl-C or a failure), and by the kernel when the bench itself is killed (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import datetime as dt
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import hosts
+import jwt
+import structlog
+from wire import BadAnswerError
+
+from vpt import db, embedded
+
+BENCH = Path(__file__).resolve().parent
+ENV = BENCH / "env"
+REQUIREMENTS = BENCH / "requirements.txt"
+TEST_CASES = 200
+STEPS = 10
+DEVICES = 16
+START_TIMEOUT = 60.0
+PEERS = ("vpt", "bare", "flask")
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _PRCTL is not None:
+        _PRCTL(1, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Give a port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def steps() -> list[dict[str, Any]]:
+    """Give the ten steps of a typical test case; `${sent}` says when it was asked for."""
+    return [
+        {
+            "command": "press_key",
+            "action_type": "remote",
+            "params": {"key": f"KEY_{n}", "wait_time": 0, "sent": "${sent}"},
+        }
+        for n in range(1, STEPS + 1)
+    ]
+
+
+class Lab:
+    """A temporary lab: `async with Lab() as lab`, then `serve` the peers that are wanted."""
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_hex(32)
+        self.join_token = secrets.token_hex(16)
+        self.token = self._user_token()
+        self.dsn = ""
+        self.host_url = ""
+        self.ports: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
+        self.newest = ""
+        self._folder = Path()
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Lab:
+        """Start PostgreSQL, fill it, and start the instant host."""
+        async with contextlib.AsyncExitStack() as stack:
+            self._folder = Path(tempfile.mkdtemp(prefix="vpt-bench-"))
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder.chmod(0o711)  # as root PostgreSQL runs as another user
+            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+            database = await embedded.start(self._folder / "data")
+            stack.push_async_callback(database.stop)
+            self.dsn, self.pids["db"] = database.dsn, database.pid
+            await db.migrate(self.dsn)
+            self.newest = await _fill(self.dsn)
+            self._stack = stack.pop_all()
+        try:
+            await self._start_host()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything."""
+        await self._stack.aclose()
+
+    async def serve(self, peer: str) -> None:
+        """Start one of PEERS and wait until it answers."""
+        port = self.ports[peer] = free_port()
+        command, env = getattr(self, f"_{peer}")(port)
+        process = await self.start(peer, command, env)
+        self.pids[peer] = process.pid
+        await self._answers(peer, process)
+        if peer == "vpt":
+            await self.join([hosts.card("b-1", self.host_url, DEVICES)])
+
+    async def join(self, cards: list[dict[str, Any]]) -> None:
+        """Register hosts at vpt."""
+        url = f"http://127.0.0.1:{self.ports['vpt']}"
+        await hosts.join(url, self.join_token, self.token, cards)
+
+    async def start(
+        self, name: str, command: list[str], env: dict[str, str], *, piped: bool = False
+    ) -> asyncio.subprocess.Process:
+        """Start a process that ends with the lab; what it says goes to its log or the pipe."""
+        with self._log(name).open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**_clean_environment(), **env},
+                cwd=self._folder,
+                stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if piped else log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self._stack.push_async_callback(_end, process)
+        return process
+
+    async def ask(self, script: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Run one of our scripts with a job on stdin; give what it answers."""
+        process = await self.start(script, [sys.executable, str(BENCH / script)], {}, piped=True)
+        answer, _ = await process.communicate(json.dumps(job).encode())
+        if process.returncode:
+            raise BadAnswerError(f"{script} failed:\n{self.tail(script)}")
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    def tail(self, name: str) -> str:
+        """Give the last lines of a process's log."""
+        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    async def _start_host(self) -> None:
+        command = [sys.executable, str(BENCH / "hosts.py")]
+        process = await self.start("hosts.py", command, {}, piped=True)
+        assert process.stdout is not None
+        self.host_url = (await process.stdout.readline()).decode().strip()
+        if not self.host_url:
+            raise BadAnswerError(f"hosts.py did not start:\n{self.tail('hosts.py')}")
+
+    async def _answers(self, peer: str, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while process.returncode is None:
+                    if await _speaks(self.ports[peer]):
+                        return
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            pass
+        raise BadAnswerError(f"{peer} did not start:\n{self.tail(peer)}")
+
+    def _vpt(self, port: int) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, "-m", "vpt", "serve"], {
+            "DATABASE_URL": self.dsn,
+            "HOST_JOIN_TOKEN": self.join_token,
+            "LOG_FORMAT": "json",
+            "SECRET_KEY": self.secret,
+            "SERVER_PORT": str(port),
+            "VPT_DATA_DIR": str(self._folder / "vpt"),
+        }
+
+    def _bare(self, port: int) -> tuple[list[str], dict[str, str]]:
+        command = [sys.executable, str(BENCH / "bare.py"), str(port)]
+        return command, {"DATABASE_URL": self.dsn, "HOST_URL": self.host_url}
+
+    def _flask(self, port: int) -> tuple[list[str], dict[str, str]]:
+        gunicorn = [str(ENV / "bin" / "gunicorn"), "-w", "2", "-b", f"127.0.0.1:{port}"]
+        return [*gunicorn, "--chdir", str(BENCH), "flask_app:app"], {
+            "DATABASE_URL": self.dsn,
+            "HOST_URL": self.host_url,
+            "SECRET_KEY": self.secret,
+            "HOME": str(self._folder),
+        }
+
+    def _user_token(self) -> str:
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+        claims = {"user_id": "bench", "role": "operator", "exp": until}
+        return jwt.encode(claims, self.secret, algorithm="HS256")
+
+
+async def make_env() -> None:
+    """Make the document's environment on first use, and anew when its requirements changed."""
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    made = ENV / "made-of"
+    if made.is_file() and made.read_text() == wanted:
+        return
+    print("making bench/env (once) ...", flush=True)
+    await _call(sys.executable, "-m", "venv", "--clear", str(ENV))
+    await _call(str(ENV / "bin" / "pip"), "install", "-q", "-r", str(REQUIREMENTS))
+    made.write_text(wanted)
+
+
+async def _call(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    if await process.wait():
+        raise BadAnswerError(f"{' '.join(command)}: exit code {process.returncode}")
+
+
+async def _speaks(port: int) -> bool:
+    """Tell whether something answers a request, whatever it says."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        return bool(await reader.read(1))
+    except ConnectionError:
+        return False
+    finally:
+        writer.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _clean_environment() -> dict[str, str]:
+    keep = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR"}
+    kept = {name: value for name, value in os.environ.items() if name in keep}
+    return {**kept, "PYTHONPATH": str(BENCH.parent)}
+
+
+async def _fill(dsn: str) -> str:
+    """Store the same test cases for all; give the id of the last one on the first page."""
+    began = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    rows = [
+        (
+            f"bench-{n:04}",
+            f"Zapping test {n}",
+            "Opens the live view, zaps through ten channels and checks that each one plays.",
+            json.dumps(steps()),
+            "c",
+            began + dt.timedelta(minutes=n),
+        )
+        for n in range(TEST_CASES)
+    ]
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.executemany(_INSERT, rows)
+        await connection.execute(_COPY)
+        await connection.execute("ANALYZE")
+    finally:
+        await connection.close()
+    return f"bench-{TEST_CASES - 50:04}"
+
+
+_INSERT = """
+INSERT INTO test_cases (id, name, description, steps, device_model, created_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""
+_COPY = """
+CREATE TABLE test_case AS
+SELECT id, name, description, steps::json AS steps, device_model,
+       created_at AT TIME ZONE 'UTC' AS created_at
+FROM test_cases;
+ALTER TABLE test_case ADD PRIMARY KEY (id)
+"""

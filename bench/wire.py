@@ -1,0 +1,128 @@
+"""A small HTTP/1.1 client on a raw socket: fixed request bytes out, a status and a body back.
+
+It costs the load generator far less CPU than a real client: what it costs is taken from the
+server under test, which shares the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+Answered = Callable[[int, bytes], None]
+
+
+class BadAnswerError(Exception):
+    """The server's answer is not what the bench came for: nothing measured counts."""
+
+
+def request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
+    """Give the bytes of a request on a kept-alive connection."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {token}\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+class Wire(asyncio.Protocol):
+    """One connection; `answered` is called with each answer, `lost` when it breaks."""
+
+    def __init__(self, answered: Answered, lost: Callable[[], None]) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.kept = True
+        self._answered = answered
+        self._lost = lost
+        self._data = b""
+        self._total = 0
+        self._body_at = 0
+        self._status = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to write to."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Tell the owner."""
+        self.transport = None
+        self._lost()
+
+    def send(self, data: bytes) -> None:
+        """Send a request; one at a time."""
+        if self.transport is None:
+            raise BadAnswerError("the connection is gone")
+        self.transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Collect an answer until its Content-Length is reached."""
+        self._data = self._data + data if self._data else data
+        if not self._total and not self._head():
+            return
+        if len(self._data) < self._total:
+            return
+        body = self._data[self._body_at : self._total]
+        self._data, self._total = b"", 0
+        self._answered(self._status, body)
+
+    def _head(self) -> bool:
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = self._data[:end].lower()
+        at = head.find(b"\r\ncontent-length:")
+        if at < 0:
+            raise BadAnswerError(f"no Content-Length: {head!r}")
+        length = int(head[at + 17 :].split(b"\r\n", 1)[0])
+        self.kept = b"\r\nconnection: close" not in head
+        self._status = int(head[9:12])
+        self._body_at = end + 4
+        self._total = self._body_at + length
+        return True
+
+
+class Client:
+    """Calls one at a time on each of as many kept connections as are needed at once."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port = port
+        self._token = token
+        self._free: list[Wire] = []
+        self._waiting: dict[Wire, asyncio.Future[tuple[int, bytes]]] = {}
+
+    async def call(self, method: str, path: str, body: Callable[[], bytes]) -> tuple[int, bytes]:
+        """Send a request whose body is made at the last moment; give status and body."""
+        wire = self._free.pop() if self._free else await self._connect()
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[wire] = answer
+        wire.send(request(method, path, self._token, body()))
+        result: tuple[int, bytes] = await asyncio.wait_for(answer, 30)
+        self._free.append(wire)
+        return result
+
+    def close(self) -> None:
+        """Close all connections."""
+        for wire in self._free:
+            wire.close()
+
+    async def _connect(self) -> Wire:
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(self._make, "127.0.0.1", self._port)
+        return wire
+
+    def _make(self) -> Wire:
+        wire = Wire(
+            lambda status, body: self._waiting.pop(wire).set_result((status, body)),
+            lambda: self._gone(wire),
+        )
+        return wire
+
+    def _gone(self, wire: Wire) -> None:
+        if wire in self._free:
+            self._free.remove(wire)
+        if waiting := self._waiting.pop(wire, None):
+            waiting.set_exception(BadAnswerError("the server closed the connection"))

@@ -1,0 +1,66 @@
+-- Campaigns as clients see them.
+
+-- campaign_items(id, limit, before_at, before_id, q)
+SELECT page.id, page.created_at, row_to_json(item)::text AS item
+FROM (
+    SELECT *
+    FROM campaigns
+    WHERE ($1::text IS NULL OR id = $1)
+        AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
+        AND ($5::text IS NULL OR strpos(lower(name), lower($5)) > 0)
+    ORDER BY created_at DESC, id DESC
+    LIMIT $2::int
+) AS page
+CROSS JOIN LATERAL (
+    SELECT
+        page.id, page.name, page.description,
+        (
+            SELECT json_agg(row_to_json(entry) ORDER BY position)
+            FROM campaign_entries
+            CROSS JOIN LATERAL (SELECT test_case_id, device_id, host_id, parameters) AS entry
+            WHERE campaign_id = page.id
+        ) AS test_cases,
+        page.stop_on_failure, page.parallelism, page.priority,
+        iso(page.created_at) AS created_at, iso(page.updated_at) AS updated_at
+) AS item
+ORDER BY page.created_at DESC, page.id DESC;
+
+-- campaign_to_run(id)
+SELECT name, stop_on_failure, parallelism, priority
+FROM campaigns
+WHERE id = $1;
+
+-- campaign_entries_to_run(id)
+SELECT test_case_id, device_id, host_id, parameters
+FROM campaign_entries
+WHERE campaign_id = $1
+ORDER BY position;
+
+-- insert_campaign(id, name, description, stop_on_failure, parallelism, priority)
+INSERT INTO campaigns (id, name, description, stop_on_failure, parallelism, priority)
+VALUES ($1, $2, $3, $4, $5, $6);
+
+-- update_campaign(id, name, description, stop_on_failure, parallelism, priority)
+UPDATE campaigns
+SET
+    updated_at = now(),
+    name = $2,
+    description = $3,
+    stop_on_failure = $4,
+    parallelism = $5,
+    priority = $6
+WHERE id = $1
+RETURNING id;
+
+-- delete_campaign_entries(campaign_id)
+DELETE FROM campaign_entries
+WHERE campaign_id = $1;
+
+-- insert_campaign_entry(campaign_id, position, test_case_id, device_id, host_id, parameters)
+INSERT INTO campaign_entries (campaign_id, position, test_case_id, device_id, host_id, parameters)
+VALUES ($1, $2, $3, $4, $5, $6);
+
+-- delete_campaign(id)
+DELETE FROM campaigns
+WHERE id = $1
+RETURNING id;

@@ -1,0 +1,69 @@
+-- Devices as people see and edit them.
+
+-- device_items(id, status, model, host_id, tag, before_at, before_id, limit)
+SELECT
+    devices.id,
+    devices.created_at,
+    devices.host_id,
+    json_build_object(
+        'id', devices.id,
+        'name', devices.name,
+        'model', devices.model,
+        'host_id', devices.host_id,
+        'local_id', devices.local_id,
+        'capabilities', devices.capabilities,
+        'tags', devices.tags,
+        'status', devices.status,
+        'declared', devices.declared,
+        'last_seen', iso(devices.last_seen),
+        'created_at', iso(devices.created_at)
+    ) AS item
+FROM devices
+WHERE ($1::text IS NULL OR devices.id = $1)
+    AND ($2::text IS NULL OR devices.status = $2)
+    AND ($3::text IS NULL OR devices.model = $3)
+    AND ($4::text IS NULL OR devices.host_id = $4)
+    AND ($5::text IS NULL OR $5 = ANY (devices.tags))
+    AND ($6::timestamptz IS NULL OR (devices.created_at, devices.id) < ($6, $7::text))
+ORDER BY devices.created_at DESC, devices.id DESC
+LIMIT $8;
+
+-- add_device(id, label, model, host_id, local_id, capabilities, tags, status)
+INSERT INTO devices (id, name, model, host_id, local_id, capabilities, tags, disabled, status)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7,
+    $8::text IS NOT DISTINCT FROM 'disabled',
+    CASE WHEN $4::text IS NULL OR $8 = 'disabled' THEN coalesce($8, 'offline') ELSE 'offline' END
+);
+
+-- edit_device(id, label, capabilities, tags, status)
+-- A status that a person sets is only a wish where a host's actor knows better.
+UPDATE devices
+SET
+    name = coalesce($2::text, name),
+    name_edited = name_edited OR $2 IS NOT NULL,
+    capabilities = coalesce($3::text[], capabilities),
+    capabilities_edited = capabilities_edited OR $3 IS NOT NULL,
+    tags = coalesce($4::text[], tags),
+    disabled = CASE WHEN $5::text IS NULL THEN disabled ELSE $5 = 'disabled' END,
+    status = CASE
+        WHEN $5 IS NULL THEN status
+        WHEN host_id IS NULL OR ($5 = 'disabled' AND status IN ('online', 'offline')) THEN $5
+        WHEN $5 = 'online' AND status = 'disabled' THEN 'offline'
+        ELSE status
+    END
+WHERE id = $1
+RETURNING host_id;
+
+-- drop_device(id)
+DELETE FROM devices
+WHERE id = $1
+    AND NOT declared
+    AND status NOT IN ('busy', 'leased')
+    AND NOT EXISTS (
+        SELECT
+        FROM execution_attempts
+        WHERE execution_attempts.device_id = devices.id
+            AND execution_attempts.released_at IS NULL
+    )
+RETURNING id;

@@ -1,0 +1,164 @@
+-- Executions and campaign executions as clients see them; runs.sql writes them.
+
+-- plan_anew()
+-- With a filter the best index depends on its value.
+SET LOCAL plan_cache_mode = force_custom_plan;
+
+-- execution_page(limit, before_at, before_id, status, test_case_id, host_id, device_id, campaign_execution_id, since, until)
+SELECT
+    string_agg(row_to_json(item)::text, ',') FILTER (WHERE n < $1) AS items,
+    max(page.created_at) FILTER (WHERE n = $1 - 1) AS last_at,
+    max(page.id) FILTER (WHERE n = $1 - 1) AS last_id,
+    count(*) >= $1 AS more
+FROM (
+    SELECT *, row_number() OVER (ORDER BY created_at DESC, id DESC) AS n
+    FROM test_executions
+    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+        AND ($4::text IS NULL OR status = $4)
+        AND ($5::text IS NULL OR test_case_id = $5)
+        AND ($6::text IS NULL OR host_id = $6)
+        AND ($7::text IS NULL OR device_id = $7)
+        AND ($8::text IS NULL OR campaign_execution_id = $8)
+        AND ($9::timestamptz IS NULL OR created_at >= $9)
+        AND ($10::timestamptz IS NULL OR created_at < $10)
+    ORDER BY created_at DESC, id DESC
+    LIMIT $1::int
+) AS page,
+LATERAL (
+    SELECT
+        page.id AS execution_id, page.test_case_id, page.test_case_name, page.test_case_version,
+        page.campaign_execution_id, page.status, page.error_kind, page.error,
+        page.host_id AS host, page.host_id, page.device_id, page.device_model, page.priority,
+        page.attempt, jsonb_array_length(page.steps) AS total_steps, page.results,
+        page.requested_by, page.cancel_requested_at IS NOT NULL AS cancel_requested,
+        iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
+        iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
+        extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
+) AS item;
+
+-- execution_item(id, attempt)
+-- `attempt` NULL: the last one. No row: no such execution, or it has no such attempt.
+SELECT row_to_json(item)::text
+FROM test_executions AS e,
+LATERAL (SELECT coalesce($2::int, e.attempt) AS n) AS shown,
+LATERAL (
+    SELECT
+        e.id AS execution_id, e.test_case_id, e.test_case_name, e.test_case_version,
+        e.campaign_execution_id, e.status, e.error_kind, e.error, e.host_id AS host, e.host_id,
+        e.device_id, e.device_model, e.requirements, e.parameters, e.timeout_s, e.test_retries,
+        e.wanted_device_id, e.wanted_host_id, e.priority, e.queue_timeout_s, e.attempt,
+        jsonb_array_length(e.steps) AS total_steps, e.results, e.requested_by,
+        e.cancel_requested_at IS NOT NULL AS cancel_requested,
+        iso(e.created_at) AS created_at, iso(e.queued_at) AS queued_at,
+        iso(e.started_at) AS started_at, iso(e.completed_at) AS completed_at,
+        extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s,
+        (
+            SELECT coalesce(json_agg(row_to_json(one) ORDER BY a.attempt), '[]')
+            FROM execution_attempts AS a,
+            LATERAL (
+                SELECT
+                    a.attempt, a.host_id AS host, a.device_id, a.status, a.error_kind, a.error,
+                    iso(a.started_at) AS started_at, iso(a.completed_at) AS completed_at
+            ) AS one
+            WHERE a.execution_id = e.id
+        ) AS attempts,
+        (
+            SELECT coalesce(json_agg(row_to_json(one) ORDER BY planned.index), '[]')
+            FROM execution_attempts AS a
+            CROSS JOIN unnest(e.actions) WITH ORDINALITY AS planned (action, index)
+            LEFT JOIN execution_steps AS s
+                ON s.execution_id = a.execution_id
+                AND s.attempt = a.attempt
+                AND s.step = planned.index,
+            LATERAL (
+                SELECT
+                    planned.index, planned.action, coalesce(s.status, 'skipped') AS status,
+                    coalesce(s.tries, 0) AS tries, iso(s.started_at) AS started_at,
+                    iso(s.finished_at) AS finished_at, s.duration_ms, s.output, s.error,
+                    CASE
+                        WHEN s.screenshot IS NOT NULL
+                        THEN concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '.png')
+                    END AS screenshot_url
+            ) AS one
+            WHERE a.execution_id = e.id
+                AND a.attempt = shown.n
+                AND (s.step IS NOT NULL OR a.status <> 'running')
+        ) AS steps
+) AS item
+WHERE e.id = $1
+    AND ($2 IS NULL OR EXISTS (
+        SELECT
+        FROM execution_attempts
+        WHERE execution_id = e.id
+            AND attempt = $2
+    ));
+
+-- campaign_execution_items(id, limit, before_at, before_id, status, campaign_id)
+-- `results` has what started and what was skipped; what still waits stands in no result.
+SELECT page.id, page.created_at, row_to_json(item)::text AS item
+FROM (
+    SELECT *
+    FROM campaign_executions
+    WHERE ($1::text IS NULL OR id = $1)
+        AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
+        AND ($5::text IS NULL OR status = $5)
+        AND ($6::text IS NULL OR campaign_id = $6)
+    ORDER BY created_at DESC, id DESC
+    LIMIT $2::int
+) AS page
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(
+            json_agg(row_to_json(one) ORDER BY r.position)
+                FILTER (WHERE r.skipped OR r.execution_id IS NOT NULL),
+            '[]'
+        ) AS results,
+        count(*) FILTER (WHERE e.status = 'completed') AS completed,
+        count(*) FILTER (WHERE e.status = 'failed') AS failed,
+        count(*) FILTER (WHERE e.status = 'error') AS error,
+        count(*) FILTER (WHERE e.status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE r.skipped) AS skipped
+    FROM campaign_results AS r
+    LEFT JOIN test_executions AS e ON e.id = r.execution_id,
+    LATERAL (
+        SELECT
+            r.execution_id, r.test_case_id,
+            coalesce(e.test_case_name, r.request ->> 'test_case_name') AS test_case_name,
+            CASE WHEN r.skipped THEN 'skipped' ELSE e.status END AS status,
+            e.error_kind, e.host_id AS host, e.device_id,
+            extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s
+    ) AS one
+    WHERE r.campaign_execution_id = page.id
+) AS counts
+CROSS JOIN LATERAL (
+    SELECT
+        page.total, counts.completed, counts.failed, counts.error, counts.cancelled,
+        counts.skipped,
+        round(100.0 * counts.completed / nullif(counts.completed + counts.failed, 0), 2)::float8
+            AS success_rate,
+        extract(epoch FROM coalesce(page.completed_at, now()) - page.started_at)::float8
+            AS duration_s
+) AS summary
+CROSS JOIN LATERAL (
+    SELECT
+        page.id AS campaign_execution_id, page.campaign_id, page.name, page.status,
+        page.stop_on_failure, page.parallelism, page.priority, page.requested_by,
+        page.cancel_requested_at IS NOT NULL AS cancel_requested,
+        iso(page.created_at) AS created_at, iso(page.started_at) AS started_at,
+        iso(page.completed_at) AS completed_at,
+        counts.results, row_to_json(summary) AS summary
+) AS item
+ORDER BY page.created_at DESC, page.id DESC;
+
+-- campaign_execution_start(id)
+SELECT json_build_object(
+    'campaign_execution_id', id,
+    'status', status,
+    'results', '[]'::json,
+    'summary', json_build_object(
+        'total', total, 'completed', 0, 'failed', 0, 'error', 0, 'cancelled', 0, 'skipped', 0,
+        'success_rate', NULL, 'duration_s', 0
+    )
+)::text
+FROM campaign_executions
+WHERE id = $1;

@@ -1,0 +1,51 @@
+-- Hosts as clients see them; what the actors keep stands in lab.sql.
+
+-- host_items(id, status, tag, capability, before_at, before_id, limit)
+SELECT
+    hosts.id,
+    hosts.created_at,
+    json_build_object(
+        'id', hosts.id,
+        'host_name', hosts.id,
+        'host_url', hosts.host_url,
+        'status', hosts.status,
+        'reason', hosts.reason,
+        'reason_until', iso(hosts.reason_until),
+        'capabilities', hosts.capabilities,
+        'devices', (
+            SELECT coalesce(json_agg(row_to_json(item) ORDER BY item.created_at, item.id), '[]')
+            FROM (
+                SELECT
+                    id, name, model, host_id, local_id, capabilities, tags, status, declared,
+                    iso(devices.last_seen) AS last_seen,
+                    iso(devices.created_at) AS created_at
+                FROM devices
+                WHERE devices.host_id = hosts.id
+            ) AS item
+        ),
+        'tags', hosts.tags,
+        'hardware', hosts.hardware,
+        'protocol', json_build_object('idempotency', hosts.idempotency, 'cancel', hosts.cancel),
+        'draining', hosts.draining,
+        'last_seen', iso(hosts.last_seen),
+        'registered_at', iso(hosts.registered_at)
+    ) AS item
+FROM hosts
+WHERE ($1::text IS NULL OR hosts.id = $1)
+    AND ($2::text IS NULL OR hosts.status = $2)
+    AND ($3::text IS NULL OR $3 = ANY (hosts.tags))
+    AND ($4::text IS NULL OR $4 = ANY (hosts.capabilities))
+    AND ($5::timestamptz IS NULL OR (hosts.created_at, hosts.id) < ($5, $6::text))
+ORDER BY hosts.created_at DESC, hosts.id DESC
+LIMIT $7;
+
+-- host_exists(id)
+SELECT EXISTS (SELECT FROM hosts WHERE id = $1);
+
+-- edit_host(id, tags, sealed_api_key, set_api_key)
+UPDATE hosts
+SET
+    tags = coalesce($2::text[], tags),
+    sealed_api_key = CASE WHEN $4::boolean THEN $3::bytea ELSE sealed_api_key END
+WHERE id = $1
+RETURNING id;

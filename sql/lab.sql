@@ -1,0 +1,128 @@
+-- What the actors load and keep of hosts, devices and the server itself.
+
+-- lab_hosts()
+SELECT id
+FROM hosts
+ORDER BY id
+
+-- lab_host(id)
+SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
+    draining, status, last_seen
+FROM hosts
+WHERE id = $1
+
+-- lab_devices(host_id)
+SELECT id, local_id, name, model, capabilities, declared, disabled
+FROM devices
+WHERE host_id = $1 AND NOT withdrawn
+ORDER BY id
+
+-- lab_attempts(host_id)
+SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,
+    extract(epoch FROM now() - a.started_at)::float8 AS elapsed_s,
+    e.test_case_id, e.steps, e.device_model, e.timeout_s, e.infra_failures, e.test_failures,
+    e.test_retries, e.requested_by, e.campaign_execution_id,
+    e.cancel_requested_at IS NOT NULL AS cancelled,
+    s.step, s.tries, s.status AS step_status,
+    coalesce(p.seq, a.seq) AS seq, coalesce(p.failed, false) AS failed
+FROM execution_attempts a
+JOIN test_executions e ON e.id = a.execution_id
+LEFT JOIN LATERAL (
+    SELECT step, tries, status
+    FROM execution_steps
+    WHERE execution_id = a.execution_id AND attempt = a.attempt
+    ORDER BY step DESC
+    LIMIT 1
+) s ON true
+LEFT JOIN LATERAL (
+    SELECT max(seq) AS seq, bool_or(status = 'failed') AS failed
+    FROM execution_steps
+    WHERE execution_id = a.execution_id AND attempt = a.attempt
+) p ON true
+WHERE a.host_id = $1 AND a.released_at IS NULL
+
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret)
+INSERT INTO hosts AS h (
+    id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
+    last_seen
+)
+SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10, now()
+WHERE $3::text IS NOT NULL OR NOT EXISTS (SELECT FROM hosts WHERE id = $1)
+ON CONFLICT (id) DO UPDATE
+SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
+    capabilities = excluded.capabilities, hardware = excluded.hardware,
+    idempotency = excluded.idempotency, cancel = excluded.cancel,
+    sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now()
+WHERE h.host_url = $3
+RETURNING id, draining
+
+-- upsert_device(id, host_id, local_id, name, model, capabilities)
+INSERT INTO devices AS d (id, host_id, local_id, name, model, capabilities, declared)
+VALUES ($1, $2, $3, $4, $5, $6, true)
+ON CONFLICT (id) DO UPDATE
+SET local_id = excluded.local_id, model = excluded.model, declared = true, withdrawn = false,
+    name = CASE WHEN d.name_edited THEN d.name ELSE excluded.name END,
+    capabilities = CASE
+        WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END
+
+-- withdraw_devices(host_id, kept)
+UPDATE devices
+SET declared = false, withdrawn = true, status = 'offline'
+WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
+
+-- store_statuses(host_id, status, reason, device_ids, statuses)
+WITH host AS (
+    UPDATE hosts
+    SET status = $2, reason = $3
+    WHERE id = $1
+)
+UPDATE devices d
+SET status = n.status
+FROM unnest($4::text[], $5::text[]) AS n (id, status)
+WHERE d.id = n.id AND d.status <> n.status
+
+-- store_seen(host_ids)
+WITH host AS (
+    UPDATE hosts
+    SET last_seen = now()
+    WHERE id = ANY ($1::text[])
+)
+UPDATE devices
+SET last_seen = now()
+WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
+
+-- store_heartbeat(host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m)
+INSERT INTO host_health (
+    host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m
+)
+SELECT $1, $2, $3, $4, $5, $6
+WHERE EXISTS (SELECT FROM hosts WHERE id = $1)
+
+-- store_draining(host_id, draining)
+UPDATE hosts
+SET draining = $2
+WHERE id = $1
+RETURNING id
+
+-- delete_host(id)
+DELETE FROM hosts
+WHERE id = $1
+    AND NOT EXISTS (
+        SELECT FROM execution_attempts
+        WHERE host_id = $1 AND released_at IS NULL)
+RETURNING id
+
+-- claim_instance(id, ttl_s)
+INSERT INTO server_instance AS s (id, expires_at)
+VALUES ($1, now() + make_interval(secs => $2))
+ON CONFLICT (only_one) DO UPDATE
+SET id = excluded.id, expires_at = excluded.expires_at
+WHERE s.id = $1 OR s.expires_at < now()
+RETURNING id
+
+-- drop_instance(id)
+DELETE FROM server_instance
+WHERE id = $1
+
+-- clear_instance()
+DELETE FROM server_instance

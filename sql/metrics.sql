@@ -1,0 +1,78 @@
+-- Figures over what ran, and over the lab as it is now.
+
+-- success_rate(days)
+-- The success rate leaves infrastructure errors out: they say nothing about the product.
+SELECT
+    count(*) AS total,
+    count(*) FILTER (WHERE status = 'completed') AS completed,
+    count(*) FILTER (WHERE status = 'failed') AS failed,
+    count(*) FILTER (WHERE status = 'error') AS error,
+    round(
+        100.0 * count(*) FILTER (WHERE status = 'completed')
+        / nullif(count(*) FILTER (WHERE status IN ('completed', 'failed')), 0),
+        2
+    )::double precision AS success_rate
+FROM test_executions
+WHERE started_at >= now() - make_interval(days => $1);
+
+-- device_metrics()
+SELECT
+    coalesce(
+        json_agg(
+            json_build_object(
+                'id', devices.id,
+                'name', devices.name,
+                'status', devices.status,
+                'test_count', coalesce(ran.test_count, 0),
+                'success_rate', ran.success_rate,
+                'avg_duration', ran.avg_duration
+            )
+            ORDER BY devices.name, devices.id
+        ),
+        '[]'
+    ) AS items
+FROM devices
+LEFT JOIN (
+    SELECT
+        device_id,
+        count(*) AS test_count,
+        round(
+            100.0 * count(*) FILTER (WHERE status = 'completed')
+            / nullif(count(*) FILTER (WHERE status IN ('completed', 'failed')), 0),
+            2
+        )::double precision AS success_rate,
+        avg(extract(EPOCH FROM completed_at - started_at))::double precision AS avg_duration
+    FROM test_executions
+    WHERE device_id IS NOT NULL
+    GROUP BY device_id
+) AS ran ON ran.device_id = devices.id;
+
+-- lab_counts()
+SELECT
+    (
+        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')
+        FROM (SELECT status, count(*) AS many FROM hosts GROUP BY status) AS counted
+    ) AS hosts,
+    (
+        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')
+        FROM (SELECT status, count(*) AS many FROM devices GROUP BY status) AS counted
+    ) AS devices,
+    (SELECT count(*) FROM test_executions WHERE status = 'queued') AS queue_length,
+    (
+        SELECT extract(EPOCH FROM now() - min(queued_at))::double precision
+        FROM test_executions
+        WHERE status = 'queued'
+    ) AS queue_oldest_s,
+    (SELECT count(*) FROM test_executions WHERE status = 'running') AS running;
+
+-- database_version()
+SELECT current_setting('server_version');
+
+-- execution_seq(id)
+SELECT seq FROM test_executions WHERE id = $1;
+
+-- campaign_execution_seq(id)
+SELECT seq FROM campaign_executions WHERE id = $1;
+
+-- database_answers()
+SELECT 1;

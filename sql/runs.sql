@@ -1,0 +1,220 @@
+-- The path of a run. Each query is one statement, and harmless when it is sent again.
+
+-- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id)
+INSERT INTO test_executions (
+    id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions,
+    parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority,
+    queue_timeout_s, requested_by, campaign_execution_id
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+RETURNING extract(epoch FROM queued_at)::float8 AS queued_at
+
+-- start_attempt(execution_id, device_id, host_id)
+WITH started AS (
+    UPDATE test_executions
+    SET status = 'running', attempt = attempt + 1, seq = seq + 1, host_id = $3, device_id = $2,
+        started_at = coalesce(started_at, now())
+    WHERE id = $1 AND status = 'queued' AND cancel_requested_at IS NULL
+    RETURNING *
+), new_attempt AS (
+    INSERT INTO execution_attempts (execution_id, attempt, host_id, device_id, seq)
+    SELECT id, attempt, host_id, device_id, seq
+    FROM started
+), first_step AS (
+    INSERT INTO execution_steps (execution_id, attempt, step, action)
+    SELECT id, attempt, 1, actions[1]
+    FROM started
+), busy AS (
+    UPDATE devices
+    SET status = 'busy'
+    WHERE id = $2 AND EXISTS (SELECT FROM started)
+)
+SELECT id, test_case_id, attempt, seq, steps, device_model, timeout_s, infra_failures,
+    test_failures, test_retries, requested_by, campaign_execution_id
+FROM started
+
+-- begun_attempt(execution_id, device_id)
+SELECT e.id, e.test_case_id, e.attempt, a.seq, e.steps, e.device_model, e.timeout_s,
+    e.infra_failures, e.test_failures, e.test_retries, e.requested_by, e.campaign_execution_id
+FROM test_executions e
+JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
+WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
+
+-- finish_step(execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq, next_action)
+WITH finished AS (
+    UPDATE execution_steps
+    SET status = $5, tries = $4, finished_at = now(), duration_ms = $6, output = $7, error = $8,
+        screenshot = $9, seq = $10
+    WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
+)
+INSERT INTO execution_steps (execution_id, attempt, step, action)
+SELECT $1, $2, $3 + 1, $11
+WHERE $11::text IS NOT NULL
+ON CONFLICT DO NOTHING
+
+-- retry_step(execution_id, attempt, step, tries)
+UPDATE execution_steps
+SET tries = $4
+WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
+
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by)
+WITH ended AS (
+    UPDATE execution_attempts
+    SET status = $3, error_kind = $4, error = $5, completed_at = now(),
+        released_at = CASE WHEN $7 THEN now() END
+    WHERE execution_id = $1 AND attempt = $2 AND status = 'running'
+    RETURNING execution_id
+), open_steps AS (
+    UPDATE execution_steps
+    SET status = CASE WHEN step = $8 THEN 'error' ELSE 'skipped' END,
+        error = CASE WHEN step = $8 THEN coalesce($5, $3) END,
+        finished_at = CASE WHEN step = $8 THEN now() END,
+        started_at = CASE WHEN step = $8 THEN started_at END
+    WHERE execution_id = $1 AND attempt = $2 AND status = 'running'
+        AND EXISTS (SELECT FROM ended)
+), verdict AS (
+    SELECT CASE
+            WHEN NOT $6 THEN $3
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            ELSE 'queued'
+        END AS status
+    FROM test_executions
+    WHERE id = $1
+), execution AS (
+    UPDATE test_executions e
+    SET status = v.status,
+        error_kind = CASE WHEN v.status = 'error' THEN $4 END,
+        error = CASE WHEN v.status IN ('error', 'failed') THEN $5 END,
+        infra_failures = infra_failures + ($3 = 'error' AND $4 <> 'server_restarted')::int,
+        test_failures = test_failures + ($3 = 'failed')::int,
+        refused_by = CASE WHEN $10::text IS NULL THEN refused_by ELSE refused_by || $10::text END,
+        queued_at = CASE WHEN v.status = 'queued' THEN now() ELSE queued_at END,
+        host_id = CASE WHEN v.status = 'queued' THEN NULL ELSE host_id END,
+        device_id = CASE WHEN v.status = 'queued' THEN NULL ELSE device_id END,
+        completed_at = CASE WHEN v.status <> 'queued' THEN now() END,
+        seq = CASE WHEN v.status = 'queued' THEN $9 - 1 ELSE $9 END,
+        results = CASE WHEN v.status <> 'queued' THEN (
+            SELECT jsonb_build_object(
+                'total_steps', jsonb_array_length(e.steps),
+                'passed', count(*) FILTER (WHERE s.status = 'passed'),
+                'failed', count(*) FILTER (WHERE s.status = 'failed'),
+                'attempts', $2::int)
+            FROM execution_steps s
+            WHERE s.execution_id = $1 AND s.attempt = $2
+        ) END
+    FROM verdict v
+    WHERE e.id = $1 AND e.status = 'running' AND EXISTS (SELECT FROM ended)
+    RETURNING e.*
+)
+SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+    extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
+    extract(epoch FROM completed_at - started_at)::float8 AS duration_s
+FROM execution
+UNION ALL
+SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+    extract(epoch FROM queued_at)::float8, queue_timeout_s,
+    extract(epoch FROM completed_at - started_at)::float8
+FROM test_executions
+WHERE id = $1 AND NOT EXISTS (SELECT FROM execution)
+
+-- release_device(execution_id, attempt)
+UPDATE execution_attempts
+SET released_at = now()
+WHERE execution_id = $1 AND attempt = $2 AND released_at IS NULL
+
+-- end_queued(execution_id, status, error_kind, error)
+UPDATE test_executions
+SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 1,
+    results = jsonb_build_object(
+        'total_steps', jsonb_array_length(steps), 'passed', 0, 'failed', 0, 'attempts', attempt)
+WHERE id = $1 AND status = 'queued'
+RETURNING id, seq, attempt, jsonb_array_length(steps) AS total_steps, campaign_execution_id
+
+-- request_cancel(execution_id)
+UPDATE test_executions
+SET cancel_requested_at = coalesce(cancel_requested_at, now())
+WHERE id = $1 AND status IN ('queued', 'running')
+RETURNING status, host_id
+
+-- execution_status(execution_id)
+SELECT status, host_id, device_id
+FROM test_executions
+WHERE id = $1
+
+-- queued_executions()
+SELECT id, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+    extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
+    cancel_requested_at IS NOT NULL AS cancelled,
+    (SELECT a.host_id
+     FROM execution_attempts a
+     WHERE a.execution_id = e.id AND a.attempt = e.attempt) AS last_host
+FROM test_executions e
+WHERE status = 'queued'
+
+-- open_counts()
+SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+    count(*) FILTER (WHERE status = 'running') AS running
+FROM test_executions
+WHERE status IN ('queued', 'running')
+
+-- insert_campaign_execution(id, campaign_id, name, stop_on_failure, parallelism, priority, requested_by, total)
+INSERT INTO campaign_executions (
+    id, campaign_id, name, stop_on_failure, parallelism, priority, requested_by, total, seq
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)
+
+-- insert_campaign_result(campaign_execution_id, position, test_case_id, request)
+INSERT INTO campaign_results (campaign_execution_id, position, test_case_id, request)
+VALUES ($1, $2, $3, $4)
+
+-- running_campaigns()
+SELECT id
+FROM campaign_executions
+WHERE status = 'running'
+
+-- campaign_job(id)
+SELECT id, stop_on_failure, parallelism, priority, total, seq, requested_by, status,
+    cancel_requested_at IS NOT NULL AS cancelled
+FROM campaign_executions
+WHERE id = $1
+
+-- campaign_entries_of(id)
+SELECT r.position, r.request, r.execution_id, r.skipped, e.status
+FROM campaign_results r
+LEFT JOIN test_executions e ON e.id = r.execution_id
+WHERE r.campaign_execution_id = $1
+ORDER BY r.position
+
+-- link_campaign_result(campaign_execution_id, position, execution_id)
+UPDATE campaign_results
+SET execution_id = $3
+WHERE campaign_execution_id = $1 AND position = $2 AND execution_id IS NULL AND NOT skipped
+RETURNING position
+
+-- next_campaign_seq(id)
+UPDATE campaign_executions
+SET seq = seq + 1
+WHERE id = $1
+RETURNING seq
+
+-- skip_campaign_rest(id)
+UPDATE campaign_results
+SET skipped = true
+WHERE campaign_execution_id = $1 AND execution_id IS NULL
+
+-- finish_campaign(id, status)
+UPDATE campaign_executions
+SET status = $2, completed_at = now(), seq = seq + 1
+WHERE id = $1 AND status = 'running'
+RETURNING seq, total
+
+-- request_campaign_cancel(id)
+UPDATE campaign_executions
+SET cancel_requested_at = coalesce(cancel_requested_at, now())
+WHERE id = $1 AND status = 'running'
+RETURNING id
+
+-- campaign_status(id)
+SELECT status
+FROM campaign_executions
+WHERE id = $1

@@ -1,0 +1,78 @@
+-- Test cases as clients see them: items are JSON already.
+
+-- test_case_page(limit, before_at, before_id, q, device_model, tag)
+SELECT
+    string_agg(row_to_json(item)::text, ',') FILTER (WHERE n < $1) AS items,
+    max(page.created_at) FILTER (WHERE n = $1 - 1) AS last_at,
+    max(page.id) FILTER (WHERE n = $1 - 1) AS last_id,
+    count(*) >= $1 AS more
+FROM (
+    SELECT *, row_number() OVER (ORDER BY created_at DESC, id DESC) AS n
+    FROM test_cases
+    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+        AND ($4::text IS NULL OR strpos(lower(name), lower($4)) > 0)
+        AND ($5::text IS NULL OR device_model = $5)
+        AND ($6::text IS NULL OR $6 = ANY (tags))
+    ORDER BY created_at DESC, id DESC
+    LIMIT $1::int
+) AS page,
+LATERAL (
+    SELECT
+        page.id, page.name, page.description, page.steps, page.device_model, page.requirements,
+        page.tags, page.timeout_s, page.test_retries, page.version,
+        iso(page.created_at) AS created_at, iso(page.updated_at) AS updated_at
+) AS item;
+
+-- test_case_item(id)
+SELECT test_cases.version, row_to_json(item)::text AS item
+FROM test_cases,
+LATERAL (
+    SELECT
+        test_cases.id, name, description, steps, device_model, requirements, tags, timeout_s,
+        test_retries, version, iso(test_cases.created_at) AS created_at,
+        iso(test_cases.updated_at) AS updated_at
+) AS item
+WHERE test_cases.id = $1;
+
+-- test_cases_to_run(ids)
+SELECT id, name, version, device_model, requirements, steps, timeout_s, test_retries
+FROM test_cases
+WHERE id = ANY ($1::text[]);
+
+-- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+INSERT INTO test_cases
+    (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+-- `versions`: those that the client will overwrite, NULL for any.
+UPDATE test_cases
+SET
+    version = version + 1,
+    updated_at = now(),
+    name = $3,
+    description = $4,
+    steps = $5,
+    device_model = $6,
+    requirements = $7,
+    tags = $8,
+    timeout_s = $9,
+    test_retries = $10
+WHERE id = $1
+    AND ($2::int[] IS NULL OR version = ANY ($2))
+RETURNING id;
+
+-- delete_test_case(id, versions)
+DELETE FROM test_cases
+WHERE id = $1
+    AND ($2::int[] IS NULL OR version = ANY ($2))
+RETURNING id;
+
+-- devices_named(device_id, host_id)
+-- A device by its global id or by its host's own, the global one first.
+SELECT id, id = $1 AS by_id
+FROM devices
+WHERE (id = $1 OR local_id = $1)
+    AND ($2::text IS NULL OR host_id = $2)
+ORDER BY by_id DESC
+LIMIT 2;

@@ -1,0 +1,273 @@
+"""The host machine by values: each history is written out."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.actors.world import FAIL, PASS, device, host, trouble, world
+from vpt.actors import messages as m
+from vpt.actors.state import Link
+from vpt.errors import ConflictError, HostUnreachableError, InvalidError, UnavailableError
+from vpt.model import DeviceStatus, ExecutionStatus, HostStatus, StepStatus
+
+
+def test_a_new_host_gets_no_work_before_its_first_good_probe() -> None:
+    w = world()
+    assert w.state.view and w.state.view.status is HostStatus.SUSPECT
+    w.run()
+    assert not w.records
+    w.probe(good=True).run()
+    assert w.state.view.status is HostStatus.BUSY
+    assert isinstance(w.records[0], m.StoreAttempt)
+
+
+def test_a_run_passes_step_by_step_and_stores_each_before_the_next() -> None:
+    w = world().up().run().settle()
+    assert w.forwards["h:d1"].key.step == 1
+    w.answer(PASS)
+    assert not w.forwards
+    w.settle()
+    assert w.forwards["h:d1"].key.step == 2
+    w.answer(PASS).settle()
+    assert w.executions == {"e1": "completed"}
+    assert w.state.view and w.state.view.devices[0].status is DeviceStatus.ONLINE
+    assert [(e.step, e.status, e.seq) for e in w.published] == [  # type: ignore[attr-defined]
+        (0, "running", 1),
+        (1, "running", 2),
+        (2, "running", 3),
+        (2, "completed", 4),
+    ]
+
+
+def test_a_failed_step_ends_the_run_as_failed() -> None:
+    w = world().up().run().settle().answer(FAIL).settle()
+    assert w.executions == {"e1": "failed"}
+    assert not w.forwards
+
+
+def test_a_step_that_may_fail_lets_the_run_go_on_to_the_same_verdict() -> None:
+    steps = ({"command": "a", "continue_on_failure": True}, {"command": "b"})
+    w = world(steps=steps).up().run().settle().answer(FAIL).settle()
+    assert w.forwards["h:d1"].key.step == 2
+    w.answer(PASS).settle()
+    assert w.executions == {"e1": "failed"}
+
+
+def test_a_step_is_tried_as_often_as_it_says_under_a_new_key() -> None:
+    w = world(steps=({"command": "a", "retries": 2},)).up().run().settle()
+    for tries in (1, 2):
+        assert w.forwards["h:d1"].key.tries == tries
+        w.answer(FAIL).settle()
+    w.answer(PASS).settle()
+    assert w.executions == {"e1": "completed"}
+
+
+def test_a_failed_test_is_tried_again_only_as_it_says() -> None:
+    w = world(test_retries=1).up().run().settle().answer(FAIL).settle()
+    assert w.executions == {"e1": "queued"}
+    w.run().settle().answer(FAIL).settle()
+    assert w.executions == {"e1": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "again"), [("HOST_ERROR", True), ("HOST_REFUSED", True), ("FATE_UNKNOWN", True)]
+)
+def test_infrastructure_is_never_a_failed_test(name: str, *, again: bool) -> None:
+    w = world().up().run().settle().answer(trouble(name)).settle()
+    assert w.executions == {"e1": "queued" if again else "error"}
+
+
+def test_infrastructure_is_tried_again_within_its_limit() -> None:
+    w = world().up()
+    for _ in range(3):
+        w.run().settle().answer(trouble("HOST_ERROR")).settle()
+    assert w.executions == {"e1": "error"}
+    assert len(w.attempts) == 3
+
+
+def test_an_unsent_step_goes_again_after_the_next_good_probe() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("NOT_CONNECTED"))
+    assert w.state.link is Link.SUSPECT
+    assert not w.forwards
+    w.ring("probe-soon").probe(good=True)
+    assert w.forwards["h:d1"].key.step == 1
+
+
+def test_a_broken_call_is_asked_again_only_where_the_host_can_tell() -> None:
+    w = world().up().run().settle().answer(trouble("BROKEN"))
+    w.ring("probe-soon").probe(good=True)
+    assert w.forwards["h:d1"].key.tries == 1
+    w = world(idempotency=False).up().run().settle().answer(trouble("BROKEN")).settle()
+    assert w.executions == {"e1": "queued"}
+    assert not w.attempts["e1", 1].released
+
+
+def test_a_device_of_a_lost_run_is_given_out_after_good_probes_and_the_cancel() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("BROKEN")).settle()
+    w.ring("probe-soon").probe(good=True)
+    assert not w.cancels
+    w.tell(m.ProbeDue()).probe(good=True)
+    assert not w.attempts["e1", 1].released
+    w.cancel_answered(acknowledged=False).settle()
+    assert not w.attempts["e1", 1].released
+    w.tell(m.ProbeDue()).probe(good=True)
+    w.cancel_answered(acknowledged=True).settle()
+    assert w.attempts["e1", 1].released
+    assert w.state.view and w.state.view.status is HostStatus.AVAILABLE
+
+
+def test_a_lost_host_keeps_its_run_until_grace_is_over() -> None:
+    w = world().up().run().settle()
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    assert w.state.link is Link.LOST
+    assert w.executions == {"e1": "running"}
+    w.ring("grace").settle()
+    assert w.executions == {"e1": "queued"}
+    assert not w.attempts["e1", 1].released
+
+
+def test_a_lost_host_that_comes_back_in_time_goes_on() -> None:
+    w = world().up().run().settle().answer(trouble("BROKEN"))
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.tell(m.ProbeDue()).probe(good=True)
+    assert "grace" in w.alarms
+    w.answer(PASS).settle().tell(m.ProbeDue()).probe(good=True)
+    assert "grace" not in w.alarms
+    w.answer(PASS).settle()
+    assert w.executions == {"e1": "completed"}
+
+
+def test_a_late_step_keeps_the_device_until_its_answer() -> None:
+    w = world(cancel=False).up().run().settle()
+    late = w.forwards["h:d1"]
+    w.ring("step:h:d1").settle()
+    assert w.executions == {"e1": "error"}
+    assert not w.attempts["e1", 1].released
+    w.finish(late, PASS).settle()
+    assert w.attempts["e1", 1].released
+    assert w.executions == {"e1": "error"}
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "registered", "grace"])
+def test_a_late_step_frees_the_device_at_last(way: str) -> None:
+    w = world().up().run().settle().ring("step:h:d1").settle()
+    if way == "acknowledged":
+        w.cancel_answered(acknowledged=True)
+    elif way == "registered":
+        w.tell(m.Register(1, host(), (device(),)))
+    else:
+        w.ring("cancel:h:d1")
+    w.settle()
+    assert w.attempts["e1", 1].released
+
+
+def test_a_run_over_its_time_ends_and_nothing_more_is_sent() -> None:
+    w = world().up().run().settle().ring("run:h:d1").settle()
+    assert w.executions == {"e1": "error"}
+    w = world().up().run().settle().answer(PASS).ring("run:h:d1").settle()
+    assert w.executions == {"e1": "error"}
+    assert w.attempts["e1", 1].released
+
+
+def test_cancel_tells_the_host_and_ends_when_it_acknowledges() -> None:
+    w = world().up().run().settle().tell(m.Cancel("e1"))
+    assert w.executions == {"e1": "running"}
+    w.cancel_answered(acknowledged=True).settle()
+    assert w.executions == {"e1": "cancelled"}
+    assert w.attempts["e1", 1].released
+
+
+def test_cancel_gives_up_the_run_but_not_the_device_after_its_grace() -> None:
+    w = world(cancel=False).up().run().settle().tell(m.Cancel("e1")).ring("cancel:h:d1").settle()
+    assert w.executions == {"e1": "cancelled"}
+    assert not w.attempts["e1", 1].released
+    w.ring("cancel:h:d1").settle()
+    assert w.attempts["e1", 1].released
+
+
+def test_an_answer_to_a_cancelled_step_is_kept_but_gives_no_verdict() -> None:
+    w = world().up().run().settle().tell(m.Cancel("e1")).answer(FAIL)
+    stored = w.records[0]
+    assert isinstance(stored, m.StoreStep)
+    assert stored.status is StepStatus.ERROR
+    w.settle()
+    assert w.executions == {"e1": "cancelled"}
+
+
+def test_a_late_answer_of_an_old_attempt_changes_nothing() -> None:
+    w = world().up().run().settle()
+    old = w.forwards["h:d1"]
+    w.answer(trouble("HOST_ERROR")).settle().run().settle()
+    w.finish(old, FAIL)
+    assert w.forwards["h:d1"].key.attempt == 2
+    assert not w.records
+
+
+def test_a_draining_host_finishes_and_takes_nothing_new() -> None:
+    w = world(devices=2).up().run().settle().tell(m.Drain(1, on=True)).run("e2", "h:d2")
+    assert not w.records
+    w.answer(PASS).settle().answer(PASS).settle()
+    assert w.executions == {"e1": "completed", "e2": "queued"}
+    assert w.state.view and w.state.view.status is HostStatus.DRAINING
+
+
+def test_manual_actions_wait_for_each_other_and_yield_to_no_run() -> None:
+    w = world().up().tell(m.Act(1, None, {}, 1, "k1"), m.Act(2, "d1", {}, 1, "k2"))
+    assert [a.act.ask for a in w.acts] == [1]
+    w.run()
+    assert not w.records
+    w.tell(m.ActAnswered("h:d1", 1, PASS, 1.0))
+    assert [a.act.ask for a in w.acts] == [1, 2]
+    w.tell(m.ActAnswered("h:d1", 2, PASS, 1.0))
+    assert w.state.view and w.state.view.devices[0].status is DeviceStatus.ONLINE
+    assert set(w.replies) == {1, 2}
+
+
+def test_manual_actions_are_refused_for_a_reason() -> None:
+    w = world(devices=2).up()
+    w.tell(m.Act(1, None, {}, 1, "k"))
+    assert isinstance(w.replies[1], InvalidError)
+    w.run().tell(m.Act(2, "h:d1", {}, 1, "k"))
+    assert isinstance(w.replies[2], ConflictError)
+    w.tell(*(m.Act(n, "d2", {}, 1, "k") for n in range(3, 7)))
+    assert isinstance(w.replies[6], UnavailableError)
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.tell(m.Act(7, "d2", {}, 1, "k"))
+    assert isinstance(w.replies[7], HostUnreachableError)
+
+
+def test_a_host_is_not_deleted_under_its_run() -> None:
+    w = world().up().run().settle().tell(m.Retire(1))
+    assert isinstance(w.replies[1], ConflictError)
+    w.answer(PASS).settle().answer(PASS).settle().tell(m.Retire(2))
+    assert w.stopped
+
+
+def test_a_device_no_longer_declared_keeps_its_run_and_goes_after_it() -> None:
+    w = world(devices=2).up().run("e1", "h:d2").settle()
+    w.tell(m.Register(1, host(), (device(1),))).up()
+    w.ring("probe-soon") if "probe-soon" in w.alarms else None
+    if "h:d2" not in w.forwards:
+        w.probe(good=True)
+    w.answer(PASS, "h:d2").settle().answer(PASS, "h:d2").settle()
+    assert w.executions == {"e1": "completed"}
+    assert set(w.state.lanes) == {"h:d1"}
+
+
+def test_a_stopping_server_stores_what_ends_and_sends_nothing_more() -> None:
+    w = world().up().run().settle().tell(m.ShutdownBegun()).answer(PASS).settle()
+    assert not w.forwards
+    assert w.executions == {"e1": "running"}
+    assert w.attempts["e1", 1].stored_steps == {1}
+
+
+def test_a_host_that_left_loses_its_run_only_after_grace() -> None:
+    w = world().up().run().settle().tell(m.Unregister(1))
+    assert w.state.view and w.state.view.status is HostStatus.OFFLINE
+    w.answer(PASS).settle()
+    assert not w.forwards
+    w.ring("grace").settle()
+    assert w.executions == {"e1": ExecutionStatus.QUEUED}

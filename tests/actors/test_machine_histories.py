@@ -1,0 +1,156 @@
+"""The host machine by hypothesis: no history of commands and facts breaks what must hold.
+
+The invariants are `state.check`, and those that `World` asserts: one attempt a device, one call
+a device, one probe a host, each step stored before the next goes out, no attempt ends twice, and
+no `failed` that the host did not say. At the end of each history nothing is stuck.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from tests.actors.world import FAIL, PASS, World, device, host, trouble, world
+from vpt.actors import messages as m
+from vpt.actors.state import Link
+from vpt.model import DeviceStatus
+
+OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(m.Trouble)).map(
+    lambda t: trouble(t.name)
+)
+DEVICES = st.sampled_from(["h:d1", "h:d2"])
+STEPS = (
+    {"command": "a", "retries": 1},
+    {"command": "b", "continue_on_failure": True, "delay_s": 1},
+    {"command": "c"},
+)
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w: World = world(devices=2, steps=STEPS, test_retries=1).begin()
+        self.late: list[m.Forward] = []
+        self.asks = 0
+
+    def ask(self) -> int:
+        self.asks += 1
+        return self.asks
+
+    @rule(execution=st.sampled_from(["e1", "e2", "e3"]), device_id=DEVICES)
+    def run_it(self, execution: str, device_id: str) -> None:
+        elsewhere = any(
+            r.execution_id == execution for r in self.w.records if isinstance(r, m.StoreAttempt)
+        )
+        if self.w.executions.get(execution, "queued") == "queued" and not elsewhere:
+            self.w.run(execution, device_id)
+
+    @precondition(lambda self: self.w.records)
+    @rule()
+    def store(self) -> None:
+        self.w.store()
+
+    @precondition(lambda self: self.w.forwards)
+    @rule(outcome=OUTCOMES, pick=st.integers(0, 1))
+    def host_answers(self, outcome: m.Outcome, pick: int) -> None:
+        forward = list(self.w.forwards.values())[pick % len(self.w.forwards)]
+        self.late.append(forward)
+        self.w.answer(outcome, forward.device.id)
+
+    @precondition(lambda self: self.late)
+    @rule(outcome=OUTCOMES, pick=st.integers(0, 9))
+    def an_old_answer_comes(self, outcome: m.Outcome, pick: int) -> None:
+        forward = self.late[pick % len(self.late)]
+        open_call = self.w.forwards.get(forward.device.id)
+        if open_call is None or open_call.key != forward.key:
+            said_no = set(self.w.said_no)
+            self.w.finish(forward, outcome)
+            self.w.said_no = said_no  # an old answer gives no verdict
+
+    @precondition(lambda self: self.w.alarms)
+    @rule(pick=st.integers(0, 9))
+    def alarm_rings(self, pick: int) -> None:
+        names = sorted(self.w.alarms)
+        self.w.ring(names[pick % len(names)])
+
+    @rule(good=st.booleans(), times=st.integers(1, 6))
+    def probes(self, good: bool, times: int) -> None:  # noqa: FBT001
+        for _ in range(times):
+            self.w.tell(m.ProbeDue())
+            if self.w.probing:
+                self.w.probe(good=good)
+
+    @precondition(lambda self: self.w.cancels)
+    @rule(acknowledged=st.booleans())
+    def cancel_answered(self, acknowledged: bool) -> None:  # noqa: FBT001
+        self.w.cancel_answered(acknowledged=acknowledged)
+
+    @rule(execution=st.sampled_from(["e1", "e2", "e3"]))
+    def cancel(self, execution: str) -> None:
+        self.w.tell(m.Cancel(execution))
+
+    @rule(device_id=DEVICES)
+    def act(self, device_id: str) -> None:
+        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k"))
+
+    @precondition(lambda self: self.w.acts)
+    @rule(outcome=OUTCOMES)
+    def act_answered(self, outcome: m.Outcome) -> None:
+        act = self.w.acts.pop(0)
+        self.w.tell(m.ActAnswered(act.device.id, act.act.ask, outcome, 1.0))
+
+    @rule(devices=st.sampled_from([(1,), (1, 2), (2,)]), idempotency=st.booleans())
+    def register(self, devices: tuple[int, ...], idempotency: bool) -> None:  # noqa: FBT001
+        declared = tuple(device(n) for n in devices)
+        self.w.tell(m.Register(self.ask(), host(idempotency=idempotency), declared))
+
+    @rule(on=st.booleans())
+    def drain(self, on: bool) -> None:  # noqa: FBT001
+        self.w.tell(m.Drain(self.ask(), on))
+
+    @rule()
+    def unregister(self) -> None:
+        self.w.tell(m.Unregister(self.ask()))
+
+    def teardown(self) -> None:
+        """When the host behaves again, everything comes to its end."""
+        w = self.w
+        w.tell(m.Register(self.ask(), host(), (device(1), device(2))), m.Drain(self.ask(), False))
+        for _ in range(200):
+            if not self._one_good_thing():
+                break
+        assert w.state.link is Link.UP
+        assert not [a for a in w.attempts.values() if a.status == "running" or not a.released]
+        assert w.state.view
+        assert {v.status for v in w.state.view.devices} == {DeviceStatus.ONLINE}
+        assert len(w.replies) == self.asks, "an asker was left without an answer"
+
+    def _one_good_thing(self) -> bool:
+        w = self.w
+        if w.records:
+            w.store()
+        elif w.forwards:
+            w.answer(PASS, next(iter(w.forwards)))
+        elif w.acts:
+            self.act_answered(PASS)
+        elif w.cancels:
+            w.cancel_answered(acknowledged=True)
+        elif w.probing:
+            w.probe(good=True)
+        elif delayed := [n for n, f in w.alarms.items() if isinstance(f, m.StepDue)]:
+            w.ring(delayed[0])
+        elif w.state.link is not Link.UP or any(not lane.idle for lane in w.state.lanes.values()):
+            w.tell(m.ProbeDue())
+        else:
+            return False
+        return True
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=300,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

@@ -1,0 +1,230 @@
+"""A world for the host machine without time or network: what it orders, a test may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vpt.actors import messages as m
+from vpt.actors.machine import transition, wake
+from vpt.actors.state import HostState, Lane, Limits, Link, check
+from vpt.model import Answer, Device, ExecutionStatus, Host, Json, RunSpec
+
+LIMITS = Limits(
+    suspect_after=2,
+    lost_after=6,
+    recover_after=2,
+    run_grace=60,
+    step_timeout=300,
+    run_timeout=7200,
+    cancel_grace=60,
+    infra_retries=2,
+    inbox_limit=3,
+    probe_interval=10,
+)
+PASS = Answer(success=True)
+FAIL = Answer(success=False, error="no")
+
+
+def trouble(name: str) -> m.NoAnswer:
+    return m.NoAnswer(m.Trouble[name], name)
+
+
+@dataclass
+class Attempt:
+    """What the database knows of an attempt."""
+
+    spec: RunSpec
+    device_id: str
+    status: str = "running"
+    released: bool = False
+    stored_steps: set[int] = field(default_factory=set)
+
+
+@dataclass
+class World:
+    """The machine, a database that remembers, and everything that is on its way."""
+
+    state: HostState
+    steps: tuple[Json, ...] = ({"command": "a"}, {"command": "b"})
+    test_retries: int = 0
+    attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    executions: dict[str, str] = field(default_factory=dict)
+    records: list[m.Effect] = field(default_factory=list)
+    forwards: dict[str, m.Forward] = field(default_factory=dict)
+    acts: list[m.ForwardAct] = field(default_factory=list)
+    cancels: list[m.CancelOnHost] = field(default_factory=list)
+    alarms: dict[str, m.Fact] = field(default_factory=dict)
+    probing: bool = False
+    replies: dict[int, object] = field(default_factory=dict)
+    published: list[object] = field(default_factory=list)
+    said_no: set[tuple[str, int]] = field(default_factory=set)
+    stopped: bool = False
+
+    # ------------------------------------------------------------ driving
+
+    def begin(self) -> World:
+        self.state, effects = wake(self.state, [])
+        self._take(effects)
+        return self
+
+    def tell(self, *messages: m.Message) -> World:
+        for message in messages:
+            self.state, effects = transition(self.state, message)
+            check(self.state)
+            self._take(effects)
+        return self
+
+    def up(self) -> World:
+        """Let the host answer its probes until it is up."""
+        while self.state.link is not Link.UP:
+            if not self.probing:
+                self.tell(m.ProbeDue())
+            self.probe(good=True)
+        return self
+
+    def probe(self, *, good: bool) -> World:
+        self.probing = False
+        return self.tell(m.ProbeAnswered() if good else m.ProbeMissed("no"))
+
+    def run(self, execution_id: str = "e1", device_id: str = "h:d1") -> World:
+        self.executions.setdefault(execution_id, "queued")
+        return self.tell(m.Run(execution_id, device_id))
+
+    def store(self) -> World:
+        """Let the oldest record be stored."""
+        return self.tell(*self._stored(self.records.pop(0)))
+
+    def settle(self) -> World:
+        while self.records:
+            self.store()
+        return self
+
+    def answer(self, outcome: m.Outcome, device_id: str = "h:d1") -> World:
+        forward = self.forwards.pop(device_id)
+        return self.finish(forward, outcome)
+
+    def finish(self, forward: m.Forward, outcome: m.Outcome) -> World:
+        key = forward.key
+        if isinstance(outcome, Answer) and not outcome.success:
+            self.said_no.add((key.execution_id, key.attempt))
+        return self.tell(m.StepAnswered(forward.device.id, key, outcome, 1.0))
+
+    def ring(self, name: str) -> World:
+        return self.tell(self.alarms.pop(name))
+
+    def cancel_answered(self, *, acknowledged: bool) -> World:
+        order = self.cancels.pop(0)
+        return self.tell(
+            m.CancelAnswered(order.device_id, order.execution_id, order.attempt, acknowledged)
+        )
+
+    # ------------------------------------------------------------ the world's side
+
+    def _take(self, effects: m.Effects) -> None:
+        for effect in effects:
+            self._do(effect)
+
+    def _do(self, effect: m.Effect) -> None:
+        match effect:
+            case m.StoreAttempt() | m.StoreStep() | m.StoreTry() | m.StoreEnd() | m.StoreRelease():
+                self.records.append(effect)
+            case m.Forward():
+                self._forwarded(effect)
+            case m.ForwardAct():
+                self.acts.append(effect)
+            case m.CancelOnHost():
+                self.cancels.append(effect)
+            case m.Hangup(device_id):
+                self.forwards.pop(device_id, None)
+            case m.Alarm(name, _, fact):
+                self.alarms.pop(name, None)
+                if fact is not None:
+                    self.alarms[name] = fact
+            case m.Probe():
+                assert not self.probing, "two probes at once"
+                self.probing = True
+            case m.Reply(ask, value):
+                self.replies[ask] = value
+            case m.Refuse(ask, error):
+                self.replies[ask] = error
+            case m.Publish(event):
+                self.published.append(event)
+            case m.Stop():
+                self.stopped = True
+            case m.Announce() | m.NotTaken() | m.Log():
+                pass
+
+    def _forwarded(self, effect: m.Forward) -> None:
+        key, device_id = effect.key, effect.device.id
+        assert device_id not in self.forwards, "two calls on one device"
+        attempt = self.attempts[key.execution_id, key.attempt]
+        assert attempt.status == "running", "a step of an attempt that is over"
+        assert attempt.stored_steps == set(range(1, key.step)), "a step before the last was stored"
+        self.forwards[device_id] = effect
+
+    def _stored(self, effect: m.Effect) -> tuple[m.Fact, ...]:
+        match effect:
+            case m.StoreAttempt():
+                return (self._start(effect),)
+            case m.StoreStep(device_id, key, status):
+                self.attempts[key.execution_id, key.attempt].stored_steps.add(key.step)
+                return (m.StepStored(device_id, key, status),)
+            case m.StoreTry(device_id, key):
+                return (m.StepStored(device_id, key),)
+            case m.StoreEnd():
+                return (self._end(effect),)
+            case m.StoreRelease(device_id, execution_id, number):
+                self.attempts[execution_id, number].released = True
+                return (m.ReleaseStored(device_id, execution_id, number),)
+            case _:
+                raise AssertionError(effect)
+
+    def _start(self, effect: m.StoreAttempt) -> m.Fact:
+        held = [a for a in self.attempts.values() if a.device_id == effect.device_id]
+        assert all(a.released for a in held), "one_attempt_a_device"
+        if self.executions[effect.execution_id] != "queued":
+            return m.AttemptRefused(effect.device_id, effect.execution_id)
+        mine = [
+            a for (execution, _), a in self.attempts.items() if execution == effect.execution_id
+        ]
+        infra = sum(a.status == "error" for a in mine)
+        failed = sum(a.status == "failed" for a in mine)
+        spec = RunSpec(
+            effect.execution_id, "t", len(mine) + 1, 1, self.steps, "model", None,
+            infra, failed, self.test_retries, "user", None,
+        )  # fmt: skip
+        self.attempts[spec.execution_id, spec.attempt] = Attempt(spec, effect.device_id)
+        self.executions[effect.execution_id] = "running"
+        return m.AttemptStored(effect.device_id, spec)
+
+    def _end(self, effect: m.StoreEnd) -> m.Fact:
+        spec = effect.spec
+        attempt = self.attempts[spec.execution_id, spec.attempt]
+        assert attempt.status == "running", "an attempt ended twice"
+        if effect.status is ExecutionStatus.FAILED:
+            assert (spec.execution_id, spec.attempt) in self.said_no, "a verdict nobody gave"
+        attempt.status = effect.status
+        attempt.released = effect.release
+        status = ExecutionStatus.QUEUED if effect.again else effect.status
+        self.executions[spec.execution_id] = status
+        return m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status)
+
+
+def host(*, idempotency: bool = True, cancel: bool = True) -> Host:
+    return Host("h", "http://127.0.0.1:1", idempotency=idempotency, cancel=cancel)
+
+
+def device(number: int = 1) -> Device:
+    return Device(f"h:d{number}", f"d{number}", f"d{number}", "model")
+
+
+def world(
+    *, idempotency: bool = True, cancel: bool = True, devices: int = 1, **more: object
+) -> World:
+    lanes = {f"h:d{n}": Lane(device(n)) for n in range(1, devices + 1)}
+    state = HostState(host(idempotency=idempotency, cancel=cancel), LIMITS, good=1, lanes=lanes)
+    return World(state, **more).begin()  # type: ignore[arg-type]
+
+
+Make = Callable[..., World]

@@ -1,0 +1,160 @@
+"""Fixtures: a real PostgreSQL for the session, a fresh database, lab and server for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from vpt import embedded
+from vpt.actors.lab import Lab
+from vpt.config import Config
+from vpt.db import Database, migrate
+from vpt.dialects.document import DocumentDialect
+from vpt.events import Events
+from vpt.model import Role
+from vpt.web.app import make_app
+from vpt.web.auth import issue_token
+
+SECRET = "a secret of the tests that is long enough"
+JOIN_TOKEN = "the tests' join token"
+TEMPLATE = "vpt_template"
+_numbers = itertools.count(1)
+
+Client = TestClient[web.Request, web.Application]
+ClientFactory = Callable[[Role | None], Awaitable[Client]]
+
+
+def other_database(dsn: str, name: str) -> str:
+    """Give the DSN of another database of the same server."""
+    return dsn.replace("@/vpt?", f"@/{name}?")
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server and the database that is copied for each test."""
+
+    dsn: str
+
+    async def statement(self, sql: str) -> None:
+        """Run one statement on the server's own database."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One real PostgreSQL; only DSNs are handed out, since a pool does not outlive its loop."""
+    # Not below pytest's own folder, which is closed to the user that PostgreSQL runs as.
+    folder = Path(tempfile.mkdtemp(prefix="vpt-tests-"))
+    with asyncio.Runner() as runner:
+        server = runner.run(embedded.start(folder))
+        postgres = Postgres(server.dsn)
+        runner.run(postgres.statement(f"CREATE DATABASE {TEMPLATE}"))
+        runner.run(migrate(other_database(server.dsn, TEMPLATE)))
+        yield postgres
+        runner.run(server.stop())
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def empty_dsn(postgres: Postgres) -> AsyncIterator[str]:
+    """Give a database without any table."""
+    name = f"vpt_test_{next(_numbers)}"
+    await postgres.statement(f"CREATE DATABASE {name}")
+    yield other_database(postgres.dsn, name)
+    await postgres.statement(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def dsn(postgres: Postgres) -> AsyncIterator[str]:
+    """Give a migrated database of the test's own."""
+    name = f"vpt_test_{next(_numbers)}"
+    await postgres.statement(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield other_database(postgres.dsn, name)
+    await postgres.statement(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    """Give an open pool on the test's own database."""
+    db = Database(dsn)
+    await db.open()
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Give settings of a server in a hurry."""
+    return Config(
+        vpt_data_dir=tmp_path,
+        secret_key=SECRET,
+        host_join_token=JOIN_TOKEN,
+        host_probe_interval=0.2,
+        host_probe_timeout=0.5,
+        run_grace=0.5,
+        cancel_grace=0.5,
+        cors_origins=("https://pages.example",),
+    )
+
+
+@pytest.fixture
+def events() -> Events:
+    """Give the bus of events."""
+    return Events()
+
+
+@pytest.fixture
+async def lab(config: Config, db: Database, events: Events) -> AsyncIterator[Lab]:
+    """Give the real actors, started."""
+    dialect = DocumentDialect()
+    lab = Lab(config, db, events, dialect)
+    await lab.start()
+    yield lab
+    await lab.stop()
+    await dialect.close()
+
+
+@pytest.fixture
+async def server(
+    config: Config, db: Database, lab: Lab, events: Events
+) -> AsyncIterator[TestServer]:
+    """Give the whole server on a free port of loopback."""
+    server = TestServer(make_app(config, db, lab, events))
+    await server.start_server()
+    yield server
+    await server.close()
+
+
+def token(role: Role = Role.OPERATOR, user: str = "", days: float = 1) -> str:
+    """Sign a token; the user's name is the role's where none is given."""
+    return issue_token(SECRET, user or role.value, role, days)
+
+
+@pytest.fixture
+async def client(server: TestServer) -> AsyncIterator[ClientFactory]:
+    """Give a maker of HTTP clients: `await client(Role.VIEWER)`, None for one without token."""
+    clients: list[Client] = []
+
+    async def make(role: Role | None = Role.OPERATOR) -> Client:
+        headers = {} if role is None else {"Authorization": f"Bearer {token(role)}"}
+        clients.append(TestClient(server, headers=headers))
+        await clients[-1].start_server()
+        return clients[-1]
+
+    yield make
+    for one in clients:
+        await one.session.close()

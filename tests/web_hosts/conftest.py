@@ -1,0 +1,121 @@
+"""A web server with the routes of hosts, devices and the system, over a lab that takes notes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from vpt.config import Config
+from vpt.db import Database
+from vpt.errors import NotFoundError, VptError
+from vpt.events import Events
+from vpt.model import Answer, Credential, HostView, Json, Registration, Role
+from vpt.web import devices, hosts, sockets, system
+from vpt.web.auth import issue_token, secret_of
+from vpt.web.keys import CONFIG, DB, EVENTS, LAB
+from vpt.web.middlewares import gate
+
+Client = TestClient[web.Request, web.Application]
+Connect = Callable[..., Awaitable[Client]]
+
+
+@dataclass
+class NotedLab:
+    """Stands in for the actors: notes what it is asked, and answers what the test says."""
+
+    hosts: list[HostView] = field(default_factory=list)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    refusal: VptError | None = None
+    answer: Answer = field(default_factory=lambda: Answer(True, raw={"success": True, "n": 1}))
+
+    def _note(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def register(self, registration: Registration, *, peer: str) -> None:
+        self._note("register", registration, peer)
+
+    async def heartbeat(self, host_id: str, stats: Json | None, credential: Credential) -> None:
+        self._note("heartbeat", host_id, stats, credential)
+
+    async def unregister(self, host_id: str, credential: Credential) -> None:
+        self._note("unregister", host_id, credential)
+
+    async def delete_host(self, host_id: str) -> None:
+        self._note("delete_host", host_id)
+
+    async def drain(self, host_id: str, *, on: bool) -> None:
+        self._note("drain", host_id, on)
+
+    async def act(
+        self,
+        host_id: str,
+        device_id: str | None,
+        action: Json,
+        timeout_s: float | None,
+        user_id: str,
+    ) -> tuple[Answer, float]:
+        self._note("act", host_id, device_id, action, timeout_s, user_id)
+        if all(view.host.id != host_id for view in self.hosts):
+            raise NotFoundError
+        return self.answer, 1.23456
+
+    async def devices_changed(self, host_id: str) -> None:
+        self._note("devices_changed", host_id)
+
+    def views(self) -> list[HostView]:
+        return self.hosts
+
+    def measures(self) -> dict[str, Any]:
+        return {"queue_length": 0}
+
+
+@pytest.fixture
+def lab() -> NotedLab:
+    return NotedLab()
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+async def connect(
+    config: Config, db: Database, lab: NotedLab, events: Events
+) -> AsyncIterator[Connect]:
+    """Start the web server with settings of the test's own; give a client of it."""
+    clients: list[Client] = []
+
+    async def start(**settings: Any) -> Client:
+        app = web.Application(middlewares=[gate], client_max_size=config.max_body)
+        app[CONFIG], app[DB], app[EVENTS] = replace(config, **settings), db, events
+        app[LAB] = lab  # type: ignore[misc]
+        for module in (hosts, devices, system):
+            app.add_routes(module.routes)
+        system.setup(app)
+        sockets.attach(app)
+        clients.append(TestClient(TestServer(app)))
+        await clients[-1].start_server()
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def client(connect: Connect) -> Client:
+    return await connect()
+
+
+def bearer(client: Client, role: Role = Role.ADMIN, user: str = "ann") -> dict[str, str]:
+    """Give the headers of a user of that role."""
+    token = issue_token(secret_of(client.app), user, role, 1)
+    return {"Authorization": f"Bearer {token}"}

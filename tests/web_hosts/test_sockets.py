@@ -1,0 +1,370 @@
+"""What pages are told while it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import jwt
+import pytest
+import socketio
+from aiohttp import WSMsgType, web
+from socketio.exceptions import ConnectionError as RefusedError
+
+from tests.web_hosts.conftest import Client, Connect, bearer
+from vpt.config import Config
+from vpt.db import Database
+from vpt.events import Events
+from vpt.model import (
+    CampaignProgress,
+    DeviceChanged,
+    DeviceStatus,
+    ExecutionStatus,
+    HostChanged,
+    HostStatus,
+    Role,
+    StepStatus,
+    TestProgress,
+)
+from vpt.web import sockets
+from vpt.web.auth import issue_token
+
+EVENTS = ("test_progress", "device_status", "host_status", "campaign_progress")
+ARRIVES = 5.0
+
+
+class Page:
+    """A Socket.IO client that keeps all it is told."""
+
+    def __init__(self) -> None:
+        self.io = socketio.AsyncClient(reconnection=False)
+        self.told: list[tuple[str, Any]] = []
+        self.gone = asyncio.Event()
+        self._news = asyncio.Event()
+        for name in EVENTS:
+            self.io.on(name, self._take(name))
+        self.io.on("disconnect", self._went)
+
+    def _take(self, name: str) -> Callable[[Any], Awaitable[None]]:
+        async def take(payload: Any) -> None:
+            self.told.append((name, payload))
+            self._news.set()
+
+        return take
+
+    async def _went(self, reason: str) -> None:
+        self.gone.set()
+
+    async def until(self, number: int) -> list[tuple[str, Any]]:
+        """Wait for that many events."""
+        async with asyncio.timeout(ARRIVES):
+            while len(self.told) < number:
+                self._news.clear()
+                await self._news.wait()
+        return self.told
+
+
+Visit = Callable[..., Awaitable[Page]]
+
+
+@pytest.fixture
+async def visit() -> AsyncIterator[Visit]:
+    pages: list[Page] = []
+
+    async def run(client: Client, token: str | None = None, **options: Any) -> Page:
+        pages.append(Page())
+        if token is None:
+            token = bearer(client, Role.VIEWER)["Authorization"].split()[1]
+        options = {"auth": {"token": token}, "transports": ["websocket"], **options}
+        await pages[-1].io.connect(str(client.make_url("/")), **options)
+        return pages[-1]
+
+    yield run
+    for page in pages:
+        await page.io.disconnect()
+
+
+def progress(seq: int, execution: str = "e1", campaign: str | None = None) -> TestProgress:
+    return TestProgress(
+        execution_id=execution,
+        attempt=1,
+        step=seq - 1,
+        total_steps=10,
+        status=ExecutionStatus.RUNNING,
+        step_status=StepStatus.PASSED,
+        screenshot_url=None,
+        seq=seq,
+        campaign_execution_id=campaign,
+    )
+
+
+async def stored(db: Database, execution: str, seq: int) -> None:
+    async with db.session() as session:
+        await session._connection.execute(
+            "INSERT INTO test_executions (id, test_case_id, test_case_name, test_case_version,"
+            " device_model, steps, actions, queue_timeout_s, requested_by, seq)"
+            " VALUES ($1, 't', 't', 1, 'm', '[]', '{}', 1, 'ann', $2)",
+            execution,
+            seq,
+        )
+
+
+async def test_the_four_events_carry_the_contracts_fields(
+    client: Client, visit: Visit, events: Events
+) -> None:
+    page = await visit(client)
+    events.publish(progress(1))
+    events.publish(DeviceChanged("pi:tv", DeviceStatus.BUSY, "2026-01-01T00:00:00Z"))
+    events.publish(HostChanged("pi", HostStatus.LOST, None, None))
+    events.publish(CampaignProgress("c1", 1, 2, ExecutionStatus.RUNNING, 1))
+    assert await page.until(4) == [
+        (
+            "test_progress",
+            {
+                "execution_id": "e1",
+                "attempt": 1,
+                "step": 0,
+                "total_steps": 10,
+                "status": "running",
+                "step_status": "passed",
+                "screenshot_url": None,
+                "seq": 1,
+                "campaign_execution_id": None,
+            },
+        ),
+        (
+            "device_status",
+            {"device_id": "pi:tv", "status": "busy", "last_seen": "2026-01-01T00:00:00Z"},
+        ),
+        (
+            "host_status",
+            {"host_id": "pi", "status": "lost", "reason": None, "last_seen": None},
+        ),
+        (
+            "campaign_progress",
+            {
+                "campaign_execution_id": "c1",
+                "done": 1,
+                "total": 2,
+                "status": "running",
+                "seq": 1,
+            },
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("transports", "many"),
+    [
+        (["websocket"], 500),
+        (["polling", "websocket"], 500),
+        (["polling"], 15),  # the Python client takes at most 16 packets of one poll
+    ],
+)
+async def test_the_order_of_publishing_is_the_order_of_arrival(
+    client: Client, visit: Visit, events: Events, transports: list[str], many: int
+) -> None:
+    pages = [await visit(client, transports=transports) for _ in range(3)]
+    for seq in range(1, many + 1):
+        events.publish(progress(seq))
+        if seq % 50 == 0:
+            await asyncio.sleep(0)
+    for page in pages:
+        assert [payload["seq"] for _, payload in await page.until(many)] == [*range(1, many + 1)]
+
+
+async def test_the_authorization_header_is_as_good_as_auth(client: Client, visit: Visit) -> None:
+    page = await visit(client, auth=None, headers=bearer(client, Role.OPERATOR))
+    assert page.io.connected
+
+
+async def test_who_has_no_valid_user_token_is_refused(
+    client: Client, visit: Visit, config: Config
+) -> None:
+    secret = config.secret_key or ""
+    expired = jwt.encode({"user_id": "ann", "exp": 1}, secret, algorithm="HS256")
+    unsigned = jwt.encode({"user_id": "ann"}, None, algorithm="none")
+    host = issue_token(secret, "pi", Role.HOST, 1)
+    foreign = issue_token("x" * 32, "ann", Role.ADMIN, 1)
+    for token in ("", "nonsense", expired, unsigned, host, foreign):
+        with pytest.raises(RefusedError):
+            await visit(client, token)
+    for auth in (None, [], {"token": 5}, {"token": None}, "text"):
+        with pytest.raises(RefusedError):
+            await visit(client, auth=auth)
+
+
+async def test_a_refusal_says_what_the_rest_api_says(client: Client) -> None:
+    for auth, words in (('{"token":"bad"}', "Invalid token"), ("", "No token provided")):
+        async with client.ws_connect("/socket.io/?EIO=4&transport=websocket") as ws:
+            await ws.receive_str()
+            await ws.send_str(f"40{auth}")
+            assert await ws.receive_str() == f'44{{"message":"{words}"}}'
+
+
+async def test_the_connection_ends_with_its_token(
+    client: Client, visit: Visit, config: Config
+) -> None:
+    claims = {"user_id": "ann", "exp": int(time.time()) + 2}
+    page = await visit(client, jwt.encode(claims, config.secret_key or "", algorithm="HS256"))
+    async with asyncio.timeout(ARRIVES):
+        await page.gone.wait()
+
+
+async def test_whoever_subscribes_gets_that_and_the_lab_only(
+    client: Client, visit: Visit, events: Events, db: Database
+) -> None:
+    await stored(db, "e1", 7)
+    page, other = await visit(client), await visit(client)
+    assert await page.io.call("subscribe", {"execution_id": "e1"}) == {"ok": True, "seq": 7}
+    events.publish(progress(1, "e2"))
+    events.publish(CampaignProgress("c1", 1, 2, ExecutionStatus.RUNNING, 1))
+    events.publish(progress(8, "e1"))
+    events.publish(DeviceChanged("d", DeviceStatus.ONLINE, None))
+    events.publish(HostChanged("h", HostStatus.BUSY, None, None))
+    assert [name for name, _ in await page.until(3)] == [
+        "test_progress",
+        "device_status",
+        "host_status",
+    ]
+    assert page.told[0][1]["seq"] == 8
+    assert len(await other.until(5)) == 5
+
+
+async def test_after_the_last_unsubscribe_everything_arrives_again(
+    client: Client, visit: Visit, events: Events, db: Database
+) -> None:
+    await stored(db, "e1", 0)
+    await stored(db, "e2", 0)
+    page = await visit(client)
+    for execution in ("e1", "e2", "e1"):
+        assert (await page.io.call("subscribe", {"execution_id": execution}))["ok"]
+    assert await page.io.call("unsubscribe", {"execution_id": "e1"}) == {"ok": True}
+    events.publish(progress(1, "e1"))
+    events.publish(progress(1, "e2"))
+    await page.io.call("unsubscribe", {"execution_id": "e2"})
+    events.publish(progress(1, "e3"))
+    told = await page.until(2)
+    assert [payload["execution_id"] for _, payload in told] == ["e2", "e3"]
+
+
+async def test_a_campaigns_subscriber_gets_its_executions_progress_once(
+    client: Client, visit: Visit, events: Events, db: Database
+) -> None:
+    async with db.session() as session:
+        await session._connection.execute(
+            "INSERT INTO campaign_executions (id, campaign_id, name, stop_on_failure,"
+            " parallelism, priority, requested_by, total, seq)"
+            " VALUES ('c1', 'c', 'c', false, 1, 50, 'ann', 2, 3)"
+        )
+    await stored(db, "e1", 0)
+    page = await visit(client)
+    answer = await page.io.call("subscribe", {"campaign_execution_id": "c1"})
+    assert answer == {"ok": True, "seq": 3}
+    await page.io.call("subscribe", {"execution_id": "e1"})
+    events.publish(progress(1, "e1", "c1"))
+    events.publish(progress(1, "e9", "c2"))
+    events.publish(CampaignProgress("c1", 1, 2, ExecutionStatus.RUNNING, 4))
+    told = await page.until(2)
+    assert [name for name, _ in told] == ["test_progress", "campaign_progress"]
+
+
+async def test_nonsense_is_answered_and_narrows_nothing(
+    client: Client, visit: Visit, events: Events
+) -> None:
+    page = await visit(client)
+    both = {"execution_id": "a", "campaign_execution_id": "b"}
+    for data in (None, 5, [], {}, {"execution_id": 5}, both, {"execution_id": "\0"}):
+        for event in ("subscribe", "unsubscribe"):
+            answer = await page.io.call(event, data)
+            assert answer["ok"] is False
+            assert answer["error"]
+    assert not (await page.io.call("subscribe", {"execution_id": "unknown"}))["ok"]
+    assert (await page.io.call("unsubscribe", {"execution_id": "never"}))["ok"]
+    assert not (await page.io.call("subscribe", ("two", "arguments")))["ok"]
+    events.publish(progress(1))
+    await page.until(1)
+
+
+async def test_garbage_on_the_wire_ends_nothing_but_its_own_connection(
+    client: Client, visit: Visit, events: Events
+) -> None:
+    page = await visit(client)
+    for garbage in ("", "9", "4", "49", "42[", "42[]", "451-[", "4" * 90, "42" + "[" * 5000):
+        async with client.ws_connect("/socket.io/?EIO=4&transport=websocket") as ws:
+            await ws.receive_str()
+            await ws.send_str(garbage)
+            await ws.send_bytes(b"\x00\xff")
+    events.publish(progress(1))
+    await page.until(1)
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_delays_nobody(
+    connect: Connect, visit: Visit, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "QUEUE_LIMIT", 100)
+    client = await connect()
+    page = await visit(client)
+    session = client.session
+    url = client.make_url("/socket.io/?EIO=4&transport=websocket")
+    async with session.ws_connect(url, max_msg_size=0) as slow:
+        await slow.receive_str()
+        token = bearer(client)["Authorization"].split()[1]
+        await slow.send_str(f'40{{"token":"{token}"}}')
+        assert (await slow.receive_str()).startswith("40")
+        connection = slow._conn
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.pause_reading()
+        big = "x" * 20_000
+        seq = 0
+        while True:
+            seq += 1
+            events.publish(progress(seq, big))
+            await page.until(seq)
+            if connections(client.app) == 1:
+                break
+            assert seq < 5000
+        connection.transport.abort()
+    assert seq > sockets.QUEUE_LIMIT
+
+
+def connections(app: web.Application) -> int:
+    """Count the clients that Socket.IO counts as connected."""
+    return len(app[sockets.SOCKETS].clients)
+
+
+async def test_at_shutdown_clients_are_sent_away_at_once(connect: Connect, visit: Visit) -> None:
+    client = await connect()
+    pages = [await visit(client), await visit(client, transports=["polling"])]
+    async with client.ws_connect("/socket.io/?EIO=4&transport=websocket") as ws:
+        began = time.perf_counter()
+        await client.server.close()
+        assert time.perf_counter() - began < 2 * sockets.GOODBYE
+        message = await ws.receive()
+        while message.type is WSMsgType.TEXT:
+            message = await ws.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+    async with asyncio.timeout(ARRIVES):
+        await pages[0].gone.wait()
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://page.example", True),
+        ("https://evil.example", False),
+        ("http://{host}", True),
+        ("null", False),
+    ],
+)
+async def test_only_known_origins_and_our_own_may_connect(
+    connect: Connect, origin: str, allowed: bool
+) -> None:
+    client = await connect(cors_origins=("https://page.example/",))
+    address = f"{client.host}:{client.port}"
+    headers = {"Origin": origin.format(host=address), "Host": address}
+    response = await client.get("/socket.io/?EIO=4&transport=polling", headers=headers)
+    assert (response.status == 200) is allowed

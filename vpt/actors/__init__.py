@@ -1,0 +1,1 @@
+"""What lives: one actor a host, the dispatcher between queue and hosts, campaigns as jobs."""

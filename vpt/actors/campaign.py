@@ -1,0 +1,200 @@
+"""A campaign execution: a finite job that starts its entries, some at a time, and sums up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+import structlog
+
+from vpt.actors.queue import Queue, insert
+from vpt.db import Database
+from vpt.errors import DatabaseAwayError
+from vpt.events import Events
+from vpt.model import CampaignProgress, ExecutionStatus, Json, NewCampaign, NewExecution
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_PAUSE = 0.5  # seconds between tries while the database is away
+_ORDER = (ExecutionStatus.CANCELLED, ExecutionStatus.FAILED, ExecutionStatus.ERROR)
+
+
+class Finals(Protocol):
+    """Who knows when an execution is final, and what it is then."""
+
+    async def final_status(self, execution_id: str) -> ExecutionStatus:
+        """Wait until it is final."""
+
+
+async def store_campaign(db: Database, new: NewCampaign) -> str:
+    """Store a campaign execution with all that it will start; give its id."""
+    campaign_execution_id = uuid4().hex
+    async with db.transaction() as session:
+        await session.row(
+            "insert_campaign_execution",
+            id=campaign_execution_id,
+            campaign_id=new.campaign_id,
+            name=new.name,
+            stop_on_failure=new.stop_on_failure,
+            parallelism=new.parallelism,
+            priority=new.priority,
+            requested_by=new.requested_by,
+            total=len(new.entries),
+        )
+        rows = [
+            {
+                "campaign_execution_id": campaign_execution_id,
+                "position": position,
+                "test_case_id": entry.test_case_id,
+                "request": asdict(entry),
+            }
+            for position, entry in enumerate(new.entries)
+        ]
+        await session.many("insert_campaign_result", rows)
+    return campaign_execution_id
+
+
+class CampaignJob:
+    """One campaign execution under way; after a restart it goes on where it was."""
+
+    def __init__(
+        self,
+        campaign_execution_id: str,
+        db: Database,
+        queue: Queue,
+        events: Events,
+        finals: Finals,
+        queue_timeout: float,
+    ) -> None:
+        self.id = campaign_execution_id
+        self._db = db
+        self._queue = queue
+        self._events = events
+        self._finals = finals
+        self._queue_timeout = queue_timeout
+        self._pending: deque[Any] = deque()
+        self._verdicts: list[ExecutionStatus] = []
+        self._stopped = False
+        self.cancelled = False
+        self._total = 0
+
+    async def run(self) -> None:
+        """Work through the entries, `parallelism` at a time, then sum up."""
+        structlog.contextvars.clear_contextvars()  # it outlives the request that started it
+        with structlog.contextvars.bound_contextvars(campaign_execution_id=self.id):
+            job = await patiently(lambda: self._db.row("campaign_job", id=self.id))
+            entries = await patiently(lambda: self._db.rows("campaign_entries_of", id=self.id))
+            self._take_up(job, entries)
+            log.info("campaign_started", total=self._total, seq=job["seq"])
+            if job["seq"] == 1:
+                self._publish(ExecutionStatus.RUNNING, 1)
+            async with asyncio.TaskGroup() as workers:
+                for number in range(job["parallelism"]):
+                    workers.create_task(self._work(job), name=f"campaign {self.id}: {number}")
+            await self._sum_up()
+
+    def _take_up(self, job: Any, entries: list[Any]) -> None:
+        """Sort the entries: over, begun, still to begin; the begun come first."""
+        self._total = job["total"]
+        self.cancelled = self.cancelled or job["cancelled"]
+        begun, fresh = [], []
+        for entry in entries:
+            status = ExecutionStatus(entry["status"]) if entry["status"] else None
+            if status is not None and status.final:
+                self._count(job, status)
+            elif status is not None:
+                begun.append(entry)
+            elif not entry["skipped"]:
+                fresh.append(entry)
+        self._pending.extend([*begun, *fresh])
+
+    async def _work(self, job: Any) -> None:
+        while self._pending:
+            entry = self._pending.popleft()
+            execution_id = entry["execution_id"]
+            if execution_id is None:
+                if self._stopped or self.cancelled:
+                    continue
+                execution_id = await self._start(entry, job["priority"])
+            self._count(job, await self._finals.final_status(execution_id))
+            if self._pending or len(self._verdicts) < self._total:
+                seq = await patiently(lambda: self._db.value("next_campaign_seq", id=self.id))
+                self._publish(ExecutionStatus.RUNNING, seq)
+
+    def _count(self, job: Any, status: ExecutionStatus) -> None:
+        self._verdicts.append(status)
+        bad = status in (ExecutionStatus.FAILED, ExecutionStatus.ERROR)
+        self._stopped = self._stopped or (bad and job["stop_on_failure"])
+
+    async def _start(self, entry: Any, priority: int) -> str:
+        """Store execution and link in one transaction; an id made before makes it repeatable."""
+        new = _request(entry["request"], priority)
+        execution_id = uuid4().hex
+        timeout_s = new.queue_timeout_s or self._queue_timeout
+        found, queued_at = await patiently(
+            lambda: self._insert(entry["position"], execution_id, new, timeout_s)
+        )
+        if queued_at is not None:
+            self._queue.enter(execution_id, new, timeout_s, queued_at)
+        return found
+
+    async def _insert(
+        self, position: int, execution_id: str, new: NewExecution, timeout_s: float
+    ) -> tuple[str, float | None]:
+        async with self._db.transaction() as session:
+            entries = await session.rows("campaign_entries_of", id=self.id)
+            known = entries[position]["execution_id"]
+            if known is not None:  # stored, but our connection broke before we heard of it
+                return known, None
+            queued_at = await insert(session, execution_id, new, timeout_s, self.id)
+            await session.row(
+                "link_campaign_result",
+                campaign_execution_id=self.id,
+                position=position,
+                execution_id=execution_id,
+            )
+        return execution_id, queued_at
+
+    async def _sum_up(self) -> None:
+        await patiently(lambda: self._db.row("skip_campaign_rest", id=self.id))
+        status = self._verdict()
+        row = await patiently(lambda: self._db.row("finish_campaign", id=self.id, status=status))
+        log.info("campaign_completed", status=status, done=len(self._verdicts), total=self._total)
+        if row is not None:
+            self._publish(status, row["seq"])
+
+    def _verdict(self) -> ExecutionStatus:
+        """The worst decides."""
+        if self.cancelled:
+            return ExecutionStatus.CANCELLED
+        worst = (status for status in _ORDER if status in self._verdicts)
+        return next(worst, ExecutionStatus.COMPLETED)
+
+    def _publish(self, status: ExecutionStatus, seq: int) -> None:
+        done = len(self._verdicts)
+        self._events.publish(CampaignProgress(self.id, done, self._total, status, seq))
+
+
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it, again and again while the database is away."""
+    while True:
+        try:
+            return await work()
+        except DatabaseAwayError:
+            await asyncio.sleep(_PAUSE)
+
+
+def _request(stored: Json, priority: int) -> NewExecution:
+    return NewExecution(
+        **stored
+        | {
+            "requirements": tuple(stored["requirements"]),
+            "steps": tuple(stored["steps"]),
+            "priority": priority,
+        }
+    )

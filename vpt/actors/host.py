@@ -1,0 +1,357 @@
+"""HostActor: asks the machine what a message means, then does what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any, assert_never
+
+import structlog
+
+from vpt.actors import machine
+from vpt.actors import messages as m
+from vpt.actors.actor import Actor
+from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.ledger import Ledger, waiting_of
+from vpt.actors.state import HostState, Run
+from vpt.artifacts import Artifacts
+from vpt.db import Database
+from vpt.dialects.base import Dialect, HostTroubleError
+from vpt.errors import VptError
+from vpt.events import Events
+from vpt.model import (
+    Answer,
+    DeviceChanged,
+    ErrorKind,
+    ExecutionStatus,
+    HostChanged,
+    HostView,
+    TestProgress,
+    Waiting,
+)
+
+log = structlog.get_logger(__name__)
+
+_JITTER = 0.2
+_CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every host actor needs of the world."""
+
+    db: Database
+    dialect: Dialect
+    events: Events
+    dispatcher: Dispatcher
+    artifacts: Artifacts
+    probe_timeout: float
+    seen: Callable[[str, float], None]
+    requeue: Callable[[Waiting], None]
+
+
+class HostActor(Actor[m.Message]):
+    """One host: its state, its open calls, its alarms and its writes."""
+
+    def __init__(
+        self,
+        state: HostState,
+        resumed: list[tuple[Run, float]],
+        world: Surroundings,
+        last_seen: datetime | None,
+    ) -> None:
+        super().__init__(state.host.id, inbox_limit=state.limits.inbox_limit)
+        self._state = state
+        self._resumed = resumed
+        self._world = world
+        self.ledger = Ledger(world.db, state.host.id)
+        self._alarms: dict[str, asyncio.TimerHandle] = {}
+        self._calls: dict[str, asyncio.Task[None]] = {}
+        self._records: deque[m.Effect] = deque()
+        self._recorded = asyncio.Event()
+        self._unstored: HostView | None = None
+        self._last_seen = last_seen
+        self._stopping = False
+
+    @property
+    def state(self) -> HostState:
+        """What it knows now."""
+        return self._state
+
+    @property
+    def quiet(self) -> bool:
+        """True when no call is open and nothing waits to be told or written."""
+        return not self._calls and not self._records and not self.depth
+
+    # ------------------------------------------------------------ life
+
+    def begin(self) -> tuple[asyncio.Task[None], ...]:
+        """Take up what the database had, then write and probe for as long as it lives."""
+        writer = self.spawn(self._write(), "writer")
+        self._state, effects = machine.wake(self._state, self._resumed)
+        self._resumed = []
+        self._perform(effects)
+        self._next_probe()
+        return (writer,)
+
+    def open_children(self) -> tuple[asyncio.Task[None], ...]:
+        """Give the calls that are under way."""
+        return tuple(self._calls.values())
+
+    def receive(self, message: m.Message) -> bool:
+        """Decide, then perform."""
+        self._state, effects = machine.transition(self._state, message)
+        self._perform(effects)
+        return self._stopping
+
+    def ended(self) -> None:
+        """Let no alarm ring for a dead actor."""
+        super().ended()
+        for handle in self._alarms.values():
+            handle.cancel()
+
+    def _perform(self, effects: m.Effects) -> None:
+        for effect in effects:
+            self._do(effect)
+
+    def _do(self, effect: m.Effect) -> None:  # noqa: C901, PLR0912 (a table)
+        match effect:
+            case m.ForwardAct():
+                self._call(effect.device.id, self._forward_act(effect))
+            case m.Forward():
+                self._call(effect.device.id, self._forward(effect))
+            case m.Reply(ask, value):
+                self.answer(ask, value)
+            case m.Refuse(ask, error):
+                self.refuse(ask, error)
+            case m.StoreAttempt() | m.StoreStep() | m.StoreTry() | m.StoreEnd() | m.StoreRelease():
+                self._record(effect)
+            case m.Publish(event):
+                self._publish(event)
+            case m.Announce(view):
+                self._announce(view)
+            case m.Alarm():
+                self._alarm(effect)
+            case m.Probe():
+                self.spawn(self._probe(effect), "probe")
+            case m.CancelOnHost():
+                self.spawn(self._cancel_on_host(effect), "cancel")
+            case m.Hangup(device_id):
+                self._hang_up(device_id)
+            case m.NotTaken(execution_id, device_id, gone):
+                self._world.dispatcher.not_taken(execution_id, device_id, gone=gone)
+            case m.Log(event_name, fields, warning):
+                level = log.warning if warning else log.info
+                level(event_name, host_id=self.name, **fields)
+            case m.Stop():
+                self._stopping = True
+            case _:
+                assert_never(effect)
+
+    # ------------------------------------------------------------ alarms and probes
+
+    def _alarm(self, alarm: m.Alarm) -> None:
+        handle = self._alarms.pop(alarm.name, None)
+        if handle is not None:
+            handle.cancel()
+        if alarm.fact is not None:
+            loop = asyncio.get_running_loop()
+            self._alarms[alarm.name] = loop.call_later(alarm.seconds, self._ring, alarm)
+
+    def _ring(self, alarm: m.Alarm) -> None:
+        self._alarms.pop(alarm.name, None)
+        if alarm.fact is not None:
+            self.tell(alarm.fact)
+
+    def _next_probe(self) -> None:
+        pause = self._state.limits.probe_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
+        handle = asyncio.get_running_loop().call_later(pause, self._probe_due)
+        self._alarms["probe"] = handle
+
+    def _probe_due(self) -> None:
+        self.tell(m.ProbeDue())
+        self._next_probe()
+
+    async def _probe(self, effect: m.Probe) -> None:
+        began = perf_counter()
+        try:
+            await self._world.dialect.probe(effect.host, self._world.probe_timeout)
+        except HostTroubleError as trouble:
+            self.tell(m.ProbeMissed(trouble.words))
+            return
+        self._last_seen = datetime.now(UTC)
+        self._world.seen(self.name, (perf_counter() - began) * 1000)
+        self.tell(m.ProbeAnswered())
+
+    # ------------------------------------------------------------ calls to the host
+
+    def _call(self, device_id: str, work: Any) -> None:
+        """Open the device's call; a lane has one at most, and a late one gives way."""
+        self._hang_up(device_id)
+        self._calls[device_id] = task = self.spawn(work, f"call {device_id}")
+        task.add_done_callback(lambda done: self._call_done(device_id, done))
+
+    def _call_done(self, device_id: str, task: asyncio.Task[None]) -> None:
+        if self._calls.get(device_id) is task:
+            del self._calls[device_id]
+
+    def _hang_up(self, device_id: str) -> None:
+        task = self._calls.pop(device_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def _forward(self, effect: m.Forward) -> None:
+        key = effect.key
+        body = {
+            **effect.action,
+            "execution_id": key.execution_id,
+            "attempt": key.attempt,
+            "step": key.step,
+            "device_model": effect.device_model,
+        }
+        name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
+        began = perf_counter()
+        outcome = await self._outcome(
+            self._world.dialect.send(effect.host, effect.device, body, name, effect.limit)
+        )
+        duration_ms = (perf_counter() - began) * 1000
+        self.tell(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
+
+    async def _forward_act(self, effect: m.ForwardAct) -> None:
+        act, began = effect.act, perf_counter()
+        outcome: m.Outcome = m.NoAnswer(m.Trouble.TIMEOUT, "Nobody waits for it any more.")
+        if self.asked(act.ask):
+            body = {**act.action, "device_model": effect.device.model}
+            send = self._world.dialect.send(
+                effect.host, effect.device, body, act.key, act.timeout_s
+            )
+            outcome = await self._outcome(send)
+        duration_ms = (perf_counter() - began) * 1000
+        self.tell(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
+
+    async def _outcome(self, call: Awaitable[Answer]) -> m.Outcome:
+        try:
+            return await call
+        except HostTroubleError as trouble:
+            return m.NoAnswer(m.Trouble[trouble.trouble], trouble.words)
+
+    async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
+        told = await self._world.dialect.cancel(
+            effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
+        )
+        self.tell(m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, told))
+
+    # ------------------------------------------------------------ records
+
+    def _record(self, effect: m.Effect) -> None:
+        self._records.append(effect)
+        self._recorded.set()
+
+    async def _write(self) -> None:
+        """Write records in order, and the looks of the host whenever nothing else waits."""
+        while True:
+            if self._records:
+                await self._store(self._records[0])
+                self._records.popleft()
+            elif self._unstored is not None:
+                view, self._unstored = self._unstored, None
+                await self.ledger.statuses(view)
+            else:
+                self._recorded.clear()
+                await self._recorded.wait()
+
+    async def _store(self, effect: m.Effect) -> None:
+        match effect:
+            case m.StoreAttempt():
+                self.tell(await self.ledger.start_attempt(effect))
+            case m.StoreStep():
+                self.tell(await self.ledger.finish_step(effect, await self._screenshot(effect)))
+            case m.StoreTry():
+                self.tell(await self.ledger.retry_step(effect))
+            case m.StoreEnd():
+                await self._store_end(effect)
+            case m.StoreRelease():
+                self.tell(await self.ledger.release(effect))
+            case _:
+                raise AssertionError(effect)
+
+    async def _store_end(self, effect: m.StoreEnd) -> None:
+        fact, row = await self.ledger.end_attempt(effect)
+        self._log_end(effect, fact.status, row["duration_s"])
+        self.tell(fact)
+        if fact.status is ExecutionStatus.QUEUED:
+            last = self.name if effect.kind is ErrorKind.HOST_LOST else None
+            self._world.requeue(waiting_of(effect.spec.execution_id, row, last))
+
+    def _log_end(
+        self, effect: m.StoreEnd, status: ExecutionStatus, duration_s: float | None
+    ) -> None:
+        spec = effect.spec
+        fields = {
+            "execution_id": spec.execution_id,
+            "test_case_id": spec.test_case_id,
+            "user_id": spec.requested_by,
+            "host_id": self.name,
+            "device_id": effect.device_id,
+            "attempt": spec.attempt,
+            "status": effect.status,
+        }
+        if effect.kind is not None:
+            fields |= {"error_kind": effect.kind, "error": effect.error}
+        if status is ExecutionStatus.QUEUED:
+            log.warning("test_execution_tried_again", **fields)
+        elif status is ExecutionStatus.ERROR:
+            log.error("test_execution_failed", **fields, duration=duration_s)
+        else:
+            log.info("test_execution_completed", **fields, duration=duration_s)
+
+    async def _screenshot(self, effect: m.StoreStep) -> str | None:
+        """Keep the screenshot of an answer; one that is no picture is logged, not an error."""
+        data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
+        if not data:
+            return None
+        key = effect.key
+        try:
+            return await self._world.artifacts.save(key.execution_id, key.attempt, key.step, data)
+        except VptError as error:
+            log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
+        except OSError:
+            log.exception("screenshot_lost", execution_id=key.execution_id)
+        return None
+
+    # ------------------------------------------------------------ news
+
+    def _publish(self, event: Any) -> None:
+        self._world.events.publish(event)
+        if isinstance(event, TestProgress) and event.step == 0 and not event.status.final:
+            log.info(
+                "test_execution_started",
+                execution_id=event.execution_id,
+                host_id=self.name,
+                attempt=event.attempt,
+            )
+
+    def _announce(self, view: HostView) -> None:
+        self._unstored = view
+        self._recorded.set()
+        self._tell_clients(self._known_view, view)
+        self._known_view = view
+        self._world.dispatcher.announce(view)
+
+    _known_view: HostView | None = None
+
+    def _tell_clients(self, old: HostView | None, new: HostView) -> None:
+        seen = self._last_seen.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if self._last_seen else None
+        if old is None or (old.status, old.reason) != (new.status, new.reason):
+            log.info("host_status_changed", host_id=self.name, status=new.status, reason=new.reason)
+            self._world.events.publish(HostChanged(self.name, new.status, new.reason, seen))
+        was = {item.device.id: item.status for item in old.devices} if old else {}
+        for item in new.devices:
+            if was.get(item.device.id) is not item.status:
+                log.info("device_status_changed", device_id=item.device.id, status=item.status)
+                self._world.events.publish(DeviceChanged(item.device.id, item.status, seen))

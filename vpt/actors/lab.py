@@ -1,0 +1,450 @@
+"""The lab: all that handlers may ask of the actors, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import aiojobs
+import structlog
+
+from vpt.actors import messages as m
+from vpt.actors.campaign import CampaignJob, store_campaign
+from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.host import Surroundings
+from vpt.actors.queue import Queue
+from vpt.actors.restore import device_of, host_of
+from vpt.actors.state import Limits
+from vpt.actors.supervisor import Hosts
+from vpt.artifacts import Artifacts
+from vpt.config import Config
+from vpt.db import Database, Session
+from vpt.dialects.base import Dialect, HostTroubleError
+from vpt.errors import (
+    ConflictError,
+    DatabaseAwayError,
+    NotFoundError,
+    NotRegisteredError,
+    UnavailableError,
+)
+from vpt.events import Events
+from vpt.model import (
+    Answer,
+    CampaignProgress,
+    Credential,
+    Event,
+    ExecutionStatus,
+    HostStatus,
+    HostView,
+    Json,
+    NewCampaign,
+    NewExecution,
+    Registration,
+    Submitted,
+    TestProgress,
+)
+from vpt.seal import Sealer
+
+log = structlog.get_logger(__name__)
+
+_FLUSH = 2.0  # seconds between writes of when hosts were seen
+_RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
+_MARGIN = 2.0  # seconds that an asker waits longer than what it asked for
+
+
+class Lab:
+    """Hosts, queue and campaigns, started and stopped together."""
+
+    def __init__(self, config: Config, db: Database, events: Events, dialect: Dialect) -> None:
+        if config.secret_key is None:
+            raise ValueError("SECRET_KEY is missing: see config.with_keys")
+        self._config = config
+        self._db = db
+        self._events = events
+        self._dialect = dialect
+        self._sealer = Sealer(config.secret_key)
+        self._dispatcher = Dispatcher(self._tell)
+        self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
+        self._hosts = Hosts(self._surroundings(), self._sealer, limits_of(config))
+        self._campaigns: dict[str, CampaignJob] = {}
+        self._seen: set[str] = set()
+        self._finals: dict[str, set[asyncio.Future[None]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._jobs: aiojobs.Scheduler | None = None
+        self._closing = False
+        events.subscribe(self._on_event)
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            db=self._db,
+            dialect=self._dialect,
+            events=self._events,
+            dispatcher=self._dispatcher,
+            artifacts=Artifacts(self._config.vpt_data_dir),
+            probe_timeout=self._config.host_probe_timeout,
+            seen=lambda host_id, _: self._seen.add(host_id),
+            requeue=self._queue.requeue,
+        )
+
+    def _tell(self, host_id: str, message: m.Message) -> None:
+        self._hosts.tell(host_id, message)
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Load hosts, queue and campaigns, and go on where the last server stopped."""
+        self._jobs = aiojobs.Scheduler(limit=None, close_timeout=5)
+        await self._hosts.start()
+        await self._queue.load()
+        for row in await self._db.rows("running_campaigns"):
+            await self._run_campaign(row["id"])
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._queue.sweep(), name="queue sweep"),
+            loop.create_task(self._flush_seen(), name="last seen"),
+        ]
+        log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
+
+    async def settle(self, grace: float) -> None:
+        """Refuse new work, and let steps in flight end within `grace` (s)."""
+        self._closing = True
+        await self._hosts.quiet(grace)
+
+    async def stop(self) -> None:
+        """End all; what is not over is left to the next start."""
+        if self._jobs is not None:
+            await self._jobs.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._queue.close()
+        await self._hosts.stop()
+        log.info("lab_stopped")
+
+    def _open(self) -> None:
+        if self._closing:
+            raise UnavailableError("The server is stopping.", retry_after=5)
+
+    # ------------------------------------------------------------ executions
+
+    async def submit(self, new: NewExecution) -> Submitted:
+        """Run it, at once or when a device is free.
+
+        Raises UnprocessableError when no registered host could ever run it, UnavailableError
+        when the queue is full or the server stops.
+        """
+        self._open()
+        return await self._queue.submit(new, new.queue_timeout_s or self._config.queue_timeout)
+
+    async def cancel(self, execution_id: str, user_id: str) -> None:
+        """Store the wish, then end it; NotFoundError, ConflictError when it is final."""
+        row = await self._db.row("request_cancel", execution_id=execution_id)
+        if row is None:
+            if await self._db.row("execution_status", execution_id=execution_id) is None:
+                raise NotFoundError("There is no such execution.")
+            raise ConflictError("The execution is over already.")
+        log.info("test_execution_cancel_requested", execution_id=execution_id, user_id=user_id)
+        await self._carry_out_cancel(execution_id)
+
+    async def _carry_out_cancel(self, execution_id: str) -> None:
+        """End it in the queue, or tell the host that it runs on."""
+        if await self._queue.end(execution_id, ExecutionStatus.CANCELLED, None, None):
+            return
+        row = await self._db.row("execution_status", execution_id=execution_id)
+        if row is not None and row["host_id"] is not None:
+            self._hosts.tell(row["host_id"], m.Cancel(execution_id))
+
+    async def until_final(self, execution_id: str, seconds: float) -> None:
+        """Return when the execution is final, after `seconds` at the latest."""
+        await self._until(execution_id, seconds, "execution_status", "execution_id")
+
+    async def until_campaign_final(self, campaign_execution_id: str, seconds: float) -> None:
+        """Return when the campaign execution is final, after `seconds` at the latest."""
+        await self._until(campaign_execution_id, seconds, "campaign_status", "id")
+
+    async def final_status(self, execution_id: str) -> ExecutionStatus:
+        """Wait until an execution is final, however long it takes; give its status."""
+        while True:
+            with suppress(DatabaseAwayError):
+                await self.until_final(execution_id, 3600)
+                row = await self._db.row("execution_status", execution_id=execution_id)
+                status = ExecutionStatus(row["status"]) if row else ExecutionStatus.CANCELLED
+                if status.final:
+                    return status
+                continue
+            await asyncio.sleep(_MARGIN)
+
+    async def _until(self, thing: str, seconds: float, query: str, arg: str) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._finals.setdefault(thing, set())
+        waiters.add(future)
+        try:
+            row = await self._db.row(query, **{arg: thing})
+            if row is not None and not ExecutionStatus(row["status"]).final:
+                await asyncio.wait([future], timeout=seconds)
+        finally:
+            waiters.discard(future)
+            if not waiters:
+                self._finals.pop(thing, None)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case TestProgress():
+                thing = event.execution_id
+            case CampaignProgress():
+                thing = event.campaign_execution_id
+            case _:
+                return
+        for future in self._finals.pop(thing, ()) if event.status.final else ():
+            if not future.done():
+                future.set_result(None)
+
+    # ------------------------------------------------------------ campaigns
+
+    async def start_campaign(self, new: NewCampaign) -> str:
+        """Run a campaign; give its execution's id. Raises like submit."""
+        self._open()
+        for entry in new.entries:
+            self._queue.possible(entry)
+        campaign_execution_id = await store_campaign(self._db, new)
+        await self._run_campaign(campaign_execution_id)
+        return campaign_execution_id
+
+    async def _run_campaign(self, campaign_execution_id: str) -> None:
+        job = CampaignJob(
+            campaign_execution_id,
+            self._db,
+            self._queue,
+            self._events,
+            self,
+            self._config.campaign_queue_timeout,
+        )
+        self._campaigns[campaign_execution_id] = job
+        if self._jobs is None:
+            raise AssertionError("the lab was not started")
+        await self._jobs.spawn(self._campaign(job))
+
+    async def _campaign(self, job: CampaignJob) -> None:
+        try:
+            await job.run()
+        finally:
+            self._campaigns.pop(job.id, None)
+
+    async def cancel_campaign(self, campaign_execution_id: str, user_id: str) -> None:
+        """Cancel what runs and skip the rest; NotFoundError, ConflictError when it is final."""
+        row = await self._db.row("request_campaign_cancel", id=campaign_execution_id)
+        if row is None:
+            if await self._db.row("campaign_status", id=campaign_execution_id) is None:
+                raise NotFoundError("There is no such campaign execution.")
+            raise ConflictError("The campaign execution is over already.")
+        log.info(
+            "campaign_cancel_requested",
+            campaign_execution_id=campaign_execution_id,
+            user_id=user_id,
+        )
+        job = self._campaigns.get(campaign_execution_id)
+        if job is not None:
+            job.cancelled = True
+        for entry in await self._db.rows("campaign_entries_of", id=campaign_execution_id):
+            if entry["execution_id"] and not ExecutionStatus(entry["status"]).final:
+                with suppress(ConflictError):
+                    await self.cancel(entry["execution_id"], user_id)
+
+    # ------------------------------------------------------------ hosts
+
+    async def register(self, registration: Registration, *, peer: str) -> None:
+        """Let a host join, or join anew.
+
+        Raises ConflictError when the name belongs to a better credential, or to a host that
+        still answers at another URL.
+        """
+        self._open()
+        host = registration.host
+        row = await self._db.row("lab_host", id=host.id)
+        if row is not None:
+            await self._check_successor(registration, row)
+        devices = await self._store_registration(registration, row)
+        known = replace(host, secret=registration.secret)
+        log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
+        if host.id in self._hosts:
+            await self._hosts.ask(host.id, lambda ask: m.Register(ask, known, devices))
+        else:
+            await self._hosts.load(host.id)
+
+    async def _check_successor(self, registration: Registration, row: Any) -> None:
+        if _RANK[registration.credential] < _RANK[Credential(row["credential"])]:
+            raise ConflictError("The name belongs to a host that joined with a better credential.")
+        if row["host_url"] == registration.host.url:
+            return
+        old = host_of(row, self._sealer)
+        with suppress(HostTroubleError):
+            await self._dialect.probe(old, self._config.host_probe_timeout)
+            raise ConflictError("A host of that name still answers at its old URL.")
+        log.warning(
+            "host_url_changed",
+            host_id=old.id,
+            old_url=old.url,
+            new_url=registration.host.url,
+        )
+
+    async def _store_registration(self, registration: Registration, row: Any) -> tuple[Any, ...]:
+        host = registration.host
+        secret = registration.secret
+        async with self._db.transaction() as session:
+            stored = await session.row(
+                "upsert_host",
+                id=host.id,
+                host_url=host.url,
+                old_url=row["host_url"] if row is not None else None,
+                dialect=host.dialect,
+                credential=registration.credential,
+                capabilities=sorted(host.capabilities),
+                hardware=registration.hardware,
+                idempotency=host.idempotency,
+                cancel=host.cancel,
+                sealed_secret=self._sealer.seal(secret) if secret is not None else None,
+            )
+            if stored is None:
+                raise ConflictError("Another host registered under that name just now.")
+            await _store_devices(session, registration)
+            return await _devices(session, host.id)
+
+    async def heartbeat(self, host_id: str, stats: Json | None, credential: Credential) -> None:
+        """Note that a host spoke, and probe it; NotRegisteredError when it must register."""
+        await self._known(host_id, credential)
+        self._seen.add(host_id)
+        self._hosts.tell(host_id, m.HeartbeatSeen())
+        if stats:
+            names = ("cpu_percent", "memory_percent", "disk_percent", "temperature", "load_1m")
+            await self._db.row(
+                "store_heartbeat", host_id=host_id, **{name: stats.get(name) for name in names}
+            )
+
+    async def unregister(self, host_id: str, credential: Credential) -> None:
+        """Take a host's goodbye; what it runs gets RUN_GRACE."""
+        await self._known(host_id, credential)
+        await self._hosts.ask(host_id, m.Unregister)
+        log.info("host_unregistered", host_id=host_id)
+
+    async def _known(self, host_id: str, credential: Credential) -> None:
+        row = await self._db.row("lab_host", id=host_id)
+        if row is None or row["status"] == HostStatus.OFFLINE:
+            raise NotRegisteredError
+        if _RANK[credential] < _RANK[Credential(row["credential"])]:
+            raise ConflictError("The host joined with a better credential.")
+        unreadable = row["sealed_secret"] and self._sealer.open(row["sealed_secret"]) is None
+        if unreadable:  # SECRET_KEY changed: only the host can tell its secret
+            raise NotRegisteredError
+
+    async def delete_host(self, host_id: str) -> None:
+        """Forget a host; NotFoundError, ConflictError while it runs something."""
+        if host_id in self._hosts:
+            await self._hosts.ask(host_id, m.Retire)
+        if await self._db.row("delete_host", id=host_id) is not None:
+            log.info("host_deleted", host_id=host_id)
+            return
+        if await self._db.row("lab_host", id=host_id) is None:
+            raise NotFoundError("There is no such host.")
+        await self._hosts.load(host_id)
+        raise ConflictError("The host runs something: drain it and wait, or cancel that.")
+
+    async def drain(self, host_id: str, *, on: bool) -> None:
+        """Let a host finish what it runs and give it nothing new, or end that."""
+        if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
+            raise NotFoundError("There is no such host.")
+        await self._hosts.ask(host_id, lambda ask: m.Drain(ask, on))
+
+    async def act(
+        self,
+        host_id: str,
+        device_id: str | None,
+        action: Json,
+        timeout_s: float | None,
+        user_id: str,  # noqa: ARG002 (leases will ask who it is)
+    ) -> tuple[Answer, float]:
+        """Run one manual action; give the host's answer and how long it took (ms)."""
+        seconds = timeout_s or self._config.step_timeout
+        key = f"manual/{uuid4().hex}"
+        answer: tuple[Answer, float] = await self._hosts.ask(
+            host_id,
+            lambda ask: m.Act(ask, device_id, action, seconds, key),
+            seconds + _MARGIN,
+        )
+        return answer
+
+    async def devices_changed(self, host_id: str) -> None:
+        """Tell the host's actor that people changed its devices."""
+        async with self._db.session() as session:
+            devices = await _devices(session, host_id)
+        with suppress(NotFoundError):
+            await self._hosts.ask(host_id, lambda ask: m.ChangeDevices(ask, devices))
+
+    # ------------------------------------------------------------ looking
+
+    def views(self) -> Sequence[HostView]:
+        """Give all hosts as their actors announced them."""
+        return self._dispatcher.views
+
+    def measures(self) -> dict[str, Any]:
+        """Give the figures that only the memory has."""
+        oldest = self._dispatcher.oldest
+        return {
+            "queue_length": len(self._dispatcher),
+            "queue_oldest_s": None if oldest is None else round(time.time() - oldest, 3),
+            "actors": len(self._hosts),
+            "inbox_depth": self._hosts.inbox_depth,
+            "campaigns_running": len(self._campaigns),
+        }
+
+    async def _flush_seen(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH)
+            seen, self._seen = self._seen, set()
+            if not seen:
+                continue
+            try:
+                await self._db.row("store_seen", host_ids=sorted(seen))
+            except DatabaseAwayError:
+                self._seen |= seen
+
+
+def limits_of(config: Config) -> Limits:
+    """Give the settings by which host actors decide."""
+    return Limits(
+        suspect_after=config.host_suspect_after,
+        lost_after=config.host_lost_after,
+        recover_after=config.host_recover_after,
+        run_grace=config.run_grace,
+        step_timeout=config.step_timeout,
+        run_timeout=config.run_timeout,
+        cancel_grace=config.cancel_grace,
+        infra_retries=config.infra_retries,
+        inbox_limit=config.inbox_limit,
+        probe_interval=config.host_probe_interval,
+    )
+
+
+async def _store_devices(session: Session, registration: Registration) -> None:
+    host_id = registration.host.id
+    rows = [
+        {
+            "id": device.id,
+            "host_id": host_id,
+            "local_id": device.local_id,
+            "name": device.name,
+            "model": device.model,
+            "capabilities": sorted(device.capabilities),
+        }
+        for device in registration.devices
+    ]
+    await session.many("upsert_device", rows)
+    await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
+
+
+async def _devices(session: Session, host_id: str) -> tuple[Any, ...]:
+    return tuple(device_of(row) for row in await session.rows("lab_devices", host_id=host_id))

@@ -1,0 +1,222 @@
+"""The queue's life in the database: put in line, time over, cancelled, reconciled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.ledger import waiting_of
+from vpt.actors.machine import action_name
+from vpt.db import Database, Session
+from vpt.errors import DatabaseAwayError, UnavailableError, UnprocessableError
+from vpt.events import Events
+from vpt.model import (
+    ErrorKind,
+    ExecutionStatus,
+    NewExecution,
+    Submitted,
+    TestProgress,
+    Waiting,
+    Wish,
+)
+
+log = structlog.get_logger(__name__)
+
+_SWEEP = 5.0  # seconds
+_NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
+
+
+class Queue:
+    """What waits: every change is in the database first, then in the dispatcher."""
+
+    def __init__(
+        self, db: Database, events: Events, dispatcher: Dispatcher, *, max_queued: int
+    ) -> None:
+        self._db = db
+        self._events = events
+        self._dispatcher = dispatcher
+        self._max_queued = max_queued
+        self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        events.subscribe(self._on_event)
+
+    async def load(self) -> None:
+        """Take up what was waiting when the server stopped."""
+        for row in await self._db.rows("queued_executions"):
+            await self._take_up(row)
+
+    def possible(self, new: NewExecution) -> None:
+        """Raise UnprocessableError when no registered host could ever run it."""
+        why = self._dispatcher.impossible(wish_of(new))
+        if why is not None:
+            raise UnprocessableError(why)
+
+    async def submit(self, new: NewExecution, timeout_s: float) -> Submitted:
+        """Put it in line; when a device is free it runs at once."""
+        if len(self._dispatcher) >= self._max_queued:
+            raise UnavailableError("The queue is full.", retry_after=10)
+        self.possible(new)
+        execution_id = uuid4().hex
+        async with self._db.session() as session:
+            queued_at = await insert(session, execution_id, new, timeout_s, None)
+        news = self._news[execution_id] = asyncio.get_running_loop().create_future()
+        try:
+            if self.enter(execution_id, new, timeout_s, queued_at):
+                async with asyncio.timeout(_NEWS):
+                    await news
+        except TimeoutError:
+            pass
+        finally:
+            self._news.pop(execution_id, None)
+        return await self._submitted(execution_id, news)
+
+    def enter(
+        self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
+    ) -> bool:
+        """Give what the database has to the dispatcher; True when it was sent to a host."""
+        waiting = Waiting(
+            execution_id, wish_of(new), new.priority, queued_at, queued_at + timeout_s
+        )
+        return self._dispatcher.add(waiting)
+
+    async def _submitted(
+        self, execution_id: str, news: asyncio.Future[TestProgress | None]
+    ) -> Submitted:
+        if not news.done() or news.result() is None:
+            return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
+        row = await self._db.row("execution_status", execution_id=execution_id)
+        return Submitted(
+            execution_id, ExecutionStatus(row["status"]), row["host_id"], row["device_id"]
+        )
+
+    # ------------------------------------------------------------ ends without a run
+
+    async def end(
+        self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
+    ) -> bool:
+        """End what is still queued; False when it is queued no more."""
+        row = await self._db.row(
+            "end_queued", execution_id=execution_id, status=status, error_kind=kind, error=error
+        )
+        if row is None:
+            return False
+        self._dispatcher.withdraw(execution_id)
+        log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
+        self._events.publish(
+            TestProgress(
+                execution_id,
+                row["attempt"],
+                0,
+                row["total_steps"],
+                status,
+                None,
+                None,
+                row["seq"],
+                row["campaign_execution_id"],
+            )
+        )
+        return True
+
+    def requeue(self, waiting: Waiting) -> None:
+        """Put in line again what is to have another attempt."""
+        why = self._dispatcher.impossible(waiting.wish) if waiting.wish.refused_by else None
+        if why is None:
+            self._dispatcher.add(waiting)
+        else:
+            self._in_background(
+                self._end_patiently(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
+            )
+
+    async def sweep(self) -> None:
+        """For ever: end what waited too long, find what the memory has missed."""
+        while True:
+            await asyncio.sleep(_SWEEP)
+            try:
+                await self._sweep_once()
+            except DatabaseAwayError:
+                log.warning("sweep_waits_for_database")
+
+    async def close(self) -> None:
+        """Leave the rest to the next start."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _sweep_once(self) -> None:
+        words = "It waited too long for a device."
+        for waiting in self._dispatcher.expired(time.time()):
+            self._in_background(
+                self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
+            )
+        counts = await self._db.row("open_counts")
+        if counts["queued"] <= len(self._dispatcher):
+            return
+        for row in await self._db.rows("queued_executions"):
+            if not self._dispatcher.knows(row["id"]):
+                await self._take_up(row)
+
+    async def _take_up(self, row: Any) -> None:
+        if row["cancelled"]:
+            await self.end(row["id"], ExecutionStatus.CANCELLED, None, None)
+        else:
+            self._dispatcher.add(waiting_of(row["id"], row, row["last_host"]))
+
+    async def _end_patiently(self, execution_id: str, kind: ErrorKind, why: str) -> None:
+        while True:
+            try:
+                await self.end(execution_id, ExecutionStatus.ERROR, kind, why)
+                return
+            except DatabaseAwayError:
+                await asyncio.sleep(1)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _on_event(self, event: object) -> None:
+        if isinstance(event, TestProgress):
+            news = self._news.get(event.execution_id)
+            if news is not None and not news.done():
+                news.set_result(event)
+
+
+def wish_of(new: NewExecution) -> Wish:
+    """Say what it needs of a device."""
+    return Wish(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
+
+
+async def insert(
+    session: Session,
+    execution_id: str,
+    new: NewExecution,
+    timeout_s: float,
+    campaign_execution_id: str | None,
+) -> float:
+    """Store a queued execution; give when it was queued (seconds since the epoch)."""
+    queued_at: float = await session.value(
+        "insert_execution",
+        id=execution_id,
+        test_case_id=new.test_case_id,
+        test_case_name=new.test_case_name,
+        test_case_version=new.test_case_version,
+        device_model=new.device_model,
+        requirements=list(new.requirements),
+        steps=list(new.steps),
+        actions=[action_name(step) for step in new.steps],
+        parameters=new.parameters,
+        timeout_s=new.timeout_s,
+        test_retries=new.test_retries,
+        wanted_device_id=new.device_id,
+        wanted_host_id=new.host_id,
+        priority=new.priority,
+        queue_timeout_s=timeout_s,
+        requested_by=new.requested_by,
+        campaign_execution_id=campaign_execution_id,
+    )
+    return queued_at

@@ -1,0 +1,120 @@
+"""A host's state as the database has it: the way back after every kind of death."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from vpt.actors.state import Hold as Held
+from vpt.actors.state import HostState, Lane, Limits, Link, Phase, Run
+from vpt.db import Database
+from vpt.model import Device, Host, HostStatus, RunSpec
+from vpt.seal import Sealer
+
+_LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What an actor begins with; `resumed` are runs and how long (s) they have run."""
+
+    state: HostState
+    resumed: list[tuple[Run, float]]
+    last_seen: datetime | None
+
+
+async def restore(db: Database, sealer: Sealer, limits: Limits, host_id: str) -> Restored | None:
+    """Load a host, its devices and what holds them; None when it is not registered."""
+    async with db.transaction() as session:
+        row = await session.row("lab_host", id=host_id)
+        if row is None:
+            return None
+        devices = [device_of(item) for item in await session.rows("lab_devices", host_id=host_id)]
+        attempts = await session.rows("lab_attempts", host_id=host_id)
+    lanes = {device.id: Lane(device) for device in devices}
+    resumed: list[tuple[Run, float]] = []
+    for item in attempts:
+        _take_up(lanes, item, resumed)
+    link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    good = limits.recover_after - 1 if link is Link.SUSPECT else 0
+    state = HostState(
+        host_of(row, sealer), limits, link, good=good, draining=row["draining"], lanes=lanes
+    )
+    return Restored(state, resumed, row["last_seen"])
+
+
+def host_of(row: Any, sealer: Sealer) -> Host:
+    """Make a host from its row, its secret unsealed."""
+    sealed = row["sealed_secret"]
+    return Host(
+        id=row["id"],
+        url=row["host_url"],
+        dialect=row["dialect"],
+        capabilities=frozenset(row["capabilities"]),
+        idempotency=row["idempotency"],
+        cancel=row["cancel"],
+        secret=sealer.open(sealed) if sealed is not None else None,
+    )
+
+
+def device_of(row: Any) -> Device:
+    """Make a device from its row."""
+    return Device(
+        id=row["id"],
+        local_id=row["local_id"],
+        name=row["name"],
+        model=row["model"],
+        capabilities=frozenset(row["capabilities"]),
+        declared=row["declared"],
+        disabled=row["disabled"],
+    )
+
+
+def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]]) -> None:
+    """Put an attempt that still has its device back on its lane."""
+    device_id = row["device_id"]
+    lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
+    if row["status"] == "running":
+        run = _run_of(row)
+        resumed.append((run, row["elapsed_s"]))
+        lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
+    else:
+        hold = Held(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
+        lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
+
+
+def _missing_device(device_id: str) -> Device:
+    """Stand in for a device whose row is gone while an attempt still holds it."""
+    local = device_id.partition(":")[2] or None
+    return Device(device_id, local, device_id, None, declared=False)
+
+
+def _run_of(row: Any) -> Run:
+    spec = RunSpec(
+        execution_id=row["execution_id"],
+        test_case_id=row["test_case_id"],
+        attempt=row["attempt"],
+        seq=row["first_seq"],
+        steps=tuple(row["steps"]),
+        device_model=row["device_model"],
+        timeout_s=row["timeout_s"],
+        infra_failures=row["infra_failures"],
+        test_failures=row["test_failures"],
+        test_retries=row["test_retries"],
+        requested_by=row["requested_by"],
+        campaign_execution_id=row["campaign_execution_id"],
+    )
+    in_flight = row["step_status"] == "running"
+    return Run(
+        spec.execution_id,
+        Phase.PARKED if in_flight else Phase.STORING,
+        spec,
+        step=row["step"],
+        tries=row["tries"],
+        seq=row["seq"],
+        failed=row["failed"],
+        stop=not in_flight,
+        cancelled=row["cancelled"],
+        uncertain=in_flight,
+    )

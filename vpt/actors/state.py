@@ -1,0 +1,225 @@
+"""What a host actor knows: its link to the host, and a lane for each device. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+from vpt.actors.messages import Act, StepKey
+from vpt.model import (
+    Device,
+    DeviceStatus,
+    DeviceView,
+    Host,
+    HostStatus,
+    HostView,
+    Json,
+    Reason,
+    RunSpec,
+)
+
+
+class Link(Enum):
+    """What the probes say of a host."""
+
+    UP = auto()
+    SUSPECT = auto()
+    LOST = auto()
+    OFFLINE = auto()  # it said goodbye
+
+
+class Phase(Enum):
+    """Where a run stands; only SENT has an open call."""
+
+    STARTING = auto()  # its attempt is being stored
+    DELAYED = auto()  # waits before a step
+    SENT = auto()
+    PARKED = auto()  # its step goes out (again) after the next good probe
+    STORING = auto()  # a step's result is being stored
+    ENDING = auto()  # its end is being stored
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that decide; durations in seconds."""
+
+    suspect_after: int
+    lost_after: int
+    recover_after: int
+    run_grace: float
+    step_timeout: float
+    run_timeout: float
+    cancel_grace: float
+    infra_retries: int
+    inbox_limit: int
+    probe_interval: float
+
+
+class Named(Protocol):
+    """Whatever names an attempt."""
+
+    @property
+    def execution_id(self) -> str:
+        """The execution's id."""
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An attempt on this lane; `spec` is missing until the attempt stands in the database."""
+
+    execution_id: str
+    phase: Phase
+    spec: RunSpec | None = None
+    step: int = 1
+    tries: int = 1
+    seq: int = 0
+    failed: bool = False
+    stop: bool = False  # a step failed: nothing goes out after it
+    cancelled: bool = False
+    overdue: bool = False
+    parks: int = 0
+    uncertain: bool = False  # the host may be acting on the present step
+
+    @property
+    def loaded(self) -> RunSpec:
+        """The spec, which every phase but STARTING has."""
+        if self.spec is None:
+            raise AssertionError("a run without its attempt")
+        return self.spec
+
+    @property
+    def key(self) -> StepKey:
+        """The try that is in flight or due."""
+        return StepKey(self.execution_id, self.loaded.attempt, self.step, self.tries)
+
+    def is_of(self, named: Named) -> bool:
+        """True when `named` speaks of just this attempt."""
+        attempt = self.spec.attempt if self.spec else None
+        return (self.execution_id, attempt) == (named.execution_id, named.attempt)
+
+    @property
+    def action(self) -> Json:
+        """The step that is in flight or due."""
+        return self.loaded.steps[self.step - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a device is not given out though its attempt is over: the host may still act on it."""
+
+    execution_id: str
+    attempt: int
+    lost: bool  # else an answer is late
+    good: int = 0  # good probes since
+    acknowledged: bool = False  # the host acknowledged the cancel
+    releasing: bool = False
+
+    def is_of(self, named: Named) -> bool:
+        """True when `named` speaks of just this attempt."""
+        return (self.execution_id, self.attempt) == (named.execution_id, named.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A device and what holds it; `acts` are manual actions, the first is under way."""
+
+    device: Device
+    run: Run | None = None
+    hold: Hold | None = None
+    acts: tuple[Act, ...] = ()
+    wanted: bool = False  # a run waits for the acts to end
+    gone: bool = False  # the host declares it no more
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing at all holds the device."""
+        return self.run is None and self.hold is None and not self.acts
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """All that a host's actor decides from."""
+
+    host: Host
+    limits: Limits
+    link: Link = Link.SUSPECT
+    missed: int = 0
+    good: int = 0
+    probing: bool = False
+    draining: bool = False
+    halted: bool = False  # the server stops: nothing more goes out
+    grace_over: bool = False
+    lanes: Mapping[str, Lane] = field(default_factory=dict)
+    view: HostView | None = None
+
+
+def device_status(state: HostState, lane: Lane) -> DeviceStatus:
+    """Say what a device is good for now."""
+    if lane.device.disabled:
+        return DeviceStatus.DISABLED
+    if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
+        return DeviceStatus.OFFLINE
+    if lane.run is not None or lane.hold is not None or lane.wanted:
+        return DeviceStatus.BUSY
+    return DeviceStatus.ONLINE
+
+
+_OF_LINK = {
+    Link.OFFLINE: HostStatus.OFFLINE,
+    Link.LOST: HostStatus.LOST,
+    Link.SUSPECT: HostStatus.SUSPECT,
+}
+
+
+def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus:
+    """Say what the host is good for now."""
+    if state.link in _OF_LINK:
+        return _OF_LINK[state.link]
+    if state.draining:
+        return HostStatus.DRAINING
+    if any(view.status is DeviceStatus.ONLINE for view in devices):
+        return HostStatus.AVAILABLE
+    return HostStatus.BUSY
+
+
+def view_of(state: HostState) -> HostView:
+    """Give the host as the others see it; the same object while nothing visible changed."""
+    devices = tuple(
+        DeviceView(lane.device, device_status(state, lane)) for lane in state.lanes.values()
+    )
+    status = host_status(state, devices)
+    held = status in (HostStatus.SUSPECT, HostStatus.LOST)
+    view = HostView(state.host, status, Reason.PROBES if held else None, devices)
+    return state.view if view == state.view and state.view is not None else view
+
+
+def check(state: HostState) -> None:
+    """Raise AssertionError when an invariant does not hold (named in ARCHITECTURE.md)."""
+    for device_id, lane in state.lanes.items():
+        run, hold = lane.run, lane.hold
+        _hold("a_lane_has_its_device", lane.device.id == device_id)
+        _hold("no_act_beside_a_run", run is None or not lane.acts)
+        _hold(
+            "a_hold_waits_for_its_end",
+            run is None or hold is None or (run.phase is Phase.ENDING),
+        )
+        _hold("a_started_run_has_a_spec", run is None or _has_spec(run))
+        _hold("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.acts))
+    executions = [lane.run.execution_id for lane in state.lanes.values() if lane.run]
+    _hold("an_execution_runs_once", len(executions) == len(set(executions)))
+    _hold("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
+
+
+def _has_spec(run: Run) -> bool:
+    return (run.phase is Phase.STARTING) == (run.spec is None)
+
+
+def _hold(name: str, truth: bool) -> None:
+    if not truth:
+        raise AssertionError(name)

@@ -1,0 +1,114 @@
+"""Screenshots below the data folder: checked by content, written whole or not at all.
+
+A path is built from an id of known form and two numbers, never from what a request says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpt.errors import NotFoundError, UnprocessableError
+
+MAX_BYTES = 8 * 2**20
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,6}")
+_DATA_URL = re.compile(r"data:image/[a-z]+;base64,")
+_PNG = re.compile(rb"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR")
+_JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
+
+
+class PictureError(UnprocessableError):
+    """The screenshot is no PNG or JPEG of at most 8 MiB in base64."""
+
+    code = "not_a_picture"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A stored screenshot; `kind` is png or jpeg."""
+
+    path: Path
+    kind: str
+
+
+class Artifacts:
+    """The store of one data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "screenshots"
+
+    async def save(self, execution_id: str, attempt: int, step: int, data: Any) -> str:
+        """Store what a host sent (base64) and give its kind: png or jpeg.
+
+        Raises PictureError when it is none, OSError when the disk refuses.
+        """
+        folder, name = self._place(execution_id, str(attempt), str(step))
+        return await asyncio.to_thread(_save, folder, name, data)
+
+    async def find(self, execution_id: str, attempt: str, step: str) -> Picture:
+        """Give the screenshot of a step; NotFoundError when there is none."""
+        folder, name = self._place(execution_id, attempt, step)
+        return await asyncio.to_thread(_find, folder, name)
+
+    def _place(self, execution_id: str, attempt: str, step: str) -> tuple[Path, str]:
+        if not _ID.fullmatch(execution_id):
+            raise NotFoundError
+        if not _NUMBER.fullmatch(attempt) or not _NUMBER.fullmatch(step):
+            raise NotFoundError
+        return self._root / execution_id, f"{attempt}-{step}"
+
+
+def _save(folder: Path, name: str, data: Any) -> str:
+    picture = _decoded(data)
+    kind = kind_of(picture)
+    if kind is None:
+        raise PictureError
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = folder / f".{name}.{secrets.token_hex(4)}"
+    try:
+        with draft.open("xb") as file:
+            file.write(picture)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / f"{name}.{kind}")
+    finally:
+        draft.unlink(missing_ok=True)
+    return kind
+
+
+def _decoded(data: Any) -> bytes:
+    if not isinstance(data, str) or len(data) > MAX_BYTES * 3 // 2:
+        raise PictureError
+    start = _DATA_URL.match(data)
+    text = "".join(data[start.end() if start else 0 :].split())
+    try:
+        picture = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise PictureError from error
+    if len(picture) > MAX_BYTES:
+        raise PictureError
+    return picture
+
+
+def kind_of(picture: bytes) -> str | None:
+    """Give png, jpeg or None, by content."""
+    if _PNG.match(picture):
+        return "png"
+    return "jpeg" if _JPEG.match(picture) else None
+
+
+def _find(folder: Path, name: str) -> Picture:
+    for kind in ("png", "jpeg"):
+        path = folder / f"{name}.{kind}"
+        if path.is_file():
+            return Picture(path, kind)
+    raise NotFoundError

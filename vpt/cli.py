@@ -1,0 +1,159 @@
+"""The commands: serve, host, demo, token, migrate."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vpt import __version__, config, logs
+from vpt.config import Config, ConfigError
+from vpt.db import migrate
+from vpt.embedded import EmbeddedError
+from vpt.embedded import start as start_embedded
+from vpt.errors import DatabaseAwayError
+from vpt.host.cli import host_command
+from vpt.instance import TakenError
+from vpt.model import Role
+from vpt.web.auth import issue_token
+
+TROUBLE = 2  # infrastructure
+USAGE = 4
+
+_TROUBLES = (EmbeddedError, DatabaseAwayError, TakenError, OSError)
+
+
+class Trouble(click.ClickException):
+    """Something around the command is in its way."""
+
+    exit_code = TROUBLE
+
+
+def run(work: Coroutine[Any, Any, int | None]) -> int:
+    """Run to the end on the fastest loop there is; give the exit code."""
+    try:
+        if sys.platform == "win32":
+            return asyncio.run(work) or 0
+        import uvloop  # noqa: PLC0415 (not on Windows)
+
+        return uvloop.run(work) or 0
+    except _TROUBLES as error:
+        raise Trouble(str(error) or type(error).__name__) from error
+
+
+def read_config() -> Config:
+    """Read the settings and make the keys that are missing."""
+    return config.with_keys(config.from_env())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vpt")
+def cli() -> None:
+    """Device-lab test orchestrator: hosts, devices, test cases and campaigns.
+
+    \b
+    Try it:        vpt demo
+    A server:      vpt serve
+    A host:        vpt host --server http://127.0.0.1:5109 --name pi-1
+    A user token:  vpt token --user me
+
+    Settings come from the environment and from .env in the working folder; the README lists
+    them. Exit codes: 0 passed, 1 a test failed, 2 infrastructure, 3 waited too long, 4 usage.
+    """
+
+
+@cli.command()
+@click.option("--quiet", is_flag=True, help="Do not say where to go on.")
+def serve(*, quiet: bool) -> None:
+    """Run the server until Ctrl-C or SIGTERM.
+
+    Without DATABASE_URL it starts a PostgreSQL of its own in VPT_DATA_DIR, and stops it again.
+    At SIGTERM new work gets 503, steps in flight get SHUTDOWN_GRACE, the rest goes on at the
+    next start.
+    """
+    from vpt.serve import Running  # noqa: PLC0415 (the other commands start faster without)
+    from vpt.serve import serve as serve_until_stopped  # noqa: PLC0415
+
+    settings = read_config()
+    logs.setup(settings.log_format, settings.log_level)
+
+    def started(server: Running) -> None:
+        if not quiet and sys.stdout.isatty():
+            click.echo(
+                f"vpt answers at {server.url}\n"
+                "  a token:  vpt token --user me\n"
+                f"  a host:   HOST_JOIN_TOKEN=$(cat {settings.vpt_data_dir}/host_join_token)"
+                f" vpt host --server {server.url} --name pi-1"
+            )
+
+    sys.exit(run(serve_until_stopped(settings, started)))
+
+
+@cli.command()
+@click.option("--user", required=True, help="Whose it is; it stands in logs and records.")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.OPERATOR.value,
+    show_default=True,
+    help="viewer reads, operator also writes and runs, admin also manages, host joins as --user.",
+)
+@click.option(
+    "--days", type=click.FloatRange(0, 3650, min_open=True), default=30.0, show_default=True
+)
+def token(user: str, role: str, days: float) -> None:
+    """Print a token signed with SECRET_KEY (the one of this data folder, or of the environment)."""
+    settings = read_config()
+    if not user or len(user) > 200:  # noqa: PLR2004
+        raise click.BadParameter("1 to 200 characters", param_hint="--user")
+    click.echo(issue_token(str(settings.secret_key), user, Role(role), days))
+
+
+@cli.command("migrate")
+def migrate_command() -> None:
+    """Bring the database's schema up to date (serve does it too); says what it applied."""
+    settings = read_config()
+    logs.setup(settings.log_format, "warning")
+    applied = run(_migrate(settings))
+    click.echo(f"{applied} migrations applied" if applied else "the schema is up to date")
+
+
+async def _migrate(settings: Config) -> int:
+    if settings.database_url is not None:
+        return len(await migrate(settings.database_url))
+    server = await start_embedded(settings.vpt_data_dir, bin_dir=settings.vpt_pg_bin)
+    try:
+        return len(await migrate(server.dsn))
+    finally:
+        await server.stop()
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Exit after the campaign, with its exit code.")
+def demo(*, once: bool) -> None:
+    """Show it all: database, server, a host with real devices, and a campaign, live.
+
+    It has a data folder of its own (vpt-demo beside the default one), and takes a free port when
+    SERVER_PORT is in use. The sample test cases run shell commands on this machine.
+    """
+    from vpt.demo import run_demo  # noqa: PLC0415 (the other commands start faster without)
+
+    settings = config.from_env()
+    if settings.vpt_data_dir == config.default_data_dir():
+        settings = replace(settings, vpt_data_dir=_demo_folder(settings.vpt_data_dir))
+    settings = config.with_keys(replace(settings, database_url=None))
+    sys.exit(run(run_demo(settings, once=once)))
+
+
+def _demo_folder(default: Path) -> Path:
+    return default.with_name(f"{default.name}-demo")
+
+
+cli.add_command(host_command)
+
+__all__ = ["ConfigError", "TROUBLE", "USAGE", "cli"]

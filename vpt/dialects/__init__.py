@@ -1,0 +1,1 @@
+"""How to talk to a host: one module a dialect."""

@@ -1,0 +1,128 @@
+"""What may go wrong and how it is told: docstring = default message, class = status and code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VptError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        """Take one sentence for a person; `retry_after` (seconds) becomes `Retry-After`."""
+        self.message = message or (self.__doc__ or "").strip()
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+
+class BadRequestError(VptError):
+    """The request is not understood."""
+
+    status, code = 400, "bad_request"
+
+
+class InvalidError(VptError):
+    """Some fields are not valid."""
+
+    status, code = 400, "invalid"
+
+    def __init__(self, errors: dict[str, object]) -> None:
+        """Take marshmallow's messages: field name to a list of sentences."""
+        super().__init__()
+        self.errors = errors
+
+
+class NoTokenError(VptError):
+    """No token provided"""
+
+    status, code = 401, "no_token"
+
+
+class InvalidTokenError(VptError):
+    """Invalid token"""
+
+    status, code = 401, "invalid_token"
+
+
+class ForbiddenError(VptError):
+    """Your role does not allow this."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFoundError(VptError):
+    """There is no such thing."""
+
+    status, code = 404, "not_found"
+
+
+class NotRegisteredError(VptError):
+    """The host is not registered: register it first."""
+
+    status, code = 404, "not_registered"
+
+
+class ConflictError(VptError):
+    """The present state does not allow this."""
+
+    status, code = 409, "conflict"
+
+
+class PreconditionError(VptError):
+    """The object was changed since you read it: read it again."""
+
+    status, code = 412, "precondition_failed"
+
+
+class TooLargeError(VptError):
+    """The body is too large."""
+
+    status, code = 413, "too_large"
+
+
+class UnprocessableError(VptError):
+    """The request names something that does not exist."""
+
+    status, code = 422, "unprocessable"
+
+
+class LockedError(VptError):
+    """The device is leased by somebody else."""
+
+    status, code = 423, "locked"
+
+
+class UnavailableError(VptError):
+    """The service cannot do this now: try again in a moment."""
+
+    status, code = 503, "unavailable"
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class DatabaseAwayError(UnavailableError):
+    """The database does not answer: try again in a moment."""
+
+    code = "database_away"
+
+
+class HostUnreachableError(UnavailableError):
+    """The host is not reachable."""
+
+    code = "host_unreachable"
+
+
+class BadGatewayError(VptError):
+    """The host's answer was not understood."""
+
+    status, code = 502, "host_error"
+
+
+class ActionTimeoutError(VptError):
+    """The action did not finish in time."""
+
+    status, code = 504, "action_timeout"

@@ -1,0 +1,186 @@
+"""`vpt host`: the command that starts a host."""
+
+import asyncio
+import logging
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+from yarl import URL
+
+from vpt.host.server import run_host
+from vpt.host.settings import HostSettings
+
+TROUBLE = 2
+USAGE = 4
+GREATEST_PORT = 65535
+
+
+class Unfit(click.UsageError):
+    """The options make no sense on this machine."""
+
+    exit_code = USAGE
+
+
+class CannotRun(click.ClickException):
+    """Something around the host is in its way."""
+
+    exit_code = TROUBLE
+
+
+def default_name() -> str:
+    """This machine's name, made to fit."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "host"
+
+
+@click.command("host", short_help="Hold devices and run their actions.")
+@click.option(
+    "--server",
+    required=True,
+    envvar="VPT_SERVER",
+    show_envvar=True,
+    metavar="URL",
+    help="The vpt server, e.g. http://10.0.0.5:5109. A password in it is used as the join token.",
+)
+@click.option(
+    "--name", default=default_name, metavar="NAME", help="Name of this host [this machine's name]."
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    default=("desktop",),
+    show_default=True,
+    metavar="KIND[:MODEL][=ID]",
+    help="A device: desktop, or web (a browser). May be given again; tell two of a kind apart "
+    "by an id: --device web=left --device web=right. The model, which test cases ask for, is "
+    "the kind unless told.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS[:PORT]",
+    help="Where the server reaches this host; without a port a free one is taken.",
+)
+@click.option(
+    "--advertise",
+    metavar="URL",
+    help="The URL that the server shall use, where it differs (port forwarding, a TLS proxy).",
+)
+@click.option(
+    "--join-token",
+    envvar="HOST_JOIN_TOKEN",
+    show_envvar=True,
+    metavar="TOKEN",
+    help="What lets this host join. Better by the environment: a command line can be seen.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the journal and the host's own secret are kept [the user's data folder].",
+)
+@click.option(
+    "--allow-shell",
+    is_flag=True,
+    help="Let test cases run any shell command here, as this user. For trusted labs only.",
+)
+@click.option(
+    "--heartbeat", default=30.0, show_default=True, metavar="SECONDS", help="Between heartbeats."
+)
+def host_command(**options: Any) -> None:
+    """Hold devices, run their actions, and keep the server informed.
+
+    The host registers itself at the server, sends heartbeats, and stays while the server is
+    away. Each device runs one action at a time; an action that the server sends twice is done
+    once, and a cancelled one is really stopped. Only the server can call the host: it makes a
+    secret of its own at the first start and tells it to the server alone.
+
+    Ctrl-C or SIGTERM stops it cleanly: the server is told, running actions are ended.
+
+    \b
+    A desktop:    vpt host --server http://10.0.0.5:5109 --listen 0.0.0.0
+    Two browsers: vpt host --server http://10.0.0.5:5109 --device web=a --device web=b
+    """
+    configure_logging()
+    try:
+        asyncio.run(_until_signal(read_settings(**options)))
+    except ValueError as error:
+        raise Unfit(str(error)) from error
+    except OSError as error:
+        raise CannotRun(f"the host cannot run: {error}") from error
+
+
+def read_settings(**options: Any) -> HostSettings:
+    """The options as settings; ValueError names what is wrong."""
+    server = URL(options["server"])
+    listen, port = read_address(options["listen"])
+    return HostSettings(
+        server=str(server.with_user(None)) if server.user or server.password else str(server),
+        name=options["name"],
+        devices=options["devices"],
+        listen=listen,
+        port=port,
+        advertise=options["advertise"],
+        join_token=options["join_token"] or server.password,
+        data_dir=options["data_dir"],
+        allow_shell=options["allow_shell"],
+        heartbeat_s=options["heartbeat"],
+    )
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Split `ADDRESS[:PORT]`; an IPv6 address with a port stands in brackets."""
+    match = re.fullmatch(
+        r"\[([^]]+)\](?::(\d{1,5}))?|([^:]*)(?::(\d{1,5}))?|([\w.%]*:[\w.%]*:[\w.:%]*)", text
+    )
+    if match is None:
+        raise ValueError(f"listen: {text!r} is not ADDRESS[:PORT]")
+    address = match[1] or match[3] or match[5] or "127.0.0.1"
+    port = int(match[2] or match[4] or 0)
+    if port > GREATEST_PORT:
+        raise ValueError(f"listen: there is no port {port}")
+    return address, port
+
+
+def configure_logging() -> None:
+    """Events for people on a terminal, JSON lines otherwise; on standard error."""
+    terminal = sys.stderr.isatty()
+    last: list[Any] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if terminal
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _until_signal(settings: HostSettings) -> None:
+    """Run the host until the first SIGTERM or SIGINT; further ones do not disturb the stop."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(run_host(settings), name="host")
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await asyncio.wait({running})
+    if not running.cancelled():
+        running.result()

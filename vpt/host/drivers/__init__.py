@@ -1,0 +1,6 @@
+"""Drivers: how each kind of device does its actions."""
+
+from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params
+from vpt.host.drivers.desktop import DesktopDriver
+
+__all__ = ["ActionFailed", "BadAction", "DesktopDriver", "Driver", "Job", "Outcome", "Params"]

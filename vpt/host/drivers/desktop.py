@@ -1,0 +1,150 @@
+"""The desktop: shell commands, HTTP requests and waiting on the host itself."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import aiohttp
+from yarl import URL
+
+from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params, Tail
+from vpt.host.drivers.shell import Shell
+
+SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class DesktopDriver(Driver):
+    """Acts on the machine it runs on."""
+
+    def __init__(self, *, allow_shell: bool) -> None:
+        """Shell commands are refused unless `allow_shell`."""
+        self._allow_shell = allow_shell
+        self._shell = Shell()
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Desktop, which one, and what it may do."""
+        system = SYSTEMS.get(sys.platform, sys.platform)
+        shell = ("shell",) if self._allow_shell else ()
+        return ("desktop", f"desktop_{system}", "http", *shell)
+
+    @property
+    def commands(self) -> Mapping[str, Callable[[Params], Job]]:
+        """By the names that test cases use."""
+        return {
+            "execute_bash_command": self._bash,
+            "http_request": self._http,
+            "wait": wait,
+        }
+
+    async def stop(self) -> None:
+        """End the shell command; requests and waits have ended with their job."""
+        await self._shell.stop()
+
+    async def close(self) -> None:
+        """End the helper process and the connections."""
+        await self._shell.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def _bash(self, params: Params) -> Job:
+        if not self._allow_shell:
+            message = "shell commands are off; start the host with --allow-shell to trust them"
+            raise BadAction(message, "shell_disabled")
+        run = partial(
+            self._run_bash,
+            _without_nul(params.text("command")),
+            params.whole("expected_exit_code", 0),
+            params.optional_text("expected_output"),
+        )
+        return Job(run, params.limit())
+
+    async def _run_bash(self, command: str, exit_code: int, wanted: str | None) -> Outcome:
+        tail = Tail(wanted)
+        code = await self._shell.run(command, tail)
+        if code != exit_code:
+            raise ActionFailed(f"exit code: expected {exit_code}, got {code}", tail.text())
+        if not tail.found:
+            raise ActionFailed(f"output: expected {wanted!r} in it, not found", tail.text())
+        return Outcome(tail.text())
+
+    def _http(self, params: Params) -> Job:
+        method = params.text("method", "GET").upper()
+        if method not in METHODS:
+            raise BadAction(f"method: one of {', '.join(METHODS)} is needed")
+        url = _web_address(params.text("url"))
+        options = {"headers": params.mapping("headers"), **_payload(params)}
+        status = params.whole("expected_status", 200)
+        run = partial(
+            self._run_http, method, url, options, status, params.optional_text("expected_text")
+        )
+        return Job(run, params.limit())
+
+    async def _run_http(
+        self, method: str, url: str, options: dict[str, object], status: int, wanted: str | None
+    ) -> Outcome:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None)  # the job's limit is the bound
+            self._session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
+            )
+        tail = Tail(wanted)
+        try:
+            async with self._session.request(method, url, **options) as response:  # type: ignore[arg-type]
+                async for chunk in response.content.iter_chunked(64 * 1024):
+                    tail.feed(chunk)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ActionFailed(f"{method} {url}: {error or type(error).__name__}") from error
+        return _judge(response, status, wanted, tail)
+
+
+def wait(params: Params) -> Job:
+    """Wait `seconds`, or `wait_time` milliseconds."""
+    if "wait_time" in params:
+        pause = params.seconds("wait_time", 0, per_second=1000)
+    elif "seconds" in params:
+        pause = params.seconds("seconds", 0)
+    else:
+        raise BadAction("seconds: a number of seconds is needed")
+    return Job(partial(_pause, pause), pause + 10)
+
+
+async def _pause(seconds: float) -> Outcome:
+    await asyncio.sleep(seconds)
+    return Outcome(f"waited {seconds:g} s")
+
+
+def _web_address(text: str) -> str:
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise BadAction("url: an http or https URL is needed")
+    return text
+
+
+def _payload(params: Params) -> dict[str, object]:
+    if "json" in params:
+        return {"json": params.get("json")}
+    return {"data": params.text("body").encode()} if "body" in params else {}
+
+
+def _judge(
+    response: aiohttp.ClientResponse, status: int, wanted: str | None, tail: Tail
+) -> Outcome:
+    text = f"HTTP {response.status} {response.reason or ''}\n{tail.text()}"
+    if response.status != status:
+        raise ActionFailed(f"status: expected {status}, got {response.status}", text)
+    if not tail.found:
+        raise ActionFailed(f"text: expected {wanted!r} in the answer, not found", text)
+    return Outcome(text)
+
+
+def _without_nul(command: str) -> str:
+    if "\0" in command:
+        raise BadAction("command: NUL cannot be in a command")
+    return command

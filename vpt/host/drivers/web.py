@@ -1,0 +1,248 @@
+"""The web: a real Chromium that is driven by Playwright."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params
+
+try:
+    from playwright.async_api import Browser, Error, Locator, Page, Playwright, async_playwright
+except ImportError as error:
+    raise ValueError("a web device needs Playwright: pip install 'vpt[web]'") from error
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SCHEMES = ("http://", "https://", "about:blank", "data:")
+WAIT_S = 30
+LAUNCH_S = 60
+CLOSE_S = 5
+SPARE_S = 15
+
+Act = Callable[[Page], Awaitable[str | None]]
+
+
+class WebDriver(Driver):
+    """One browser with one page."""
+
+    def __init__(self) -> None:
+        """Find the browser; ValueError when there is none. It starts when it is first opened."""
+        found = [path for name in BROWSERS if (path := shutil.which(name))]
+        if not found:
+            raise ValueError(f"a web device needs a browser: one of {', '.join(BROWSERS)}")
+        self._path = found[0]
+        self._playwright: Playwright | None = None
+        self._browser: Browser | None = None
+        self._page: Page | None = None
+        self._doing: asyncio.Task[Outcome] | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """A browser, and which one."""
+        return ("web", "web_chromium")
+
+    @property
+    def commands(self) -> Mapping[str, Callable[[Params], Job]]:
+        """By the names that test cases use."""
+        return {
+            "open_browser": lambda _: self._job(self._open, LAUNCH_S),
+            "close_browser": lambda _: self._job(self._close, LAUNCH_S),
+            "take_screenshot": lambda _: self._job(self._picture, WAIT_S),
+            "navigate_to_url": self._navigate,
+            "click_element": self._click,
+            "fill": self._fill,
+            "press_key": self._press,
+            "wait_for_text": self._wait_for_text,
+        }
+
+    async def stop(self) -> None:
+        """Close the page; the browser too when that does not work."""
+        await self._close_page()
+        if self._doing is not None:
+            await asyncio.wait({self._doing}, timeout=LAUNCH_S)
+            await self._close_page()  # an opening that was under way has made one
+        if self._doing is not None and not self._doing.done():
+            await self._shut()
+            await asyncio.wait({self._doing})
+
+    async def evidence(self) -> bytes | None:
+        """The page as it is."""
+        page = self._page
+        if page is None or page.is_closed():
+            return None
+        try:
+            return await page.screenshot(timeout=CLOSE_S * 1000)
+        except Error:
+            return None
+
+    async def close(self) -> None:
+        """End the browser."""
+        await self._shut()
+
+    def _job(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Job:
+        return Job(partial(self._apart, run), limit_s + SPARE_S)
+
+    def _on_page(self, params: Params, act: Callable[[Page, float], Awaitable[str | None]]) -> Job:
+        """A job on the open page; `act` gets the page and its time limit in milliseconds."""
+        limit_s = params.seconds("timeout", WAIT_S)
+
+        async def run() -> Outcome:
+            # Playwright takes 0 for "for ever"
+            return Outcome(await act(self._open_page(), max(1, limit_s * 1000)))
+
+        return self._job(run, limit_s)
+
+    async def _apart(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Do it in a task of its own; when this is cancelled, `stop` ends that one."""
+        self._doing = asyncio.create_task(_in_words(run), name="web-action")
+        return await asyncio.shield(self._doing)
+
+    async def _open(self) -> Outcome:
+        if self._page is not None and not self._page.is_closed() and self._connected():
+            return Outcome("the browser is open")
+        if not self._connected():
+            await self._shut()
+            await self._launch()
+        if self._browser is None:
+            raise ActionFailed("the browser did not start")
+        self._page = await self._browser.new_page()
+        self._page.on("crash", self._crashed)
+        return Outcome(f"Chromium {self._browser.version}")
+
+    async def _launch(self) -> None:
+        self._playwright = await async_playwright().start()
+        self._browser = await self._playwright.chromium.launch(
+            executable_path=self._path,
+            headless=True,
+            chromium_sandbox=os.geteuid() != 0,  # Chromium refuses its sandbox to root
+            args=list(FLAGS),
+            timeout=LAUNCH_S * 1000,
+            handle_sigint=False,
+            handle_sigterm=False,
+            handle_sighup=False,
+        )
+
+    async def _close(self) -> Outcome:
+        await self._shut()
+        return Outcome("the browser is closed")
+
+    async def _picture(self) -> Outcome:
+        page = self._open_page()
+        picture = await page.screenshot(timeout=WAIT_S * 1000)
+        return Outcome(page.url, picture)
+
+    def _navigate(self, params: Params) -> Job:
+        url = params.text("url")
+        if not url.lower().startswith(SCHEMES):
+            raise BadAction("url: an http or https URL is needed")
+
+        async def act(page: Page, limit_ms: float) -> str:
+            response = await page.goto(url, timeout=limit_ms)
+            status = f"HTTP {response.status} " if response else ""
+            return f"{status}{page.url} {await page.title()}".strip()
+
+        return self._on_page(params, act)
+
+    def _click(self, params: Params) -> Job:
+        find = _finder(params)
+
+        async def act(page: Page, limit_ms: float) -> None:
+            await find(page).click(timeout=limit_ms)
+
+        return self._on_page(params, act)
+
+    def _fill(self, params: Params) -> Job:
+        find, value = _finder(params), params.text("value", "")
+
+        async def act(page: Page, limit_ms: float) -> None:
+            await find(page).fill(value, timeout=limit_ms)
+
+        return self._on_page(params, act)
+
+    def _press(self, params: Params) -> Job:
+        key = params.text("key")
+
+        async def act(page: Page, _limit_ms: float) -> None:
+            await page.keyboard.press(key)
+
+        return self._on_page(params, act)
+
+    def _wait_for_text(self, params: Params) -> Job:
+        text = params.text("text")
+
+        async def act(page: Page, limit_ms: float) -> None:
+            await page.get_by_text(text).first.wait_for(state="visible", timeout=limit_ms)
+
+        return self._on_page(params, act)
+
+    def _connected(self) -> bool:
+        return self._browser is not None and self._browser.is_connected()
+
+    def _open_page(self) -> Page:
+        if self._page is None or self._page.is_closed():
+            raise ActionFailed("no browser is open: use open_browser first")
+        return self._page
+
+    def _crashed(self, page: Page) -> None:
+        if page is self._page:
+            self._page = None
+
+    async def _close_page(self) -> None:
+        page, self._page = self._page, None
+        if page is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await page.close()
+        except (Error, TimeoutError):
+            await self._shut()
+
+    async def _shut(self) -> None:
+        """End the browser and its driver, whatever state they are in."""
+        browser, self._browser = self._browser, None
+        playwright, self._playwright = self._playwright, None
+        self._page = None
+        if browser is not None:
+            await _in_time(browser.close())
+        if playwright is not None:
+            await _in_time(playwright.stop())
+
+
+async def _in_time(ending: Coroutine[Any, Any, None]) -> None:
+    """Wait for an end, but not for ever, and not for what is broken anyway."""
+    with suppress(Error, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await ending
+
+
+async def _in_words(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Say what went wrong in the browser, without the call log that follows it."""
+    try:
+        return await run()
+    except Error as error:
+        raise ActionFailed(error.message.partition("Call log:")[0].strip()) from error
+
+
+def _finder(params: Params) -> Callable[[Page], Locator]:
+    """How to find the element: by `selector`, by `element_id`, or by the `text` it shows."""
+    if "selector" in params:
+        selector = params.text("selector")
+        return lambda page: page.locator(selector).first
+    if "element_id" in params:
+        quoted = params.text("element_id").replace("\\", "\\\\").replace('"', '\\"')
+        return lambda page: page.locator(f'[id="{quoted}"]').first
+    if "text" in params:
+        text = params.text("text")
+        return lambda page: page.get_by_text(text).first
+    raise BadAction("selector, element_id or text: one is needed to find the element")

@@ -1,0 +1,59 @@
+"""The host's folder on disk: for one process at a time, with the secret that makes it itself."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SECRET_LENGTH = 32
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """Hold the folder for this process; OSError when another one has it or it cannot be made."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another vpt host is using {folder}") from None
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def host_secret(folder: Path) -> str:
+    """The secret with which the server must call this host: made once, then always the same."""
+    path = folder / "host_secret"
+    if path.exists():
+        path.chmod(0o600)
+        kept = path.read_text(encoding="ascii", errors="replace").strip()
+        if len(kept) >= SECRET_LENGTH:
+            return kept
+    made = secrets.token_urlsafe(SECRET_LENGTH)
+    _write_private(path, made)
+    return made
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_private(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    sync_folder(path.parent)

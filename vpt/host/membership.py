@@ -1,0 +1,124 @@
+"""Membership: being known to the server, from the registration over heartbeats to the farewell."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NoReturn
+
+import aiohttp
+import structlog
+
+from vpt.host.stats import system_stats
+
+CALL_S = 10
+FAREWELL_S = 2
+LONGEST_PAUSE_S = 30
+GREATEST_REPLY = 64 * 1024
+
+log = structlog.get_logger()
+
+
+class Membership:
+    """Keeps one host registered; never gives up while it is kept running."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        server: str,
+        token: str | None,
+        card: Mapping[str, Any],
+        *,
+        folder: Path,
+        heartbeat_s: float,
+    ) -> None:
+        """Register `card` (the body of the registration) at `server` with the join token.
+
+        Heartbeats every `heartbeat_s` seconds tell how full the disk of `folder` is.
+        """
+        self._session = session
+        self._base = server.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._card = card
+        self._folder = folder
+        self._heartbeat_s = heartbeat_s
+        self._trouble: object = None
+        self._known = False
+
+    async def keep(self) -> NoReturn:
+        """Register, and again whenever the server does not know the host; until cancelled."""
+        while True:
+            await self._register()
+            await self._beat()
+
+    async def leave(self) -> None:
+        """Tell the server that the host goes, within two seconds; a failure is only logged."""
+        if self._known:
+            status, reason = await self._post(
+                f"{self._card['host_name']}/unregister", {}, FAREWELL_S
+            )
+            log.info("host_unregistered", status=status, reason=reason)
+
+    async def _register(self) -> None:
+        for pause in _pauses(LONGEST_PAUSE_S):
+            status, reason = await self._post("register", self._card)
+            if status == HTTPStatus.OK:
+                self._known, self._trouble = True, None
+                log.info("host_registered", host_id=self._card["host_name"], server=self._base)
+                return
+            self._note("host_not_registered", status, reason)
+            await asyncio.sleep(pause)
+
+    async def _beat(self) -> None:
+        """Send heartbeats until the server says that it does not know the host."""
+        pauses = _pauses(self._heartbeat_s)
+        pause = self._heartbeat_s
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 (only jitter)
+            stats = await asyncio.to_thread(system_stats, self._folder)
+            path = f"{self._card['host_name']}/heartbeat"
+            status, reason = await self._post(path, {"system_stats": stats})
+            if status == HTTPStatus.NOT_FOUND:
+                log.info("host_forgotten", host_id=self._card["host_name"])
+                return
+            if status == HTTPStatus.OK and self._trouble is not None:
+                log.info("host_heartbeat_back", host_id=self._card["host_name"])
+            if status == HTTPStatus.OK:
+                self._trouble, pause, pauses = None, self._heartbeat_s, _pauses(self._heartbeat_s)
+            else:
+                self._note("host_heartbeat_lost", status, reason)
+                pause = next(pauses)
+
+    def _note(self, event: str, status: int | None, reason: str) -> None:
+        """Log a trouble once, not at each try."""
+        if self._trouble != (event, status):
+            self._trouble = (event, status)
+            log.warning(event, server=self._base, status=status, reason=reason)
+
+    async def _post(
+        self, path: str, body: Mapping[str, Any], limit_s: float = CALL_S
+    ) -> tuple[int | None, str]:
+        """The status (None: no answer) and what the server said; redirects are not followed."""
+        try:
+            async with (
+                asyncio.timeout(limit_s),
+                self._session.post(
+                    f"{self._base}/api/hosts/{path}",
+                    json=body,
+                    headers=self._headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                said = await response.content.read(GREATEST_REPLY)
+                return response.status, said[:200].decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return None, str(error) or type(error).__name__
+
+
+def _pauses(longest_s: float) -> Iterator[float]:
+    """Seconds to wait before each further try: from one half up to `longest_s`, with jitter."""
+    pause = 0.5
+    while True:
+        yield min(pause, longest_s) * random.uniform(0.8, 1.2)  # noqa: S311 (only jitter)
+        pause = min(pause * 2, longest_s)

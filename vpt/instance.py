@@ -1,0 +1,57 @@
+"""One server a database: a row with the server's id and expiry, renewed while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import structlog
+
+from vpt.db import Database
+from vpt.errors import DatabaseAwayError
+
+log = structlog.get_logger(__name__)
+
+TTL = 12.0  # seconds; a killed server's row is free after that
+WAIT = 15.0  # seconds that a second start waits
+RENEW = 5.0  # seconds
+
+
+class TakenError(Exception):
+    """Another vpt server uses this database: stop it first, or give this one its own."""
+
+
+class Instance:
+    """This server's claim on its database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._id = uuid4().hex
+
+    async def claim(self, *, alone: bool) -> None:
+        """Take the row; `alone` says that no other server can be alive. TakenError after WAIT."""
+        if alone:
+            await self._db.row("clear_instance")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + WAIT
+        while not await self._take():
+            if loop.time() >= until:
+                raise TakenError(TakenError.__doc__)
+            await asyncio.sleep(0.25)
+
+    async def keep(self) -> None:
+        """Renew the row for ever; raise TakenError when another server has it."""
+        while True:
+            await asyncio.sleep(RENEW)
+            try:
+                if not await self._take():
+                    raise TakenError(TakenError.__doc__)
+            except DatabaseAwayError:
+                log.warning("database_away")
+
+    async def drop(self) -> None:
+        """Give the row back."""
+        await self._db.row("drop_instance", id=self._id)
+
+    async def _take(self) -> bool:
+        return await self._db.row("claim_instance", id=self._id, ttl_s=TTL) is not None

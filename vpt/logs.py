@@ -1,0 +1,83 @@
+"""Logging: structlog as JSON or for a terminal, and other libraries' records in the same form."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from structlog.typing import Processor
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
+    """Log to `stream` (stderr) from now on.
+
+    `log_format` is console or json, `log_level` debug, info, warning or error.
+    """
+    out = stream or sys.stderr
+    level = _LEVELS[log_level]
+    as_json = log_format == "json"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, *_renderers(as_json=as_json)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=(
+            structlog.BytesLoggerFactory(out.buffer)
+            if as_json
+            else structlog.WriteLoggerFactory(out)
+        ),
+        cache_logger_on_first_use=True,
+    )
+    _take_over(shared, level, out, as_json=as_json)
+
+
+def _renderers(*, as_json: bool) -> list[Processor]:
+    # Rich tracebacks block the loop for about 100 ms and print local variables: plain ones only.
+    if as_json:
+        return [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_dumps),
+        ]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+
+
+def _dumps(value: Any, **_: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # lone surrogates, numbers beyond 64 bits
+        return orjson.dumps({key: repr(item) for key, item in value.items()})
+
+
+def _take_over(shared: list[Processor], level: int, out: TextIO, *, as_json: bool) -> None:
+    """Send what libraries log by `logging` the same way, warnings and worse only."""
+    renderers = _renderers(as_json=as_json)
+    if as_json:
+        renderers[-1] = structlog.processors.JSONRenderer(
+            serializer=lambda value, **options: _dumps(value, **options).decode()
+        )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    handler.addFilter(_without_strangers_mistakes)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def _without_strangers_mistakes(record: logging.LogRecord) -> bool:
+    """Drop what is no HTTP: aiohttp answers it with 400, its traceback tells nobody anything."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

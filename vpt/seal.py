@@ -1,0 +1,31 @@
+"""Sealing: what hosts tell us in confidence is stored so that the database alone cannot read it."""
+
+from __future__ import annotations
+
+import base64
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_PURPOSE = b"vpt host secrets"
+_KEY_BYTES = 32
+
+
+class Sealer:
+    """Seals strings under a key derived from SECRET_KEY."""
+
+    def __init__(self, secret_key: str) -> None:
+        derive = HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=None, info=_PURPOSE)
+        self._fernet = Fernet(base64.urlsafe_b64encode(derive.derive(secret_key.encode())))
+
+    def seal(self, secret: str) -> bytes:
+        """Give `secret` encrypted and authenticated; twice the same gives two different seals."""
+        return self._fernet.encrypt(secret.encode())
+
+    def open(self, sealed: bytes) -> str | None:
+        """Give what was sealed, or None when SECRET_KEY is another now or it is broken."""
+        try:
+            return self._fernet.decrypt(bytes(sealed)).decode()
+        except InvalidToken:
+            return None

@@ -1,0 +1,124 @@
+"""The server as a process: everything started in order, and stopped in the reverse one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import structlog
+from aiohttp import web
+
+from vpt import embedded
+from vpt.actors.lab import Lab
+from vpt.config import Config
+from vpt.db import Database, migrate
+from vpt.dialects.document import DocumentDialect
+from vpt.errors import DatabaseAwayError
+from vpt.events import Events
+from vpt.instance import Instance
+from vpt.web.app import make_app
+
+log = structlog.get_logger(__name__)
+
+_WEB_GRACE = 2.0  # seconds for requests that are being answered at the stop
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers at `url`; `kept` ends with an error when it may serve no longer."""
+
+    url: str
+    config: Config
+    kept: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Running]:
+    """Run the server; `config` has its keys.
+
+    Raises EmbeddedError, DatabaseAwayError, TakenError or OSError when it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        config, alone = await _with_database(stack, config)
+        db = Database(str(config.database_url))
+        stack.push_async_callback(db.close)
+        await db.open()
+        kept = await _claim(stack, db, alone=alone)
+        events, dialect = Events(), DocumentDialect()
+        stack.push_async_callback(dialect.close)
+        lab = Lab(config, db, events, dialect)
+        stack.push_async_callback(lab.stop)
+        await lab.start()
+        url = await _listen(stack, make_app(config, db, lab, events), config)
+        stack.push_async_callback(lab.settle, config.shutdown_grace)
+        log.info("server_started", url=url)
+        yield Running(url, config, kept)
+        log.info("server_stopping")
+    log.info("server_stopped")
+
+
+async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config, bool]:
+    """Start the embedded database when none is given, then migrate.
+
+    Also give whether no other server can be alive on it.
+    """
+    alone = False
+    if config.database_url is None:
+        server = await embedded.start(
+            config.vpt_data_dir, port=config.vpt_pg_port, bin_dir=config.vpt_pg_bin
+        )
+        stack.push_async_callback(server.stop)
+        config = replace(config, database_url=server.dsn, embedded=True)
+        alone = server.owned
+    await migrate(str(config.database_url))
+    return config, alone
+
+
+async def _claim(stack: AsyncExitStack, db: Database, *, alone: bool) -> asyncio.Task[None]:
+    """Become the database's one server, and stay it until the stop."""
+    instance = Instance(db)
+    await instance.claim(alone=alone)
+    stack.push_async_callback(_drop, instance)
+    kept = asyncio.get_running_loop().create_task(instance.keep(), name="instance")
+    stack.push_async_callback(_end, kept)
+    return kept
+
+
+async def _drop(instance: Instance) -> None:
+    with suppress(DatabaseAwayError):
+        await instance.drop()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> str:
+    """Answer on SERVER_HOST:SERVER_PORT; give the URL under which it is reached."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_WEB_GRACE)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, config.server_host, config.server_port)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    name = f"[{host}]" if ":" in host else host
+    return config.server_url or f"http://{name}:{port}"
+
+
+async def serve(config: Config, started: Callable[[Running], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT, or raise TakenError when another server took over."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as server:
+        started(server)
+        stopped = loop.create_task(stop.wait(), name="stop signal")
+        await asyncio.wait([stopped, server.kept], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if server.kept.done():
+            server.kept.result()

@@ -1,0 +1,206 @@
+"""Where a host may be: the rules that keep vpt from being sent to places that are no host.
+
+A URL is checked when a host registers; what its name resolves to is checked at each connect.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from vpt.errors import InvalidError
+from vpt.model import Credential
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+LONGEST_URL = 2048
+_LONGEST_NAME = 253
+_VISIBLE = re.compile(r"[!-~]+")
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+#: Resolvers read a name that ends so as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
+
+#: Clouds hand out credentials there; 169.254.169.254 falls to the link-local rule.
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
+_METADATA_NAMES = frozenset(
+    (
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+    )
+)
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+#: NAT64 (also for local use) and IPv4-compatible: the last 32 bits are an IPv4 address.
+_CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+
+
+def check_host_url(url: str, *, peer: str, credential: Credential) -> str:
+    """Give `url` normalised, without a trailing slash, when a host at `peer` may be there.
+
+    `peer` is the address of the socket over which the host registers; "" when it has none.
+    Raises InvalidError (400) on `host_url` with the reason.
+    """
+    parts = _split(url)
+    name = (parts.hostname or "").rstrip(".").lower()
+    address = _address_of(name)
+    peer_address = parse_address(peer)
+    _check_place(name, address, peer_address)
+    if credential is Credential.OPEN and not _is_peer(name, address, peer_address):
+        raise _refused("a host without a credential may only name the address it registers from")
+    shown = f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address or name)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{shown}{port}{parts.path.rstrip('/')}"
+
+
+def parse_address(text: str) -> Address | None:
+    """Read an IP address as sockets and resolvers give it; IPv4 in IPv6 becomes IPv4."""
+    try:
+        return _plain(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def forbidden(address: Address) -> str | None:
+    """Say why no host can be at `address`, or None; loopback is for the caller to judge."""
+    for each in _meant(address):
+        if each in _METADATA:
+            return "metadata addresses are refused"
+        if each.is_link_local:
+            return "link-local addresses are refused"
+        if _is_no_machine(each):
+            return "unspecified, multicast, broadcast and reserved addresses are refused"
+    return None
+
+
+def is_loopback(address: Address) -> bool:
+    """Tell whether `address`, however wrapped, is this machine's own."""
+    return any(each.is_loopback for each in _meant(address))
+
+
+def is_local_name(name: str) -> bool:
+    """Tell whether `name` is localhost: the only names that may resolve to a loopback address."""
+    name = name.rstrip(".").lower()
+    return name == "localhost" or name.endswith(".localhost")
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves names and leaves out every address where no host may be.
+
+    A loopback address is left out unless the name is localhost. aiohttp asks no resolver about
+    literal addresses: check_host_url has judged those.
+    """
+
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
+        self._inner = inner or ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Give the allowed addresses of `host`; OSError when it has none."""
+        found = await self._inner.resolve(host, port, family)
+        allowed = [entry for entry in found if self._allows(host, entry["host"])]
+        if not allowed:
+            raise OSError(None, f"{host} resolves to addresses where no host may be")
+        return allowed
+
+    async def close(self) -> None:
+        """Close the resolver below."""
+        await self._inner.close()
+
+    @staticmethod
+    def _allows(name: str, text: str) -> bool:
+        address = parse_address(text)
+        if address is None or forbidden(address):
+            return False
+        return is_local_name(name) or not is_loopback(address)
+
+
+def _split(url: str) -> SplitResult:
+    """Take the URL apart; what one reader could take differently from another is refused."""
+    if len(url) > LONGEST_URL or not _VISIBLE.fullmatch(url) or "\\" in url:
+        raise _refused("expected a URL of visible ASCII characters, at most 2048")
+    if any(sign in url for sign in "?#@"):
+        raise _refused("user info, query and fragment are refused")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _refused("expected a URL such as http://10.0.0.5:6109") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _refused("expected http:// or https:// and a host")
+    if parts.netloc.startswith("[") and ":" not in parts.hostname:
+        raise _refused("expected an IPv6 address between the brackets")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise _refused("expected a port from 1 to 65535")
+    return parts
+
+
+def _address_of(name: str) -> Address | None:
+    """Give the address that `name` spells, None when it is a name; refuse what is neither."""
+    address = None if "%" in name else parse_address(name)
+    if address is not None:
+        return address
+    if _NUMBER.fullmatch(name):
+        raise _refused("expected IPv4 addresses as four decimal numbers")
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise _refused("expected a host name of letters, digits, '-', '_' and '.'")
+    return None
+
+
+def _check_place(name: str, address: Address | None, peer: Address | None) -> None:
+    why = forbidden(address) if address else None
+    if why or name in _METADATA_NAMES:
+        raise _refused(why or "metadata addresses are refused")
+    here = is_loopback(address) if address else is_local_name(name)
+    if here and not (peer and is_loopback(peer)):
+        raise _refused("a loopback address is for a host on the server's own machine")
+
+
+def _is_peer(name: str, address: Address | None, peer: Address | None) -> bool:
+    if peer is None:
+        return False
+    if is_loopback(peer):  # one machine, however it is spelt
+        return is_loopback(address) if address else is_local_name(name)
+    return address == peer
+
+
+def _is_no_machine(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv4Address):
+        reserved = address.is_reserved or address in _THIS_NETWORK
+    else:
+        reserved = address.is_unspecified
+    return reserved or address.is_multicast
+
+
+def _plain(address: Address) -> Address:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _meant(address: Address) -> Iterable[Address]:
+    """Give the address and the IPv4 address that an IPv6 one carries, if any."""
+    plain = _plain(address)
+    yield plain
+    if isinstance(plain, ipaddress.IPv6Address):
+        if plain.sixtofour:
+            yield plain.sixtofour
+        # ::1 and :: lie in ::/96 but carry nothing
+        if int(plain) > 1 and any(plain in network for network in _CARRIERS):
+            yield ipaddress.IPv4Address(int(plain) & 0xFFFFFFFF)
+
+
+def _refused(why: str) -> InvalidError:
+    return InvalidError({"host_url": [why]})

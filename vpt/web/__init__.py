@@ -1,0 +1,1 @@
+"""The web server: REST routes by resource, Socket.IO, and who may call what."""

@@ -1,0 +1,58 @@
+"""The application: what it is made of, wired together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp_cors
+from aiohttp import web
+
+from vpt.artifacts import Artifacts
+from vpt.config import Config
+from vpt.db import Database
+from vpt.events import Events
+from vpt.web import (
+    campaigns,
+    devices,
+    executions,
+    hosts,
+    pages,
+    screenshots,
+    sockets,
+    system,
+    testcases,
+)
+from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
+from vpt.web.middlewares import REQUEST_ID, gate
+
+if TYPE_CHECKING:
+    from vpt.actors.lab import Lab
+
+RESOURCES = (system, testcases, executions, campaigns, hosts, devices, screenshots, pages)
+#: Seconds for which a browser remembers a preflight's answer.
+PREFLIGHT_AGE = 600
+EXPOSED = ("ETag", "Retry-After", REQUEST_ID)
+
+
+def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Application:
+    """Make the application; who calls it opens and closes what it is given."""
+    app = web.Application(middlewares=[gate], client_max_size=config.max_body)
+    app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
+    app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
+    system.setup(app)
+    for resource in RESOURCES:
+        app.add_routes(resource.routes)
+    _allow_origins(app, config.cors_origins)
+    sockets.attach(app)  # after CORS, which it does itself
+    return app
+
+
+def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
+    if not origins:
+        return
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        expose_headers=EXPOSED, allow_headers="*", max_age=PREFLIGHT_AGE
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        cors.add(route)

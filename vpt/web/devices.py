@@ -1,0 +1,174 @@
+"""Devices: what hosts declare and people add, and what people change of them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from marshmallow import Schema, ValidationError, validate, validates_schema
+from marshmallow import fields as f
+
+from vpt.errors import ConflictError, UnprocessableError
+from vpt.model import DeviceStatus, Json, Role
+from vpt.web.auth import needs
+from vpt.web.host_schemas import LABEL, NAME, words
+from vpt.web.keys import DB, LAB
+from vpt.web.requests import (
+    choice_param,
+    found,
+    json_response,
+    json_text,
+    list_response,
+    load_body,
+    no_content,
+    page_of,
+    path_id,
+    text_param,
+)
+
+log = structlog.get_logger(__name__)
+routes = web.RouteTableDef()
+
+#: What a person may wish; the rest comes of what the host does.
+_WISHES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
+
+
+class DeviceEdit(Schema):
+    """The body of PUT: what is not named stays as it is."""
+
+    name = f.String(validate=LABEL)
+    capabilities = words()
+    tags = words()
+    status = f.String(validate=validate.OneOf(_WISHES))
+
+
+class NewDevice(Schema):
+    """The body of POST."""
+
+    name = f.String(required=True, validate=LABEL)
+    model = f.String(required=True, validate=LABEL)
+    host_id = f.String(load_default=None, allow_none=True, validate=NAME)
+    local_id = f.String(load_default=None, allow_none=True, validate=NAME)
+    capabilities = words(load_default=list)
+    tags = words(load_default=list)
+    status = f.String(load_default=None, validate=validate.OneOf(_WISHES))
+
+    @validates_schema
+    def _host_and_local_id_go_together(self, data: Json, **_: Any) -> None:
+        if data.get("host_id") and not data.get("local_id"):
+            raise ValidationError("Required together with host_id.", "local_id")
+        if data.get("local_id") and not data.get("host_id"):
+            raise ValidationError("Required together with local_id.", "host_id")
+
+
+_EDIT, _NEW = DeviceEdit(), NewDevice()
+
+
+@routes.get("/api/devices")
+@needs(Role.VIEWER)
+async def list_devices(request: web.Request) -> web.Response:
+    """List devices, newest first; filters status, model, host_id and tag."""
+    page = page_of(request)
+    rows = await request.app[DB].rows(
+        "device_items",
+        id=None,
+        status=choice_param(request, "status", DeviceStatus),
+        model=text_param(request, "model"),
+        host_id=text_param(request, "host_id"),
+        tag=text_param(request, "tag"),
+        **page.args(),
+    )
+    return list_response(rows, page)
+
+
+@routes.post("/api/devices")
+@needs(Role.OPERATOR)
+async def add_device(request: web.Request) -> web.Response:
+    """Add a device that no host declares; 422 when its host does not exist."""
+    new = await load_body(request, _NEW)
+    host_id = new["host_id"]
+    device_id = f"{host_id}:{new['local_id']}" if host_id else uuid.uuid4().hex
+    if host_id and not await request.app[DB].value("host_exists", id=host_id):
+        raise UnprocessableError(f"There is no host {host_id}.")
+    label = new.pop("name")
+    await request.app[DB].value("add_device", id=device_id, label=label, **new)
+    log.info("device_added", device_id=device_id, host_id=host_id)
+    await _tell_host(request, host_id)
+    return await _shown_live(request, device_id, 201)
+
+
+@routes.get("/api/devices/{id}")
+@needs(Role.VIEWER)
+async def show_device(request: web.Request) -> web.Response:
+    """Show one device."""
+    row = await _row(request, path_id(request))
+    return json_text(row["item"])
+
+
+@routes.put("/api/devices/{id}")
+@needs(Role.OPERATOR)
+async def edit_device(request: web.Request) -> web.Response:
+    """Change what people may change; it outlives every re-registration of the host."""
+    device_id = path_id(request)
+    await _row(request, device_id)
+    body = await load_body(request, _EDIT)
+    edited = await request.app[DB].row(
+        "edit_device",
+        id=device_id,
+        label=body.get("name"),
+        capabilities=body.get("capabilities"),
+        tags=body.get("tags"),
+        status=body.get("status"),
+    )
+    await _tell_host(request, found(edited)["host_id"])
+    log.info("device_edited", device_id=device_id, fields=sorted(body))
+    return await _shown_live(request, device_id, 200)
+
+
+@routes.delete("/api/devices/{id}")
+@needs(Role.OPERATOR)
+async def delete_device(request: web.Request) -> web.Response:
+    """Delete a device that its host does not declare and that nothing holds."""
+    device_id = path_id(request)
+    row = await _row(request, device_id)
+    if await request.app[DB].value("drop_device", id=device_id) is None:
+        raise ConflictError("The device is declared by its host, or busy.")
+    log.info("device_deleted", device_id=device_id, host_id=row["host_id"])
+    await _tell_host(request, row["host_id"])
+    return no_content()
+
+
+async def _row(request: web.Request, device_id: str) -> Any:
+    """Give the device's row of `device_items`; NotFoundError when there is none."""
+    return found(
+        await request.app[DB].row(
+            "device_items",
+            id=device_id,
+            status=None,
+            model=None,
+            host_id=None,
+            tag=None,
+            before_at=None,
+            before_id=None,
+            limit=1,
+        )
+    )
+
+
+async def _shown_live(request: web.Request, device_id: str, status: int) -> web.Response:
+    """Show a device after a change; its actor knows what the database learns in a moment."""
+    row = await _row(request, device_id)
+    item = orjson.loads(row["item"])
+    for host in request.app[LAB].views():
+        for view in host.devices if host.host.id == row["host_id"] else ():
+            if view.device.id == device_id:
+                item["status"] = view.status
+    return json_response(item, status)
+
+
+async def _tell_host(request: web.Request, host_id: str | None) -> None:
+    if host_id is not None:
+        await request.app[LAB].devices_changed(host_id)

@@ -1,0 +1,39 @@
+"""What the application and a request carry, by typed keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vpt.artifacts import Artifacts
+from vpt.config import Config
+from vpt.db import Database
+from vpt.events import Events
+from vpt.model import Role
+
+if TYPE_CHECKING:
+    from vpt.actors.lab import Lab
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks; `expires_at` is in seconds since the epoch, None when the token never ends.
+
+    With role host, `user_id` is the id of the host that the token speaks for.
+    """
+
+    user_id: str
+    role: Role
+    expires_at: float | None
+
+
+CONFIG = web.AppKey("config", Config)
+DB = web.AppKey("db", Database)
+LAB: web.AppKey[Lab] = web.AppKey("lab")
+ARTIFACTS = web.AppKey("artifacts", Artifacts)
+EVENTS = web.AppKey("events", Events)
+
+#: Set by the middleware on every route that needs a user; `auth.user_of` reads it.
+USER = web.RequestKey("user", User)

@@ -1,0 +1,169 @@
+"""What the bodies of test cases, campaigns and executions may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from marshmallow import Schema, ValidationError, pre_load, validate
+from marshmallow import fields as f
+
+from vpt.errors import InvalidError
+from vpt.model import Json
+from vpt.parameters import is_name
+
+LONGEST_TIMEOUT = 86_400.0
+MOST_STEPS = MOST_ENTRIES = 1000
+MOST_WORDS = 100
+MOST_RETRIES = 10
+
+
+class Number(f.Float):
+    """A number of JSON: no string of digits, no boolean."""
+
+    def _validated(self, value: Any) -> float:
+        if isinstance(value, str):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
+class Flag(f.Boolean):
+    """True or false of JSON, nothing that looks like them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def words() -> f.List[str]:
+    """Make a field for a list of names: capabilities, tags."""
+    word = f.String(validate=validate.Length(1, 100))
+    return f.List(word, load_default=list, validate=validate.Length(max=MOST_WORDS))
+
+
+def title() -> f.String:
+    """Make a required field of 1 to 100 characters."""
+    return f.String(required=True, validate=validate.Length(1, 100))
+
+
+def _whole(lowest: int, highest: int, **options: Any) -> f.Integer:
+    return f.Integer(strict=True, validate=validate.Range(lowest, highest), **options)
+
+
+def _seconds(*, zero: bool = False, **options: Any) -> Number:
+    return Number(validate=validate.Range(0, LONGEST_TIMEOUT, min_inclusive=zero), **options)
+
+
+def _reference() -> f.String:
+    return f.String(load_default=None, allow_none=True, validate=validate.Length(1, 200))
+
+
+#: What the server itself reads of a step; all else is for the host.
+_STEP_FIELDS: Mapping[str, f.Field[Any]] = {
+    "timeout_s": _seconds(),
+    "retries": _whole(0, 100),
+    "continue_on_failure": Flag(),
+    "delay_s": _seconds(zero=True),
+}
+
+
+def step_errors(step: Json, *, filled_in: bool) -> dict[str, Any]:
+    """Give what is wrong with the server's own keys; until filled in, `${name}` may stand there."""
+    errors = {}
+    for key, field in _STEP_FIELDS.items():
+        if key not in step or (not filled_in and is_name(step[key])):
+            continue
+        try:
+            field.deserialize(step[key])
+        except ValidationError as error:
+            errors[key] = error.messages
+    return errors
+
+
+def check_steps(steps: Sequence[Json]) -> None:
+    """Raise InvalidError when parameters put nonsense into the server's own keys."""
+    errors: dict[int, object] = {
+        index: wrong
+        for index, step in enumerate(steps)
+        if (wrong := step_errors(step, filled_in=True))
+    }
+    if errors:
+        raise InvalidError({"steps": errors})
+
+
+class Step(f.Dict):
+    """An action as a JSON object."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        if not isinstance(value, dict):
+            raise self.make_error("invalid")
+        if errors := step_errors(value, filled_in=False):
+            raise ValidationError(errors)
+        return value
+
+
+class _Item(Schema):
+    """An object that may come back as it was read: fields that only the server sets are dropped."""
+
+    read_only: ClassVar[frozenset[str]] = frozenset({"id", "version", "created_at", "updated_at"})
+
+    @pre_load
+    def _without_read_only(self, data: Json, **_: Any) -> Json:
+        return {key: value for key, value in data.items() if key not in self.read_only}
+
+
+class TestCaseSchema(_Item):
+    """A test case."""
+
+    __test__ = False
+
+    name = title()
+    description = f.String(load_default="", validate=validate.Length(max=1000))
+    steps = f.List(Step(), required=True, validate=validate.Length(1, MOST_STEPS))
+    device_model = title()
+    requirements = words()
+    tags = words()
+    timeout_s = _seconds(load_default=None, allow_none=True)
+    test_retries = _whole(0, MOST_RETRIES, load_default=0)
+
+
+class ExecuteSchema(Schema):
+    """The wish to run a test case."""
+
+    device_id = _reference()
+    host_id = _reference()
+    priority = _whole(0, 100, load_default=50)
+    parameters = f.Dict(load_default=dict)
+    timeout_s = _seconds(load_default=None, allow_none=True)
+    queue_timeout_s = _seconds(load_default=None, allow_none=True)
+
+
+class EntrySchema(Schema):
+    """One test case of a campaign, and where to run it."""
+
+    test_case_id = f.String(required=True, validate=validate.Length(1, 200))
+    device_id = _reference()
+    host_id = _reference()
+    parameters = f.Dict(load_default=dict)
+
+
+class CampaignSchema(_Item):
+    """A campaign."""
+
+    read_only = frozenset({"id", "created_at", "updated_at"})
+
+    name = title()
+    description = f.String(load_default="", validate=validate.Length(max=1000))
+    test_cases = f.List(
+        f.Nested(EntrySchema), required=True, validate=validate.Length(1, MOST_ENTRIES)
+    )
+    stop_on_failure = Flag(load_default=False)
+    parallelism = _whole(1, 1000, load_default=1)
+    priority = _whole(0, 100, load_default=50)
+
+
+TEST_CASE = TestCaseSchema()
+EXECUTE = ExecuteSchema()
+CAMPAIGN = CampaignSchema()
+NOTHING = Schema()

@@ -1,0 +1,182 @@
+"""Routes of test cases, and how a wish to run one becomes a complete request."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+from aiohttp import hdrs, web
+
+from vpt import parameters
+from vpt.db import Database, Session
+from vpt.errors import PreconditionError, UnprocessableError
+from vpt.model import Json, NewExecution, Role
+from vpt.web.auth import needs, user_of
+from vpt.web.keys import DB, LAB
+from vpt.web.requests import (
+    found,
+    json_response,
+    json_text,
+    load_body,
+    no_content,
+    page_of,
+    page_response,
+    path_id,
+    text_param,
+)
+from vpt.web.schemas import EXECUTE, TEST_CASE, check_steps
+
+log = structlog.get_logger(__name__)
+routes = web.RouteTableDef()
+
+_ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
+
+
+@routes.get("/api/testcases")
+@needs(Role.VIEWER)
+async def list_test_cases(request: web.Request) -> web.Response:
+    """Answer with a page; filters q (part of the name), device_model, tag."""
+    row = await request.app[DB].row(
+        "test_case_page",
+        **page_of(request).args(),
+        q=text_param(request, "q"),
+        device_model=text_param(request, "device_model"),
+        tag=text_param(request, "tag"),
+    )
+    return page_response(row)
+
+
+@routes.post("/api/testcases")
+@needs(Role.OPERATOR)
+async def create_test_case(request: web.Request) -> web.Response:
+    """Make a test case."""
+    test_case = await load_body(request, TEST_CASE)
+    test_case_id = f"tc_{secrets.token_hex(8)}"
+    await request.app[DB].row("insert_test_case", id=test_case_id, **test_case)
+    return await _answer(request, test_case_id, 201)
+
+
+@routes.get("/api/testcases/{id}")
+@needs(Role.VIEWER)
+async def get_test_case(request: web.Request) -> web.Response:
+    """Answer with a test case and its version as ETag."""
+    return await _answer(request, path_id(request))
+
+
+@routes.put("/api/testcases/{id}")
+@needs(Role.OPERATOR)
+async def put_test_case(request: web.Request) -> web.Response:
+    """Replace a test case; with If-Match only where nobody else did meanwhile."""
+    db, test_case_id = request.app[DB], path_id(request)
+    found(await db.row("test_case_item", id=test_case_id))
+    test_case = await load_body(request, TEST_CASE)
+    versions = _versions(request)
+    done = await db.row("update_test_case", id=test_case_id, versions=versions, **test_case)
+    if done is None:
+        raise PreconditionError
+    return await _answer(request, test_case_id)
+
+
+@routes.delete("/api/testcases/{id}")
+@needs(Role.OPERATOR)
+async def delete_test_case(request: web.Request) -> web.Response:
+    """Delete a test case that no campaign uses; what it ran stays."""
+    db, test_case_id = request.app[DB], path_id(request)
+    found(await db.row("test_case_item", id=test_case_id))
+    if await db.row("delete_test_case", id=test_case_id, versions=_versions(request)) is None:
+        raise PreconditionError
+    return no_content()
+
+
+@routes.post("/api/testcases/{id}/execute")
+@needs(Role.OPERATOR)
+async def execute_test_case(request: web.Request) -> web.Response:
+    """Run a test case now, or as soon as something that fits is free."""
+    db, test_case_id = request.app[DB], path_id(request)
+    found(await db.row("test_case_item", id=test_case_id))
+    wish = await load_body(request, EXECUTE)
+    async with db.session() as session:
+        test_case = found((await test_cases(session, [test_case_id])).get(test_case_id))
+        steps = filled_steps(test_case, wish["parameters"])
+        wish["device_id"] = await resolve_device(session, wish["device_id"], wish["host_id"])
+    user_id = user_of(request).user_id
+    submitted = await request.app[LAB].submit(new_execution(test_case, steps, wish, user_id))
+    return json_response(
+        {
+            "execution_id": submitted.execution_id,
+            "status": submitted.status,
+            "host": submitted.host,
+            "device_id": submitted.device_id,
+        },
+        202,
+    )
+
+
+async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:
+    row = found(await request.app[DB].row("test_case_item", id=test_case_id))
+    return json_text(row["item"], status, etag=f'"{row["version"]}"')
+
+
+def _versions(request: web.Request) -> list[int] | None:
+    """Give the versions that If-Match allows, None for any; a weak one never matches."""
+    header = request.headers.get(hdrs.IF_MATCH, "*").strip()
+    return None if header == "*" else [int(version) for version in _ETAG.findall(header)]
+
+
+async def test_cases(session: Session, ids: Iterable[str]) -> Mapping[str, Any]:
+    """Give the test cases of these ids that there are, ready to run."""
+    rows = await session.rows("test_cases_to_run", ids=list(set(ids)))
+    return {row["id"]: row for row in rows}
+
+
+def filled_steps(test_case: Any, values: Json) -> tuple[Json, ...]:
+    """Give the steps with parameters filled in; InvalidError when they do not fit."""
+    steps = parameters.fill(test_case["steps"], values)
+    check_steps(steps)
+    return steps
+
+
+def new_execution(
+    test_case: Any, steps: tuple[Json, ...], wish: Mapping[str, Any], user_id: str
+) -> NewExecution:
+    """Make the request to run a test case: its copy of the steps, the wish over the default."""
+    timeout_s = wish.get("timeout_s")
+    return NewExecution(
+        test_case_id=test_case["id"],
+        test_case_name=test_case["name"],
+        test_case_version=test_case["version"],
+        device_model=test_case["device_model"],
+        requirements=tuple(test_case["requirements"]),
+        steps=steps,
+        parameters=wish["parameters"],
+        timeout_s=test_case["timeout_s"] if timeout_s is None else timeout_s,
+        test_retries=test_case["test_retries"],
+        device_id=wish["device_id"],
+        host_id=wish["host_id"],
+        priority=wish["priority"],
+        queue_timeout_s=wish.get("queue_timeout_s"),
+        requested_by=user_id,
+    )
+
+
+async def resolve_device(
+    session: Session | Database, device_id: str | None, host_id: str | None
+) -> str | None:
+    """Give the global id of the device that these two name, None when any will do.
+
+    Raises UnprocessableError when there is no such host or device, or when the name is not clear.
+    """
+    if host_id is not None and not await session.value("host_exists", id=host_id):
+        raise UnprocessableError(f"There is no host {host_id}.")
+    if device_id is None:
+        return None
+    rows = await session.rows("devices_named", device_id=device_id, host_id=host_id)
+    if not rows:
+        where = f" on host {host_id}" if host_id is not None else ""
+        raise UnprocessableError(f"There is no device {device_id}{where}.")
+    if len(rows) > 1 and not rows[0]["by_id"]:
+        raise UnprocessableError(f"Several hosts have a device {device_id}: name the host_id.")
+    return str(rows[0]["id"])
