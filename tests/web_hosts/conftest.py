@@ -82,11 +82,6 @@ def lab() -> NotedLab:
 
 
 @pytest.fixture
-def events() -> Events:
-    return Events()
-
-
-@pytest.fixture
 async def connect(
     config: Config, db: Database, lab: NotedLab, events: Events
 ) -> AsyncIterator[Connect]:

@@ -29,6 +29,8 @@ WAIT_S = 30
 LAUNCH_S = 60
 CLOSE_S = 5
 SPARE_S = 15
+SHOTS = 4
+SHOT_PAUSE_S = 0.1
 
 Act = Callable[[Page], Awaitable[str | None]]
 
@@ -82,7 +84,7 @@ class WebDriver(Driver):
         if page is None or page.is_closed():
             return None
         try:
-            return await page.screenshot(timeout=CLOSE_S * 1000)
+            return await _shoot(page)
         except Error:
             return None
 
@@ -139,8 +141,7 @@ class WebDriver(Driver):
 
     async def _picture(self) -> Outcome:
         page = self._open_page()
-        picture = await page.screenshot(timeout=WAIT_S * 1000)
-        return Outcome(page.url, picture)
+        return Outcome(page.url, await _shoot(page))
 
     def _navigate(self, params: Params) -> Job:
         url = params.text("url")
@@ -224,6 +225,15 @@ async def _in_time(ending: Coroutine[Any, Any, None]) -> None:
     with suppress(Error, TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await ending
+
+
+async def _shoot(page: Page) -> bytes:
+    """A PNG of the page; Chromium cannot make one at the moment when it changes pages."""
+    for _ in range(SHOTS - 1):
+        with suppress(Error):
+            return await page.screenshot(timeout=CLOSE_S * 1000)
+        await asyncio.sleep(SHOT_PAUSE_S)
+    return await page.screenshot(timeout=CLOSE_S * 1000)
 
 
 async def _in_words(run: Callable[[], Awaitable[Outcome]]) -> Outcome:

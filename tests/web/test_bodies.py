@@ -1,0 +1,172 @@
+"""Bodies that make no sense change nothing and are told why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from tests.conftest import Client
+from tests.web.kit import got, refused, test_case
+
+DEEP = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+NOT_JSON = {
+    "empty list": b"[]",
+    "text": b'"x"',
+    "null": b"null",
+    "half": b'{"name":',
+    "NaN": b'{"name": NaN}',
+    "Infinity": b'{"name": -Infinity}',
+    "beyond a double": b'{"name": 1e400}',
+    "beyond 64 bits": b'{"name": 123456789012345678901234567890}',
+    "ten thousand digits": b'{"name": ' + b"9" * 10_000 + b"}",
+    "lone surrogate": b'{"name": "\\ud800"}',
+    "lone surrogate as key": b'{"\\udc00": 1}',
+    "raw surrogate": b'{"name": "\xed\xa0\x80"}',
+    "not UTF-8": b'{"name": "\xff"}',
+    "UTF-16": '{"name": 1}'.encode("utf-16"),
+    "NUL": b'{"name": "a\\u0000b"}',
+    "NUL as key": b'{"a\\u0000": 1}',
+    "NUL after a backslash": b'{"name": "\\\\\\u0000"}',
+    "raw NUL": b'{"name": "\x00"}',
+    "deep": b'{"a":' + b"[" * 51 + b"]" * 51 + b"}",
+    "very deep": DEEP,
+    "very deep and open": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", NOT_JSON)
+async def test_a_body_that_is_no_sound_object_is_refused(operator: Client, kind: str) -> None:
+    status, answer = await refused(operator, "POST", "/api/testcases", data=NOT_JSON[kind])
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert (await got(operator, "/api/testcases"))["items"] == []
+
+
+async def test_a_literal_backslash_u0000_is_no_nul(operator: Client) -> None:
+    body = test_case(description="the text \\u0000")
+    response = await operator.post("/api/testcases", json=body)
+    assert response.status == 201
+    assert (await response.json())["description"] == "the text \\u0000"
+
+
+async def test_fifty_levels_are_not_too_deep(operator: Client) -> None:
+    deep = json.loads("[" * 47 + "]" * 47)
+    response = await operator.post("/api/testcases", json=test_case(steps=[{"x": deep}]))
+    assert response.status == 201
+
+
+async def test_numbers_up_to_64_bits_come_back_as_they_went(operator: Client) -> None:
+    step = {"big": 2**64 - 1, "low": -(2**63), "half": 0.1, "text": "1" * 30}
+    response = await operator.post("/api/testcases", json=test_case(steps=[step]))
+    assert (await response.json())["steps"] == [step]
+
+
+async def test_twenty_megabytes_are_too_large(operator: Client) -> None:
+    body = b'{"name": "' + b"x" * 20_000_000 + b'"}'
+    status, answer = await refused(operator, "POST", "/api/testcases", data=body)
+    assert (status, answer["code"]) == (413, "too_large")
+
+
+async def test_a_small_body_that_unpacks_too_large_is_too_large(operator: Client) -> None:
+    body = gzip.compress(b'{"name": "' + b"x" * 20_000_000 + b'"}')
+    headers = {"Content-Encoding": "gzip"}
+    status, _ = await refused(operator, "POST", "/api/testcases", data=body, headers=headers)
+    assert status == 413
+
+
+async def test_a_body_that_does_not_unpack_is_refused(operator: Client) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    status, _ = await refused(operator, "POST", "/api/testcases", data=b"{}", headers=headers)
+    assert status == 400
+
+
+async def test_a_long_sound_body_is_taken(operator: Client) -> None:
+    steps = [{"command": "type", "text": "x" * 2000}] * 500
+    response = await operator.post("/api/testcases", json=test_case(steps=steps))
+    assert response.status == 201
+
+
+async def test_an_empty_body_lacks_what_is_required(operator: Client) -> None:
+    status, answer = await refused(operator, "POST", "/api/testcases")
+    assert status == 400
+    assert set(answer["errors"]) == {"name", "steps", "device_model"}
+
+
+WRONG_FIELDS = [
+    {"name": ""},
+    {"name": "x" * 101},
+    {"name": 7},
+    {"name": None},
+    {"description": "x" * 1001},
+    {"steps": []},
+    {"steps": {}},
+    {"steps": ["press"]},
+    {"steps": [None]},
+    {"steps": [{}] * 1001},
+    {"steps": [{"timeout_s": 0}]},
+    {"steps": [{"timeout_s": "5"}]},
+    {"steps": [{"timeout_s": True}]},
+    {"steps": [{"retries": 1.5}]},
+    {"steps": [{"retries": -1}]},
+    {"steps": [{"continue_on_failure": "yes"}]},
+    {"steps": [{"continue_on_failure": 1}]},
+    {"steps": [{"delay_s": -1}]},
+    {"steps": [{"delay_s": 1e9}]},
+    {"device_model": ""},
+    {"device_model": []},
+    {"requirements": "wifi"},
+    {"requirements": [1]},
+    {"requirements": [""]},
+    {"tags": ["x"] * 101},
+    {"timeout_s": 0},
+    {"timeout_s": "60"},
+    {"timeout_s": 1e300},
+    {"test_retries": 11},
+    {"test_retries": True},
+    {"test_retries": "1"},
+    {"test_retries": 2**64 - 1},
+    {"owner": "ann"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_FIELDS, ids=lambda wrong: json.dumps(wrong)[:40])
+async def test_a_wrong_field_is_named(operator: Client, wrong: dict[str, object]) -> None:
+    status, answer = await refused(operator, "POST", "/api/testcases", json=test_case(**wrong))
+    assert status == 400
+    assert set(answer["errors"]) == set(wrong)
+    assert (await got(operator, "/api/testcases"))["items"] == []
+
+
+PARAMS = [
+    *[("limit", value) for value in ("0", "-1", "1001", "x", "", "1e3", "9" * 400, "\u0661")],
+    *[
+        ("cursor", value)
+        for value in ("x", "!!", "", "eHg", "x" * 5000, "OTk5OTk5OTk5OTk5OTk5OTk5IHg")
+    ],
+    *[("q", value) for value in ("a\0b", "x" * 300)],
+]
+
+
+@pytest.mark.parametrize(("name", "value"), PARAMS)
+async def test_a_query_that_makes_no_sense_is_refused(
+    operator: Client, name: str, value: str
+) -> None:
+    status, _ = await refused(operator, "GET", "/api/testcases", params={name: value})
+    assert status == 400
+
+
+EXECUTION_PARAMS = [
+    ("status", "done"),
+    ("since", "yesterday"),
+    ("until", "0001-01-01T00:00:00+14:00"),
+    ("since", "2026-13-01"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), EXECUTION_PARAMS)
+async def test_a_filter_that_makes_no_sense_is_refused(
+    operator: Client, name: str, value: str
+) -> None:
+    status, _ = await refused(operator, "GET", "/api/executions", params={name: value})
+    assert status == 400

@@ -1,0 +1,128 @@
+"""Campaigns: made, checked, run, stopped, cancelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Client
+from tests.web.kit import FakeHost, Json, got, made, refused, test_case
+
+
+async def campaign(client: Client, count: int = 2, **changes: Any) -> Json:
+    """Make a campaign of `count` new test cases."""
+    cases = [await made(client, "/api/testcases", test_case(name=f"{n}")) for n in range(count)]
+    entries = [{"test_case_id": case["id"]} for case in cases]
+    return await made(client, "/api/campaigns", {"name": "all", "test_cases": entries, **changes})
+
+
+async def executed(client: Client, one: Json) -> Json:
+    """Run a campaign to its end."""
+    begun = await made(client, f"/api/campaigns/{one['id']}/execute", {})
+    assert (begun["status"], begun["results"]) == ("running", [])
+    path = f"/api/campaign-executions/{begun['campaign_execution_id']}"
+    return await got(client, path, wait="30")
+
+
+async def test_a_campaign_lives(operator: Client) -> None:
+    one = await campaign(operator, parallelism=2)
+    path = f"/api/campaigns/{one['id']}"
+    assert one == await got(operator, path)
+    assert (one["stop_on_failure"], one["parallelism"], one["priority"]) == (False, 2, 50)
+    assert one["test_cases"][0]["device_id"] is None
+    assert (await got(operator, "/api/campaigns"))["items"] == [one]
+    assert (await got(operator, "/api/campaigns", q="ALL"))["items"] == [one]
+    assert (await got(operator, "/api/campaigns", q="none"))["items"] == []
+    back = await operator.put(path, json=one | {"name": "some"})
+    assert ((await back.json())["name"], back.status) == ("some", 200)
+    assert (await operator.delete(path)).status == 204
+    for method in ("GET", "PUT", "DELETE"):
+        assert (await refused(operator, method, path, json=one))[0] == 404
+
+
+async def test_a_test_case_that_a_campaign_uses_cannot_be_deleted(operator: Client) -> None:
+    one = await campaign(operator, 1)
+    path = f"/api/testcases/{one['test_cases'][0]['test_case_id']}"
+    status, answer = await refused(operator, "DELETE", path)
+    assert (status, answer["code"]) == (409, "conflict")
+    await operator.delete(f"/api/campaigns/{one['id']}")
+    assert (await operator.delete(path)).status == 204
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"test_cases": []}, 400),
+        ({"test_cases": [{}]}, 400),
+        ({"test_cases": ["x"]}, 400),
+        ({"test_cases": [{"test_case_id": "x", "priority": 1}]}, 400),
+        ({"test_cases": [{"test_case_id": "x"}]}, 422),
+        ({"name": ""}, 400),
+        ({"parallelism": 0}, 400),
+        ({"stop_on_failure": "no"}, 400),
+        ({"priority": -1}, 400),
+    ],
+)
+async def test_a_campaign_that_makes_no_sense_changes_nothing(
+    operator: Client, wrong: Json, status: int
+) -> None:
+    one = await campaign(operator, 1)
+    path = f"/api/campaigns/{one['id']}"
+    assert (await refused(operator, "PUT", path, json=one | wrong))[0] == status
+    assert await got(operator, path) == one
+
+
+@pytest.mark.parametrize("place", [{"device_id": "no"}, {"host_id": "no"}])
+async def test_a_campaign_on_what_does_not_exist_is_refused(operator: Client, place: Json) -> None:
+    one = await campaign(operator, 1)
+    entries = [one["test_cases"][0] | place]
+    body = {"name": "all", "test_cases": entries}
+    assert (await refused(operator, "POST", "/api/campaigns", json=body))[0] == 422
+
+
+async def test_a_campaign_runs_to_its_end(operator: Client, host: FakeHost) -> None:
+    done = await executed(operator, await campaign(operator, 3, parallelism=2))
+    assert done["status"] == "completed"
+    assert {result["status"] for result in done["results"]} == {"completed"}
+    assert {result["host"] for result in done["results"]} == {"host-1"}
+    assert (done["summary"]["total"], done["summary"]["success_rate"]) == (3, 100)
+    page = await got(operator, "/api/campaign-executions", status="completed")
+    assert page["items"] == [done]
+    filtered = await got(operator, "/api/campaign-executions", campaign_id="none")
+    assert filtered["items"] == []
+    executions = await got(
+        operator, "/api/executions", campaign_execution_id=done["campaign_execution_id"]
+    )
+    assert len(executions["items"]) == 3
+
+
+async def test_a_failure_stops_a_campaign_that_wants_it(operator: Client, host: FakeHost) -> None:
+    host.answer = lambda _: {"success": False}
+    done = await executed(operator, await campaign(operator, 3, stop_on_failure=True))
+    assert done["status"] == "failed"
+    assert [r["status"] for r in done["results"]] == ["failed", "skipped", "skipped"]
+    assert [r["execution_id"] is None for r in done["results"]] == [False, True, True]
+    summary = done["summary"]
+    assert (summary["failed"], summary["skipped"], summary["success_rate"]) == (1, 2, 0)
+
+
+async def test_a_campaign_is_cancelled(operator: Client, host: FakeHost) -> None:
+    host.gate.clear()
+    one = await campaign(operator, 3)
+    begun = await made(operator, f"/api/campaigns/{one['id']}/execute", {})
+    path = f"/api/campaign-executions/{begun['campaign_execution_id']}"
+    assert (await operator.post(f"{path}/cancel")).status == 202
+    done = await got(operator, path, wait="30")
+    assert (done["status"], done["summary"]["success_rate"]) == ("cancelled", None)
+    assert (await refused(operator, "POST", f"{path}/cancel"))[0] == 409
+    assert (await refused(operator, "POST", "/api/campaign-executions/no/cancel"))[0] == 404
+
+
+async def test_parameters_that_an_entry_lacks_are_named(operator: Client, host: FakeHost) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=[{"x": "${a}"}]))
+    entries = [{"test_case_id": case["id"], "parameters": {"a": 1}}, {"test_case_id": case["id"]}]
+    one = await made(operator, "/api/campaigns", {"name": "n", "test_cases": entries})
+    status, answer = await refused(operator, "POST", f"/api/campaigns/{one['id']}/execute")
+    assert status == 400
+    assert answer == {"errors": {"test_cases": {"1": {"parameters": ["Missing: a."]}}}}

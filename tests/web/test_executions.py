@@ -1,0 +1,153 @@
+"""Executions: watched, listed, cancelled; and their screenshots."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import Client
+from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
+
+
+async def run(client: Client, **changes: object) -> Json:
+    """Make a test case and run it."""
+    case = await made(client, "/api/testcases", test_case(**changes))
+    return await made(client, f"/api/testcases/{case['id']}/execute", {})
+
+
+async def finished(client: Client, execution: Json) -> Json:
+    """Wait for its end."""
+    return await got(client, f"/api/executions/{execution['execution_id']}", wait="30")
+
+
+async def test_an_execution_tells_its_attempts_and_steps(operator: Client, host: FakeHost) -> None:
+    host.answer = lambda action: {"success": action["step"] == 1, "output": "out", "error": "no"}
+    done = await finished(operator, await run(operator, steps=[{"command": "a"}] * 3))
+    assert done["status"] == "failed"
+    assert [(a["attempt"], a["host"], a["status"]) for a in done["attempts"]] == [
+        (1, "host-1", "failed")
+    ]
+    assert [(s["index"], s["action"], s["status"], s["tries"]) for s in done["steps"]] == [
+        (1, "a", "passed", 1),
+        (2, "a", "failed", 1),
+        (3, "a", "skipped", 0),
+    ]
+    assert done["steps"][0]["output"] == "out"
+    assert done["steps"][0]["started_at"].endswith("Z")
+    assert done["steps"][0]["screenshot_url"] is None
+
+
+async def test_an_earlier_attempt_can_be_asked_for(operator: Client, host: FakeHost) -> None:
+    answers = iter([False, True])
+    host.answer = lambda _: {"success": next(answers)}
+    done = await finished(operator, await run(operator, steps=[{"command": "a"}], test_retries=1))
+    path = f"/api/executions/{done['execution_id']}"
+    assert (done["status"], done["steps"][0]["status"]) == ("completed", "passed")
+    first = await got(operator, path, attempt="1")
+    assert (first["steps"][0]["status"], len(first["attempts"])) == ("failed", 2)
+    assert (await refused(operator, "GET", path, params={"attempt": "3"}))[0] == 404
+    for odd in ("0", "-1", "x", "9" * 30):
+        assert (await refused(operator, "GET", path, params={"attempt": odd}))[0] == 400
+    for odd in ("-1", "61", "nan", "inf", "x", ""):
+        assert (await refused(operator, "GET", path, params={"wait": odd}))[0] == 400
+
+
+async def test_waiting_ends_when_the_time_is_over(operator: Client, host: FakeHost) -> None:
+    host.gate.clear()
+    execution = await run(operator)
+    began = time.monotonic()
+    seen = await got(operator, f"/api/executions/{execution['execution_id']}", wait="0.2")
+    assert (seen["status"], time.monotonic() - began >= 0.2) == ("running", True)
+    host.gate.set()
+    assert (await finished(operator, execution))["status"] == "completed"
+
+
+async def test_a_running_execution_is_cancelled_and_a_final_one_is_not(
+    operator: Client, viewer: Client, host: FakeHost
+) -> None:
+    host.gate.clear()
+    execution = await run(operator)
+    path = f"/api/executions/{execution['execution_id']}/cancel"
+    assert (await refused(viewer, "POST", path))[0] == 403
+    assert (await operator.post(path)).status == 202
+    assert (await finished(operator, execution))["status"] == "cancelled"
+    status, answer = await refused(operator, "POST", path)
+    assert (status, answer["code"]) == (409, "conflict")
+    assert (await refused(operator, "POST", "/api/executions/no/cancel"))[0] == 404
+
+
+async def test_executions_are_filtered(operator: Client, host: FakeHost) -> None:
+    first = await finished(operator, await run(operator))
+    host.answer = lambda _: {"success": False}
+    second = await finished(operator, await run(operator))
+    for params, expected in (
+        ({}, [second, first]),
+        ({"status": "failed"}, [second]),
+        ({"test_case_id": first["test_case_id"]}, [first]),
+        ({"host_id": "host-1"}, [second, first]),
+        ({"host_id": "host-2"}, []),
+        ({"device_id": "host-1:tv-1", "limit": "1"}, [second]),
+        ({"campaign_execution_id": "none"}, []),
+        ({"since": second["created_at"]}, [second]),
+        ({"until": second["created_at"]}, [first]),
+        ({"since": "2020-01-01"}, [second, first]),
+    ):
+        page = await got(operator, "/api/executions", **params)
+        ids = [item["execution_id"] for item in page["items"]]
+        assert ids == [item["execution_id"] for item in expected], params
+
+
+async def test_history_outlives_its_test_case(operator: Client, host: FakeHost) -> None:
+    done = await finished(operator, await run(operator, name="Short lived"))
+    assert (await operator.delete(f"/api/testcases/{done['test_case_id']}")).status == 204
+    after = await finished(operator, done)
+    assert (after["test_case_name"], len(after["steps"])) == ("Short lived", 2)
+
+
+async def test_a_screenshot_is_for_token_holders_and_signed_links(
+    operator: Client, nobody: Client, host: FakeHost
+) -> None:
+    host.answer = lambda _: {"success": True, "screenshot": PNG}
+    done = await finished(operator, await run(operator))
+    url = done["steps"][1]["screenshot_url"]
+    assert url == f"/screenshots/{done['execution_id']}/1/2.png"
+    picture = await operator.get(url)
+    assert (picture.status, picture.content_type) == (200, "image/png")
+    assert picture.headers["X-Content-Type-Options"] == "nosniff"
+    assert "private" in picture.headers["Cache-Control"]
+    assert (await refused(nobody, "GET", url))[0] == 401
+    assert (await refused(nobody, "GET", url, params={"sign": "1"}))[0] == 401
+    link = await got(operator, url, sign="1")
+    signed = await nobody.get(link["url"])
+    assert (signed.status, await signed.read()) == (200, await picture.read())
+    for forged in (
+        link["url"].replace("/1/2.png", "/1/1.png"),
+        link["url"].replace("expires=", "expires=9"),
+        link["url"] + "0",
+        f"{url}?signature=%00%ff&expires=x",
+        f"{url}?signature=",
+    ):
+        assert (await refused(nobody, "GET", forged))[0] == 401, forged
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "x/1/1.png",
+        "../1/1.png",
+        "%2e%2e/1/1.png",
+        "..%2f..%2fsecret_key/1/1.png",
+        "x/0/1.png",
+        "x/1/-1.png",
+        "x/1/%2e%2e%2f1.png",
+        "x/1/1.jpeg",
+        "x/1/99999999999.png",
+    ],
+)
+async def test_no_path_reaches_the_file_system_unchecked(operator: Client, path: str) -> None:
+    from yarl import URL
+
+    url = operator.server.make_url("/").join(URL(f"/screenshots/{path}", encoded=True))
+    async with operator.session.get(url) as response:
+        assert response.status == 404
