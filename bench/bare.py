@@ -5,7 +5,6 @@ No token, no middleware, no log, no check: what vpt is measured against.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import sys
 from typing import Any
@@ -20,28 +19,17 @@ from vpt.db import POOL_SIZE, read_queries
 
 POOL = web.AppKey("pool", asyncpg.Pool)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
-LIST = read_queries()["list_testcases"]
+PAGE = read_queries()["test_case_page"]
 JSON = "application/json"
 
 
-def _arguments(limit: int) -> list[Any]:
-    return [limit if name == "limit" else None for name in LIST.args]
-
-
 async def _list(request: web.Request) -> web.Response:
-    rows = await request.app[POOL].fetch(LIST.sql, *_arguments(int(request.query["limit"])))
-    body = orjson.dumps({"items": [_item(row) for row in rows], "next_cursor": None})
-    return web.Response(body=body, content_type=JSON)
-
-
-def _item(row: asyncpg.Record) -> Any:
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dt.datetime):
-        return value.isoformat()
-    return value
+    limit = int(request.query["limit"]) + 1  # one more tells whether there is a next page
+    arguments = [limit if name == "limit" else None for name in PAGE.args]
+    row = await request.app[POOL].fetchrow(PAGE.sql, *arguments)
+    more = orjson.dumps([str(row["last_at"]), row["last_id"]]).decode() if row["more"] else "null"
+    text = f'{{"items":[{row["items"] or ""}],"next_cursor":{more}}}'
+    return web.Response(text=text, content_type=JSON)
 
 
 async def _execute(request: web.Request) -> web.Response:
@@ -53,15 +41,9 @@ async def _execute(request: web.Request) -> web.Response:
     return web.Response(body=orjson.dumps(result), content_type=JSON)
 
 
-async def _init(connection: asyncpg.Connection) -> None:
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=str, decoder=orjson.Fragment
-    )
-
-
 async def _resources(app: web.Application) -> Any:
     app[POOL] = await asyncpg.create_pool(
-        os.environ["DATABASE_URL"], min_size=1, max_size=POOL_SIZE, init=_init
+        os.environ["DATABASE_URL"], min_size=1, max_size=POOL_SIZE
     )
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     app[SESSION] = aiohttp.ClientSession(connector=connector)

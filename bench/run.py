@@ -10,6 +10,8 @@ import os
 import platform
 import signal
 import sys
+import tempfile
+import time
 from statistics import median
 from typing import Any
 
@@ -168,9 +170,25 @@ def show_c(rounds: Rounds) -> None:
 BENCHES = {"a": bench_a, "b": bench_b, "c": bench_c}
 
 
+def _sync_ms() -> float:
+    """Give the median time of writing 8 kB and having it on the disk, as each commit does."""
+    times = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(50):
+            began = time.perf_counter()
+            file.write(bytes(8192))
+            file.flush()
+            os.fsync(file.fileno())
+            times.append(1000 * (time.perf_counter() - began))
+    return median(times)
+
+
 def _say_where() -> None:
     load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load before: {load:.2f}")
+    print(
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, load before: {load:.2f}, "
+        f"a synced write: {_sync_ms():.1f} ms"
+    )
     if load > 0.3:
         print("OTHERS ARE USING THIS MACHINE: the figures are too low; the ratios hold better.")
 

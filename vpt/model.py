@@ -260,6 +260,8 @@ class TestProgress:
     screenshot_url: str | None
     seq: int
     campaign_execution_id: str | None = None
+    host_id: str | None = None
+    device_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

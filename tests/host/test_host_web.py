@@ -131,6 +131,8 @@ async def test_a_browser_that_is_being_opened_can_be_cancelled(browser: Caller, 
     await until_actions(browser, 1, "web")
     assert (await browser.cancel("e"))[1]["cancelled"] == 1
     assert (await opening)[1]["error"] == "cancelled"
+    answer = (await browser.act("take_screenshot"))[1]
+    assert answer["error"] == "no browser is open: use open_browser first"
     await opened(browser, site)
 
 

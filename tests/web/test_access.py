@@ -8,6 +8,7 @@ import time
 
 import jwt
 import pytest
+from yarl import URL
 
 from tests.conftest import SECRET, Client, ClientFactory, token
 from tests.web.kit import refused, test_case
@@ -58,16 +59,17 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
-async def test_a_bad_token_is_refused(nobody: Client, kind: str) -> None:
-    headers = {"Authorization": f"Bearer {BAD[kind]}"}
-    assert await refused(nobody, "GET", "/api/testcases", headers=headers) == BAD_TOKEN
+async def test_a_bad_token_is_refused(nobody: Client) -> None:
+    for kind, bad in BAD.items():
+        headers = {"Authorization": f"Bearer {bad}"}
+        answer = await refused(nobody, "GET", "/api/testcases", headers=headers)
+        assert answer == BAD_TOKEN, kind
 
 
-@pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {} ", "{}"])
-async def test_a_token_is_taken_with_and_without_bearer(nobody: Client, form: str) -> None:
-    headers = {"Authorization": form.format(token())}
-    assert (await nobody.get("/api/testcases", headers=headers)).status == 200
+async def test_a_token_is_taken_with_and_without_bearer(nobody: Client) -> None:
+    for form in ("Bearer {}", "bearer {}", "BEARER  {} ", "{}"):
+        headers = {"Authorization": form.format(token())}
+        assert (await nobody.get("/api/testcases", headers=headers)).status == 200, form
 
 
 @pytest.mark.parametrize("header", ["", " ", "Bearer", "bearer "])
@@ -82,10 +84,12 @@ def test_a_token_without_role_is_an_operators_and_sub_names_the_user() -> None:
 
 
 def test_a_token_that_was_read_before_still_expires() -> None:
-    brief = signed(user_id="ann", exp=time.time() + 0.3)
+    brief = signed(user_id="ann", exp=int(time.time()) + 2)
+    expires_at = read_token(SECRET, brief).expires_at or 0
+    while time.time() < expires_at:
+        read_token(SECRET, signed(user_id="bob"))
     with pytest.raises(InvalidTokenError):
-        while True:
-            read_token(SECRET, brief)
+        read_token(SECRET, brief)
 
 
 def test_reading_many_tokens_forgets_the_oldest_and_still_reads_it() -> None:
@@ -122,18 +126,17 @@ async def test_unknown_routes_and_wrong_methods_are_told_as_json(operator: Clien
     assert (await refused(operator, "GET", "/api/nothing"))[0] == 404
     response = await operator.patch("/api/testcases")
     assert response.status == 405
-    assert response.headers["Allow"] == "GET,HEAD,POST"
+    assert response.headers["Allow"] == "GET,HEAD,OPTIONS,POST"
     assert (await response.json())["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["%00", "a%00b", "%ff", "%ED%A0%80", "x" * 300, "a%0Ab"])
-async def test_an_id_that_nobody_can_have_is_not_found(operator: Client, path: str) -> None:
-    from yarl import URL
-
+async def test_an_id_that_nobody_can_have_is_not_found(operator: Client) -> None:
+    odd = ("%00", "a%00b", "%ff", "%ED%A0%80", "x" * 300, "a%0Ab")
     for place in ("testcases", "campaigns", "executions", "campaign-executions"):
-        url = URL(f"/api/{place}/{path}", encoded=True)
-        async with operator.session.get(operator.server.make_url("/").join(url)) as response:
-            assert response.status == 404, place
+        for path in odd:
+            url = URL(f"/api/{place}/{path}", encoded=True)
+            async with operator.session.get(operator.make_url("/").join(url)) as response:
+                assert response.status == 404, url
 
 
 async def test_every_route_says_who_may_call_it(operator: Client) -> None:

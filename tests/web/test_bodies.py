@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
-
-import pytest
 
 from tests.conftest import Client
 from tests.web.kit import got, refused, test_case
 
+WRONG_LIMITS = ("0", "-1", "1001", "x", "", "1e3", "9" * 400, "\u0661")
+WRONG_CURSORS = ("x", "!!", "", "eHg", "x" * 5000, "OTk5OTk5OTk5OTk5OTk5OTk5IHg")
 DEEP = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
 NOT_JSON = {
     "empty list": b"[]",
@@ -36,10 +37,10 @@ NOT_JSON = {
 }
 
 
-@pytest.mark.parametrize("kind", NOT_JSON)
-async def test_a_body_that_is_no_sound_object_is_refused(operator: Client, kind: str) -> None:
-    status, answer = await refused(operator, "POST", "/api/testcases", data=NOT_JSON[kind])
-    assert (status, answer["code"]) == (400, "bad_request")
+async def test_a_body_that_is_no_sound_object_is_refused(operator: Client) -> None:
+    for kind, body in NOT_JSON.items():
+        status, answer = await refused(operator, "POST", "/api/testcases", data=body)
+        assert (status, answer.get("code")) == (400, "bad_request"), kind
     assert (await got(operator, "/api/testcases"))["items"] == []
 
 
@@ -63,7 +64,7 @@ async def test_numbers_up_to_64_bits_come_back_as_they_went(operator: Client) ->
 
 
 async def test_twenty_megabytes_are_too_large(operator: Client) -> None:
-    body = b'{"name": "' + b"x" * 20_000_000 + b'"}'
+    body = io.BytesIO(b'{"name": "' + b"x" * 20_000_000 + b'"}')
     status, answer = await refused(operator, "POST", "/api/testcases", data=body)
     assert (status, answer["code"]) == (413, "too_large")
 
@@ -130,30 +131,24 @@ WRONG_FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG_FIELDS, ids=lambda wrong: json.dumps(wrong)[:40])
-async def test_a_wrong_field_is_named(operator: Client, wrong: dict[str, object]) -> None:
-    status, answer = await refused(operator, "POST", "/api/testcases", json=test_case(**wrong))
-    assert status == 400
-    assert set(answer["errors"]) == set(wrong)
+async def test_a_wrong_field_is_named(operator: Client) -> None:
+    for wrong in WRONG_FIELDS:
+        status, answer = await refused(operator, "POST", "/api/testcases", json=test_case(**wrong))
+        assert (status, set(answer["errors"])) == (400, set(wrong)), wrong
     assert (await got(operator, "/api/testcases"))["items"] == []
 
 
 PARAMS = [
-    *[("limit", value) for value in ("0", "-1", "1001", "x", "", "1e3", "9" * 400, "\u0661")],
-    *[
-        ("cursor", value)
-        for value in ("x", "!!", "", "eHg", "x" * 5000, "OTk5OTk5OTk5OTk5OTk5OTk5IHg")
-    ],
+    *[("limit", value) for value in WRONG_LIMITS],
+    *[("cursor", value) for value in WRONG_CURSORS],
     *[("q", value) for value in ("a\0b", "x" * 300)],
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), PARAMS)
-async def test_a_query_that_makes_no_sense_is_refused(
-    operator: Client, name: str, value: str
-) -> None:
-    status, _ = await refused(operator, "GET", "/api/testcases", params={name: value})
-    assert status == 400
+async def test_a_query_that_makes_no_sense_is_refused(operator: Client) -> None:
+    for name, value in PARAMS:
+        status, _ = await refused(operator, "GET", "/api/testcases", params={name: value})
+        assert status == 400, (name, value)
 
 
 EXECUTION_PARAMS = [
@@ -164,9 +159,7 @@ EXECUTION_PARAMS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), EXECUTION_PARAMS)
-async def test_a_filter_that_makes_no_sense_is_refused(
-    operator: Client, name: str, value: str
-) -> None:
-    status, _ = await refused(operator, "GET", "/api/executions", params={name: value})
-    assert status == 400
+async def test_a_filter_that_makes_no_sense_is_refused(operator: Client) -> None:
+    for name, value in EXECUTION_PARAMS:
+        status, _ = await refused(operator, "GET", "/api/executions", params={name: value})
+        assert status == 400, (name, value)

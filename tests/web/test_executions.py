@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-import pytest
+from yarl import URL
 
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
@@ -131,23 +131,21 @@ async def test_a_screenshot_is_for_token_holders_and_signed_links(
         assert (await refused(nobody, "GET", forged))[0] == 401, forged
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "x/1/1.png",
-        "../1/1.png",
-        "%2e%2e/1/1.png",
-        "..%2f..%2fsecret_key/1/1.png",
-        "x/0/1.png",
-        "x/1/-1.png",
-        "x/1/%2e%2e%2f1.png",
-        "x/1/1.jpeg",
-        "x/1/99999999999.png",
-    ],
+ODD_PATHS = (
+    "x/1/1.png",
+    "../1/1.png",
+    "%2e%2e/1/1.png",
+    "..%2f..%2fsecret_key/1/1.png",
+    "x/0/1.png",
+    "x/1/-1.png",
+    "x/1/%2e%2e%2f1.png",
+    "x/1/1.jpeg",
+    "x/1/99999999999.png",
 )
-async def test_no_path_reaches_the_file_system_unchecked(operator: Client, path: str) -> None:
-    from yarl import URL
 
-    url = operator.server.make_url("/").join(URL(f"/screenshots/{path}", encoded=True))
-    async with operator.session.get(url) as response:
-        assert response.status == 404
+
+async def test_no_path_reaches_the_file_system_unchecked(operator: Client) -> None:
+    for path in ODD_PATHS:
+        url = operator.make_url("/").join(URL(f"/screenshots/{path}", encoded=True))
+        async with operator.session.get(url) as response:
+            assert response.status == 404, path

@@ -172,7 +172,7 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(
 # --- credentials
 
 
-@pytest.mark.parametrize("spell", [lambda t: f"Bearer {t}", lambda t: t, lambda t: basic(t)])
+@pytest.mark.parametrize("spell", [lambda t: f"Bearer {t}", lambda t: t, basic])
 @pytest.mark.parametrize(
     ("role", "user", "credential"),
     [

@@ -404,7 +404,7 @@ class Turn:
             return
         run = replace(lane.run, spec=spec, seq=spec.seq, phase=Phase.STORING)
         lane = self._put(lane, run=run)
-        self._add(m.Publish(_progress(run, 0, None)))
+        self._add(m.Publish(self._progress(lane, run, 0, None)))
         self._run_alarm(lane, spec, 0.0)
         self._go_on(lane, run)
 
@@ -504,7 +504,7 @@ class Turn:
         if fact.status is None:  # another try of the same step
             self._go_on(lane, run)
             return
-        self._add(m.Publish(_progress(run, run.step, fact.status, fact.screenshot_url)))
+        self._add(m.Publish(self._progress(lane, run, run.step, fact.status, fact.screenshot_url)))
         if run.cancelled:
             self._finish(lane, run, ExecutionStatus.CANCELLED)
         elif run.stop:
@@ -703,7 +703,9 @@ class Turn:
         if fact.status.final:
             at = run.step if run.spec else 0
             step = fact.step_status
-            self._add(m.Publish(_progress(run, at, step, None, fact.status, run.seq + 1)))
+            self._add(
+                m.Publish(self._progress(lane, run, at, step, None, fact.status, run.seq + 1))
+            )
         lane = self._put(lane, run=None)
         self._try_release(lane)
 
@@ -733,6 +735,31 @@ class Turn:
         if lane and lane.hold and lane.hold.execution_id == fact.execution_id:
             self._put(lane, hold=None)
 
+    def _progress(
+        self,
+        lane: Lane,
+        run: Run,
+        step: int,
+        step_status: StepStatus | None,
+        screenshot: str | None = None,
+        status: ExecutionStatus = ExecutionStatus.RUNNING,
+        seq: int | None = None,
+    ) -> TestProgress:
+        spec = run.loaded
+        return TestProgress(
+            run.execution_id,
+            spec.attempt,
+            step,
+            len(spec.steps),
+            status,
+            step_status,
+            screenshot,
+            run.seq if seq is None else seq,
+            spec.campaign_execution_id,
+            self.state.host.id,
+            lane.device.id,
+        )
+
 
 _RUN_TIMEOUT = "The run did not end in time."
 
@@ -749,25 +776,3 @@ def _act_error(outcome: NoAnswer) -> VptError:
             return ActionTimeoutError()
         case _:
             return BadGatewayError(outcome.error)
-
-
-def _progress(
-    run: Run,
-    step: int,
-    step_status: StepStatus | None,
-    screenshot: str | None = None,
-    status: ExecutionStatus = ExecutionStatus.RUNNING,
-    seq: int | None = None,
-) -> TestProgress:
-    spec = run.loaded
-    return TestProgress(
-        run.execution_id,
-        spec.attempt,
-        step,
-        len(spec.steps),
-        status,
-        step_status,
-        screenshot,
-        run.seq if seq is None else seq,
-        spec.campaign_execution_id,
-    )

@@ -41,7 +41,7 @@ class Queue:
         self._events = events
         self._dispatcher = dispatcher
         self._max_queued = max_queued
-        self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
+        self._news: dict[str, asyncio.Future[TestProgress]] = {}
         self._background: set[asyncio.Task[None]] = set()
         events.subscribe(self._on_event)
 
@@ -73,7 +73,10 @@ class Queue:
             pass
         finally:
             self._news.pop(execution_id, None)
-        return await self._submitted(execution_id, news)
+        event = news.result() if news.done() else None
+        if event is None:
+            return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
+        return Submitted(execution_id, event.status, event.host_id, event.device_id)
 
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
@@ -83,16 +86,6 @@ class Queue:
             execution_id, wish_of(new), new.priority, queued_at, queued_at + timeout_s
         )
         return self._dispatcher.add(waiting)
-
-    async def _submitted(
-        self, execution_id: str, news: asyncio.Future[TestProgress | None]
-    ) -> Submitted:
-        if not news.done() or news.result() is None:
-            return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
-        row = await self._db.row("execution_status", execution_id=execution_id)
-        return Submitted(
-            execution_id, ExecutionStatus(row["status"]), row["host_id"], row["device_id"]
-        )
 
     # ------------------------------------------------------------ ends without a run
 

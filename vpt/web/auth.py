@@ -99,7 +99,7 @@ def _verified(secret: str, token: str) -> User:
     try:
         claims = jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
         role = Role(claims.get("role", Role.OPERATOR))
-        expires_at = float(claims["exp"]) if "exp" in claims else None
+        expires_at = int(claims["exp"]) if "exp" in claims else None
     # PyJWT lets the JSON parser's own errors through: RecursionError and ValueError among them.
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidTokenError from error

@@ -1,0 +1,173 @@
+"""The dispatcher and matching by values and by hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpt.actors import matching
+from vpt.actors import messages as m
+from vpt.actors.dispatcher import Dispatcher, rank
+from vpt.model import (
+    Device,
+    DeviceStatus,
+    DeviceView,
+    Host,
+    HostStatus,
+    HostView,
+    Waiting,
+    Wish,
+)
+
+
+def view(
+    host: str = "h",
+    status: DeviceStatus = DeviceStatus.ONLINE,
+    *,
+    model: str | None = "phone",
+    capabilities: frozenset[str] = frozenset(),
+    host_status: HostStatus = HostStatus.AVAILABLE,
+) -> HostView:
+    device = Device(f"{host}:d" if model else host, "d" if model else None, "d", model)
+    return HostView(
+        Host(host, "http://h", capabilities=capabilities),
+        host_status,
+        None,
+        (DeviceView(device, status),),
+    )
+
+
+def waiting(name: str, *, at: float = 0.0, priority: int = 50, wish: Wish | None = None) -> Waiting:
+    return Waiting(name, wish or Wish("phone"), priority, at, at + 1000)
+
+
+class Lab:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.dispatcher = Dispatcher(self._tell)
+
+    def _tell(self, host_id: str, message: m.Message) -> None:
+        assert isinstance(message, m.Run)
+        self.sent.append((host_id, message.execution_id))
+
+
+def test_a_free_device_takes_the_run_at_once_and_only_one() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    assert lab.dispatcher.add(waiting("a"))
+    assert not lab.dispatcher.add(waiting("b"))
+    lab.dispatcher.announce(view())  # the actor has not taken the message yet
+    assert lab.sent == [("h", "a")]
+
+
+def test_the_first_in_line_gets_what_becomes_free() -> None:
+    lab = Lab()
+    for name, at in (("late", 2.0), ("early", 1.0)):
+        lab.dispatcher.add(waiting(name, at=at))
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "early")]
+
+
+def test_priority_goes_before_age_but_age_catches_up() -> None:
+    lab = Lab()
+    lab.dispatcher.add(waiting("old", at=0.0, priority=50))
+    lab.dispatcher.add(waiting("urgent", at=99.0, priority=60))
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "urgent")]
+    assert rank(waiting("old", at=0.0, priority=50)) < rank(
+        waiting("urgent", at=101.0, priority=60)
+    )
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 100)), min_size=2, max_size=20))
+def test_nobody_starves(requests: list[tuple[float, int]]) -> None:
+    """Whoever waits longer by 10 s for each point of priority goes first, for ever."""
+    ranks = [(rank(waiting("x", at=at, priority=p)), at, p) for at, p in requests]
+    for one, at, p in ranks:
+        for other, other_at, other_p in ranks:
+            if other_at - at > (other_p - p) * 10 + 1e-6:
+                assert one < other
+
+
+def test_a_run_that_could_not_begin_waits_on_in_its_place() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("a", at=0.0))
+    lab.dispatcher.add(waiting("b", at=1.0))
+    lab.dispatcher.announce(view(host_status=HostStatus.SUSPECT))
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "a"), ("h", "b")]
+
+
+def test_what_a_dead_actor_had_not_begun_goes_elsewhere() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("h1"))
+    lab.dispatcher.add(waiting("a"))
+    lab.dispatcher.announce(view("h2"))
+    lab.dispatcher.host_gone("h1")
+    assert lab.sent == [("h1", "a"), ("h2", "a")]
+
+
+def test_a_refused_start_leaves_the_device_to_the_next() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("gone"))
+    lab.dispatcher.add(waiting("next"))
+    lab.dispatcher.not_taken("gone", "h:d", gone=True)
+    assert lab.sent == [("h", "gone"), ("h", "next")]
+    assert not lab.dispatcher.knows("gone")
+
+
+def test_a_lost_run_prefers_another_host() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("h1"))
+    lab.dispatcher.announce(view("h2"))
+    lab.dispatcher.add(Waiting("a", Wish("phone"), 50, 0.0, 1.0, last_host="h1"))
+    assert lab.sent == [("h2", "a")]
+
+
+def test_work_is_spread_over_the_devices() -> None:
+    lab = Lab()
+    for name in ("a", "b"):
+        lab.dispatcher.announce(view("h1"))
+        lab.dispatcher.announce(view("h2"))
+        lab.dispatcher.add(waiting(name))
+        lab.dispatcher.announce(view(lab.sent[-1][0], DeviceStatus.BUSY))
+        lab.dispatcher.announce(view(lab.sent[-1][0]))
+    assert [host for host, _ in lab.sent] == ["h1", "h2"]
+
+
+def test_time_over_leaves_the_line() -> None:
+    lab = Lab()
+    lab.dispatcher.add(waiting("a", at=0.0))
+    lab.dispatcher.add(waiting("b", at=500.0))
+    assert [w.execution_id for w in lab.dispatcher.expired(1000.0)] == ["a"]
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "b")]
+
+
+def test_an_implicit_device_fits_by_its_hosts_capabilities() -> None:
+    implicit = view(model=None, capabilities=frozenset({"phone"}))
+    device = implicit.devices[0].device
+    assert matching.fits(Wish("phone"), implicit.host, device)
+    assert not matching.fits(Wish("tv"), implicit.host, device)
+    declared = view(model="tv", capabilities=frozenset({"phone"}))
+    assert not matching.fits(Wish("phone"), declared.host, declared.devices[0].device)
+
+
+def test_requirements_are_met_by_host_device_and_model_together() -> None:
+    v = view(capabilities=frozenset({"hdmi"}))
+    device = v.devices[0].device
+    assert matching.fits(Wish("phone", frozenset({"hdmi", "phone"})), v.host, device)
+    assert matching.lacks(Wish("phone", frozenset({"nfc"})), v.host, device) == ["nfc"]
+
+
+def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
+    lab = Lab()
+    assert "register one first" in str(lab.dispatcher.impossible(Wish("phone")))
+    lab.dispatcher.announce(view("h1", host_status=HostStatus.LOST))
+    assert lab.dispatcher.impossible(Wish("phone")) is None
+    words = lab.dispatcher.impossible(Wish("phone", frozenset({"nfc"})))
+    assert words is not None
+    assert "nfc" in words
+    assert "h1:d" in words

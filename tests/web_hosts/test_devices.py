@@ -1,0 +1,156 @@
+"""Devices: what hosts declare and what people make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.web_hosts.conftest import Client, NotedLab, bearer
+from tests.web_hosts.test_hosts import store
+from vpt.db import Database
+from vpt.model import Device, DeviceStatus, DeviceView, Host, HostStatus, HostView, Role
+
+TV = {"name": "TV", "model": "stb"}
+
+
+async def declare(db: Database, name: str = "TV", local_id: str = "tv") -> None:
+    """Do what a registration does to a device."""
+    row = {
+        "id": f"pi-1:{local_id}",
+        "host_id": "pi-1",
+        "local_id": local_id,
+        "name": name,
+        "model": "stb",
+        "capabilities": ["declared"],
+    }
+    async with db.session() as session:
+        await session.many("upsert_device", [row])
+
+
+async def test_a_device_without_host_is_added_shown_and_deleted(
+    client: Client, lab: NotedLab
+) -> None:
+    headers = bearer(client, Role.OPERATOR)
+    response = await client.post("/api/devices", json={**TV, "tags": ["lab"]}, headers=headers)
+    item = await response.json()
+    assert response.status == 201
+    assert (item["host_id"], item["local_id"], item["status"]) == (None, None, "offline")
+    assert (item["declared"], item["tags"], item["capabilities"]) == (False, ["lab"], [])
+    path = f"/api/devices/{item['id']}"
+    assert await (await client.get(path, headers=headers)).json() == item
+    assert (await client.delete(path, headers=headers)).status == 204
+    assert (await client.get(path, headers=headers)).status == 404
+    assert lab.asked == []
+
+
+async def test_a_device_on_a_host_bears_the_hosts_name_and_the_actor_is_told(
+    client: Client, db: Database, lab: NotedLab
+) -> None:
+    await store(db, "pi-1")
+    headers = bearer(client, Role.OPERATOR)
+    body = {**TV, "host_id": "pi-1", "local_id": "tv"}
+    response = await client.post("/api/devices", json=body, headers=headers)
+    assert (response.status, (await response.json())["id"]) == (201, "pi-1:tv")
+    assert (await client.post("/api/devices", json=body, headers=headers)).status == 409
+    assert (await client.delete("/api/devices/pi-1:tv", headers=headers)).status == 204
+    assert lab.asked == [("devices_changed", "pi-1")] * 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"name": "TV"}, 400),
+        ({**TV, "name": ""}, 400),
+        ({**TV, "local_id": "tv"}, 400),
+        ({**TV, "host_id": "pi-1"}, 400),
+        ({**TV, "status": "busy"}, 400),
+        ({**TV, "declared": True}, 400),
+        ({**TV, "tags": "x"}, 400),
+        ({**TV, "host_id": "no", "local_id": "tv"}, 422),
+    ],
+)
+async def test_a_device_that_makes_no_sense_is_not_added(
+    client: Client, body: dict[str, Any], status: int
+) -> None:
+    headers = bearer(client, Role.OPERATOR)
+    assert (await client.post("/api/devices", json=body, headers=headers)).status == status
+    assert (await (await client.get("/api/devices", headers=headers)).json())["items"] == []
+
+
+async def test_what_people_edit_survives_a_registration(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    edit = {"name": "Mine", "tags": ["a"], "capabilities": ["4k"], "status": "disabled"}
+    response = await client.put("/api/devices/pi-1:tv", json=edit, headers=headers)
+    assert response.status == 200
+    await declare(db, "Told anew")
+    item = await (await client.get("/api/devices/pi-1:tv", headers=headers)).json()
+    assert {name: item[name] for name in edit} == edit
+
+
+async def test_what_nobody_edited_follows_the_registration(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    await client.put("/api/devices/pi-1:tv", json={"tags": ["a"]}, headers=headers)
+    await declare(db, "Told anew")
+    item = await (await client.get("/api/devices/pi-1:tv", headers=headers)).json()
+    assert (item["name"], item["tags"]) == ("Told anew", ["a"])
+
+
+async def test_a_changed_device_is_shown_with_the_status_its_actor_knows(
+    client: Client, db: Database, lab: NotedLab
+) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    device = DeviceView(Device("pi-1:tv", "tv", "TV", "stb"), DeviceStatus.ONLINE)
+    lab.hosts = [HostView(Host("pi-1", "x"), HostStatus.AVAILABLE, None, (device,))]
+    headers = bearer(client, Role.OPERATOR)
+    response = await client.put("/api/devices/pi-1:tv", json={"status": "online"}, headers=headers)
+    assert (await response.json())["status"] == "online"
+
+
+async def test_a_declared_or_busy_device_is_not_deleted(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    assert (await client.delete("/api/devices/pi-1:tv", headers=headers)).status == 409
+    async with db.session() as session:
+        await session._connection.execute("UPDATE devices SET declared = false, status = 'busy'")
+    assert (await client.delete("/api/devices/pi-1:tv", headers=headers)).status == 409
+    assert (await client.delete("/api/devices/no", headers=headers)).status == 404
+
+
+async def test_an_edit_that_makes_no_sense_changes_nothing(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    for body in ({"status": "offline"}, {"model": "x"}, {"name": None}, {"tags": [1]}):
+        response = await client.put("/api/devices/pi-1:tv", json=body, headers=headers)
+        assert response.status == 400
+    assert (await client.put("/api/devices/no", data=b"[", headers=headers)).status == 404
+    viewer = bearer(client, Role.VIEWER)
+    assert (await client.put("/api/devices/pi-1:tv", json={}, headers=viewer)).status == 403
+
+
+async def test_devices_are_listed_with_filters_and_pages(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    for local_id in ("a", "b", "c"):
+        await declare(db, local_id=local_id)
+    headers = bearer(client, Role.OPERATOR)
+    await client.post("/api/devices", json={**TV, "model": "phone"}, headers=headers)
+    await client.put("/api/devices/pi-1:a", json={"tags": ["x"]}, headers=headers)
+
+    async def many(query: str) -> int:
+        response = await client.get(f"/api/devices?{query}", headers=headers)
+        return len((await response.json())["items"])
+
+    assert await many("") == 4
+    assert await many("host_id=pi-1") == 3
+    assert await many("model=phone") == 1
+    assert await many("tag=x") == 1
+    assert await many("status=offline&limit=2") == 2
+    assert (await client.get("/api/devices?status=odd", headers=headers)).status == 400
