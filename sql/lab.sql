@@ -52,7 +52,8 @@ ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
     idempotency = excluded.idempotency, cancel = excluded.cancel,
-    sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now()
+    sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
+    status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
 WHERE h.host_url = $3
 RETURNING id, draining
 
@@ -70,11 +71,12 @@ UPDATE devices
 SET declared = false, withdrawn = true, status = 'offline'
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
--- store_statuses(host_id, status, reason, device_ids, statuses)
+-- store_statuses(host_ids, host_statuses, reasons, device_ids, statuses)
 WITH host AS (
-    UPDATE hosts
-    SET status = $2, reason = $3
-    WHERE id = $1
+    UPDATE hosts h
+    SET status = n.status, reason = n.reason
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS n (id, status, reason)
+    WHERE h.id = n.id AND (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
 )
 UPDATE devices d
 SET status = n.status

@@ -40,16 +40,27 @@ FROM test_executions e
 JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
--- finish_step(execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq, next_action)
-WITH finished AS (
-    UPDATE execution_steps
-    SET status = $5, tries = $4, finished_at = now(), duration_ms = $6, output = $7, error = $8,
-        screenshot = $9, seq = $10
-    WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
+-- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions)
+WITH done AS (
+    SELECT *
+    FROM unnest(
+        $1::text[], $2::int[], $3::int[], $4::int[], $5::text[], $6::float8[], $7::text[],
+        $8::text[], $9::text[], $10::int[], $11::text[]
+    ) AS d (
+        execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq,
+        next_action)
+), finished AS (
+    UPDATE execution_steps s
+    SET status = d.status, tries = d.tries, finished_at = now(), duration_ms = d.duration_ms,
+        output = d.output, error = d.error, screenshot = d.screenshot, seq = d.seq
+    FROM done d
+    WHERE s.execution_id = d.execution_id AND s.attempt = d.attempt AND s.step = d.step
+        AND s.status = 'running'
 )
 INSERT INTO execution_steps (execution_id, attempt, step, action)
-SELECT $1, $2, $3 + 1, $11
-WHERE $11::text IS NOT NULL
+SELECT execution_id, attempt, step + 1, next_action
+FROM done
+WHERE next_action IS NOT NULL
 ON CONFLICT DO NOTHING
 
 -- retry_step(execution_id, attempt, step, tries)

@@ -51,6 +51,8 @@ AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
 )
 
 _HEADER = re.compile(r"^-- (\w+)\(([^)]*)\)\s*$", re.MULTILINE)
@@ -145,6 +147,7 @@ class Database:
                 command_timeout=COMMAND_TIMEOUT,
                 timeout=ACQUIRE_TIMEOUT,
                 init=_init,
+                reset=_keep,
                 statement_cache_size=0 if is_pooler(self._dsn) else 500,
             )
 
@@ -189,6 +192,10 @@ class Database:
         """Give the first column of the first row of the named query, or None."""
         async with self.session() as session:
             return await session.value(name, **args)
+
+
+async def _keep(_: Any) -> None:
+    """Spare each query a second round trip: ours never change a session's state."""
 
 
 async def _init(connection: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import orjson
 import structlog
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import Processor
 
@@ -79,5 +80,6 @@ def _take_over(shared: list[Processor], level: int, out: TextIO, *, as_json: boo
 
 
 def _without_strangers_mistakes(record: logging.LogRecord) -> bool:
-    """Drop what is no HTTP: aiohttp answers it with 400, its traceback tells nobody anything."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Drop what is no HTTP or does not unpack: its traceback tells nobody anything."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError))

@@ -36,13 +36,12 @@ async def until(true: Callable[[], Any], limit_s: float = 15) -> Any:
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back over the wire; a cut one breaks the connection instead."""
+    """What goes back over the wire."""
 
     status: int = 200
     body: bytes = b'{"success": true}'
     headers: dict[str, str] = field(default_factory=dict)
     chunked: bool = False
-    cut: bool = False
 
 
 Behaviour = Callable[["FakeHost", Json], Awaitable[Reply]]
@@ -75,11 +74,6 @@ def says(reply: Reply) -> Behaviour:
         return reply
 
     return behave
-
-
-def cuts() -> Behaviour:
-    """Act, then break the connection without a word."""
-    return says(Reply(cut=True))
 
 
 def hangs() -> Behaviour:
@@ -128,6 +122,7 @@ class Call:
     body: Json
     headers: dict[str, str]
     at: float
+    peer: Any
 
     @property
     def key(self) -> str | None:
@@ -165,11 +160,11 @@ class FakeHost:
         self.on_cancel: Behaviour = replies(cancelled=True)
         self.obeys_cancel = True
         self.may_overlap = False
+        self.loses = 0  # so many answers: it acts, then the connection breaks
         self.actions: list[Call] = []
         self.acted: list[Call] = []  # those that it did: a repeated key is not done again
         self.cancels: list[Call] = []
         self.probes: list[Call] = []
-        self.connections = 0
         self.overlaps: list[str] = []
         self._scripts: dict[str, deque[Behaviour]] = {}
         self._acting: Counter[str | None] = Counter()
@@ -255,11 +250,11 @@ class FakeHost:
     # ------------------------------------------------------------ requests
 
     async def _note(self, request: web.Request, calls: list[Call]) -> Call:
-        if request.transport is not None and request.transport not in self._transports:
+        if request.transport is not None:
             self._transports.add(request.transport)
-            self.connections += 1
         body = await request.json() if request.can_read_body else {}
-        call = Call(request.path, body, dict(request.headers), perf_counter())
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        call = Call(request.path, body, dict(request.headers), perf_counter(), peer)
         calls.append(call)
         return call
 
@@ -278,7 +273,11 @@ class FakeHost:
         call = await self._note(request, self.actions)
         if not self._knows(call):
             return web.json_response({"error": "who are you"}, status=401)
-        return await self._sent(request, await self._once(call))
+        reply = await self._once(call)
+        if self.loses > 0 and request.transport is not None:
+            self.loses -= 1
+            request.transport.abort()  # type: ignore[attr-defined]
+        return await self._sent(request, reply)
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         call = await self._note(request, self.cancels)
@@ -291,10 +290,6 @@ class FakeHost:
         return await self._sent(request, reply)
 
     async def _sent(self, request: web.Request, reply: Reply) -> web.StreamResponse:
-        if reply.cut:
-            if request.transport is not None:
-                request.transport.abort()  # type: ignore[attr-defined]
-            return web.Response()
         response = web.Response(
             status=reply.status,
             body=reply.body,

@@ -22,6 +22,7 @@ class Actor(Generic[T]):
         self._askers: dict[int, asyncio.Future[Any]] = {}
         self._numbers = count(1)
         self._children: asyncio.TaskGroup
+        self._open: set[asyncio.Task[None]] = set()
         self._ended = False
 
     @property
@@ -71,10 +72,10 @@ class Actor(Generic[T]):
     async def run(self) -> None:
         """Live: take messages until `receive` says that it is over (True) or raises."""
         async with asyncio.TaskGroup() as self._children:
-            others = self.begin()
+            self.begin()
             while not self.receive(await self._inbox.get()):
                 pass
-            for task in (*others, *self.open_children()):
+            for task in tuple(self._open):
                 task.cancel()
 
     def ended(self) -> None:
@@ -86,15 +87,13 @@ class Actor(Generic[T]):
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a child; an exception of it ends the actor."""
-        return self._children.create_task(work, name=f"{self.name}: {name}")
+        task = self._children.create_task(work, name=f"{self.name}: {name}")
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        return task
 
-    def begin(self) -> tuple[asyncio.Task[None], ...]:
-        """Do what is due at the start; give the children that live as long as the actor."""
-        return ()
-
-    def open_children(self) -> tuple[asyncio.Task[None], ...]:
-        """Give the children that are under way."""
-        return ()
+    def begin(self) -> None:
+        """Do what is due at the start."""
 
     def receive(self, message: T) -> bool:
         """Decide and act; True ends the actor."""

@@ -32,7 +32,8 @@ class Dispatcher:
         self._tell = tell
         self._views: dict[str, HostView] = {}
         self._free: dict[str, tuple[HostView, DeviceView]] = {}
-        self._taken: dict[str, Waiting] = {}  # device to the run sent there, until it shows
+        self._taken: dict[str, str] = {}  # device to the run sent there, until it shows
+        self._sent: dict[str, tuple[str, Waiting]] = {}  # run to its device, until it began
         self._queues: dict[Wish, SortedKeyList] = {}
         self._waiting: dict[str, Waiting] = {}
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
@@ -68,8 +69,7 @@ class Dispatcher:
 
     def knows(self, execution_id: str) -> bool:
         """True when it waits, or is on its way to a host."""
-        on_the_way = any(w.execution_id == execution_id for w in self._taken.values())
-        return execution_id in self._waiting or on_the_way
+        return execution_id in self._waiting or execution_id in self._sent
 
     def withdraw(self, execution_id: str) -> Waiting | None:
         """Take it out of the line; None when it is not there."""
@@ -101,23 +101,32 @@ class Dispatcher:
             elif device.device.id not in self._taken:
                 self._offer(view, device)
 
+    def begun(self, execution_id: str) -> None:
+        """Learn that a run which was sent to a host stands in the database."""
+        self._sent.pop(execution_id, None)
+
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Learn that a run could not begin; unless it is gone for good it waits on."""
-        waiting = self._taken.get(device_id)
-        if waiting is None or waiting.execution_id != execution_id:
+        sent = self._sent.pop(execution_id, None)
+        if sent is None:
             return
-        del self._taken[device_id]
+        if self._taken.get(device_id) == execution_id:
+            del self._taken[device_id]
         if not gone:
-            self.add(waiting)
-        self._offer_again(device_id)
+            self.add(sent[1])
+        if device_id not in self._taken:
+            self._offer_again(device_id)
 
     def host_gone(self, host_id: str) -> None:
         """Learn that a host's actor ended: what was sent there and did not begin waits on."""
         self._forget_free(host_id)
         view = self._views.pop(host_id, None)
-        for device in view.devices if view else ():
-            waiting = self._taken.pop(device.device.id, None)
-            if waiting is not None:
+        devices = {device.device.id for device in view.devices} if view else set()
+        for device_id in devices:
+            self._taken.pop(device_id, None)
+        for execution_id, (device_id, waiting) in tuple(self._sent.items()):
+            if device_id in devices:
+                del self._sent[execution_id]
                 self.add(waiting)
 
     # ------------------------------------------------------------ inside
@@ -169,7 +178,8 @@ class Dispatcher:
     def _send(self, waiting: Waiting, view: HostView, device: DeviceView) -> None:
         device_id = device.device.id
         self._free.pop(device_id, None)
-        self._taken[device_id] = waiting
+        self._taken[device_id] = waiting.execution_id
+        self._sent[waiting.execution_id] = (device_id, waiting)
         self._used[device_id] = next(self._turns)
         self._tell(view.host.id, m.Run(waiting.execution_id, device_id))
 

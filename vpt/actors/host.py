@@ -17,10 +17,9 @@ from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.ledger import Ledger, waiting_of
+from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.state import HostState, Run
 from vpt.artifacts import Artifacts
-from vpt.db import Database
 from vpt.dialects.base import Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
@@ -45,7 +44,7 @@ _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
 class Surroundings:
     """What every host actor needs of the world."""
 
-    db: Database
+    shared: Shared
     dialect: Dialect
     events: Events
     dispatcher: Dispatcher
@@ -69,7 +68,7 @@ class HostActor(Actor[m.Message]):
         self._state = state
         self._resumed = resumed
         self._world = world
-        self.ledger = Ledger(world.db, state.host.id)
+        self.ledger = Ledger(world.shared, state.host.id)
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._records: deque[m.Effect] = deque()
@@ -90,18 +89,13 @@ class HostActor(Actor[m.Message]):
 
     # ------------------------------------------------------------ life
 
-    def begin(self) -> tuple[asyncio.Task[None], ...]:
+    def begin(self) -> None:
         """Take up what the database had, then write and probe for as long as it lives."""
-        writer = self.spawn(self._write(), "writer")
+        self.spawn(self._write(), "writer")
         self._state, effects = machine.wake(self._state, self._resumed)
         self._resumed = []
         self._perform(effects)
         self._next_probe()
-        return (writer,)
-
-    def open_children(self) -> tuple[asyncio.Task[None], ...]:
-        """Give the calls that are under way."""
-        return tuple(self._calls.values())
 
     def receive(self, message: m.Message) -> bool:
         """Decide, then perform."""
@@ -268,7 +262,10 @@ class HostActor(Actor[m.Message]):
     async def _store(self, effect: m.Effect) -> None:
         match effect:
             case m.StoreAttempt():
-                self.tell(await self.ledger.start_attempt(effect))
+                fact = await self.ledger.start_attempt(effect)
+                if isinstance(fact, m.AttemptStored):
+                    self._world.dispatcher.begun(effect.execution_id)
+                self.tell(fact)
             case m.StoreStep():
                 self.tell(await self.ledger.finish_step(effect, await self._screenshot(effect)))
             case m.StoreTry():

@@ -17,6 +17,7 @@ from vpt.actors import messages as m
 from vpt.actors.campaign import CampaignJob, store_campaign
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.host import Surroundings
+from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
 from vpt.actors.restore import device_of, host_of
 from vpt.actors.state import Limits
@@ -81,7 +82,7 @@ class Lab:
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
-            db=self._db,
+            shared=Shared(self._db),
             dialect=self._dialect,
             events=self._events,
             dispatcher=self._dispatcher,

@@ -7,11 +7,14 @@ lane has at most one record under way.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
 from vpt.actors import messages as m
+from vpt.actors.batch import Batcher
 from vpt.db import Database
 from vpt.errors import DatabaseAwayError
 from vpt.model import (
@@ -25,6 +28,8 @@ from vpt.model import (
 )
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _PATIENCE = (0.05, 1.0)  # seconds between tries while the database is away: first, longest
 
@@ -66,22 +71,79 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """How a step ended, ready to be stored."""
+
+    effect: m.StoreStep
+    screenshot: str | None
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes."""
+        answer = self.effect.answer
+        return len(answer.output or "") if answer else 0
+
+
+class Shared:
+    """What all hosts write through: the most frequent records share their statements."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.steps = Batcher(self._store_steps, lambda record: record.weight)
+        self.looks = Batcher(self._store_looks)
+
+    async def _store_steps(self, records: list[StepRecord]) -> None:
+        effects = [record.effect for record in records]
+        keys = [effect.key for effect in effects]
+        answers = [effect.answer for effect in effects]
+        await self.db.row(
+            "finish_steps",
+            execution_ids=[key.execution_id for key in keys],
+            attempts=[key.attempt for key in keys],
+            steps=[key.step for key in keys],
+            tries=[key.tries for key in keys],
+            statuses=[effect.status for effect in effects],
+            durations_ms=[effect.duration_ms for effect in effects],
+            outputs=[answer.output if answer else None for answer in answers],
+            errors=[effect.error for effect in effects],
+            screenshots=[record.screenshot for record in records],
+            seqs=[effect.seq for effect in effects],
+            next_actions=[effect.next_action for effect in effects],
+        )
+
+    async def _store_looks(self, views: list[HostView]) -> None:
+        newest = {view.host.id: view for view in views}.values()
+        devices = [item for view in newest for item in view.devices]
+        await self.db.row(
+            "store_statuses",
+            host_ids=[view.host.id for view in newest],
+            host_statuses=[view.status for view in newest],
+            reasons=[view.reason for view in newest],
+            device_ids=[item.device.id for item in devices],
+            statuses=[item.status for item in devices],
+        )
+
+
 class Ledger:
     """One host's writes, each tried until the database has it."""
 
-    def __init__(self, db: Database, host_id: str) -> None:
-        self._db = db
+    def __init__(self, shared: Shared, host_id: str) -> None:
+        self._shared = shared
         self._host_id = host_id
 
-    async def _row(self, name: str, /, **args: Any) -> Any:
+    async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         pause, longest = _PATIENCE
         while True:
             try:
-                return await self._db.row(name, **args)
+                return await work()
             except DatabaseAwayError:
-                log.warning("record_waits_for_database", query=name, host_id=self._host_id)
+                log.warning("record_waits_for_database", record=what, host_id=self._host_id)
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
+
+    async def _row(self, name: str, /, **args: Any) -> Any:
+        return await self._patiently(name, lambda: self._shared.db.row(name, **args))
 
     async def start_attempt(self, effect: m.StoreAttempt) -> m.Fact:
         """Begin the next attempt, unless the execution is not to be had any more."""
@@ -95,21 +157,8 @@ class Ledger:
 
     async def finish_step(self, effect: m.StoreStep, screenshot: str | None) -> m.Fact:
         """Store a step's end and the next step's beginning."""
-        key, answer = effect.key, effect.answer
-        await self._row(
-            "finish_step",
-            execution_id=key.execution_id,
-            attempt=key.attempt,
-            step=key.step,
-            tries=key.tries,
-            status=effect.status,
-            duration_ms=effect.duration_ms,
-            output=answer.output if answer else None,
-            error=effect.error,
-            screenshot=screenshot,
-            seq=effect.seq,
-            next_action=effect.next_action,
-        )
+        record, key = StepRecord(effect, screenshot), effect.key
+        await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = f"/screenshots/{key.execution_id}/{key.attempt}/{key.step}.png"
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
 
@@ -154,11 +203,4 @@ class Ledger:
 
     async def statuses(self, view: HostView) -> None:
         """Store how the host and its devices look."""
-        await self._row(
-            "store_statuses",
-            host_id=self._host_id,
-            status=view.status,
-            reason=view.reason,
-            device_ids=[item.device.id for item in view.devices],
-            statuses=[item.status for item in view.devices],
-        )
+        await self._patiently("store_statuses", lambda: self._shared.looks.put(view))

@@ -45,6 +45,7 @@ _KINDS = {
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
 }
+_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 _COUNTED = (
     ErrorKind.HOST_LOST,
     ErrorKind.HOST_ERROR,
@@ -82,9 +83,13 @@ class Turn:
     def __init__(self, state: HostState) -> None:
         self.state = state
         self.effects: list[m.Effect] = []
+        self._link_before = state.link
+        self._looks_kept = False  # a manual action changes what others see only now and then
 
     def end(self, *, always: bool = False) -> tuple[HostState, m.Effects]:
         """Give the new state and the effects, the news of the host's looks first."""
+        if self._looks_kept and self.state.link is self._link_before:
+            return self.state, tuple(self.effects)
         view = view_of(self.state)
         if view is self.state.view and not always:
             return self.state, tuple(self.effects)
@@ -326,6 +331,7 @@ class Turn:
     # ------------------------------------------------------------ manual actions
 
     def _act(self, act: m.Act) -> None:
+        self._looks_kept = True
         lane = self._lane_for(act.device_id)
         if isinstance(lane, VptError):
             self._add(m.Refuse(act.ask, lane))
@@ -369,6 +375,7 @@ class Turn:
         lane = self.state.lanes.get(fact.device_id)
         if lane is None or not lane.acts or lane.acts[0].ask != fact.ask:
             return
+        self._looks_kept = not lane.wanted and not lane.gone
         lane = self._put(lane, acts=lane.acts[1:])
         if lane.acts:
             self._add(m.ForwardAct(self.state.host, lane.device, lane.acts[0]))
@@ -550,7 +557,7 @@ class Turn:
         )
         lane = self.state.lanes.get(fact.device_id)
         hold = lane.hold if lane else None
-        answered = isinstance(fact.outcome, Answer)
+        answered = isinstance(fact.outcome, Answer) or fact.outcome.trouble in _ANSWERS
         if lane and hold and not hold.lost and answered and hold.is_of(key):
             self._release(lane, hold)
 

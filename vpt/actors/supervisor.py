@@ -13,8 +13,8 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, Surroundings
 from vpt.actors.restore import restore
-from vpt.actors.state import Limits
-from vpt.errors import DatabaseAwayError, NotFoundError
+from vpt.actors.state import Limits, view_of
+from vpt.errors import DatabaseAwayError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
 from vpt.seal import Sealer
 
@@ -36,6 +36,7 @@ class Hosts:
         self._actors: dict[str, HostActor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._restarting: set[asyncio.Task[None]] = set()
+        self._down: set[str] = set()  # registered, but their actor crashed
         self._crashes: dict[str, deque[float]] = {}
         self._closing = False
 
@@ -52,16 +53,17 @@ class Hosts:
 
     async def start(self) -> None:
         """Load every registered host and begin to probe it."""
-        for row in await self._world.db.rows("lab_hosts"):
+        for row in await self._world.shared.db.rows("lab_hosts"):
             await self.load(row["id"])
 
     async def load(self, host_id: str) -> None:
         """Start the actor of a registered host from the database; a live one is left alone."""
-        restored = await restore(self._world.db, self._sealer, self._limits, host_id)
+        restored = await restore(self._world.shared.db, self._sealer, self._limits, host_id)
         if restored is None or host_id in self._actors or self._closing:
             return
         actor = HostActor(restored.state, restored.resumed, self._world, restored.last_seen)
         self._actors[host_id] = actor
+        self._world.dispatcher.announce(view_of(restored.state))
         context = Context()  # its log lines belong to no request
         task = context.run(asyncio.create_task, actor.run(), name=f"host {host_id}")
         self._tasks[host_id] = task
@@ -78,6 +80,8 @@ class Hosts:
     ) -> Any:
         """Leave a command and wait for its answer; NotFoundError when there is no such host."""
         actor = self._actors.get(host_id)
+        if actor is None and host_id in self._down:
+            raise UnavailableError("The host's actor crashed: try again in a moment.")
         if actor is None:
             raise NotFoundError("There is no such host.")
         return await actor.ask(make, seconds)
@@ -114,11 +118,19 @@ class Hosts:
         if error is None:
             return
         log.error("host_actor_crashed", host_id=host_id, exc_info=error)
+        self._down.add(host_id)
+        self._world.dispatcher.announce(_held_back(actor, Reason.PROBES))
         again = asyncio.get_running_loop().create_task(
             self._restart(host_id, actor), name=f"restart {host_id}"
         )
         self._restarting.add(again)
-        again.add_done_callback(self._restarting.discard)
+        again.add_done_callback(lambda done: self._restarted(host_id, done))
+
+    def _restarted(self, host_id: str, task: asyncio.Task[None]) -> None:
+        self._restarting.discard(task)
+        self._down.discard(host_id)
+        if host_id not in self._actors:  # it was deleted meanwhile
+            self._world.dispatcher.host_gone(host_id)
 
     async def _restart(self, host_id: str, actor: HostActor) -> None:
         now = asyncio.get_running_loop().time()
@@ -136,13 +148,18 @@ class Hosts:
     async def _hold_back(self, host_id: str, actor: HostActor) -> None:
         """Show the host as broken for a while: its actor cannot be kept alive."""
         log.critical("host_actor_broken", host_id=host_id, held_back_s=_WINDOW)
-        devices = tuple(
-            DeviceView(lane.device, DeviceStatus.OFFLINE) for lane in actor.state.lanes.values()
-        )
-        view = HostView(actor.state.host, HostStatus.SUSPECT, Reason.BROKEN, devices)
+        view = _held_back(actor, Reason.BROKEN)
         self._world.dispatcher.announce(view)
         try:
             await actor.ledger.statuses(view)
         finally:
             await asyncio.sleep(_WINDOW)
             self._crashes.pop(host_id, None)
+
+
+def _held_back(actor: HostActor, reason: Reason) -> HostView:
+    """Show a host whose actor is dead: it is still registered, and gets nothing."""
+    devices = tuple(
+        DeviceView(lane.device, DeviceStatus.OFFLINE) for lane in actor.state.lanes.values()
+    )
+    return HostView(actor.state.host, HostStatus.SUSPECT, reason, devices)

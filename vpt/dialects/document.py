@@ -63,7 +63,13 @@ class DocumentDialect:
         except HostTroubleError as trouble:
             if trouble.trouble != "BROKEN" or not host.idempotency:
                 raise
-        return await self._post(host, data, key, limit)
+            broken = trouble
+        try:
+            return await self._post(host, data, key, limit)
+        except HostTroubleError as trouble:
+            if trouble.trouble == "NOT_CONNECTED":  # but the first one may have been acted on
+                raise broken from trouble
+            raise
 
     async def _post(self, host: Host, data: bytes, key: str, limit: float) -> Answer:
         session = self._kept if host.idempotency else self._fresh

@@ -146,6 +146,8 @@ class Sockets:
 
     def publish(self, event: Event) -> None:
         """Give `event` to all who are to have it; never waits, never raises."""
+        if not self.clients:
+            return
         name, payload, rooms = _told(event)
         packet = EnginePacket(MESSAGE, SocketPacket(EVENT, [name, payload], NAMESPACE).encode())
         for sid, engine_sid in self._server.manager.get_participants(NAMESPACE, rooms):

@@ -96,12 +96,10 @@ async def delete_test_case(request: web.Request) -> web.Response:
 async def execute_test_case(request: web.Request) -> web.Response:
     """Run a test case now, or as soon as something that fits is free."""
     db, test_case_id = request.app[DB], path_id(request)
-    found(await db.row("test_case_item", id=test_case_id))
+    test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
     wish = await load_body(request, EXECUTE)
-    async with db.session() as session:
-        test_case = found((await test_cases(session, [test_case_id])).get(test_case_id))
-        steps = filled_steps(test_case, wish["parameters"])
-        wish["device_id"] = await resolve_device(session, wish["device_id"], wish["host_id"])
+    steps = filled_steps(test_case, wish["parameters"])
+    wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
     user_id = user_of(request).user_id
     submitted = await request.app[LAB].submit(new_execution(test_case, steps, wish, user_id))
     return json_response(
@@ -126,7 +124,7 @@ def _versions(request: web.Request) -> list[int] | None:
     return None if header == "*" else [int(version) for version in _ETAG.findall(header)]
 
 
-async def test_cases(session: Session, ids: Iterable[str]) -> Mapping[str, Any]:
+async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:
     """Give the test cases of these ids that there are, ready to run."""
     rows = await session.rows("test_cases_to_run", ids=list(set(ids)))
     return {row["id"]: row for row in rows}
