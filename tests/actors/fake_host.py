@@ -9,8 +9,10 @@ import socket
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
 
@@ -166,6 +168,7 @@ class FakeHost:
         self.cancels: list[Call] = []
         self.probes: list[Call] = []
         self.overlaps: list[str] = []
+        self.busiest = 0  # the most that it did at once
         self._scripts: dict[str, deque[Behaviour]] = {}
         self._acting: Counter[str | None] = Counter()
         self._answers: dict[str, asyncio.Task[Reply]] = {}
@@ -218,7 +221,9 @@ class FakeHost:
         app.router.add_get("/host/health", self._health)
         app.router.add_post("/host/remote/executeAction", self._action)
         app.router.add_post("/host/cancel", self._cancel)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.01, handler_cancellation=True
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_port=True).start()
 
@@ -331,6 +336,7 @@ class FakeHost:
     async def _act(self, action: Json) -> Reply:
         device = action.get("device_id")
         self._acting[device] += 1
+        self.busiest = max(self.busiest, self._acting.total())
         if self._acting[device] > 1:
             self.overlaps.append(f"{self.name}: {device} was asked to {action} meanwhile")
         try:
@@ -343,6 +349,47 @@ class FakeHost:
         if not script:
             return passes()
         return script.popleft() if len(script) > 1 else script[0]
+
+
+class Wire:
+    """A socket of PostgreSQL's in its own folder, that leads to the real one until it is cut."""
+
+    def __init__(self, folder: Path, dsn: str) -> None:
+        where = parse_qs(urlsplit(dsn).query)
+        name = f".s.PGSQL.{where['port'][0]}"
+        self.dsn = dsn.replace(where["host"][0], str(folder))
+        self._here, self._there = str(folder / name), f"{where['host'][0]}/{name}"
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_unix_server(self._join, self._here)
+
+    async def cut(self) -> None:
+        """Break all connections and refuse new ones."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        await until(lambda: not self._writers)
+        Path(self._here).unlink()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(self._there)
+        both = {writer, far_writer}
+        self._writers |= both
+        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        self._writers -= both
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 class BlackHole:

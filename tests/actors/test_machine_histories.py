@@ -75,7 +75,7 @@ class Histories(RuleBasedStateMachine):
         self.w.ring(names[pick % len(names)])
 
     @rule(good=st.booleans(), times=st.integers(1, 6))
-    def probes(self, good: bool, times: int) -> None:  # noqa: FBT001
+    def probes(self, good: bool, times: int) -> None:
         for _ in range(times):
             self.w.tell(m.ProbeDue())
             if self.w.probing:
@@ -83,7 +83,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.w.cancels)
     @rule(acknowledged=st.booleans())
-    def cancel_answered(self, acknowledged: bool) -> None:  # noqa: FBT001
+    def cancel_answered(self, acknowledged: bool) -> None:
         self.w.cancel_answered(acknowledged=acknowledged)
 
     @rule(execution=st.sampled_from(["e1", "e2", "e3"]))
@@ -101,12 +101,12 @@ class Histories(RuleBasedStateMachine):
         self.w.tell(m.ActAnswered(act.device.id, act.act.ask, outcome, 1.0))
 
     @rule(devices=st.sampled_from([(1,), (1, 2), (2,)]), idempotency=st.booleans())
-    def register(self, devices: tuple[int, ...], idempotency: bool) -> None:  # noqa: FBT001
+    def register(self, devices: tuple[int, ...], idempotency: bool) -> None:
         declared = tuple(device(n) for n in devices)
         self.w.tell(m.Register(self.ask(), host(idempotency=idempotency), declared))
 
     @rule(on=st.booleans())
-    def drain(self, on: bool) -> None:  # noqa: FBT001
+    def drain(self, on: bool) -> None:
         self.w.tell(m.Drain(self.ask(), on))
 
     @rule()

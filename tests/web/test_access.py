@@ -12,6 +12,7 @@ from yarl import URL
 
 from tests.conftest import SECRET, Client, ClientFactory, token
 from tests.web.kit import refused, test_case
+from vpt.db import Database
 from vpt.errors import InvalidTokenError
 from vpt.model import Role
 from vpt.web.auth import access_of, bearer, issue_token, read_token
@@ -166,3 +167,12 @@ async def test_a_sane_request_id_is_kept_and_another_one_replaced(operator: Clie
     assert sane.headers["X-Request-ID"] == "abc-1"
     odd = await operator.get("/api/testcases", headers={"X-Request-ID": "a b" * 100})
     assert len(odd.headers["X-Request-ID"]) == 16
+
+
+async def test_without_the_database_requests_are_asked_to_come_again(
+    operator: Client, db: Database
+) -> None:
+    await db.close()
+    response = await operator.get("/api/testcases")
+    assert (response.status, response.headers["Retry-After"]) == (503, "1")
+    assert (await response.json())["code"] == "database_away"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -13,7 +14,7 @@ import structlog
 
 from vpt.actors.queue import Queue, insert
 from vpt.db import Database
-from vpt.errors import DatabaseAwayError
+from vpt.errors import ConflictError, DatabaseAwayError
 from vpt.events import Events
 from vpt.model import CampaignProgress, ExecutionStatus, Json, NewCampaign, NewExecution
 
@@ -29,6 +30,9 @@ class Finals(Protocol):
 
     async def final_status(self, execution_id: str) -> ExecutionStatus:
         """Wait until it is final."""
+
+    async def cancel(self, execution_id: str, user_id: str) -> None:
+        """End it; ConflictError when it is final."""
 
 
 async def store_campaign(db: Database, new: NewCampaign) -> str:
@@ -121,10 +125,16 @@ class CampaignJob:
                 if self._stopped or self.cancelled:
                     continue
                 execution_id = await self._start(entry, job["priority"])
+            if self.cancelled:  # wished while it was being stored, or just before a crash
+                await self._cancel(execution_id, job["requested_by"])
             self._count(job, await self._finals.final_status(execution_id))
             if self._pending or len(self._verdicts) < self._total:
                 seq = await patiently(lambda: self._db.value("next_campaign_seq", id=self.id))
                 self._publish(ExecutionStatus.RUNNING, seq)
+
+    async def _cancel(self, execution_id: str, user_id: str) -> None:
+        with suppress(ConflictError):  # it is over already
+            await patiently(lambda: self._finals.cancel(execution_id, user_id))
 
     def _count(self, job: Any, status: ExecutionStatus) -> None:
         self._verdicts.append(status)

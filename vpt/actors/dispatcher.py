@@ -71,6 +71,10 @@ class Dispatcher:
         """True when it waits, or is on its way to a host."""
         return execution_id in self._waiting or execution_id in self._sent
 
+    def waits(self, execution_id: str) -> bool:
+        """True when it stands in line."""
+        return execution_id in self._waiting
+
     def withdraw(self, execution_id: str) -> Waiting | None:
         """Take it out of the line; None when it is not there."""
         waiting = self._waiting.pop(execution_id, None)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 import structlog
 
@@ -40,6 +40,13 @@ _JITTER = 0.2
 _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
 
 
+class NotTaken(Protocol):
+    """Whom to tell that a run could not begin on its device."""
+
+    def __call__(self, execution_id: str, device_id: str, *, gone: bool) -> None:
+        """Let it wait on, unless it is `gone` for good."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every host actor needs of the world."""
@@ -52,6 +59,7 @@ class Surroundings:
     probe_timeout: float
     seen: Callable[[str, float], None]
     requeue: Callable[[Waiting], None]
+    not_taken: NotTaken
 
 
 class HostActor(Actor[m.Message]):
@@ -138,7 +146,7 @@ class HostActor(Actor[m.Message]):
             case m.Hangup(device_id):
                 self._hang_up(device_id)
             case m.NotTaken(execution_id, device_id, gone):
-                self._world.dispatcher.not_taken(execution_id, device_id, gone=gone)
+                self._world.not_taken(execution_id, device_id, gone=gone)
             case m.Log(event_name, fields, warning):
                 level = log.warning if warning else log.info
                 level(event_name, host_id=self.name, **fields)

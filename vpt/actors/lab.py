@@ -90,6 +90,7 @@ class Lab:
             probe_timeout=self._config.host_probe_timeout,
             seen=lambda host_id, _: self._seen.add(host_id),
             requeue=self._queue.requeue,
+            not_taken=self._queue.not_taken,
         )
 
     def _tell(self, host_id: str, message: m.Message) -> None:

@@ -41,7 +41,7 @@ class Queue:
         self._events = events
         self._dispatcher = dispatcher
         self._max_queued = max_queued
-        self._news: dict[str, asyncio.Future[TestProgress]] = {}
+        self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         events.subscribe(self._on_event)
 
@@ -73,7 +73,7 @@ class Queue:
             pass
         finally:
             self._news.pop(execution_id, None)
-        event = news.result() if news.done() else None
+        event = news.result() if news.done() and not news.cancelled() else None
         if event is None:
             return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
         return Submitted(execution_id, event.status, event.host_id, event.device_id)
@@ -114,6 +114,13 @@ class Queue:
             )
         )
         return True
+
+    def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
+        """Learn that a run could not begin on its device; who submitted it need not wait."""
+        self._dispatcher.not_taken(execution_id, device_id, gone=gone)
+        news = self._news.get(execution_id)
+        if news is not None and not news.done() and self._dispatcher.waits(execution_id):
+            news.set_result(None)
 
     def requeue(self, waiting: Waiting) -> None:
         """Put in line again what is to have another attempt."""

@@ -1,0 +1,90 @@
+"""Hosts that do nothing cost next to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from tests.system.kit import JOIN_TOKEN, ask, client, process, server
+
+HOSTS = 200
+INTERVAL = 10.0  # seconds
+WINDOW = INTERVAL * 1.2 + 0.3  # by then every host was probed again
+SLACK = 0.25  # seconds: this machine has other work
+
+
+async def test_two_hundred_idle_hosts_take_under_five_percent_of_a_core(
+    tmp_path: Path, dsn: str
+) -> None:
+    settings = {"DATABASE_URL": dsn, "HOST_PROBE_INTERVAL": INTERVAL}
+    async with (
+        process(tmp_path, "-m", "tests.system.idle_hosts", str(HOSTS)) as hosts,
+        server(tmp_path, **settings) as one,
+        client(one) as session,
+    ):
+        reporter, *ports = json.loads(await _line(hosts.said))
+        await asyncio.gather(*(_join(session, number, p) for number, p in enumerate(ports)))
+        await _all_available(session)
+
+        watched = psutil.Process(one.pid)
+        began, before = time.monotonic(), watched.cpu_times()
+        await asyncio.sleep(WINDOW)  # what is measured is time
+        ended, after = time.monotonic(), watched.cpu_times()
+        seconds = (after.user + after.system) - (before.user + before.system)
+        share = seconds / (ended - began)
+
+        probes = await _probes(reporter)
+        gaps = [later - earlier for moments in probes for earlier, later in pairwise(moments)]
+        assert len(gaps) >= HOSTS, "every host was probed at least twice"
+        assert min(gaps) > INTERVAL * 0.8 - SLACK
+        assert max(gaps) < INTERVAL * 1.2 + SLACK
+        seen = sum(began <= moment <= ended for moments in probes for moment in moments)
+        steady = share * (HOSTS / INTERVAL) / (seen / (ended - began))
+        assert steady < 0.05, f"{share:.3f} of a core for {seen} probes"
+        await _all_available(session)
+
+
+async def _line(said: Callable[[], str]) -> str:
+    async with asyncio.timeout(20):
+        while not said().endswith("\n"):
+            await asyncio.sleep(0.02)
+    return said()
+
+
+async def _join(session: aiohttp.ClientSession, number: int, port: int) -> None:
+    card = {
+        "host_name": f"idle-{number}",
+        "host_url": f"http://127.0.0.1:{port}",
+        "devices": [{"device_id": "d1", "name": "d1", "model": "tv"}],
+        "protocol": {"idempotency": True, "cancel": True},
+    }
+    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    async with session.post("/api/hosts/register", json=card, headers=headers) as response:
+        assert response.status == 200, await response.text()
+
+
+async def _all_available(session: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            items = (await ask(session, "GET", "/api/hosts?limit=1000"))["items"]
+            if [item["status"] for item in items] == ["available"] * HOSTS:
+                return
+            await asyncio.sleep(0.2)
+
+
+async def _probes(port: int) -> list[list[float]]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/report") as response,
+    ):
+        moments: list[list[float]] = await response.json()
+        return moments
+
+
