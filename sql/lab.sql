@@ -24,11 +24,12 @@ SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS 
     e.test_retries, e.requested_by, e.campaign_execution_id,
     e.cancel_requested_at IS NOT NULL AS cancelled,
     s.step, s.tries, s.status AS step_status,
+    extract(epoch FROM now() - s.started_at)::float8 AS step_age_s,
     coalesce(p.seq, a.seq) AS seq, coalesce(p.failed, false) AS failed
 FROM execution_attempts a
 JOIN test_executions e ON e.id = a.execution_id
 LEFT JOIN LATERAL (
-    SELECT step, tries, status
+    SELECT step, tries, status, started_at
     FROM execution_steps
     WHERE execution_id = a.execution_id AND attempt = a.attempt
     ORDER BY step DESC
@@ -41,7 +42,7 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE a.host_id = $1 AND a.released_at IS NULL
 
--- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret)
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential)
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
     last_seen
@@ -54,7 +55,7 @@ SET host_url = excluded.host_url, dialect = excluded.dialect, credential = exclu
     idempotency = excluded.idempotency, cancel = excluded.cancel,
     sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
     status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
-WHERE h.host_url = $3
+WHERE h.host_url = $3 AND h.credential = $11
 RETURNING id, draining
 
 -- upsert_device(id, host_id, local_id, name, model, capabilities)
@@ -65,6 +66,7 @@ SET local_id = excluded.local_id, model = excluded.model, declared = true, withd
     name = CASE WHEN d.name_edited THEN d.name ELSE excluded.name END,
     capabilities = CASE
         WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END
+WHERE d.host_id = excluded.host_id
 
 -- withdraw_devices(host_id, kept)
 UPDATE devices
@@ -77,10 +79,14 @@ WITH host AS (
     SET status = n.status, reason = n.reason
     FROM unnest($1::text[], $2::text[], $3::text[]) AS n (id, status, reason)
     WHERE h.id = n.id AND (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
+    RETURNING h.id
+), hosts_first AS (
+    SELECT count(*)
+    FROM host
 )
 UPDATE devices d
 SET status = n.status
-FROM unnest($4::text[], $5::text[]) AS n (id, status)
+FROM hosts_first, unnest($4::text[], $5::text[]) AS n (id, status)
 WHERE d.id = n.id AND d.status <> n.status
 
 -- store_seen(host_ids)
@@ -88,10 +94,11 @@ WITH host AS (
     UPDATE hosts
     SET last_seen = now()
     WHERE id = ANY ($1::text[])
+    RETURNING id
 )
 UPDATE devices
 SET last_seen = now()
-WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
+WHERE host_id IN (SELECT id FROM host) AND NOT withdrawn
 
 -- store_heartbeat(host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m)
 INSERT INTO host_health (
@@ -107,11 +114,16 @@ WHERE id = $1
 RETURNING id
 
 -- delete_host(id)
+WITH released AS (
+    UPDATE execution_attempts
+    SET released_at = now()
+    WHERE host_id = $1 AND released_at IS NULL AND status <> 'running'
+)
 DELETE FROM hosts
 WHERE id = $1
     AND NOT EXISTS (
         SELECT FROM execution_attempts
-        WHERE host_id = $1 AND released_at IS NULL)
+        WHERE host_id = $1 AND status = 'running')
 RETURNING id
 
 -- claim_instance(id, ttl_s)

@@ -162,6 +162,11 @@ SELECT id, device_model, requirements, wanted_device_id, wanted_host_id, refused
 FROM test_executions e
 WHERE status = 'queued'
 
+-- cancels_wished()
+SELECT id, status, host_id
+FROM test_executions
+WHERE status IN ('queued', 'running') AND cancel_requested_at < now() - interval '3 seconds'
+
 -- open_counts()
 SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
     count(*) FILTER (WHERE status = 'running') AS running
@@ -195,6 +200,11 @@ FROM campaign_results r
 LEFT JOIN test_executions e ON e.id = r.execution_id
 WHERE r.campaign_execution_id = $1
 ORDER BY r.position
+
+-- campaign_entry(id, position)
+SELECT execution_id
+FROM campaign_results
+WHERE campaign_execution_id = $1 AND position = $2
 
 -- link_campaign_result(campaign_execution_id, position, execution_id)
 UPDATE campaign_results

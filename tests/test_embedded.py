@@ -1,6 +1,6 @@
 """The embedded PostgreSQL, with real servers that are started, attached to and killed."""
 
-# ruff: noqa: ASYNC110, ASYNC220, ASYNC221, ASYNC240 - tests poll, and nobody waits for their loop
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC221 - tests poll, and nobody waits for their loop
 
 import asyncio
 import contextlib

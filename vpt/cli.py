@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 
 from vpt import __version__, config, logs
@@ -25,7 +26,7 @@ from vpt.web.auth import issue_token
 TROUBLE = 2  # infrastructure
 USAGE = 4
 
-_TROUBLES = (EmbeddedError, DatabaseAwayError, TakenError, OSError)
+_TROUBLES = (EmbeddedError, DatabaseAwayError, TakenError, OSError, asyncpg.PostgresError)
 
 
 class Trouble(click.ClickException):

@@ -95,8 +95,9 @@ def _is_url(*schemes: str) -> Any:
         try:
             parts = urlsplit(value)
             parts.port  # noqa: B018 (raises when it is no number)
-        except ValueError as error:
-            raise ValidationError(f"expected a URL ({error})") from error
+        except ValueError as error:  # its words may hold a part of a password
+            words = "expected a URL (in a password, / is %2F and : is %3A)"
+            raise ValidationError(words) from error
         if parts.scheme not in schemes:
             raise ValidationError(f"expected a URL that starts with {' or '.join(schemes)}://")
 

@@ -52,6 +52,9 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.SerializationError,
 )
 
@@ -165,12 +168,13 @@ class Database:
         """Give a connection for single statements, each its own transaction."""
         if self._pool is None:
             raise DatabaseAwayError
-        async with (
-            translated(),
-            self._turns,
-            self._pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection,
-        ):
-            yield Session(connection, self.queries)
+        async with translated():
+            await asyncio.wait_for(self._turns.acquire(), ACQUIRE_TIMEOUT)
+            try:
+                async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
+                    yield Session(connection, self.queries)
+            finally:
+                self._turns.release()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:

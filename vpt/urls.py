@@ -5,14 +5,15 @@ A URL is checked when a host registers; what its name resolves to is checked at 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import SplitResult, urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from vpt.errors import InvalidError
 from vpt.model import Credential
@@ -21,6 +22,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LONGEST_URL = 2048
 _LONGEST_NAME = 253
+_LOOKUPS = 16  # threads
 _VISIBLE = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 #: Resolvers read a name that ends so as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
@@ -96,6 +98,56 @@ def is_local_name(name: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
+class _OwnThreadsResolver(AbstractResolver):
+    """Looks names up on threads of its own: a name server that hangs holds up nothing else.
+
+    Each name has one look-up under way at most, so that a few dead names cannot fill the threads.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
+        self._under_way: dict[tuple[str, int], asyncio.Future[list[ResolveResult]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Give the addresses of `host`; OSError when it has none."""
+        key = (host, port)
+        found = self._under_way.get(key)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            found = loop.run_in_executor(self._threads, _look_up, host, port, family)
+            self._under_way[key] = found
+            found.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(found)
+
+    def _ended(self, key: tuple[str, int], done: asyncio.Future[list[ResolveResult]]) -> None:
+        del self._under_way[key]
+        if not done.cancelled():
+            done.exception()  # who asked may be gone: then nobody else looks at it
+
+    async def close(self) -> None:
+        """Let the threads end when their look-ups do."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    flags = socket.AI_ADDRCONFIG
+    found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=flags)
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return [
+        ResolveResult(
+            hostname=host,
+            host=str(address[0]),
+            port=int(address[1]),
+            family=kind,
+            proto=protocol,
+            flags=numeric,
+        )
+        for kind, _, protocol, _, address in found
+    ]
+
+
 class CheckedResolver(AbstractResolver):
     """Resolves names and leaves out every address where no host may be.
 
@@ -104,7 +156,7 @@ class CheckedResolver(AbstractResolver):
     """
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
-        self._inner = inner or ThreadedResolver()
+        self._inner = inner or _OwnThreadsResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -118,6 +118,28 @@ def test_a_refused_start_leaves_the_device_to_the_next() -> None:
     assert not lab.dispatcher.knows("gone")
 
 
+def test_a_stopping_server_sends_nothing_and_does_not_spin() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("a"))
+    lab.dispatcher.add(waiting("b"))
+    lab.dispatcher.close()
+    lab.dispatcher.not_taken("a", "h:d", gone=False)
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "a")]
+    assert len(lab.dispatcher) == 2
+
+
+def test_a_device_that_refused_is_offered_again_when_its_host_looks_different() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("a"))
+    lab.dispatcher.not_taken("a", "h:d", gone=False)
+    assert lab.sent == [("h", "a")]
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "a"), ("h", "a")]
+
+
 def test_a_lost_run_prefers_another_host() -> None:
     lab = Lab()
     lab.dispatcher.announce(view("h1"))

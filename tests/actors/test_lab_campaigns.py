@@ -106,9 +106,7 @@ async def test_what_runs_finishes_when_another_one_fails(lab: Kit) -> None:
         (("fail", "cancel", "error"), "cancelled"),
     ],
 )
-async def test_the_worst_decides(
-    start_lab: StartLab, ends: tuple[str, ...], verdict: str
-) -> None:
+async def test_the_worst_decides(start_lab: StartLab, ends: tuple[str, ...], verdict: str) -> None:
     lab = await start_lab(infra_retries=0)
     host, gate = await lab.host(), Gate()
     host.on("fail", fails())

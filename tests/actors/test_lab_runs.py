@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -489,7 +490,7 @@ async def test_the_queue_is_first_in_first_out_and_starts_the_moment_a_device_is
     gate.open()
     rows = [await lab.final(id_) for id_ in (first, *(other.execution_id for other in others))]
     assert host.commands() == ["hold", "b", "c", "d"]
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in pairwise(rows):
         assert later["started_at"] >= earlier["completed_at"]
         assert (later["started_at"] - earlier["completed_at"]).total_seconds() < 2
 

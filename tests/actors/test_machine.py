@@ -239,6 +239,35 @@ def test_manual_actions_are_refused_for_a_reason() -> None:
     assert isinstance(w.replies[7], HostUnreachableError)
 
 
+def test_a_run_that_waits_for_a_manual_action_is_next() -> None:
+    w = world().up().tell(m.Act(1, None, {}, 1, "k1")).run()
+    w.tell(m.Act(2, None, {}, 1, "k2"))
+    assert isinstance(w.replies[2], ConflictError)
+
+
+def test_a_host_that_began_anew_may_still_be_acting() -> None:
+    w = world().up().run().settle().tell(m.Register(1, host(), (device(),)))
+    assert not w.forwards
+    w.tell(m.Cancel("e1")).settle()
+    assert w.executions == {"e1": "cancelled"}
+    assert w.cancels
+    assert not w.attempts["e1", 1].released
+
+
+def test_a_step_that_may_have_acted_is_not_sent_to_a_host_that_cannot_tell() -> None:
+    w = world().up().run().settle().answer(trouble("BROKEN"))
+    w.tell(m.Register(1, host(idempotency=False), (device(),)))
+    w.probe(good=True).settle()
+    assert not w.forwards
+    assert w.executions == {"e1": "queued"}
+
+
+def test_a_host_that_died_in_the_middle_can_be_deleted() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("BROKEN")).settle()
+    w.tell(m.Retire(1))
+    assert w.stopped
+
+
 def test_a_host_is_not_deleted_under_its_run() -> None:
     w = world().up().run().settle().tell(m.Retire(1))
     assert isinstance(w.replies[1], ConflictError)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
 import psutil
 
+from tests.actors.fake_host import until
 from tests.system.kit import JOIN_TOKEN, ask, client, process, server
 
 HOSTS = 200
@@ -29,7 +29,8 @@ async def test_two_hundred_idle_hosts_take_under_five_percent_of_a_core(
         server(tmp_path, **settings) as one,
         client(one) as session,
     ):
-        reporter, *ports = json.loads(await _line(hosts.said))
+        await until(lambda: hosts.said().endswith("\n"))
+        reporter, *ports = json.loads(hosts.said())
         await asyncio.gather(*(_join(session, number, p) for number, p in enumerate(ports)))
         await _all_available(session)
 
@@ -49,13 +50,6 @@ async def test_two_hundred_idle_hosts_take_under_five_percent_of_a_core(
         steady = share * (HOSTS / INTERVAL) / (seen / (ended - began))
         assert steady < 0.05, f"{share:.3f} of a core for {seen} probes"
         await _all_available(session)
-
-
-async def _line(said: Callable[[], str]) -> str:
-    async with asyncio.timeout(20):
-        while not said().endswith("\n"):
-            await asyncio.sleep(0.02)
-    return said()
 
 
 async def _join(session: aiohttp.ClientSession, number: int, port: int) -> None:
@@ -86,5 +80,3 @@ async def _probes(port: int) -> list[list[float]]:
     ):
         moments: list[list[float]] = await response.json()
         return moments
-
-

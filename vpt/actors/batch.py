@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from vpt.errors import DatabaseAwayError
+
 T = TypeVar("T")
 _MOST = 100  # items of one statement
 _HEAVIEST = 2**20  # and about as many bytes: a statement must end within its time limit
@@ -53,6 +55,9 @@ class Batcher(Generic[T]):
     async def _try(self, batch: list[tuple[T, asyncio.Future[None]]]) -> None:
         try:
             await self._write([item for item, _ in batch])
+        except DatabaseAwayError as error:  # for all of them, and they come again
+            for _, future in batch:
+                _settle(future, error)
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()

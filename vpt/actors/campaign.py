@@ -157,8 +157,7 @@ class CampaignJob:
         self, position: int, execution_id: str, new: NewExecution, timeout_s: float
     ) -> tuple[str, float | None]:
         async with self._db.transaction() as session:
-            entries = await session.rows("campaign_entries_of", id=self.id)
-            known = entries[position]["execution_id"]
+            known = await session.value("campaign_entry", id=self.id, position=position)
             if known is not None:  # stored, but our connection broke before we heard of it
                 return known, None
             queued_at = await insert(session, execution_id, new, timeout_s, self.id)

@@ -33,7 +33,10 @@ class Dispatcher:
         self._views: dict[str, HostView] = {}
         self._free: dict[str, tuple[HostView, DeviceView]] = {}
         self._taken: dict[str, str] = {}  # device to the run sent there, until it shows
-        self._sent: dict[str, tuple[str, Waiting]] = {}  # run to its device, until it began
+        self._sent: dict[
+            str, tuple[str, str, Waiting]
+        ] = {}  # run to host and device, until it began
+        self._closed = False
         self._queues: dict[Wish, SortedKeyList] = {}
         self._waiting: dict[str, Waiting] = {}
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
@@ -43,6 +46,15 @@ class Dispatcher:
     def __len__(self) -> int:
         """Count who waits."""
         return len(self._waiting)
+
+    @property
+    def known(self) -> int:
+        """Count who waits or is on the way to a host."""
+        return len(self._waiting) + len(self._sent)
+
+    def close(self) -> None:
+        """Send nothing more: what comes stays in line for the next start."""
+        self._closed = True
 
     @property
     def views(self) -> list[HostView]:
@@ -116,21 +128,22 @@ class Dispatcher:
             return
         if self._taken.get(device_id) == execution_id:
             del self._taken[device_id]
-        if not gone:
-            self.add(sent[1])
-        if device_id not in self._taken:
+        if not gone:  # this device is offered again when its host looks different
+            self.add(sent[2])
+        elif device_id not in self._taken:
             self._offer_again(device_id)
 
     def host_gone(self, host_id: str) -> None:
         """Learn that a host's actor ended: what was sent there and did not begin waits on."""
         self._forget_free(host_id)
         view = self._views.pop(host_id, None)
-        devices = {device.device.id for device in view.devices} if view else set()
-        for device_id in devices:
-            self._taken.pop(device_id, None)
-        for execution_id, (device_id, waiting) in tuple(self._sent.items()):
-            if device_id in devices:
+        for device in view.devices if view else ():
+            self._taken.pop(device.device.id, None)
+            self._used.pop(device.device.id, None)
+        for execution_id, (host, device_id, waiting) in tuple(self._sent.items()):
+            if host == host_id:
                 del self._sent[execution_id]
+                self._taken.pop(device_id, None)
                 self.add(waiting)
 
     # ------------------------------------------------------------ inside
@@ -144,7 +157,7 @@ class Dispatcher:
         self._waiting[waiting.execution_id] = waiting
 
     def _candidates(self, wish: Wish) -> Iterator[tuple[HostView, DeviceView]]:
-        for view, device in self._free.values():
+        for view, device in () if self._closed else self._free.values():
             if matching.fits(wish, view.host, device.device):
                 yield view, device
 
@@ -165,7 +178,7 @@ class Dispatcher:
             for wish, queue in self._queues.items()
             if matching.fits(wish, view.host, device.device)
         )
-        first = min(heads, key=rank, default=None)
+        first = None if self._closed else min(heads, key=rank, default=None)
         if first is None:
             self._free[device.device.id] = (view, device)
             return
@@ -183,7 +196,7 @@ class Dispatcher:
         device_id = device.device.id
         self._free.pop(device_id, None)
         self._taken[device_id] = waiting.execution_id
-        self._sent[waiting.execution_id] = (device_id, waiting)
+        self._sent[waiting.execution_id] = (view.host.id, device_id, waiting)
         self._used[device_id] = next(self._turns)
         self._tell(view.host.id, m.Run(waiting.execution_id, device_id))
 

@@ -21,7 +21,7 @@ from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
 from vpt.actors.restore import device_of, host_of
 from vpt.actors.state import Limits
-from vpt.actors.supervisor import Hosts
+from vpt.actors.supervisor import Hosts, every
 from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database, Session
@@ -53,8 +53,10 @@ from vpt.seal import Sealer
 
 log = structlog.get_logger(__name__)
 
+_SWEEP = 5.0  # seconds
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
+_LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
 _MARGIN = 2.0  # seconds that an asker waits longer than what it asked for
 
 
@@ -107,14 +109,16 @@ class Lab:
             await self._run_campaign(row["id"])
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._queue.sweep(), name="queue sweep"),
-            loop.create_task(self._flush_seen(), name="last seen"),
+            loop.create_task(every(_SWEEP, self._queue.sweep), name="queue sweep"),
+            loop.create_task(every(_SWEEP, self._sweep), name="lab sweep"),
+            loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
         ]
         log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
 
     async def settle(self, grace: float) -> None:
         """Refuse new work, and let steps in flight end within `grace` (s)."""
         self._closing = True
+        self._dispatcher.close()
         await self._hosts.quiet(grace)
 
     async def stop(self) -> None:
@@ -173,7 +177,7 @@ class Lab:
         """Wait until an execution is final, however long it takes; give its status."""
         while True:
             with suppress(DatabaseAwayError):
-                await self.until_final(execution_id, 3600)
+                await self.until_final(execution_id, _LOOK_AGAIN)
                 row = await self._db.row("execution_status", execution_id=execution_id)
                 status = ExecutionStatus(row["status"]) if row else ExecutionStatus.CANCELLED
                 if status.final:
@@ -234,6 +238,8 @@ class Lab:
     async def _campaign(self, job: CampaignJob) -> None:
         try:
             await job.run()
+        except Exception:  # the sweep starts it anew from the database
+            log.exception("campaign_crashed", campaign_execution_id=job.id)
         finally:
             self._campaigns.pop(job.id, None)
 
@@ -273,10 +279,8 @@ class Lab:
         devices = await self._store_registration(registration, row)
         known = replace(host, secret=registration.secret)
         log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
-        if host.id in self._hosts:
+        if not await self._hosts.load(host.id):
             await self._hosts.ask(host.id, lambda ask: m.Register(ask, known, devices))
-        else:
-            await self._hosts.load(host.id)
 
     async def _check_successor(self, registration: Registration, row: Any) -> None:
         if _RANK[registration.credential] < _RANK[Credential(row["credential"])]:
@@ -310,6 +314,7 @@ class Lab:
                 idempotency=host.idempotency,
                 cancel=host.cancel,
                 sealed_secret=self._sealer.seal(secret) if secret is not None else None,
+                old_credential=row["credential"] if row is not None else None,
             )
             if stored is None:
                 raise ConflictError("Another host registered under that name just now.")
@@ -347,7 +352,12 @@ class Lab:
         """Forget a host; NotFoundError, ConflictError while it runs something."""
         if host_id in self._hosts:
             await self._hosts.ask(host_id, m.Retire)
-        if await self._db.row("delete_host", id=host_id) is not None:
+        try:
+            deleted = await self._db.row("delete_host", id=host_id)
+        except DatabaseAwayError:
+            self._hosts.bring_back(host_id)
+            raise
+        if deleted is not None:
             log.info("host_deleted", host_id=host_id)
             return
         if await self._db.row("lab_host", id=host_id) is None:
@@ -404,15 +414,17 @@ class Lab:
         }
 
     async def _flush_seen(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH)
-            seen, self._seen = self._seen, set()
-            if not seen:
-                continue
-            try:
-                await self._db.row("store_seen", host_ids=sorted(seen))
-            except DatabaseAwayError:
-                self._seen |= seen
+        seen, self._seen = self._seen, set()
+        if seen:
+            await self._db.row("store_seen", host_ids=sorted(seen))
+
+    async def _sweep(self) -> None:
+        """Carry out what was stored and then not done: cancels, and campaigns without a job."""
+        for row in await self._db.rows("cancels_wished"):
+            await self._carry_out_cancel(row["id"])
+        for row in await self._db.rows("running_campaigns"):
+            if row["id"] not in self._campaigns and not self._closing:
+                await self._run_campaign(row["id"])
 
 
 def limits_of(config: Config) -> Limits:

@@ -278,7 +278,11 @@ class Turn:
                 self._verdict(lane, run)
         elif run.cancelled:
             self._finish(lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+        elif self.state.crashes > 1 or (self.state.crashes and not self.state.host.idempotency):
+            self._fail(lane, run, ErrorKind.INTERNAL, "The server made a mistake: see its log.")
         elif self.state.host.idempotency or not run.uncertain:
+            if run.phase is Phase.DELAYED:
+                self._delay(lane, run)
             spec = run.loaded
             self._run_alarm(lane, spec, elapsed)
             self._add(m.Log("test_execution_resumed", {"execution_id": run.execution_id}))
@@ -308,7 +312,7 @@ class Turn:
         run = lane.run
         if run and run.phase is Phase.SENT and self.state.host.idempotency and not run.cancelled:
             self._add(m.Hangup(lane.device.id), _no_step_alarm(lane))
-            self._put_run(lane, run, phase=Phase.PARKED)
+            self._put_run(lane, run, phase=Phase.PARKED, uncertain=True)
             self._add(m.Alarm("probe-soon", _SOON, m.ProbeDue()))
 
     def _change_devices(self, devices: tuple[Device, ...]) -> None:
@@ -322,7 +326,7 @@ class Turn:
         self.state = replace(self.state, lanes=lanes)
 
     def _retire(self, ask: int) -> None:
-        if any(not lane.idle for lane in self.state.lanes.values()):
+        if any(lane.run or lane.acts for lane in self.state.lanes.values()):
             busy = ConflictError("The host runs something: drain it and wait, or cancel that.")
             self._add(m.Refuse(ask, busy))
             return
@@ -349,7 +353,7 @@ class Turn:
             return HostUnreachableError()
         if self.state.halted:
             return UnavailableError("The server is stopping.")
-        if lane.run is not None or lane.hold is not None:
+        if lane.run is not None or lane.hold is not None or lane.wanted:
             return ConflictError("The device is held by an execution.")
         if len(lane.acts) >= self.state.limits.inbox_limit:
             return UnavailableError("Too many actions wait for this device.")
@@ -426,12 +430,14 @@ class Turn:
             self._finish(lane, run, ExecutionStatus.CANCELLED)
         elif run.overdue:
             self._fail(lane, run, ErrorKind.RUN_TIMEOUT, _RUN_TIMEOUT)
-        elif delay := run.action.get("delay_s"):
-            self._put_run(lane, run, phase=Phase.DELAYED)
-            due = m.StepDue(lane.device.id, run.key)
-            self._add(m.Alarm(f"step:{lane.device.id}", float(delay), due))
+        elif run.action.get("delay_s"):
+            self._delay(self._put_run(lane, run, phase=Phase.DELAYED), run)
         else:
             self._send(lane, run)
+
+    def _delay(self, lane: Lane, run: Run) -> None:
+        due = m.StepDue(lane.device.id, run.key)
+        self._add(m.Alarm(f"step:{lane.device.id}", float(run.action["delay_s"]), due))
 
     def _step_due(self, device_id: str, key: StepKey) -> None:
         lane = self.state.lanes.get(device_id)
@@ -443,6 +449,10 @@ class Turn:
         """Send the step that is due; `alive` when a probe has just been answered."""
         if self.state.grace_over:
             self._lose(lane, run)
+            return
+        if run.uncertain and not self.state.host.idempotency:
+            words = "The connection broke, and the host cannot tell what became of the step."
+            self._fail(lane, run, ErrorKind.HOST_LOST, words)
             return
         away = self.state.link in (Link.LOST, Link.OFFLINE) and not alive
         if self.state.halted or away:
@@ -691,7 +701,8 @@ class Turn:
     def _hold_for(self, spec: RunSpec, kind: ErrorKind | None) -> Held | None:
         """The device is given out again as the kind of error demands."""
         lost = kind is ErrorKind.HOST_LOST
-        if kind is ErrorKind.SERVER_RESTARTED and not self.state.host.cancel:
+        ours = kind in (ErrorKind.SERVER_RESTARTED, ErrorKind.INTERNAL)
+        if ours and not self.state.host.cancel:
             return None
         return Held(spec.execution_id, spec.attempt, lost=lost)
 

@@ -27,7 +27,6 @@ from vpt.model import (
 
 log = structlog.get_logger(__name__)
 
-_SWEEP = 5.0  # seconds
 _NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
 
 
@@ -132,29 +131,21 @@ class Queue:
                 self._end_patiently(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
             )
 
-    async def sweep(self) -> None:
-        """For ever: end what waited too long, find what the memory has missed."""
-        while True:
-            await asyncio.sleep(_SWEEP)
-            try:
-                await self._sweep_once()
-            except DatabaseAwayError:
-                log.warning("sweep_waits_for_database")
-
     async def close(self) -> None:
         """Leave the rest to the next start."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _sweep_once(self) -> None:
+    async def sweep(self) -> None:
+        """End what waited too long, find what the memory has missed."""
         words = "It waited too long for a device."
         for waiting in self._dispatcher.expired(time.time()):
             self._in_background(
                 self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
             )
         counts = await self._db.row("open_counts")
-        if counts["queued"] <= len(self._dispatcher):
+        if counts["queued"] <= self._dispatcher.known:
             return
         for row in await self._db.rows("queued_executions"):
             if not self._dispatcher.knows(row["id"]):
@@ -164,7 +155,7 @@ class Queue:
         if row["cancelled"]:
             await self.end(row["id"], ExecutionStatus.CANCELLED, None, None)
         else:
-            self._dispatcher.add(waiting_of(row["id"], row, row["last_host"]))
+            self.requeue(waiting_of(row["id"], row, row["last_host"]))
 
     async def _end_patiently(self, execution_id: str, kind: ErrorKind, why: str) -> None:
         while True:

@@ -24,7 +24,9 @@ class Restored:
     last_seen: datetime | None
 
 
-async def restore(db: Database, sealer: Sealer, limits: Limits, host_id: str) -> Restored | None:
+async def restore(
+    db: Database, sealer: Sealer, limits: Limits, host_id: str, crashes: int
+) -> Restored | None:
     """Load a host, its devices and what holds them; None when it is not registered."""
     async with db.transaction() as session:
         row = await session.row("lab_host", id=host_id)
@@ -39,7 +41,13 @@ async def restore(db: Database, sealer: Sealer, limits: Limits, host_id: str) ->
     link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
     state = HostState(
-        host_of(row, sealer), limits, link, good=good, draining=row["draining"], lanes=lanes
+        host_of(row, sealer),
+        limits,
+        link,
+        good=good,
+        crashes=crashes,
+        draining=row["draining"],
+        lanes=lanes,
     )
     return Restored(state, resumed, row["last_seen"])
 
@@ -106,9 +114,11 @@ def _run_of(row: Any) -> Run:
         campaign_execution_id=row["campaign_execution_id"],
     )
     in_flight = row["step_status"] == "running"
+    delayed = in_flight and row["step_age_s"] < spec.steps[row["step"] - 1].get("delay_s", 0)
+    phase = Phase.PARKED if in_flight else Phase.STORING
     return Run(
         spec.execution_id,
-        Phase.PARKED if in_flight else Phase.STORING,
+        Phase.DELAYED if delayed else phase,
         spec,
         step=row["step"],
         tries=row["tries"],
@@ -116,5 +126,5 @@ def _run_of(row: Any) -> Run:
         failed=row["failed"],
         stop=not in_flight,
         cancelled=row["cancelled"],
-        uncertain=in_flight,
+        uncertain=in_flight and not delayed,
     )

@@ -152,6 +152,7 @@ class HostState:
     missed: int = 0
     good: int = 0
     probing: bool = False
+    crashes: int = 0  # of this actor, in a short time: what runs may be the reason
     draining: bool = False
     halted: bool = False  # the server stops: nothing more goes out
     grace_over: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
@@ -56,11 +56,16 @@ class Hosts:
         for row in await self._world.shared.db.rows("lab_hosts"):
             await self.load(row["id"])
 
-    async def load(self, host_id: str) -> None:
-        """Start the actor of a registered host from the database; a live one is left alone."""
-        restored = await restore(self._world.shared.db, self._sealer, self._limits, host_id)
+    async def load(self, host_id: str) -> bool:
+        """Start the actor of a registered host from the database; False when it lives already."""
+        if host_id in self._actors:
+            return False
+        crashes = len(self._crashes.get(host_id, ()))
+        restored = await restore(
+            self._world.shared.db, self._sealer, self._limits, host_id, crashes
+        )
         if restored is None or host_id in self._actors or self._closing:
-            return
+            return False
         actor = HostActor(restored.state, restored.resumed, self._world, restored.last_seen)
         self._actors[host_id] = actor
         self._world.dispatcher.announce(view_of(restored.state))
@@ -68,6 +73,7 @@ class Hosts:
         task = context.run(asyncio.create_task, actor.run(), name=f"host {host_id}")
         self._tasks[host_id] = task
         task.add_done_callback(lambda done: self._ended(host_id, actor, done))
+        return True
 
     def tell(self, host_id: str, message: m.Message) -> None:
         """Leave a message; for a host without an actor the database has to do."""
@@ -118,11 +124,16 @@ class Hosts:
         if error is None:
             return
         log.error("host_actor_crashed", host_id=host_id, exc_info=error)
-        self._down.add(host_id)
         self._world.dispatcher.announce(_held_back(actor, Reason.PROBES))
-        again = asyncio.get_running_loop().create_task(
-            self._restart(host_id, actor), name=f"restart {host_id}"
-        )
+        self._start_again(host_id, self._restart(host_id, actor))
+
+    def bring_back(self, host_id: str) -> None:
+        """Start the actor of a host that is registered still, as soon as the database answers."""
+        self._start_again(host_id, self._load_patiently(host_id))
+
+    def _start_again(self, host_id: str, work: Coroutine[Any, Any, None]) -> None:
+        self._down.add(host_id)
+        again = asyncio.get_running_loop().create_task(work, name=f"restart {host_id}")
         self._restarting.add(again)
         again.add_done_callback(lambda done: self._restarted(host_id, done))
 
@@ -138,12 +149,18 @@ class Hosts:
         crashes.append(now)
         if len(crashes) > _RESTARTS and now - crashes[0] < _WINDOW:
             await self._hold_back(host_id, actor)
-        while host_id not in self._actors:
+        await self._load_patiently(host_id)
+
+    async def _load_patiently(self, host_id: str) -> None:
+        while True:
             try:
                 await self.load(host_id)
                 return
             except DatabaseAwayError:
                 await asyncio.sleep(_PAUSE)
+            except Exception:
+                log.exception("host_actor_not_started", host_id=host_id)
+                await asyncio.sleep(_WINDOW)
 
     async def _hold_back(self, host_id: str, actor: HostActor) -> None:
         """Show the host as broken for a while: its actor cannot be kept alive."""
@@ -155,6 +172,18 @@ class Hosts:
         finally:
             await asyncio.sleep(_WINDOW)
             self._crashes.pop(host_id, None)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it again and again; one time that goes wrong is logged and not the last."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except DatabaseAwayError:
+            log.warning("upkeep_waits_for_database")
+        except Exception:
+            log.exception("upkeep_failed")
 
 
 def _held_back(actor: HostActor, reason: Reason) -> HostView:

@@ -39,7 +39,7 @@ def clean(said: Any) -> str | None:
     """Keep a host's text as it is, but for NUL, lone surrogates and what is over 1 MiB."""
     if said is None:
         return None
-    text = said if isinstance(said, str) else json.dumps(said, default=str)
+    text = said if isinstance(said, str) else _as_text(said)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + _CUT
     if text.isascii() and "\0" not in text:
@@ -48,3 +48,11 @@ def clean(said: Any) -> str | None:
     if len(text.encode()) > MAX_TEXT + len(_CUT):
         text = text.encode()[:MAX_TEXT].decode(errors="ignore") + _CUT
     return text
+
+
+def _as_text(said: Any) -> str:
+    """Write what should have been a text; a host may nest it deeper than anybody can read."""
+    try:
+        return json.dumps(said)
+    except (RecursionError, ValueError, TypeError):
+        return "[not a text]"

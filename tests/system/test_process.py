@@ -1,0 +1,380 @@
+"""The server as a process: it starts, it dies, it is started again, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import socketio
+
+from tests.actors.fake_host import FakeHost, Gate, until
+from tests.conftest import TEMPLATE, Postgres, other_database
+from tests.system.kit import (
+    JOIN_TOKEN,
+    ROOT,
+    SECRET,
+    Process,
+    answers,
+    ask,
+    client,
+    environment,
+    free_port,
+    process,
+    server,
+)
+from vpt import embedded
+from vpt.model import Role
+from vpt.web.auth import issue_token
+
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder that PostgreSQL may use, which as root is another user."""
+    folder = Path(tempfile.mkdtemp(prefix="vpt-system-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def rivals(postgres: Postgres) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    """Start two servers on one database, the second when the first has it."""
+    asyncio.run(postgres.statement(f"CREATE DATABASE vpt_rivals TEMPLATE {TEMPLATE}"))
+    dsn = other_database(postgres.dsn, "vpt_rivals")
+    with tempfile.TemporaryDirectory() as data:
+        first = _serve(dsn, data)
+        assert first.stderr is not None
+        while "server_started" not in (line := first.stderr.readline()):
+            assert line, "the first one did not start"
+        second = _serve(dsn, data)
+        yield first, second
+        for one in (first, second):
+            one.terminate()
+            one.communicate(timeout=30)
+
+
+def _serve(dsn: str, data: str) -> subprocess.Popen[str]:
+    settings = {
+        "DATABASE_URL": dsn,
+        "SERVER_PORT": free_port(),
+        "VPT_DATA_DIR": data,
+        "LOG_FORMAT": "json",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "vpt", "serve"],
+        env=environment(PYTHONPATH=ROOT, **settings),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rivals_begin(rivals: object) -> None:
+    """Let the second one wait its 15 s while the other tests run."""
+
+
+# ---------------------------------------------------------------- kill -9
+
+
+async def _make(session: Any, *commands: str) -> str:
+    """Store a test case of shell commands; give its id."""
+    steps = [
+        {
+            "command": "execute_bash_command",
+            "action_type": "desktop",
+            "params": {"command": command},
+        }
+        for command in commands
+    ]
+    body = {"name": "t", "device_model": "desktop", "steps": steps}
+    test_case_id: str = (await ask(session, "POST", "/api/testcases", body))["id"]
+    return test_case_id
+
+
+async def _execute(session: Any, test_case_id: str) -> str:
+    """Run it as soon as a host can; give the execution's id."""
+    path = f"/api/testcases/{test_case_id}/execute"
+    async with asyncio.timeout(30):
+        while True:
+            async with session.post(path, json={}) as response:
+                if response.status == 202:
+                    execution_id: str = (await response.json())["execution_id"]
+                    return execution_id
+                assert response.status == 422, await response.text()  # no host has joined yet
+            await asyncio.sleep(0.05)
+
+
+def _host(server: Process, folder: Path) -> Any:
+    options = ("--server", server.url, "--name", "lab", "--allow-shell", "--data-dir")
+    data = folder / "host"
+    return process(folder, "-m", "vpt", "host", *options, str(data), HOST_JOIN_TOKEN=JOIN_TOKEN)
+
+
+async def test_after_kill_9_a_new_server_takes_over_and_each_step_is_acted_once(
+    folder: Path,
+) -> None:
+    acted, port = folder / "acted", free_port()
+    commands = [
+        f"echo {n} >> {acted}; sleep {s}" for n, s in (("one", 0), ("two", 4), ("three", 0))
+    ]
+    settings = {"SERVER_PORT": port, "VPT_DATA_DIR": folder / "data"}
+    async with server(folder, **settings) as first, client(first) as session, _host(first, folder):
+        info = await ask(session, "GET", "/api/system/info")
+        assert info["database"]["version"]
+        execution_id = await _execute(session, await _make(session, *commands))
+        await until(lambda: acted.exists() and "two" in acted.read_text(), 30)
+        await first.kill()
+        began = time.monotonic()
+        async with server(folder, **settings) as second:
+            assert time.monotonic() - began < 15
+            path = f"/api/executions/{execution_id}?wait=60"
+            execution = await ask(session, "GET", path)
+            assert execution["status"] == "completed", execution
+            assert [item["attempt"] for item in execution["attempts"]] == [1]
+            assert [step["status"] for step in execution["steps"]] == ["passed"] * 3
+            assert acted.read_text().split() == ["one", "two", "three"]
+            begun = [line["key"] for line in _journal(folder / "host") if line["do"] == "begin"]
+            assert begun == [f"{execution_id}/1/{step}/1" for step in (1, 2, 3)]
+            assert await second.stop() == 0
+
+
+def _journal(folder: Path) -> list[dict[str, Any]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+    return [json.loads(line) for line in lines if line.startswith('{"do":')]
+
+
+# ---------------------------------------------------------------- SIGTERM
+
+
+@asynccontextmanager
+async def _joined(one: Process, session: Any) -> AsyncIterator[FakeHost]:
+    """Give a host of this process that has joined the server."""
+    host = FakeHost()
+    await host.appear()
+    card = {
+        "host_name": host.name,
+        "host_url": host.url,
+        "devices": [{"device_id": "d1", "name": "d1", "model": "desktop"}],
+        "protocol": {"idempotency": True, "cancel": True},
+    }
+    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    try:
+        async with session.post("/api/hosts/register", json=card, headers=headers) as response:
+            assert response.status == 200, await response.text()
+        yield host
+    finally:
+        await host.close()
+
+
+async def test_sigterm_ends_it_soon_whoever_is_connected_and_whatever_is_in_flight(
+    tmp_path: Path, dsn: str
+) -> None:
+    settings = {"DATABASE_URL": dsn, "SHUTDOWN_GRACE": 1}
+    async with (
+        server(tmp_path, **settings) as one,
+        client(one) as session,
+        _joined(one, session) as host,
+    ):
+        gate = Gate()
+        host.on("execute_bash_command", gate.held())
+        page = socketio.AsyncClient(reconnection=False)
+        token = issue_token(SECRET, "ann", Role.VIEWER, 1)
+        await page.connect(one.url, auth={"token": token}, transports=["websocket"])
+        execution_id = await _execute(session, await _make(session, "a", "b"))
+        await gate.reached()
+        path = f"/api/executions/{execution_id}?wait=60"
+        waiting = asyncio.create_task(ask(session, "GET", path))
+        await asyncio.sleep(0.2)  # it is on its way
+        began = time.monotonic()
+        assert await one.stop() == 0
+        assert time.monotonic() - began < 6
+        await asyncio.gather(waiting, return_exceptions=True)
+        await page.disconnect()
+        connection = await asyncpg.connect(dsn)
+        status = await connection.fetchval("SELECT status FROM test_executions")
+        left = await connection.fetch("SELECT id FROM server_instance")
+        await connection.close()
+        assert (status, left) == ("running", [])
+        assert "Traceback" not in one.said()
+        async with server(tmp_path, **settings, SERVER_PORT=one.url.rpartition(":")[2]) as again:
+            await answers(again)
+            gate.open()
+            execution = await ask(session, "GET", path)
+        assert (execution["status"], host.done("execute_bash_command")) == ("completed", 2)
+
+
+async def test_an_idle_server_stops_at_once_and_says_so(tmp_path: Path, dsn: str) -> None:
+    async with server(tmp_path, DATABASE_URL=dsn) as one:
+        began = time.monotonic()
+        one.child.send_signal(signal.SIGINT)
+        assert await one.ended() == 0
+        assert time.monotonic() - began < 4
+        events = [json.loads(line)["event"] for line in one.said().splitlines()]
+        assert events[-1] == "server_stopped"
+
+
+# ---------------------------------------------------------------- starts that fail
+
+
+async def test_wrong_settings_are_all_named_in_one_line(tmp_path: Path) -> None:
+    settings = {
+        "SERVER_PORT": "many",
+        "HOST_PROBE_INTERVAL": "-1",
+        "SECRET_KEY": "short",
+        "MAX_BODY": "much",
+        "DATABASE_URL": "mysql://here",
+    }
+    async with server(tmp_path, wait=False, **settings) as one:
+        assert await one.ended() == 4
+    [line] = one.said().splitlines()
+    assert all(name in line for name in settings), line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://vpt:hush@127.0.0.1:1/vpt", "postgresql://vpt:hush@/vpt?host=/nowhere"],
+)
+async def test_a_database_that_is_not_there_is_told_in_one_line(tmp_path: Path, url: str) -> None:
+    async with server(tmp_path, wait=False, DATABASE_URL=url) as one:
+        assert await one.ended() == 2
+    [line] = one.said().splitlines()
+    assert "hush" not in line
+    assert "atabase" in line
+
+
+async def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, dsn: str) -> None:
+    listener = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    taken = listener.sockets[0].getsockname()[1]
+    settings = {"DATABASE_URL": dsn, "SERVER_PORT": taken}
+    async with server(tmp_path, wait=False, **settings) as one:
+        assert await one.ended() == 2
+    listener.close()
+    await listener.wait_closed()
+    assert "Traceback" not in one.said()
+    assert one.said().splitlines()[-1].startswith("Error:")
+
+
+# ---------------------------------------------------------------- other databases
+
+
+@pytest.fixture
+async def external(folder: Path) -> AsyncIterator[str]:
+    """Give a PostgreSQL of somebody else's, over TCP: Debian's 15, or else our own on a port."""
+    port = free_port()
+    if not DEBIAN.is_dir():
+        started = await embedded.start(folder / "pg", port=port)
+        password = (folder / "pg" / "pg.password").read_text()
+        yield f"postgresql://vpt:{password}@127.0.0.1:{port}/vpt"
+        await started.stop()
+        return
+    data = folder / "pg15"
+    data.mkdir()
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        shutil.chown(data, "postgres")
+        user = {"user": "postgres"}
+    secret = folder / "password"
+    secret.write_text("it's a secret / of 15")
+    secret.chmod(0o644)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    made = await asyncio.create_subprocess_exec(
+        *(str(DEBIAN / "initdb"), "-N", "-D", str(data), "-U", "vpt", "-A", "scram-sha-256"),
+        *("--pwfile", str(secret)),
+        **user,
+        **quiet,
+    )
+    assert await made.wait() == 0
+    running = await asyncio.create_subprocess_exec(
+        *(str(DEBIAN / "postgres"), "-D", str(data), "-p", str(port), "-k", ""),
+        *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
+        **user,
+        **quiet,
+    )
+    url = f"postgresql://vpt:it%27s%20a%20secret%20%2F%20of%2015@127.0.0.1:{port}/postgres"
+    await until(lambda: _reachable(url), 30)
+    yield url
+    running.send_signal(signal.SIGINT)
+    await running.wait()
+
+
+async def _reachable(url: str) -> bool:
+    try:
+        await (await asyncpg.connect(url)).close()
+    except (OSError, asyncpg.PostgresError):
+        return False
+    return True
+
+
+async def test_an_external_database_works_the_same(tmp_path: Path, external: str) -> None:
+    async with (
+        server(tmp_path, DATABASE_URL=external) as one,
+        client(one) as session,
+        _joined(one, session) as host,
+    ):
+        info = await ask(session, "GET", "/api/system/info")
+        assert info["database"]["mode"] == "external"
+        execution_id = await _execute(session, await _make(session, "a", "b"))
+        execution = await ask(session, "GET", f"/api/executions/{execution_id}?wait=30")
+        assert (execution["status"], len(host.actions)) == ("completed", 2)
+        assert await one.stop() == 0
+        assert "secret" not in one.said()
+    assert not (tmp_path / "pg").exists(), "no embedded database was made"
+
+
+# ---------------------------------------------------------------- installed
+
+
+async def test_an_installed_package_works_from_elsewhere(tmp_path: Path, empty_dsn: str) -> None:
+    source, target, elsewhere = tmp_path / "source", tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("vpt", "sql", "grafana"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = ("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(source))
+    async with process(tmp_path, *pip, cwd=elsewhere) as installing:
+        assert await installing.ended() == 0, installing.said()
+    shutil.rmtree(source)
+    more = {"PYTHONPATH": target, "cwd": elsewhere}
+    async with process(tmp_path, "-c", "import vpt; print(vpt.__file__)", **more) as which:
+        await which.ended()
+        assert which.said().strip() == str(target / "vpt" / "__init__.py")
+    async with server(tmp_path, DATABASE_URL=empty_dsn, **more) as one, client(one) as session:
+        assert (await ask(session, "GET", "/api/testcases"))["items"] == []
+        async with session.get("/") as response:
+            assert response.status == 200
+            assert "<html" in await response.text()
+        assert await one.stop() == 0
+
+
+# ---------------------------------------------------------------- rivals
+
+
+async def test_a_second_server_on_the_same_database_refuses_in_one_line(rivals: Any) -> None:
+    first, second = rivals
+    _, said = await asyncio.to_thread(second.communicate, timeout=30)
+    assert second.returncode == 2
+    lines = [line for line in said.splitlines() if "Error" in line]
+    assert len(lines) == 1
+    assert "Traceback" not in said
+    assert "Another vpt server uses this database" in lines[0]
+    assert first.poll() is None
