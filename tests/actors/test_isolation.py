@@ -14,6 +14,8 @@ from tests.actors.conftest import PEER, Kit, StartLab
 from tests.actors.fake_host import BlackHole, FakeHost, hangs, until
 from vpt.model import HostStatus
 
+pytestmark = pytest.mark.alone
+
 HOSTS = 20
 INTERVAL = 0.25
 ROUNDS = 3

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 
 from tests.actors.fake_host import until
 from tests.system.kit import JOIN_TOKEN, ask, client, process, server
+
+pytestmark = pytest.mark.alone
 
 HOSTS = 200
 INTERVAL = 10.0  # seconds

@@ -138,6 +138,7 @@ async def test_after_kill_9_a_new_server_takes_over_and_each_step_is_acted_once(
     async with server(folder, **settings) as first, client(first) as session, _host(first, folder):
         info = await ask(session, "GET", "/api/system/info")
         assert info["database"]["version"]
+        assert info["database"]["mode"] == "embedded"
         execution_id = await _execute(session, await _make(session, *commands))
         await until(lambda: acted.exists() and "two" in acted.read_text(), 30)
         await first.kill()

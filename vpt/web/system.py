@@ -134,7 +134,7 @@ async def info(request: web.Request) -> web.Response:
             "python": platform.python_version(),
             "database": {
                 "version": await request.app[DB].value("database_version"),
-                "mode": "external" if config.database_url else "embedded",
+                "mode": "embedded" if config.embedded else "external",
             },
             "settings": config.public(),
             "urls": _urls(config),

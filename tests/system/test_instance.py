@@ -1,0 +1,59 @@
+"""One server a database: who has it, who may take it, and who must go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import asyncpg
+
+from tests.system.kit import server
+from vpt.db import Database
+from vpt.instance import RENEW, TTL, WAIT, Instance
+
+
+async def _take(dsn: str, seconds: float) -> None:
+    """Let another server have the database for so long."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("DELETE FROM server_instance")
+    sql = (
+        "INSERT INTO server_instance (id, expires_at) VALUES ('other', now() + $1 * interval '1s')"
+    )
+    await connection.execute(sql, seconds)
+    await connection.close()
+
+
+async def test_a_free_database_is_taken_and_given_back(db: Database) -> None:
+    one, two = Instance(db), Instance(db)
+    await one.claim(alone=False)
+    waiting = asyncio.create_task(two.claim(alone=False))
+    await asyncio.sleep(0)
+    await one.drop()
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_the_row_of_a_killed_server_is_free_when_it_runs_out(db: Database, dsn: str) -> None:
+    assert 2 * RENEW < TTL < WAIT, "it survives a late renewal, and a new start waits it out"
+    await _take(dsn, 0.5)
+    began = time.monotonic()
+    await Instance(db).claim(alone=False)
+    assert 0.3 < time.monotonic() - began < 5
+
+
+async def test_who_is_alone_need_not_wait(db: Database, dsn: str) -> None:
+    await _take(dsn, 3600)
+    began = time.monotonic()
+    await Instance(db).claim(alone=True)
+    assert time.monotonic() - began < 2
+
+
+async def test_a_server_whose_database_was_taken_over_ends(tmp_path: Path, dsn: str) -> None:
+    async with server(tmp_path, DATABASE_URL=dsn) as one:
+        await _take(dsn, 3600)
+        assert await one.ended(RENEW + 8) == 2
+        assert "Traceback" not in one.said()
+        assert one.said().splitlines()[-1].startswith("Error: Another vpt server")
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT id FROM server_instance") == "other"
+    await connection.close()
