@@ -100,7 +100,7 @@ async def test_without_its_database_the_server_is_alive_but_not_ready(
 
 
 async def test_info_names_versions_and_no_secret(connect: Connect) -> None:
-    client = await connect(grafana_url="https://user:hush@grafana.example/x?y=hush")
+    client = await connect(grafana_url="https://user:hush@grafana.example/x?y=hush", embedded=True)
     assert (await client.get("/api/system/info")).status == 401
     response = await client.get("/api/system/info", headers=bearer(client, Role.VIEWER))
     body = await response.json()
