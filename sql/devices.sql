@@ -17,7 +17,7 @@ SELECT
         'declared', devices.declared,
         'last_seen', iso(devices.last_seen),
         'created_at', iso(devices.created_at)
-    ) AS item
+    )::text AS item
 FROM devices
 WHERE ($1::text IS NULL OR devices.id = $1)
     AND ($2::text IS NULL OR devices.status = $2)

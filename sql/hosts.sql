@@ -29,7 +29,7 @@ SELECT
         'draining', hosts.draining,
         'last_seen', iso(hosts.last_seen),
         'registered_at', iso(hosts.registered_at)
-    ) AS item
+    )::text AS item
 FROM hosts
 WHERE ($1::text IS NULL OR hosts.id = $1)
     AND ($2::text IS NULL OR hosts.status = $2)

@@ -30,7 +30,7 @@ SELECT
             ORDER BY devices.name, devices.id
         ),
         '[]'
-    ) AS items
+    )::text AS items
 FROM devices
 LEFT JOIN (
     SELECT
@@ -50,11 +50,11 @@ LEFT JOIN (
 -- lab_counts()
 SELECT
     (
-        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')
+        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')::text
         FROM (SELECT status, count(*) AS many FROM hosts GROUP BY status) AS counted
     ) AS hosts,
     (
-        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')
+        SELECT coalesce(json_object_agg(counted.status, counted.many), '{}')::text
         FROM (SELECT status, count(*) AS many FROM devices GROUP BY status) AS counted
     ) AS devices,
     (SELECT count(*) FROM test_executions WHERE status = 'queued') AS queue_length,

@@ -106,7 +106,7 @@ WITH ended AS (
         seq = CASE WHEN v.status = 'queued' THEN $9 - 1 ELSE $9 END,
         results = CASE WHEN v.status <> 'queued' THEN (
             SELECT jsonb_build_object(
-                'total_steps', jsonb_array_length(e.steps),
+                'total_steps', cardinality(e.actions),
                 'passed', count(*) FILTER (WHERE s.status = 'passed'),
                 'failed', count(*) FILTER (WHERE s.status = 'failed'),
                 'attempts', $2::int)
@@ -137,9 +137,9 @@ WHERE execution_id = $1 AND attempt = $2 AND released_at IS NULL
 UPDATE test_executions
 SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 1,
     results = jsonb_build_object(
-        'total_steps', jsonb_array_length(steps), 'passed', 0, 'failed', 0, 'attempts', attempt)
+        'total_steps', cardinality(actions), 'passed', 0, 'failed', 0, 'attempts', attempt)
 WHERE id = $1 AND status = 'queued'
-RETURNING id, seq, attempt, jsonb_array_length(steps) AS total_steps, campaign_execution_id
+RETURNING id, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
 
 -- request_cancel(execution_id)
 UPDATE test_executions

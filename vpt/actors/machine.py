@@ -83,6 +83,7 @@ class Turn:
     def __init__(self, state: HostState) -> None:
         self.state = state
         self.effects: list[m.Effect] = []
+        self._lanes: dict[str, Lane] | None = None  # this turn's own, once a lane changed
         self._link_before = state.link
         self._looks_kept = False  # a manual action changes what others see only now and then
 
@@ -165,11 +166,12 @@ class Turn:
         lane = replace(lane, **changes)
         if lane.wanted and not lane.acts:
             lane = replace(lane, wanted=False)
-        lanes = dict(self.state.lanes)
-        lanes[lane.device.id] = lane
+        if self._lanes is None:  # copied once a turn
+            self._lanes = dict(self.state.lanes)
+            self.state = replace(self.state, lanes=self._lanes)
+        self._lanes[lane.device.id] = lane
         if lane.gone and lane.idle:
-            del lanes[lane.device.id]
-        self.state = replace(self.state, lanes=lanes)
+            del self._lanes[lane.device.id]
         return lane
 
     def _put_run(self, lane: Lane, run: Run, **changes: Any) -> Lane:
@@ -323,6 +325,7 @@ class Turn:
         for device_id, lane in self.state.lanes.items():
             if device_id not in lanes and not lane.idle:
                 lanes[device_id] = replace(lane, gone=True)
+        self._lanes = lanes
         self.state = replace(self.state, lanes=lanes)
 
     def _retire(self, ask: int) -> None:
