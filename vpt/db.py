@@ -94,13 +94,19 @@ async def translated() -> AsyncIterator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
-    except asyncpg.IntegrityConstraintViolationError as error:
+    except _OURS as error:
+        raise in_our_words(error) from error
+
+
+_OURS = (asyncpg.IntegrityConstraintViolationError, *AWAY)
+
+
+def in_our_words(error: BaseException) -> BaseException:
+    """Give what the driver's error means to the caller; itself when it is our own mistake."""
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         known = CONSTRAINTS.get(error.constraint_name or "")
-        if known is None:
-            raise
-        raise type(known)(known.message) from error
-    except AWAY as error:
-        raise DatabaseAwayError from error
+        return error if known is None else type(known)(known.message)
+    return DatabaseAwayError()
 
 
 class Session:
@@ -166,15 +172,12 @@ class Database:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """Give a connection for single statements, each its own transaction."""
-        if self._pool is None:
-            raise DatabaseAwayError
         async with translated():
-            await asyncio.wait_for(self._turns.acquire(), ACQUIRE_TIMEOUT)
+            connection = await self._acquire()
             try:
-                async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
-                    yield Session(connection, self.queries)
+                yield Session(connection, self.queries)
             finally:
-                self._turns.release()
+                await self._release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
@@ -184,18 +187,47 @@ class Database:
 
     async def row(self, name: str, /, **args: Any) -> Any:
         """Give the first row of the named query, or None."""
-        async with self.session() as session:
-            return await session.row(name, **args)
+        return await self._run("fetchrow", name, args)
 
     async def rows(self, name: str, /, **args: Any) -> list[Any]:
         """Give all rows of the named query."""
-        async with self.session() as session:
-            return await session.rows(name, **args)
+        return list(await self._run("fetch", name, args))
 
     async def value(self, name: str, /, **args: Any) -> Any:
         """Give the first column of the first row of the named query, or None."""
-        async with self.session() as session:
-            return await session.value(name, **args)
+        return await self._run("fetchval", name, args)
+
+    async def _run(self, method: str, name: str, args: Mapping[str, Any]) -> Any:
+        """Run one query without the cost of a session: this is on every request's path."""
+        query = self.queries[name]
+        try:
+            connection = await self._acquire()
+            try:
+                return await getattr(connection, method)(query.sql, *query.bind(args))
+            finally:
+                await self._release(connection)
+        except _OURS as error:
+            raise in_our_words(error) from error
+
+    async def _acquire(self) -> Any:
+        """Take a turn, then a connection: the pool has one for each turn, or makes it in time."""
+        if self._pool is None:
+            raise DatabaseAwayError
+        if self._turns.locked():
+            await asyncio.wait_for(self._turns.acquire(), ACQUIRE_TIMEOUT)
+        else:
+            await self._turns.acquire()
+        try:
+            return await self._pool.acquire()
+        except BaseException:
+            self._turns.release()
+            raise
+
+    async def _release(self, connection: Any) -> None:
+        try:
+            await self._pool.release(connection)
+        finally:
+            self._turns.release()
 
 
 async def _keep(_: Any) -> None:
