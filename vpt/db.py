@@ -213,9 +213,7 @@ class Database:
         """Take a turn, then a connection: the pool has one for each turn, or makes it in time."""
         if self._pool is None:
             raise DatabaseAwayError
-        if self._turns.locked():
-            await asyncio.wait_for(self._turns.acquire(), ACQUIRE_TIMEOUT)
-        else:
+        async with asyncio.timeout(ACQUIRE_TIMEOUT):  # wait_for may lose a cancel before 3.12
             await self._turns.acquire()
         try:
             return await self._pool.acquire()
