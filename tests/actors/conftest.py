@@ -99,6 +99,8 @@ class Kit:
         self.told: list[Event] = []
         self.hosts: dict[str, FakeHost] = {}
         self.crashed = False
+        self._beside: Any = None
+        self._looking = asyncio.Lock()
         self.dialect_type = dialect_type
         self.db: Database
         self.dialect: DocumentDialect
@@ -133,9 +135,11 @@ class Kit:
             *lab._queue._background,
             *(task for task in asyncio.all_tasks() if task.get_name() == "batcher"),
         ]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = set(tasks)
+        while left:  # one may be lost when the pool dies at the same moment
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=0.2)
         assert lab._jobs is not None
         await lab._jobs.close()
         await self._close()
@@ -156,8 +160,12 @@ class Kit:
         await self.stop()
         for host in self.hosts.values():
             await host.close()
-        await self._check_events()
-        await self._check_database()
+        try:
+            await self._check_events()
+            await self._check_database()
+        finally:
+            if self._beside is not None:
+                await self._beside.close()
         overlaps = [each for host in self.hosts.values() for each in host.overlaps]
         assert not overlaps or any(host.may_overlap for host in self.hosts.values()), overlaps
 
@@ -217,11 +225,10 @@ class Kit:
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Ask the database beside the lab's own pool."""
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            return list(await connection.fetch(sql, *args))
-        finally:
-            await connection.close()
+        async with self._looking:
+            if self._beside is None or self._beside.is_closed():
+                self._beside = await asyncpg.connect(self.dsn)
+            return list(await self._beside.fetch(sql, *args))
 
     async def final(self, execution_id: str) -> Any:
         """Wait until it is over; give its row."""

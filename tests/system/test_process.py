@@ -132,7 +132,7 @@ async def test_after_kill_9_a_new_server_takes_over_and_each_step_is_acted_once(
 ) -> None:
     acted, port = folder / "acted", free_port()
     commands = [
-        f"echo {n} >> {acted}; sleep {s}" for n, s in (("one", 0), ("two", 4), ("three", 0))
+        f"echo {n} >> {acted}; sleep {s}" for n, s in (("one", 0), ("two", 2.5), ("three", 0))
     ]
     settings = {"SERVER_PORT": port, "VPT_DATA_DIR": folder / "data"}
     async with server(folder, **settings) as first, client(first) as session, _host(first, folder):
@@ -188,7 +188,7 @@ async def _joined(one: Process, session: Any) -> AsyncIterator[FakeHost]:
 async def test_sigterm_ends_it_soon_whoever_is_connected_and_whatever_is_in_flight(
     tmp_path: Path, dsn: str
 ) -> None:
-    settings = {"DATABASE_URL": dsn, "SHUTDOWN_GRACE": 1}
+    settings = {"DATABASE_URL": dsn, "SHUTDOWN_GRACE": 0.5}
     async with (
         server(tmp_path, **settings) as one,
         client(one) as session,
@@ -279,8 +279,8 @@ async def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, dsn: str) -> No
 @pytest.fixture
 async def external(folder: Path) -> AsyncIterator[str]:
     """Give a PostgreSQL of somebody else's, over TCP: Debian's 15, or else our own on a port."""
-    port = free_port()
     if not DEBIAN.is_dir():
+        port = free_port()
         started = await embedded.start(folder / "pg", port=port)
         password = (folder / "pg" / "pg.password").read_text()
         yield f"postgresql://vpt:{password}@127.0.0.1:{port}/vpt"
@@ -303,14 +303,23 @@ async def external(folder: Path) -> AsyncIterator[str]:
         **quiet,
     )
     assert await made.wait() == 0
-    running = await asyncio.create_subprocess_exec(
-        *(str(DEBIAN / "postgres"), "-D", str(data), "-p", str(port), "-k", ""),
-        *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
-        **user,
-        **quiet,
-    )
-    url = f"postgresql://vpt:it%27s%20a%20secret%20%2F%20of%2015@127.0.0.1:{port}/postgres"
-    await until(lambda: _reachable(url), 30)
+    while True:  # a port that was free may be taken a moment later: then with another one
+        port = free_port()
+        running = await asyncio.create_subprocess_exec(
+            *(str(DEBIAN / "postgres"), "-D", str(data), "-p", str(port), "-k", ""),
+            *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
+            **user,
+            **quiet,
+        )
+        url = f"postgresql://vpt:it%27s%20a%20secret%20%2F%20of%2015@127.0.0.1:{port}/postgres"
+        ready = asyncio.create_task(until(lambda url=url: _reachable(url), 30))
+        ended = asyncio.create_task(running.wait())
+        await asyncio.wait([ready, ended], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            break
+        ready.cancel()
+    await ready
+    ended.cancel()
     yield url
     running.send_signal(signal.SIGINT)
     await running.wait()
