@@ -46,6 +46,8 @@ _KINDS = {
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
 }
 _ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+#: Whatever these bring, a lane that is busy stays so, and a free one free, unless the link changes.
+_OF_A_BUSY_LANE = (m.Act, m.ActAnswered, m.AttemptStored, m.StepDue, m.StepAnswered, m.StepStored)
 _COUNTED = (
     ErrorKind.HOST_LOST,
     ErrorKind.HOST_ERROR,
@@ -85,7 +87,7 @@ class Turn:
         self.effects: list[m.Effect] = []
         self._lanes: dict[str, Lane] | None = None  # this turn's own, once a lane changed
         self._link_before = state.link
-        self._looks_kept = False  # a manual action changes what others see only now and then
+        self._looks_kept = False
 
     def end(self, *, always: bool = False) -> tuple[HostState, m.Effects]:
         """Give the new state and the effects, the news of the host's looks first."""
@@ -98,6 +100,7 @@ class Turn:
 
     def take(self, message: m.Message) -> None:  # noqa: C901, PLR0912 (a table)
         """Hand the message to what deals with it."""
+        self._looks_kept = isinstance(message, _OF_A_BUSY_LANE)
         match message:
             case m.Act():
                 self._act(message)
@@ -338,7 +341,6 @@ class Turn:
     # ------------------------------------------------------------ manual actions
 
     def _act(self, act: m.Act) -> None:
-        self._looks_kept = True
         lane = self._lane_for(act.device_id)
         if isinstance(lane, VptError):
             self._add(m.Refuse(act.ask, lane))

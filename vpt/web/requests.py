@@ -84,6 +84,8 @@ async def _read(request: web.Request) -> bytes:
     if (request.content_length or 0) > request.client_max_size:
         raise TooLargeError
     try:
+        if request.content.is_eof():  # it came with the head: nothing to wait for
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError as error:
