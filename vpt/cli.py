@@ -105,7 +105,11 @@ def serve(*, quiet: bool) -> None:
     help="viewer reads, operator also writes and runs, admin also manages, host joins as --user.",
 )
 @click.option(
-    "--days", type=click.FloatRange(0, 3650, min_open=True), default=30.0, show_default=True
+    "--days",
+    type=click.FloatRange(0, 3650, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="How long it is good for.",
 )
 def token(user: str, role: str, days: float) -> None:
     """Print a token signed with SECRET_KEY (the one of this data folder, or of the environment)."""

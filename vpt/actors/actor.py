@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,7 @@ from vpt.errors import ActionTimeoutError, UnavailableError, VptError
 T = TypeVar("T")
 
 
-class Actor(Generic[T]):
+class Actor(ABC, Generic[T]):
     """A long-lived task that takes one message at a time; `receive` decides and never waits."""
 
     def __init__(self, name: str, *, inbox_limit: int) -> None:
@@ -95,6 +96,6 @@ class Actor(Generic[T]):
     def begin(self) -> None:
         """Do what is due at the start."""
 
+    @abstractmethod
     def receive(self, message: T) -> bool:
         """Decide and act; True ends the actor."""
-        raise NotImplementedError

@@ -30,7 +30,6 @@ from vpt.model import (
     ExecutionStatus,
     HostChanged,
     HostView,
-    TestProgress,
     Waiting,
 )
 
@@ -134,7 +133,7 @@ class HostActor(Actor[m.Message]):
             case m.StoreAttempt() | m.StoreStep() | m.StoreTry() | m.StoreEnd() | m.StoreRelease():
                 self._record(effect)
             case m.Publish(event):
-                self._publish(event)
+                self._world.events.publish(event)
             case m.Announce(view):
                 self._announce(view)
             case m.Alarm():
@@ -330,16 +329,6 @@ class HostActor(Actor[m.Message]):
         return None
 
     # ------------------------------------------------------------ news
-
-    def _publish(self, event: Any) -> None:
-        self._world.events.publish(event)
-        if isinstance(event, TestProgress) and event.step == 0 and not event.status.final:
-            log.info(
-                "test_execution_started",
-                execution_id=event.execution_id,
-                host_id=self.name,
-                attempt=event.attempt,
-            )
 
     def _announce(self, view: HostView) -> None:
         self._unstored = view

@@ -420,7 +420,19 @@ class Turn:
             return
         run = replace(lane.run, spec=spec, seq=spec.seq, phase=Phase.STORING)
         lane = self._put(lane, run=run)
-        self._add(m.Publish(self._progress(lane, run, 0, None)))
+        self._add(
+            m.Log(
+                "test_execution_started",
+                {
+                    "execution_id": spec.execution_id,
+                    "test_case_id": spec.test_case_id,
+                    "user_id": spec.requested_by,
+                    "device_id": lane.device.id,
+                    "attempt": spec.attempt,
+                },
+            ),
+            m.Publish(self._progress(lane, run, 0, None)),
+        )
         self._run_alarm(lane, spec, 0.0)
         self._go_on(lane, run)
 

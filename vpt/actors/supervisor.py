@@ -9,6 +9,7 @@ from contextvars import Context
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, Surroundings
@@ -69,7 +70,8 @@ class Hosts:
         actor = HostActor(restored.state, restored.resumed, self._world, restored.last_seen)
         self._actors[host_id] = actor
         self._world.dispatcher.announce(view_of(restored.state))
-        context = Context()  # its log lines belong to no request
+        context = Context()  # its log lines belong to no request, but all to this host
+        context.run(bind_contextvars, host_id=host_id)
         task = context.run(asyncio.create_task, actor.run(), name=f"host {host_id}")
         self._tasks[host_id] = task
         task.add_done_callback(lambda done: self._ended(host_id, actor, done))
