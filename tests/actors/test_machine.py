@@ -127,6 +127,17 @@ def test_a_lost_host_keeps_its_run_until_grace_is_over() -> None:
     assert not w.attempts["e1", 1].released
 
 
+def test_a_step_that_is_stored_after_grace_is_the_last_of_a_lost_host() -> None:
+    w = world().up().run().settle().answer(PASS)
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.ring("grace")
+    assert w.executions == {"e1": "running"}
+    w.settle()
+    assert not w.forwards
+    assert w.executions == {"e1": "queued"}
+
+
 def test_a_lost_host_that_comes_back_in_time_goes_on() -> None:
     w = world().up().run().settle().answer(trouble("BROKEN"))
     for _ in range(6):
