@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vpt.actors import messages as m
 from vpt.actors.machine import transition, wake
-from vpt.actors.state import HostState, Lane, Limits, Link, check
+from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
 from vpt.model import Answer, Device, ExecutionStatus, Host, Json, RunSpec
 
 LIMITS = Limits(
@@ -72,6 +72,7 @@ class World:
         for message in messages:
             self.state, effects = transition(self.state, message)
             check(self.state)
+            assert view_of(self.state) is self.state.view, "others see an old view"
             self._take(effects)
         return self
 

@@ -61,7 +61,8 @@ class Hosts:
         """Start the actor of a registered host from the database; False when it lives already."""
         if host_id in self._actors:
             return False
-        crashes = len(self._crashes.get(host_id, ()))
+        now = asyncio.get_running_loop().time()
+        crashes = sum(now - moment < _WINDOW for moment in self._crashes.get(host_id, ()))
         restored = await restore(
             self._world.shared.db, self._sealer, self._limits, host_id, crashes
         )
