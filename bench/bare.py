@@ -19,16 +19,19 @@ from vpt.db import POOL_SIZE, read_queries
 
 POOL = web.AppKey("pool", asyncpg.Pool)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
-PAGE = read_queries()["test_case_page"]
+PAGE = read_queries()["test_case_items"]
 JSON = "application/json"
 
 
 async def _list(request: web.Request) -> web.Response:
     limit = int(request.query["limit"]) + 1  # one more tells whether there is a next page
     arguments = [limit if name == "limit" else None for name in PAGE.args]
-    row = await request.app[POOL].fetchrow(PAGE.sql, *arguments)
-    more = orjson.dumps([str(row["last_at"]), row["last_id"]]).decode() if row["more"] else "null"
-    text = f'{{"items":[{row["items"] or ""}],"next_cursor":{more}}}'
+    rows = await request.app[POOL].fetch(PAGE.sql, *arguments)
+    more = "null"
+    if len(rows) == limit:
+        rows.pop()
+        more = orjson.dumps([str(rows[-1]["created_at"]), rows[-1]["id"]]).decode()
+    text = f'{{"items":[{",".join(row["item"] for row in rows)}],"next_cursor":{more}}}'
     return web.Response(text=text, content_type=JSON)
 
 

@@ -1,38 +1,19 @@
 -- Test cases as clients see them: items are JSON already.
 
--- test_case_page(limit, before_at, before_id, q, device_model, tag)
-SELECT
-    string_agg(row_to_json(item)::text, ',') FILTER (WHERE n < $1) AS items,
-    max(page.created_at) FILTER (WHERE n = $1 - 1) AS last_at,
-    max(page.id) FILTER (WHERE n = $1 - 1) AS last_id,
-    count(*) >= $1 AS more
-FROM (
-    SELECT *, row_number() OVER (ORDER BY created_at DESC, id DESC) AS n
-    FROM test_cases
-    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
-        AND ($4::text IS NULL OR strpos(lower(name), lower($4)) > 0)
-        AND ($5::text IS NULL OR device_model = $5)
-        AND ($6::text IS NULL OR $6 = ANY (tags))
-    ORDER BY created_at DESC, id DESC
-    LIMIT $1::int
-) AS page,
-LATERAL (
-    SELECT
-        page.id, page.name, page.description, page.steps, page.device_model, page.requirements,
-        page.tags, page.timeout_s, page.test_retries, page.version,
-        iso(page.created_at) AS created_at, iso(page.updated_at) AS updated_at
-) AS item;
+-- test_case_items(limit, before_at, before_id, q, device_model, tag)
+SELECT item, created_at, id
+FROM test_cases
+WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+    AND ($4::text IS NULL OR strpos(lower(name), lower($4)) > 0)
+    AND ($5::text IS NULL OR device_model = $5)
+    AND ($6::text IS NULL OR $6 = ANY (tags))
+ORDER BY created_at DESC, id DESC
+LIMIT $1::int;
 
 -- test_case_item(id)
-SELECT test_cases.version, row_to_json(item)::text AS item
-FROM test_cases,
-LATERAL (
-    SELECT
-        test_cases.id, name, description, steps, device_model, requirements, tags, timeout_s,
-        test_retries, version, iso(test_cases.created_at) AS created_at,
-        iso(test_cases.updated_at) AS updated_at
-) AS item
-WHERE test_cases.id = $1;
+SELECT version, item
+FROM test_cases
+WHERE id = $1;
 
 -- test_cases_to_run(ids)
 SELECT id, name, version, device_model, requirements, steps, timeout_s, test_retries

@@ -44,15 +44,15 @@ class Actor(ABC, Generic[T]):
         if self._ended or self._inbox.qsize() >= self._limit:
             raise UnavailableError("The host's actor is busy: try again in a moment.")
         number = next(self._numbers)
-        asker = self._askers[number] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        asker = self._askers[number] = loop.create_future()
+        limit = loop.call_later(seconds, self.refuse, number, ActionTimeoutError())
         self._inbox.put_nowait(make(number))
         try:
-            async with asyncio.timeout(seconds):
-                return await asker
-        except TimeoutError as error:
-            raise ActionTimeoutError from error
+            return await asker
         finally:
-            self._askers.pop(number, None)
+            limit.cancel()
+            del self._askers[number]
 
     def asked(self, number: int) -> bool:
         """True while somebody waits for that answer."""

@@ -346,7 +346,7 @@ class Turn:
             self._add(m.Refuse(act.ask, lane))
             return
         acts = (*lane.acts, act)
-        lane = self._put(lane, acts=acts)
+        self._put(lane, acts=acts)
         if len(acts) == 1:
             self._add(m.ForwardAct(self.state.host, lane.device, act))
 

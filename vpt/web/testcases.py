@@ -20,10 +20,10 @@ from vpt.web.requests import (
     found,
     json_response,
     json_text,
+    list_response,
     load_body,
     no_content,
     page_of,
-    page_response,
     path_id,
     text_param,
 )
@@ -39,14 +39,15 @@ _ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
 @needs(Role.VIEWER)
 async def list_test_cases(request: web.Request) -> web.Response:
     """Answer with a page; filters q (part of the name), device_model, tag."""
-    row = await request.app[DB].row(
-        "test_case_page",
-        **page_of(request).args(),
+    page = page_of(request)
+    rows = await request.app[DB].rows(
+        "test_case_items",
+        **page.args(),
         q=text_param(request, "q"),
         device_model=text_param(request, "device_model"),
         tag=text_param(request, "tag"),
     )
-    return page_response(row)
+    return list_response(rows, page)
 
 
 @routes.post("/api/testcases")
