@@ -15,6 +15,11 @@ SELECT
         'tags', devices.tags,
         'status', devices.status,
         'declared', devices.declared,
+        'lease', (
+            SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
+            FROM leases
+            WHERE device_id = devices.id AND expires_at > now()
+        ),
         'last_seen', iso(devices.last_seen),
         'created_at', iso(devices.created_at)
     )::text AS item
@@ -67,3 +72,34 @@ WHERE id = $1
             AND execution_attempts.released_at IS NULL
     )
 RETURNING id;
+
+-- device_host(id)
+SELECT host_id
+FROM devices
+WHERE id = $1;
+
+-- store_lease(id, device_id, holder, ttl_s)
+-- The device's actor has decided already; the condition is for one that was told too late.
+INSERT INTO leases (id, device_id, holder, expires_at)
+VALUES ($1, $2, $3, now() + make_interval(secs => $4::float8))
+ON CONFLICT (device_id) DO UPDATE
+SET
+    id = excluded.id,
+    holder = excluded.holder,
+    expires_at = excluded.expires_at,
+    created_at = CASE WHEN leases.id = excluded.id THEN leases.created_at ELSE now() END
+WHERE leases.holder = excluded.holder OR leases.expires_at <= now()
+RETURNING id, iso(expires_at) AS expires_at;
+
+-- lease_of(device_id)
+SELECT id, holder
+FROM leases
+WHERE device_id = $1 AND expires_at > now();
+
+-- end_lease(id)
+DELETE FROM leases
+WHERE id = $1;
+
+-- drop_old_leases()
+DELETE FROM leases
+WHERE expires_at < now() - interval '1 minute';

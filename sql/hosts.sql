@@ -18,7 +18,12 @@ SELECT
                 SELECT
                     id, name, model, host_id, local_id, capabilities, tags, status, declared,
                     iso(devices.last_seen) AS last_seen,
-                    iso(devices.created_at) AS created_at
+                    iso(devices.created_at) AS created_at,
+                    (
+                        SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
+                        FROM leases
+                        WHERE device_id = devices.id AND expires_at > now()
+                    ) AS lease
                 FROM devices
                 WHERE devices.host_id = hosts.id
             ) AS item

@@ -7,7 +7,7 @@ ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    draining, status, last_seen
+    draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
 FROM hosts
 WHERE id = $1
 
@@ -16,6 +16,12 @@ SELECT id, local_id, name, model, capabilities, declared, disabled
 FROM devices
 WHERE host_id = $1 AND NOT withdrawn
 ORDER BY id
+
+-- lab_leases(host_id)
+SELECT l.id, l.device_id, l.holder, extract(epoch FROM l.expires_at - now())::float8 AS seconds
+FROM leases l
+JOIN devices d ON d.id = l.device_id
+WHERE d.host_id = $1 AND NOT d.withdrawn AND l.expires_at > now()
 
 -- lab_attempts(host_id)
 SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,
@@ -73,11 +79,11 @@ UPDATE devices
 SET declared = false, withdrawn = true, status = 'offline'
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
--- store_statuses(host_ids, host_statuses, reasons, device_ids, statuses)
+-- store_statuses(host_ids, host_statuses, reasons, pauses_s, device_ids, statuses)
 WITH host AS (
     UPDATE hosts h
-    SET status = n.status, reason = n.reason
-    FROM unnest($1::text[], $2::text[], $3::text[]) AS n (id, status, reason)
+    SET status = n.status, reason = n.reason, reason_until = now() + make_interval(secs => n.pause_s)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS n (id, status, reason, pause_s)
     WHERE h.id = n.id AND (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
     RETURNING h.id
 ), hosts_first AS (
@@ -86,7 +92,7 @@ WITH host AS (
 )
 UPDATE devices d
 SET status = n.status
-FROM hosts_first, unnest($4::text[], $5::text[]) AS n (id, status)
+FROM hosts_first, unnest($5::text[], $6::text[]) AS n (id, status)
 WHERE d.id = n.id AND d.status <> n.status
 
 -- store_seen(host_ids)

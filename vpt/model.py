@@ -129,6 +129,7 @@ class HostView:
     status: HostStatus
     reason: Reason | None
     devices: tuple[DeviceView, ...]
+    pause_s: float | None = None  # how long it gets no work, when it flaps
 
 
 @dataclass(frozen=True, slots=True)

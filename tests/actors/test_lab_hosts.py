@@ -21,7 +21,7 @@ from vpt.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from vpt.model import Credential, DeviceStatus, HostStatus, Json
+from vpt.model import Credential, DeviceStatus, HostStatus, Json, Reason
 
 # ---------------------------------------------------------------- joining and leaving
 
@@ -493,3 +493,30 @@ async def test_a_new_url_of_a_host_needs_no_secret_of_the_old(lab: Kit) -> None:
     await lab.lab.register(replace(registration, secret=None), peer="127.0.0.1")
     assert (await lab.done("a"))["status"] == "completed"
     assert {call.headers.get("Authorization") for call in (*new.probes, *new.actions)} == {None}
+
+
+async def test_a_host_that_flaps_is_held_back_and_shown_as_such(lab: Kit) -> None:
+    host = await lab.host()
+    for _ in range(3):
+        await host.vanish()
+        await lab.is_now("h", HostStatus.LOST)
+        await host.appear()
+        await lab.is_now("h", HostStatus.AVAILABLE, HostStatus.SUSPECT)
+        await until(lambda: lab.lab.views()[0].reason is not Reason.PROBES)
+    view = lab.lab.views()[0]
+    assert (view.status, view.reason, view.pause_s) == (HostStatus.SUSPECT, Reason.FLAPPING, 10)
+
+    async def stored() -> bool:
+        rows = await lab.fetch(
+            "SELECT reason, reason_until > now() AS held FROM hosts WHERE reason = 'flapping'"
+        )
+        return bool(rows and rows[0]["held"])
+
+    async with asyncio.timeout(15):
+        while not await stored():
+            pass
+    submitted = await lab.submit("a")
+    assert submitted.device_id is None
+    await lab.restart()
+    await until(lambda: lab.lab.views()[0].reason is Reason.FLAPPING)
+    assert host.done("a") == 0

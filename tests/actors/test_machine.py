@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actors.world import FAIL, PASS, device, host, trouble, world
+from tests.actors.world import FAIL, PASS, World, device, host, trouble, world
 from vpt.actors import messages as m
 from vpt.actors.state import Link
-from vpt.errors import ConflictError, HostUnreachableError, InvalidError, UnavailableError
+from vpt.errors import (
+    ConflictError,
+    HostUnreachableError,
+    InvalidError,
+    LockedError,
+    NotFoundError,
+    UnavailableError,
+)
 from vpt.model import DeviceStatus, ExecutionStatus, HostStatus, StepStatus
 
 
@@ -225,7 +232,7 @@ def test_a_draining_host_finishes_and_takes_nothing_new() -> None:
 
 
 def test_manual_actions_wait_for_each_other_and_yield_to_no_run() -> None:
-    w = world().up().tell(m.Act(1, None, {}, 1, "k1"), m.Act(2, "d1", {}, 1, "k2"))
+    w = world().up().tell(m.Act(1, None, {}, 1, "k1", "u"), m.Act(2, "d1", {}, 1, "k2", "u"))
     assert [a.act.ask for a in w.acts] == [1]
     w.run()
     assert not w.records
@@ -238,21 +245,21 @@ def test_manual_actions_wait_for_each_other_and_yield_to_no_run() -> None:
 
 def test_manual_actions_are_refused_for_a_reason() -> None:
     w = world(devices=2).up()
-    w.tell(m.Act(1, None, {}, 1, "k"))
+    w.tell(m.Act(1, None, {}, 1, "k", "u"))
     assert isinstance(w.replies[1], InvalidError)
-    w.run().tell(m.Act(2, "h:d1", {}, 1, "k"))
+    w.run().tell(m.Act(2, "h:d1", {}, 1, "k", "u"))
     assert isinstance(w.replies[2], ConflictError)
-    w.tell(*(m.Act(n, "d2", {}, 1, "k") for n in range(3, 7)))
+    w.tell(*(m.Act(n, "d2", {}, 1, "k", "u") for n in range(3, 7)))
     assert isinstance(w.replies[6], UnavailableError)
     for _ in range(6):
         w.tell(m.ProbeDue()).probe(good=False)
-    w.tell(m.Act(7, "d2", {}, 1, "k"))
+    w.tell(m.Act(7, "d2", {}, 1, "k", "u"))
     assert isinstance(w.replies[7], HostUnreachableError)
 
 
 def test_a_run_that_waits_for_a_manual_action_is_next() -> None:
-    w = world().up().tell(m.Act(1, None, {}, 1, "k1")).run()
-    w.tell(m.Act(2, None, {}, 1, "k2"))
+    w = world().up().tell(m.Act(1, None, {}, 1, "k1", "u")).run()
+    w.tell(m.Act(2, None, {}, 1, "k2", "u"))
     assert isinstance(w.replies[2], ConflictError)
 
 
@@ -311,3 +318,80 @@ def test_a_host_that_left_loses_its_run_only_after_grace() -> None:
     assert not w.forwards
     w.ring("grace").settle()
     assert w.executions == {"e1": ExecutionStatus.QUEUED}
+
+
+def test_a_lease_keeps_the_device_for_its_holder() -> None:
+    w = world(devices=2).up()
+    w.tell(m.TakeLease(1, "h:d1", "l1", "ann", 600))
+    assert w.replies[1] == "l1"
+    assert w.state.view is not None
+    assert [d.status for d in w.state.view.devices] == ["leased", "online"]
+    w.tell(m.TakeLease(2, "h:d1", "l2", "bob", 600), m.TakeLease(3, "h:d1", "l3", "ann", 900))
+    assert isinstance(w.replies[2], LockedError)
+    assert w.replies[3] == "l1", "asking again renews"
+    w.tell(m.Act(4, "d1", {}, 1, "k", "bob"), m.Act(5, "d1", {}, 1, "k", "ann"))
+    assert isinstance(w.replies[4], ConflictError)
+    assert w.acts[0].act.ask == 5
+    w.run()
+    assert not w.records, "a run waits for the lease, though it would wait for the action only"
+
+
+def test_a_lease_that_ran_out_frees_the_device() -> None:
+    w = world().up()
+    w.tell(m.TakeLease(1, "h:d1", "l1", "ann", 600))
+    w.tell(m.LeaseOver("h:d1", "another"))
+    assert w.state.lanes["h:d1"].lease
+    w.ring("lease:h:d1")
+    assert w.state.view is not None
+    assert w.state.view.devices[0].status == "online"
+    assert not w.alarms.keys() & {"lease:h:d1"}
+    w.run()
+    assert w.records
+
+
+def test_no_lease_while_a_run_or_its_hold_has_the_device() -> None:
+    w = world().up().run()
+    w.tell(m.TakeLease(1, "h:d1", "l1", "ann", 600))
+    assert isinstance(w.replies[1], ConflictError)
+    w.tell(m.TakeLease(2, "h:d9", "l1", "ann", 600))
+    assert isinstance(w.replies[2], NotFoundError)
+
+
+def lose(w: World) -> World:
+    while w.state.link is not Link.LOST:
+        w.tell(m.ProbeDue()).probe(good=False)
+    return w.up()
+
+
+def test_a_host_that_flaps_gets_no_work_for_ever_longer_until_a_run_finishes() -> None:
+    w = lose(lose(world().up()))
+    assert "pause" not in w.alarms
+    pauses = []
+    for _ in range(12):
+        lose(w)
+        assert w.state.view is not None
+        assert (w.state.view.status, w.state.view.reason) == ("suspect", "flapping")
+        pauses.append(w.state.view.pause_s)
+        w.run()
+        assert not w.records
+        w.ring("pause")
+        assert w.state.view.status == "available"
+        assert w.state.view.reason is None
+    assert pauses[:3] == [10, 20, 40]
+    assert pauses[-1] == 3600
+    w.run().store()
+    for _ in w.steps:
+        w.answer(PASS).settle()
+    w.settle()
+    assert w.executions["e1"] == "completed"
+    lose(lose(w))
+    assert w.state.view is not None
+    assert w.state.view.status == "available", "it begins anew"
+
+
+def test_losses_long_ago_do_not_count() -> None:
+    w = lose(lose(world().up()))
+    w.ring("loss:1")
+    lose(w)
+    assert w.state.view is not None
+    assert w.state.view.status == "available"

@@ -27,6 +27,9 @@ STEPS = (
 )
 
 
+_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
+
+
 class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +95,12 @@ class Histories(RuleBasedStateMachine):
 
     @rule(device_id=DEVICES)
     def act(self, device_id: str) -> None:
-        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k"))
+        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k", "u"))
+
+    @rule(device_id=DEVICES, holder=st.sampled_from(["u", "v"]))
+    def lease(self, device_id: str, holder: str) -> None:
+        ask = self.ask()
+        self.w.tell(m.TakeLease(ask, device_id, f"l{ask}", holder, 600))
 
     @precondition(lambda self: self.w.acts)
     @rule(outcome=OUTCOMES)
@@ -138,8 +146,8 @@ class Histories(RuleBasedStateMachine):
             w.cancel_answered(acknowledged=True)
         elif w.probing:
             w.probe(good=True)
-        elif delayed := [n for n, f in w.alarms.items() if isinstance(f, m.StepDue)]:
-            w.ring(delayed[0])
+        elif due := [n for n, f in w.alarms.items() if isinstance(f, _ENDS)]:
+            w.ring(due[0])
         elif w.state.link is not Link.UP or any(not lane.idle for lane in w.state.lanes.values()):
             w.tell(m.ProbeDue())
         else:

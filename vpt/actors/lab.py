@@ -29,6 +29,7 @@ from vpt.dialects.base import Dialect, HostTroubleError
 from vpt.errors import (
     ConflictError,
     DatabaseAwayError,
+    LockedError,
     NotFoundError,
     NotRegisteredError,
     UnavailableError,
@@ -377,17 +378,64 @@ class Lab:
         device_id: str | None,
         action: Json,
         timeout_s: float | None,
-        user_id: str,  # noqa: ARG002 (leases will ask who it is)
+        user_id: str,
     ) -> tuple[Answer, float]:
         """Run one manual action; give the host's answer and how long it took (ms)."""
         seconds = timeout_s or self._config.step_timeout
         key = f"manual/{uuid4().hex}"
         answer: tuple[Answer, float] = await self._hosts.ask(
             host_id,
-            lambda ask: m.Act(ask, device_id, action, seconds, key),
+            lambda ask: m.Act(ask, device_id, action, seconds, key, user_id),
             seconds + _MARGIN,
         )
         return answer
+
+    # ------------------------------------------------------------ leases
+
+    async def lease(self, device_id: str, holder: str, ttl_s: float) -> Any:
+        """Give a person the device, or renew his lease; give the row of it.
+
+        Raises NotFoundError, LockedError when it is somebody else's, ConflictError while a run
+        holds it.
+        """
+        self._open()
+        host_id = await self._host_of(device_id)
+        new = f"lease_{uuid4().hex}"
+        try:
+            lease_id = await self._hosts.ask(
+                host_id, lambda ask: m.TakeLease(ask, device_id, new, holder, ttl_s)
+            )
+            row = await self._db.row(
+                "store_lease", id=lease_id, device_id=device_id, holder=holder, ttl_s=ttl_s
+            )
+        except BaseException:  # what is not stored must not hold a device
+            self._hosts.tell(host_id, m.LeaseOver(device_id, new))
+            raise
+        if row is None:
+            self._hosts.tell(host_id, m.LeaseOver(device_id, new))
+            raise LockedError
+        log.info("device_leased", device_id=device_id, holder=holder, ttl_s=ttl_s)
+        return row
+
+    async def end_lease(self, device_id: str, user_id: str, *, anybodys: bool) -> None:
+        """Give a device back; NotFoundError without a lease, LockedError when it is another's."""
+        host_id = await self._host_of(device_id)
+        row = await self._db.row("lease_of", device_id=device_id)
+        if row is None:
+            raise NotFoundError("Nobody leases the device.")
+        if row["holder"] != user_id and not anybodys:
+            raise LockedError
+        await self._db.row("end_lease", id=row["id"])
+        self._hosts.tell(host_id, m.LeaseOver(device_id, row["id"]))
+
+    async def _host_of(self, device_id: str) -> str:
+        row = await self._db.row("device_host", id=device_id)
+        if row is None:
+            raise NotFoundError("There is no such device.")
+        if row["host_id"] is None:
+            raise ConflictError("The device has no host: nothing could drive it.")
+        host_id: str = row["host_id"]
+        return host_id
 
     async def devices_changed(self, host_id: str) -> None:
         """Tell the host's actor that people changed its devices."""
@@ -422,6 +470,7 @@ class Lab:
         """Carry out what was stored and then not done: cancels, and campaigns without a job."""
         for row in await self._db.rows("cancels_wished"):
             await self._carry_out_cancel(row["id"])
+        await self._db.row("drop_old_leases")
         for row in await self._db.rows("running_campaigns"):
             if row["id"] not in self._campaigns and not self._closing:
                 await self._run_campaign(row["id"])

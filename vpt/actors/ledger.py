@@ -120,6 +120,7 @@ class Shared:
             host_ids=[view.host.id for view in newest],
             host_statuses=[view.status for view in newest],
             reasons=[view.reason for view in newest],
+            pauses_s=[view.pause_s for view in newest],
             device_ids=[item.device.id for item in devices],
             statuses=[item.status for item in devices],
         )

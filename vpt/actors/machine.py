@@ -12,14 +12,27 @@ from typing import Any, assert_never
 
 from vpt.actors import messages as m
 from vpt.actors.messages import NoAnswer, StepKey, Trouble
+from vpt.actors.state import (
+    FLAP_WINDOW,
+    FLAPS_AT,
+    HostState,
+    Lane,
+    Lease,
+    Link,
+    Phase,
+    Run,
+    pause_of,
+    view_of,
+)
 from vpt.actors.state import Hold as Held
-from vpt.actors.state import HostState, Lane, Link, Phase, Run, view_of
 from vpt.errors import (
     ActionTimeoutError,
     BadGatewayError,
     ConflictError,
     HostUnreachableError,
     InvalidError,
+    LockedError,
+    NotFoundError,
     UnavailableError,
     UnprocessableError,
     VptError,
@@ -143,6 +156,14 @@ class Turn:
                 self._missed(self.state.missed + 1)
             case m.GraceOver():
                 self._grace_over()
+            case m.LossForgotten():
+                self.state = replace(self.state, losses=max(0, self.state.losses - 1))
+            case m.PauseOver():
+                self.state = replace(self.state, paused=False)
+            case m.TakeLease():
+                self._take_lease(message)
+            case m.LeaseOver(device_id, lease_id):
+                self._lease_over(device_id, lease_id)
             case m.Register(ask, host, devices):
                 self._register(ask, host, devices)
             case m.ChangeDevices(ask, devices):
@@ -234,11 +255,30 @@ class Turn:
             return
         down = (Link.LOST, Link.OFFLINE)
         self.state = replace(self.state, link=link)
+        if link is Link.LOST:
+            self._count_loss()
+        elif link is Link.UP and self.state.paused:
+            self._add(m.Alarm("pause", pause_of(self.state.flaps), m.PauseOver()))
         if link in down and was not in down:
             self._add(m.Alarm("grace", self.state.limits.run_grace, m.GraceOver()))
         elif link not in down and was in down:
             self.state = replace(self.state, grace_over=False)
             self._add(m.Alarm("grace", 0, None))
+
+    def _count_loss(self) -> None:
+        """Hold a host back that is lost again and again; its pause begins when it is back."""
+        losses, number = self.state.losses + 1, self.state.lost_ever + 1
+        self.state = replace(self.state, losses=losses, lost_ever=number)
+        self._add(m.Alarm(f"loss:{number}", FLAP_WINDOW, m.LossForgotten()))
+        if losses >= FLAPS_AT or self.state.flaps:
+            self.state = replace(self.state, flaps=self.state.flaps + 1, paused=True)
+            self._add(m.Alarm("pause", 0, None))
+
+    def _proved_good(self) -> None:
+        """A run came to its verdict: whatever made the host flap seems to be over."""
+        if self.state.flaps:
+            self.state = replace(self.state, losses=0, flaps=0, paused=False)
+            self._add(m.Alarm("pause", 0, None))
 
     def _connection_failed(self, parks: int) -> None:
         """Count as a missed probe, be suspect at once, and look again soon."""
@@ -274,6 +314,8 @@ class Turn:
                 self._resume(lane, lane.run, by_execution[lane.run.execution_id])
             elif lane.hold is not None and not lane.hold.lost:
                 self._await_late(lane, lane.hold)
+            elif lane.lease is not None:
+                self._lease_alarm(lane, lane.lease)
 
     def _resume(self, lane: Lane, run: Run, elapsed: float) -> None:
         if run.phase is Phase.STORING:  # every step is over, only the verdict was not stored
@@ -338,10 +380,44 @@ class Turn:
             return
         self._add(m.Reply(ask), m.Stop())
 
+    # ------------------------------------------------------------ leases
+
+    def _take_lease(self, command: m.TakeLease) -> None:
+        lane = self.state.lanes.get(command.device_id)
+        refusal = self._why_no_lease(lane, command.holder)
+        if lane is None or refusal is not None:
+            self._add(m.Refuse(command.ask, refusal or NotFoundError()))
+            return
+        lease_id = lane.lease.id if lane.lease else command.lease_id
+        lease = Lease(lease_id, command.holder, command.seconds)
+        self._lease_alarm(self._put(lane, lease=lease, wanted=False), lease)
+        self._add(m.Reply(command.ask, lease_id))
+
+    def _why_no_lease(self, lane: Lane | None, holder: str) -> VptError | None:
+        if lane is None or lane.gone:
+            return NotFoundError("Its host has no such device any more.")
+        if lane.lease is not None and lane.lease.holder != holder:
+            return LockedError()
+        if lane.run is not None or lane.hold is not None:
+            return ConflictError("The device is held by an execution.")
+        return None
+
+    def _lease_alarm(self, lane: Lane, lease: Lease) -> None:
+        over = m.LeaseOver(lane.device.id, lease.id)
+        self._add(m.Alarm(f"lease:{lane.device.id}", lease.seconds, over))
+
+    def _lease_over(self, device_id: str, lease_id: str) -> None:
+        lane = self.state.lanes.get(device_id)
+        if lane is None or lane.lease is None or lane.lease.id != lease_id:
+            return
+        self._put(lane, lease=None)
+        self._add(m.Alarm(f"lease:{device_id}", 0, None))
+        self._add(m.Log("lease_ended", {"device_id": device_id, "lease_id": lease_id}))
+
     # ------------------------------------------------------------ manual actions
 
     def _act(self, act: m.Act) -> None:
-        lane = self._lane_for(act.device_id)
+        lane = self._lane_for(act.device_id, act.user_id)
         if isinstance(lane, VptError):
             self._add(m.Refuse(act.ask, lane))
             return
@@ -350,7 +426,7 @@ class Turn:
         if len(acts) == 1:
             self._add(m.ForwardAct(self.state.host, lane.device, act))
 
-    def _lane_for(self, device_id: str | None) -> Lane | VptError:
+    def _lane_for(self, device_id: str | None, user_id: str) -> Lane | VptError:
         lane = self._named_lane(device_id)
         if isinstance(lane, VptError):
             return lane
@@ -358,8 +434,8 @@ class Turn:
             return HostUnreachableError()
         if self.state.halted:
             return UnavailableError("The server is stopping.")
-        if lane.run is not None or lane.hold is not None or lane.wanted:
-            return ConflictError("The device is held by an execution.")
+        if (words := _held_from(lane, user_id)) is not None:
+            return ConflictError(words)
         if len(lane.acts) >= self.state.limits.inbox_limit:
             return UnavailableError("Too many actions wait for this device.")
         return lane
@@ -393,9 +469,11 @@ class Turn:
 
     def _run(self, command: m.Run) -> None:
         lane = self.state.lanes.get(command.device_id)
-        ready = self.state.link is Link.UP and not (self.state.draining or self.state.halted)
-        if lane is None or not ready or lane.device.disabled or not lane.idle or lane.gone:
-            if lane is not None and lane.acts:
+        state = self.state
+        held_back = state.draining or state.halted or state.paused
+        ready = lane is not None and state.link is Link.UP and not held_back
+        if lane is None or not ready or not _takes_a_run(lane):
+            if lane is not None and lane.acts and lane.lease is None:
                 self._put(lane, wanted=True)
             self._add(m.NotTaken(command.execution_id, command.device_id, gone=False))
             return
@@ -741,6 +819,8 @@ class Turn:
             self._add(
                 m.Publish(self._progress(lane, run, at, step, None, fact.status, run.seq + 1))
             )
+        if fact.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED):
+            self._proved_good()
         lane = self._put(lane, run=None)
         self._try_release(lane)
 
@@ -801,6 +881,18 @@ _RUN_TIMEOUT = "The run did not end in time."
 
 def _no_step_alarm(lane: Lane) -> m.Alarm:
     return m.Alarm(f"step:{lane.device.id}", 0, None)
+
+
+def _held_from(lane: Lane, user_id: str) -> str | None:
+    if lane.run is not None or lane.hold is not None or lane.wanted:
+        return "The device is held by an execution."
+    if lane.lease is not None and lane.lease.holder != user_id:
+        return "The device is leased by somebody else."
+    return None
+
+
+def _takes_a_run(lane: Lane) -> bool:
+    return lane.idle and lane.lease is None and not (lane.gone or lane.device.disabled)
 
 
 def _act_error(outcome: NoAnswer) -> VptError:

@@ -100,6 +100,18 @@ class Act:
     action: Json
     timeout_s: float
     key: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Give `holder` the device for `seconds`, or renew his lease; the answer is the lease's id."""
+
+    ask: int
+    device_id: str
+    lease_id: str
+    holder: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,7 @@ class Cancel:
     execution_id: str
 
 
-Command = Register | ChangeDevices | Unregister | Drain | Retire | Act | Run | Cancel
+Command = Register | ChangeDevices | Unregister | Drain | Retire | Act | TakeLease | Run | Cancel
 
 # ---------------------------------------------------------------- facts
 
@@ -204,6 +216,24 @@ class GraceOver:
 
 
 @dataclass(frozen=True, slots=True)
+class LossForgotten:
+    """A loss of the host is too long ago to tell anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseOver:
+    """A host that flaps may have work again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOver:
+    """A lease ran out, was given back, or could not be stored."""
+
+    device_id: str
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelGraceOver:
     device_id: str
     execution_id: str
@@ -258,6 +288,9 @@ Fact = (
     | StepStored
     | RunTimedOut
     | GraceOver
+    | LossForgotten
+    | PauseOver
+    | LeaseOver
     | CancelGraceOver
     | CancelAnswered
     | EndStored

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from vpt.actors.state import Hold as Held
-from vpt.actors.state import HostState, Lane, Limits, Link, Phase, Run
+from vpt.actors.state import HostState, Lane, Lease, Limits, Link, Phase, Run
 from vpt.db import Database
 from vpt.model import Device, Host, HostStatus, RunSpec
 from vpt.seal import Sealer
@@ -34,12 +34,18 @@ async def restore(
             return None
         devices = [device_of(item) for item in await session.rows("lab_devices", host_id=host_id)]
         attempts = await session.rows("lab_attempts", host_id=host_id)
+        leases = await session.rows("lab_leases", host_id=host_id)
     lanes = {device.id: Lane(device) for device in devices}
+    for item in leases:
+        device_id = item["device_id"]
+        lease = Lease(item["id"], item["holder"], item["seconds"])
+        lanes[device_id] = Lane(lanes[device_id].device, lease=lease)
     resumed: list[tuple[Run, float]] = []
     for item in attempts:
         _take_up(lanes, item, resumed)
     link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
+    paused = row["paused"]  # how often it was lost is forgotten, that it is held back is not
     state = HostState(
         host_of(row, sealer),
         limits,
@@ -47,6 +53,8 @@ async def restore(
         good=good,
         crashes=crashes,
         draining=row["draining"],
+        flaps=int(paused),
+        paused=paused,
         lanes=lanes,
     )
     return Restored(state, resumed, row["last_seen"])

@@ -20,6 +20,11 @@ from vpt.model import (
     RunSpec,
 )
 
+#: A host that is lost so often within so many seconds flaps.
+FLAPS_AT, FLAP_WINDOW = 3, 600.0
+#: Seconds without work for a host that flaps; it doubles with each loss until a run finishes.
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0
+
 
 class Link(Enum):
     """What the probes say of a host."""
@@ -126,6 +131,15 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A person's exclusive right to a device; `seconds` were left when it was taken up."""
+
+    id: str
+    holder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lane:
     """A device and what holds it; `acts` are manual actions, the first is under way."""
 
@@ -135,10 +149,11 @@ class Lane:
     acts: tuple[Act, ...] = ()
     wanted: bool = False  # a run waits for the acts to end
     gone: bool = False  # the host declares it no more
+    lease: Lease | None = None
 
     @property
     def idle(self) -> bool:
-        """True when nothing at all holds the device."""
+        """True when nothing runs on the device or may still do so."""
         return self.run is None and self.hold is None and not self.acts
 
 
@@ -156,6 +171,10 @@ class HostState:
     draining: bool = False
     halted: bool = False  # the server stops: nothing more goes out
     grace_over: bool = False
+    losses: int = 0  # of late: those of the last FLAP_WINDOW
+    lost_ever: int = 0
+    flaps: int = 0  # losses while it flapped, since it last finished a run
+    paused: bool = False  # it flaps: no work until its pause is over
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None
 
@@ -166,7 +185,11 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
         return DeviceStatus.DISABLED
     if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
         return DeviceStatus.OFFLINE
-    if lane.run is not None or lane.hold is not None or lane.wanted:
+    if lane.run is not None or lane.hold is not None:
+        return DeviceStatus.BUSY
+    if lane.lease is not None:
+        return DeviceStatus.LEASED
+    if lane.wanted:
         return DeviceStatus.BUSY
     return DeviceStatus.ONLINE
 
@@ -182,6 +205,8 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
     """Say what the host is good for now."""
     if state.link in _OF_LINK:
         return _OF_LINK[state.link]
+    if state.paused:
+        return HostStatus.SUSPECT
     if state.draining:
         return HostStatus.DRAINING
     if any(view.status is DeviceStatus.ONLINE for view in devices):
@@ -194,10 +219,22 @@ def view_of(state: HostState) -> HostView:
     devices = tuple(
         DeviceView(lane.device, device_status(state, lane)) for lane in state.lanes.values()
     )
-    status = host_status(state, devices)
-    held = status in (HostStatus.SUSPECT, HostStatus.LOST)
-    view = HostView(state.host, status, Reason.PROBES if held else None, devices)
+    reason, pause_s = _reason(state)
+    view = HostView(state.host, host_status(state, devices), reason, devices, pause_s)
     return state.view if view == state.view and state.view is not None else view
+
+
+def _reason(state: HostState) -> tuple[Reason | None, float | None]:
+    if state.link in (Link.SUSPECT, Link.LOST):
+        return Reason.PROBES, None
+    if state.link is Link.UP and state.paused:
+        return Reason.FLAPPING, pause_of(state.flaps)
+    return None, None
+
+
+def pause_of(flaps: int) -> float:
+    """Give how long (s) a host that lost its link so often while it flapped gets no work."""
+    return min(FIRST_PAUSE * 2.0 ** (min(flaps, 20) - 1), LONGEST_PAUSE)
 
 
 def check(state: HostState) -> None:
@@ -212,8 +249,10 @@ def check(state: HostState) -> None:
         )
         _hold("a_started_run_has_a_spec", run is None or _has_spec(run))
         _hold("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.acts))
+        _hold("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
     executions = [lane.run.execution_id for lane in state.lanes.values() if lane.run]
     _hold("an_execution_runs_once", len(executions) == len(set(executions)))
+    _hold("a_pause_is_for_those_who_flap", not state.paused or state.flaps > 0)
     _hold("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
 
 

@@ -13,7 +13,7 @@ from marshmallow import fields as f
 
 from vpt.errors import ConflictError, UnprocessableError
 from vpt.model import DeviceStatus, Json, Role
-from vpt.web.auth import needs
+from vpt.web.auth import allowed, needs, user_of
 from vpt.web.host_schemas import LABEL, NAME, words
 from vpt.web.keys import DB, LAB
 from vpt.web.requests import (
@@ -64,7 +64,13 @@ class NewDevice(Schema):
             raise ValidationError("Required together with local_id.", "host_id")
 
 
-_EDIT, _NEW = DeviceEdit(), NewDevice()
+class NewLease(Schema):
+    """The body of POST …/lease."""
+
+    ttl_s = f.Float(load_default=600.0, validate=validate.Range(1, 86_400))
+
+
+_EDIT, _NEW, _LEASE = DeviceEdit(), NewDevice(), NewLease()
 
 
 @routes.get("/api/devices")
@@ -138,6 +144,28 @@ async def delete_device(request: web.Request) -> web.Response:
         raise ConflictError("The device is declared by its host, or busy.")
     log.info("device_deleted", device_id=device_id, host_id=row["host_id"])
     await _tell_host(request, row["host_id"])
+    return no_content()
+
+
+@routes.post("/api/devices/{id}/lease")
+@needs(Role.OPERATOR)
+async def lease_device(request: web.Request) -> web.Response:
+    """Have the device for oneself; asking again renews."""
+    device_id = path_id(request)
+    await _row(request, device_id)
+    body = await load_body(request, _LEASE)
+    user_id = user_of(request).user_id
+    lease = await request.app[LAB].lease(device_id, user_id, body["ttl_s"])
+    return json_response({"lease_id": lease["id"], "expires_at": lease["expires_at"]})
+
+
+@routes.delete("/api/devices/{id}/lease")
+@needs(Role.OPERATOR)
+async def end_lease(request: web.Request) -> web.Response:
+    """Give a device back, as its holder or as an admin."""
+    user = user_of(request)
+    admin = allowed(user, Role.ADMIN)
+    await request.app[LAB].end_lease(path_id(request), user.user_id, anybodys=admin)
     return no_content()
 
 
