@@ -71,6 +71,12 @@ class ConflictError(VptError):
     status, code = 409, "conflict"
 
 
+class KeyReusedError(VptError):
+    """That Idempotency-Key came with another body before: take a new one."""
+
+    status, code = 409, "idempotency_conflict"
+
+
 class PreconditionError(VptError):
     """The object was changed since you read it: read it again."""
 

@@ -15,6 +15,7 @@ log = structlog.get_logger(__name__)
 TTL = 12.0  # seconds; a killed server's row is free after that
 WAIT = 15.0  # seconds that a second start waits
 RENEW = 5.0  # seconds
+AWAY = 0.5  # seconds between tries while the database is away
 
 
 class TakenError(Exception):
@@ -41,13 +42,16 @@ class Instance:
 
     async def keep(self) -> None:
         """Renew the row for ever; raise TakenError when another server has it."""
+        pause = RENEW
         while True:
-            await asyncio.sleep(RENEW)
+            await asyncio.sleep(pause)
             try:
                 if not await self._take():
                     raise TakenError(TakenError.__doc__)
-            except DatabaseAwayError:
+                pause = RENEW
+            except DatabaseAwayError:  # when it is back, another server may have been quicker
                 log.warning("database_away")
+                pause = AWAY
 
     async def drop(self) -> None:
         """Give the row back."""

@@ -204,6 +204,17 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An Idempotency-Key with all that makes two requests the same."""
+
+    user_id: str
+    method: str
+    path: str
+    key: str
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
     """A request to run a test case, complete: parameters filled in, device resolved."""
 

@@ -12,11 +12,18 @@ from uuid import uuid4
 
 import structlog
 
-from vpt.actors.queue import Queue, insert
+from vpt.actors.queue import Queue, insert, remember
 from vpt.db import Database
 from vpt.errors import ConflictError, DatabaseAwayError
 from vpt.events import Events
-from vpt.model import CampaignProgress, ExecutionStatus, Json, NewCampaign, NewExecution
+from vpt.model import (
+    CampaignProgress,
+    ExecutionStatus,
+    Json,
+    NewCampaign,
+    NewExecution,
+    RequestKey,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +42,12 @@ class Finals(Protocol):
         """End it; ConflictError when it is final."""
 
 
-async def store_campaign(db: Database, new: NewCampaign) -> str:
-    """Store a campaign execution with all that it will start; give its id."""
+async def store_campaign(db: Database, new: NewCampaign, key: RequestKey | None) -> str:
+    """Store a campaign execution with all that it will start, and its key; give its id."""
     campaign_execution_id = uuid4().hex
     async with db.transaction() as session:
+        if key is not None:
+            await remember(session, key, campaign_execution_id)
         await session.row(
             "insert_campaign_execution",
             id=campaign_execution_id,

@@ -47,6 +47,7 @@ from vpt.model import (
     NewCampaign,
     NewExecution,
     Registration,
+    RequestKey,
     Submitted,
     TestProgress,
 )
@@ -139,14 +140,15 @@ class Lab:
 
     # ------------------------------------------------------------ executions
 
-    async def submit(self, new: NewExecution) -> Submitted:
-        """Run it, at once or when a device is free.
+    async def submit(self, new: NewExecution, key: RequestKey | None = None) -> Submitted:
+        """Run it, at once or when a device is free; `key` is stored with it.
 
         Raises UnprocessableError when no registered host could ever run it, UnavailableError
         when the queue is full or the server stops.
         """
         self._open()
-        return await self._queue.submit(new, new.queue_timeout_s or self._config.queue_timeout)
+        timeout_s = new.queue_timeout_s or self._config.queue_timeout
+        return await self._queue.submit(new, timeout_s, key)
 
     async def cancel(self, execution_id: str, user_id: str) -> None:
         """Store the wish, then end it; NotFoundError, ConflictError when it is final."""
@@ -213,12 +215,12 @@ class Lab:
 
     # ------------------------------------------------------------ campaigns
 
-    async def start_campaign(self, new: NewCampaign) -> str:
+    async def start_campaign(self, new: NewCampaign, key: RequestKey | None = None) -> str:
         """Run a campaign; give its execution's id. Raises like submit."""
         self._open()
         for entry in new.entries:
             self._queue.possible(entry)
-        campaign_execution_id = await store_campaign(self._db, new)
+        campaign_execution_id = await store_campaign(self._db, new, key)
         await self._run_campaign(campaign_execution_id)
         return campaign_execution_id
 

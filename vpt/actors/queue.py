@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
@@ -13,12 +14,13 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
 from vpt.actors.machine import action_name
 from vpt.db import Database, Session
-from vpt.errors import DatabaseAwayError, UnavailableError, UnprocessableError
+from vpt.errors import ConflictError, DatabaseAwayError, UnavailableError, UnprocessableError
 from vpt.events import Events
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     NewExecution,
+    RequestKey,
     Submitted,
     TestProgress,
     Waiting,
@@ -55,14 +57,15 @@ class Queue:
         if why is not None:
             raise UnprocessableError(why)
 
-    async def submit(self, new: NewExecution, timeout_s: float) -> Submitted:
-        """Put it in line; when a device is free it runs at once."""
+    async def submit(
+        self, new: NewExecution, timeout_s: float, key: RequestKey | None = None
+    ) -> Submitted:
+        """Put it in line; when a device is free it runs at once. `key` is stored with it."""
         if len(self._dispatcher) >= self._max_queued:
             raise UnavailableError("The queue is full.", retry_after=10)
         self.possible(new)
         execution_id = uuid4().hex
-        async with self._db.session() as session:
-            queued_at = await insert(session, execution_id, new, timeout_s, None)
+        queued_at = await self._store(execution_id, new, timeout_s, key)
         news = self._news[execution_id] = asyncio.get_running_loop().create_future()
         try:
             if self.enter(execution_id, new, timeout_s, queued_at):
@@ -76,6 +79,16 @@ class Queue:
         if event is None:
             return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
         return Submitted(execution_id, event.status, event.host_id, event.device_id)
+
+    async def _store(
+        self, execution_id: str, new: NewExecution, timeout_s: float, key: RequestKey | None
+    ) -> float:
+        if key is None:  # one statement, and one commit
+            async with self._db.session() as session:
+                return await insert(session, execution_id, new, timeout_s, None)
+        async with self._db.transaction() as session:
+            await remember(session, key, execution_id)
+            return await insert(session, execution_id, new, timeout_s, None)
 
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
@@ -180,6 +193,12 @@ class Queue:
 def wish_of(new: NewExecution) -> Wish:
     """Say what it needs of a device."""
     return Wish(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
+
+
+async def remember(session: Session, key: RequestKey, execution_id: str) -> None:
+    """Store what a request started, in the transaction that starts it."""
+    if await session.row("remember_request", **asdict(key), execution_id=execution_id) is None:
+        raise ConflictError("An equal request was just accepted: send it again to hear of it.")
 
 
 async def insert(

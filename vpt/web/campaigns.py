@@ -11,8 +11,9 @@ from aiohttp import web
 
 from vpt.db import Session
 from vpt.errors import InvalidError, UnprocessableError
-from vpt.model import Json, NewCampaign, NewExecution, Role
+from vpt.model import Json, NewCampaign, NewExecution, RequestKey, Role
 from vpt.web.auth import needs, user_of
+from vpt.web.idempotency import once
 from vpt.web.keys import DB, LAB
 from vpt.web.requests import (
     Page,
@@ -105,10 +106,17 @@ async def execute_campaign(request: web.Request) -> web.Response:
     db, campaign_id = request.app[DB], path_id(request)
     found(await db.row("campaign_to_run", id=campaign_id))
     await load_body(request, NOTHING)
-    async with db.session() as session:
-        new = await _new_campaign(session, campaign_id, user_of(request).user_id)
-    execution_id = await request.app[LAB].start_campaign(new)
-    return json_text(found(await db.value("campaign_execution_start", id=execution_id)), 202)
+
+    async def start(key: RequestKey | None) -> web.Response:
+        async with db.session() as session:
+            new = await _new_campaign(session, campaign_id, user_of(request).user_id)
+        execution_id = await request.app[LAB].start_campaign(new, key)
+        return json_text(found(await db.value("campaign_execution_start", id=execution_id)), 202)
+
+    async def again(execution_id: str) -> web.Response:
+        return json_text(await _execution_item(request, execution_id), 202)
+
+    return await once(request, start, again)
 
 
 @routes.get("/api/campaign-executions")

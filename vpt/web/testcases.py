@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -13,8 +14,9 @@ from aiohttp import hdrs, web
 from vpt import parameters
 from vpt.db import Database, Session
 from vpt.errors import PreconditionError, UnprocessableError
-from vpt.model import Json, NewExecution, Role
+from vpt.model import Json, NewExecution, RequestKey, Role, Submitted
 from vpt.web.auth import needs, user_of
+from vpt.web.idempotency import once
 from vpt.web.keys import DB, LAB
 from vpt.web.requests import (
     found,
@@ -100,18 +102,19 @@ async def execute_test_case(request: web.Request) -> web.Response:
     test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
     wish = await load_body(request, EXECUTE)
     steps = filled_steps(test_case, wish["parameters"])
-    wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
-    user_id = user_of(request).user_id
-    submitted = await request.app[LAB].submit(new_execution(test_case, steps, wish, user_id))
-    return json_response(
-        {
-            "execution_id": submitted.execution_id,
-            "status": submitted.status,
-            "host": submitted.host,
-            "device_id": submitted.device_id,
-        },
-        202,
-    )
+
+    async def start(key: RequestKey | None) -> web.Response:
+        wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
+        new = new_execution(test_case, steps, wish, user_of(request).user_id)
+        submitted = await request.app[LAB].submit(new, key)
+        return json_response(asdict(submitted), 202)
+
+    async def again(execution_id: str) -> web.Response:
+        row = found(await db.row("execution_status", execution_id=execution_id))
+        known = Submitted(execution_id, row["status"], row["host_id"], row["device_id"])
+        return json_response(asdict(known), 202)
+
+    return await once(request, start, again)
 
 
 async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:

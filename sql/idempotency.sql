@@ -1,0 +1,16 @@
+-- Keys of requests that started something; they count for 24 hours.
+
+-- known_request(user_id, method, path, key)
+SELECT execution_id, body_hash
+FROM idempotency_keys
+WHERE user_id = $1 AND method = $2 AND path = $3 AND key = $4
+    AND created_at > now() - interval '24 hours';
+
+-- remember_request(user_id, method, path, key, body_hash, execution_id)
+-- An old key is forgotten; a fresh one stays, and gives no row.
+INSERT INTO idempotency_keys AS known (user_id, method, path, key, body_hash, execution_id)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (user_id, method, path, key) DO UPDATE
+SET body_hash = excluded.body_hash, execution_id = excluded.execution_id, created_at = now()
+WHERE known.created_at <= now() - interval '24 hours'
+RETURNING execution_id;

@@ -1,0 +1,109 @@
+"""Idempotency-Key: what is sent again starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import Client, ClientFactory
+from tests.web.kit import FakeHost, got, made, refused, test_case
+from vpt.db import Database
+from vpt.model import Json, Role
+
+KEY = {"Idempotency-Key": "build 17"}
+
+
+@pytest.fixture
+async def path(operator: Client, host: FakeHost) -> str:
+    """Give the route that runs a test case, whose host does not answer yet."""
+    host.gate.clear()
+    made_case = await made(operator, "/api/testcases", test_case())
+    return f"/api/testcases/{made_case['id']}/execute"
+
+
+async def start(client: Client, path: str, body: Json, key: dict[str, str] = KEY) -> Json:
+    async with client.post(path, json=body, headers=key) as response:
+        assert response.status == 202, await response.text()
+        answer: Json = await response.json()
+        return answer
+
+
+async def count(client: Client) -> int:
+    return len((await got(client, "/api/executions"))["items"])
+
+
+async def test_fifty_equal_requests_at_once_start_one_execution(
+    operator: Client, path: str
+) -> None:
+    answers = await asyncio.gather(*(start(operator, path, {"priority": 60}) for _ in range(50)))
+    assert len({answer["execution_id"] for answer in answers}) == 1
+    assert await count(operator) == 1
+
+
+async def test_the_answer_says_how_it_stands_now(
+    operator: Client, path: str, host: FakeHost
+) -> None:
+    first = await start(operator, path, {"priority": 60, "parameters": {"a": 1, "b": 2}})
+    assert first["status"] == "running"
+    host.gate.set()
+    await got(operator, f"/api/executions/{first['execution_id']}", wait=20)
+    again = await start(operator, path, {"parameters": {"b": 2, "a": 1}, "priority": 60})
+    assert again == {**first, "status": "completed"}
+
+
+async def test_another_body_under_the_same_key_is_a_conflict(operator: Client, path: str) -> None:
+    await start(operator, path, {"priority": 60})
+    status, answer = await refused(operator, "POST", path, json={"priority": 61}, headers=KEY)
+    assert (status, answer["code"]) == (409, "idempotency_conflict")
+    assert await count(operator) == 1
+
+
+async def test_another_user_path_or_key_is_another_request(
+    operator: Client, client: ClientFactory, path: str
+) -> None:
+    admin = await client(Role.ADMIN)
+    other = await made(operator, "/api/testcases", test_case())
+    ids = {
+        (await start(operator, path, {}))["execution_id"],
+        (await start(admin, path, {}))["execution_id"],
+        (await start(operator, f"/api/testcases/{other['id']}/execute", {}))["execution_id"],
+        (await start(operator, path, {}, {"Idempotency-Key": "build 18"}))["execution_id"],
+        (await made(operator, path, {}))["execution_id"],
+    }
+    assert len(ids) == 5
+
+
+async def test_a_refused_request_leaves_no_key(operator: Client, path: str) -> None:
+    body = {"device_id": "host-1:tv-2"}
+    assert (await refused(operator, "POST", path, json=body, headers=KEY))[0] == 422
+    await start(operator, path, {})
+
+
+async def test_a_key_counts_for_a_day(operator: Client, path: str, db: Database) -> None:
+    first = await start(operator, path, {})
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE idempotency_keys SET created_at = now() - interval '25 hours'"
+        )
+    again = await start(operator, path, {"priority": 3})
+    assert again["execution_id"] != first["execution_id"]
+    assert (await start(operator, path, {"priority": 3}))["execution_id"] == again["execution_id"]
+
+
+@pytest.mark.parametrize("key", ["x" * 201, ""])
+async def test_a_key_that_makes_no_sense_is_refused(operator: Client, path: str, key: str) -> None:
+    headers = {"Idempotency-Key": key}
+    status, answer = await refused(operator, "POST", path, json={}, headers=headers)
+    assert (status, answer["code"]) == (400, "bad_request")
+
+
+async def test_a_campaign_starts_once_too(operator: Client, path: str) -> None:
+    case = {"test_case_id": path.split("/")[3]}
+    campaign = await made(operator, "/api/campaigns", {"name": "c", "test_cases": [case]})
+    campaign_path = f"/api/campaigns/{campaign['id']}/execute"
+    first, *others = await asyncio.gather(*(start(operator, campaign_path, {}) for _ in range(9)))
+    assert {other["campaign_execution_id"] for other in others} == {first["campaign_execution_id"]}
+    assert {other["summary"]["total"] for other in others} == {1}
+    items = (await got(operator, "/api/campaign-executions"))["items"]
+    assert len(items) == 1
