@@ -162,3 +162,35 @@ SELECT json_build_object(
 )::text
 FROM campaign_executions
 WHERE id = $1;
+
+-- usual_duration(execution_id)
+-- Seconds that the last runs of the same test case held a device, else those of its device model;
+-- NULL when there were none in 30 days.
+SELECT avg(duration_s)
+FROM (
+    SELECT extract(epoch FROM run.completed_at - run.started_at)::float8 AS duration_s, same_test
+    FROM test_executions AS asked
+    CROSS JOIN LATERAL (
+        (
+            SELECT started_at, completed_at, true AS same_test
+            FROM test_executions
+            WHERE test_case_id = asked.test_case_id AND status IN ('completed', 'failed')
+                AND created_at > now() - interval '30 days'
+            ORDER BY created_at DESC, id DESC
+            LIMIT 20
+        )
+        UNION ALL
+        (
+            SELECT started_at, completed_at, false
+            FROM test_executions
+            WHERE device_model = asked.device_model AND status IN ('completed', 'failed')
+                AND created_at > now() - interval '30 days'
+            ORDER BY created_at DESC, id DESC
+            LIMIT 20
+        )
+    ) AS run
+    WHERE asked.id = $1
+) AS runs
+GROUP BY same_test
+ORDER BY same_test DESC
+LIMIT 1;

@@ -77,6 +77,12 @@ class KeyReusedError(VptError):
     status, code = 409, "idempotency_conflict"
 
 
+class NotQueuedError(VptError):
+    """The execution does not wait any more."""
+
+    status, code = 409, "not_queued"
+
+
 class PreconditionError(VptError):
     """The object was changed since you read it: read it again."""
 

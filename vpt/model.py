@@ -38,6 +38,18 @@ class Reason(StrEnum):
     BROKEN = "broken"
 
 
+class WaitReason(StrEnum):
+    """Why an execution waits."""
+
+    ALL_BUSY = "all_busy"
+    LANE_BUSY = "lane_busy"
+    NO_ONLINE_HOST = "no_online_host"
+    HOST_SUSPECT = "host_suspect"
+    LEASED = "leased"
+    DRAINING = "draining"
+    PAUSED = "paused"
+
+
 class DeviceStatus(StrEnum):
     """What a device is good for now; only an online one gets a run."""
 
@@ -153,6 +165,23 @@ class Waiting:
     queued_at: float
     expires_at: float
     last_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why something waits, and the devices or hosts it waits for."""
+
+    reason: WaitReason
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an execution stands in line; `able` devices fit and are up."""
+
+    wait: Wait | None
+    position: int
+    able: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,4 +335,14 @@ class CampaignProgress:
     seq: int
 
 
-Event = TestProgress | DeviceChanged | HostChanged | CampaignProgress
+@dataclass(frozen=True, slots=True)
+class QueueChanged:
+    """An execution waits for another reason than before."""
+
+    execution_id: str
+    reason: WaitReason
+    names: tuple[str, ...]
+    position: int
+
+
+Event = TestProgress | DeviceChanged | HostChanged | CampaignProgress | QueueChanged

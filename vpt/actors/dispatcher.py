@@ -13,7 +13,7 @@ from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
 from vpt.actors import messages as m
-from vpt.model import DeviceView, HostView, Waiting, Wish
+from vpt.model import DeviceView, HostView, Place, Wait, Waiting, Wish
 
 _SECONDS_A_POINT = 10.0  # waiting that long is worth one point of priority
 
@@ -23,6 +23,12 @@ Tell = Callable[[str, m.Message], None]
 def rank(waiting: Waiting) -> tuple[float, str]:
     """Order by priority + 1 for each 10 s waited: a rank that time does not change."""
     return (waiting.queued_at - waiting.priority * _SECONDS_A_POINT, waiting.execution_id)
+
+
+def _position(waiting: Waiting, lines: list[SortedKeyList]) -> int:
+    """Count who is before it in these lines, and itself."""
+    before: int = sum(line.bisect_key_left(rank(waiting)) for line in lines)
+    return before + 1
 
 
 class Dispatcher:
@@ -42,6 +48,7 @@ class Dispatcher:
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
         self._turns = count()
         self._used: dict[str, int] = {}  # device to its last turn: work is spread
+        self.changes = 0  # goes up with whatever may change why somebody waits
 
     def __len__(self) -> int:
         """Count who waits."""
@@ -69,6 +76,53 @@ class Dispatcher:
     def impossible(self, wish: Wish) -> str | None:
         """Say why no registered host could ever run that, or None."""
         return matching.impossible(wish, self._views.values())
+
+    @property
+    def wishes(self) -> list[Wish]:
+        """What is waited for."""
+        return list(self._queues)
+
+    def why(self, wish: Wish) -> Wait | None:
+        """Say why nothing that fits takes it now; None when something does."""
+        return matching.why(wish, self._views.values())
+
+    def in_line(self, wish: Wish) -> Iterator[tuple[str, int]]:
+        """Give the executions that wait for it and their places, the first in line first.
+
+        Those that leave the line while it is gone through are left out.
+        """
+        rivals = self._rivals(wish)
+        for waiting in tuple(self._queues.get(wish, ())):
+            if waiting.execution_id in self._waiting:
+                yield waiting.execution_id, _position(waiting, rivals)
+
+    def _rivals(self, wish: Wish) -> list[SortedKeyList]:
+        """Give the lines of those who wait for a device that fits this, too."""
+        mine = set(self._fitting(wish))
+        return [
+            queue
+            for other, queue in self._queues.items()
+            if other == wish or not mine.isdisjoint(self._fitting(other))
+        ]
+
+    def place(self, execution_id: str) -> Place:
+        """Say where it stands in line and why; position 0 when it is on its way to a host."""
+        waiting = self._waiting.get(execution_id)
+        if waiting is None:
+            return Place(None, 0, 0)
+        able = sum(
+            matching.is_up(view, device) and matching.fits(waiting.wish, view.host, device.device)
+            for view in self._views.values()
+            for device in view.devices
+        )
+        position = _position(waiting, self._rivals(waiting.wish))
+        return Place(self.why(waiting.wish), position, able)
+
+    def _fitting(self, wish: Wish) -> Iterator[str]:
+        for view in self._views.values():
+            for device in view.devices:
+                if matching.fits(wish, view.host, device.device):
+                    yield device.device.id
 
     def add(self, waiting: Waiting) -> bool:
         """Send it to a free device, or put it in line; True when it was sent."""
@@ -111,6 +165,7 @@ class Dispatcher:
         """Learn how a host looks now, and use what became free."""
         self._forget_free(view.host.id)
         self._views[view.host.id] = view
+        self.changes += 1
         for device in view.devices:
             if not matching.is_free(view, device):
                 self._taken.pop(device.device.id, None)
@@ -137,6 +192,7 @@ class Dispatcher:
         """Learn that a host's actor ended: what was sent there and did not begin waits on."""
         self._forget_free(host_id)
         view = self._views.pop(host_id, None)
+        self.changes += 1
         for device in view.devices if view else ():
             self._taken.pop(device.device.id, None)
             self._used.pop(device.device.id, None)
@@ -153,6 +209,7 @@ class Dispatcher:
             return
         queue = self._queues.setdefault(waiting.wish, SortedKeyList(key=rank))
         queue.add(waiting)
+        self.changes += 1
         self._expiry.add(waiting)
         self._waiting[waiting.execution_id] = waiting
 

@@ -22,6 +22,7 @@ from vpt.actors.queue import Queue
 from vpt.actors.restore import device_of, host_of
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Hosts, every
+from vpt.actors.waits import Waits
 from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database, Session
@@ -46,6 +47,7 @@ from vpt.model import (
     Json,
     NewCampaign,
     NewExecution,
+    Place,
     Registration,
     RequestKey,
     Submitted,
@@ -56,6 +58,7 @@ from vpt.seal import Sealer
 log = structlog.get_logger(__name__)
 
 _SWEEP = 5.0  # seconds
+_EXPLAIN = 0.25  # seconds between looks at why executions wait
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
@@ -75,6 +78,7 @@ class Lab:
         self._sealer = Sealer(config.secret_key)
         self._dispatcher = Dispatcher(self._tell)
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
+        self._waits = Waits(self._dispatcher, events)
         self._hosts = Hosts(self._surroundings(), self._sealer, limits_of(config))
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
@@ -113,6 +117,7 @@ class Lab:
         self._tasks = [
             loop.create_task(every(_SWEEP, self._queue.sweep), name="queue sweep"),
             loop.create_task(every(_SWEEP, self._sweep), name="lab sweep"),
+            loop.create_task(every(_EXPLAIN, self._waits.tell), name="queue reasons"),
             loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
         ]
         log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
@@ -451,6 +456,10 @@ class Lab:
     def views(self) -> Sequence[HostView]:
         """Give all hosts as their actors announced them."""
         return self._dispatcher.views
+
+    def place(self, execution_id: str) -> Place:
+        """Say where an execution stands in line and why it waits."""
+        return self._dispatcher.place(execution_id)
 
     def measures(self) -> dict[str, Any]:
         """Give the figures that only the memory has."""

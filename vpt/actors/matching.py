@@ -4,7 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vpt.model import Device, DeviceStatus, DeviceView, Host, HostStatus, HostView, Wish
+from vpt.model import (
+    Device,
+    DeviceStatus,
+    DeviceView,
+    Host,
+    HostStatus,
+    HostView,
+    Reason,
+    Wait,
+    WaitReason,
+    Wish,
+)
+
+_MOST_NAMES = 20
+_OF_DEVICES = {
+    DeviceStatus.BUSY: WaitReason.ALL_BUSY,
+    DeviceStatus.LEASED: WaitReason.LEASED,
+    DeviceStatus.OFFLINE: WaitReason.NO_ONLINE_HOST,
+    DeviceStatus.DISABLED: WaitReason.NO_ONLINE_HOST,
+}
+#: The reason that is likely to pass soonest is the one to name.
+_SOONEST = (
+    WaitReason.ALL_BUSY,
+    WaitReason.LEASED,
+    WaitReason.PAUSED,
+    WaitReason.HOST_SUSPECT,
+    WaitReason.DRAINING,
+    WaitReason.NO_ONLINE_HOST,
+)
 
 
 def lacks(wish: Wish, host: Host, device: Device) -> list[str]:
@@ -52,3 +80,42 @@ def impossible(wish: Wish, views: Iterable[HostView]) -> str | None:
     if best is None:
         return "No host is registered that has a device: register one first."
     return f"No registered host can run this; the nearest, {best[1]}, lacks {', '.join(best[2])}."
+
+
+def why(wish: Wish, views: Iterable[HostView]) -> Wait | None:
+    """Say why nothing that fits takes it now, and who does not; None when a device is free."""
+    names: dict[WaitReason, list[str]] = {}
+    for view in views:
+        for device in view.devices:
+            if not fits(wish, view.host, device.device):
+                continue
+            if is_free(view, device):
+                return None
+            reason = _hindrance(view, device)
+            named = names.setdefault(reason, [])
+            of_device = reason in (WaitReason.ALL_BUSY, WaitReason.LEASED)
+            name = device.device.id if of_device else view.host.id
+            if len(named) < _MOST_NAMES and name not in named:
+                named.append(name)
+    reason = next((one for one in _SOONEST if one in names), WaitReason.NO_ONLINE_HOST)
+    return Wait(reason, tuple(names.get(reason, ())))
+
+
+def is_up(view: HostView, device: DeviceView) -> bool:
+    """True when a run may begin there sooner or later, as things are."""
+    return view.status in (HostStatus.AVAILABLE, HostStatus.BUSY) and device.status in (
+        DeviceStatus.ONLINE,
+        DeviceStatus.BUSY,
+        DeviceStatus.LEASED,
+    )
+
+
+def _hindrance(view: HostView, device: DeviceView) -> WaitReason:
+    if view.status is HostStatus.SUSPECT:
+        flaps = view.reason is Reason.FLAPPING
+        return WaitReason.PAUSED if flaps else WaitReason.HOST_SUSPECT
+    if view.status is HostStatus.DRAINING:
+        return WaitReason.DRAINING
+    if view.status in (HostStatus.LOST, HostStatus.OFFLINE):
+        return WaitReason.NO_ONLINE_HOST
+    return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from vpt.errors import NotQueuedError
 from vpt.model import ExecutionStatus, Role
 from vpt.web.auth import needs, user_of
 from vpt.web.keys import DB, LAB
@@ -63,6 +64,27 @@ async def get_execution(request: web.Request) -> web.Response:
         await request.app[LAB].until_final(execution_id, seconds)
     item = await request.app[DB].value("execution_item", id=execution_id, attempt=attempt)
     return json_text(found(item))
+
+
+@routes.get("/api/executions/{id}/queue")
+@needs(Role.VIEWER)
+async def explain_wait(request: web.Request) -> web.Response:
+    """Say why an execution waits, for what, its place, and about how long (s) it will."""
+    db, execution_id = request.app[DB], path_id(request)
+    row = found(await db.row("execution_status", execution_id=execution_id))
+    if row["status"] != ExecutionStatus.QUEUED:
+        raise NotQueuedError
+    place = request.app[LAB].place(execution_id)
+    usual_s = await db.value("usual_duration", execution_id=execution_id)
+    known = usual_s is not None and place.able > 0
+    return json_response(
+        {
+            "reason": place.wait.reason if place.wait else None,
+            "names": place.wait.names if place.wait else [],
+            "position": place.position,
+            "eta_s": round(usual_s * place.position / place.able, 1) if known else None,
+        }
+    )
 
 
 @routes.post("/api/executions/{id}/cancel")

@@ -38,6 +38,7 @@ from vpt.model import (
     Event,
     HostChanged,
     Json,
+    QueueChanged,
     Role,
     TestProgress,
 )
@@ -371,6 +372,8 @@ def _told(event: Event) -> tuple[str, Json, list[str]]:
         case CampaignProgress():
             rooms = [_WIDE, f"campaign execution {event.campaign_execution_id}"]
             return "campaign_progress", asdict(event), rooms
+        case QueueChanged():
+            return "queue_changed", asdict(event), [_WIDE, f"execution {event.execution_id}"]
         case DeviceChanged():
             return "device_status", asdict(event), [_ALL]
         case HostChanged():
