@@ -221,7 +221,7 @@ class HostActor(Actor[m.Message]):
             self._world.dialect.send(effect.host, effect.device, body, name, effect.limit)
         )
         duration_ms = (perf_counter() - began) * 1000
-        self.tell(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
+        self.bring(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
 
     async def _forward_act(self, effect: m.ForwardAct) -> None:
         act, began = effect.act, perf_counter()
@@ -233,7 +233,7 @@ class HostActor(Actor[m.Message]):
             )
             outcome = await self._outcome(send)
         duration_ms = (perf_counter() - began) * 1000
-        self.tell(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
+        self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
 
     async def _outcome(self, call: Awaitable[Answer]) -> m.Outcome:
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -86,6 +87,7 @@ class Lab:
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: aiojobs.Scheduler | None = None
         self._closing = False
+        self._started, self._acts = uuid4().hex, count(1)  # together a key that no action had
         events.subscribe(self._on_event)
 
     def _surroundings(self) -> Surroundings:
@@ -389,7 +391,7 @@ class Lab:
     ) -> tuple[Answer, float]:
         """Run one manual action; give the host's answer and how long it took (ms)."""
         seconds = timeout_s or self._config.step_timeout
-        key = f"manual/{uuid4().hex}"
+        key = f"manual/{self._started}/{next(self._acts)}"
         answer: tuple[Answer, float] = await self._hosts.ask(
             host_id,
             lambda ask: m.Act(ask, device_id, action, seconds, key, user_id),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -75,10 +76,9 @@ class DocumentDialect:
         session = self._kept if host.idempotency else self._fresh
         headers = {**_headers(host), "Idempotency-Key": key}
         url = self._url(host, "/host/remote/executeAction")
-        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT)
         try:
             async with session.post(
-                url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+                url, data=data, headers=headers, timeout=_timeout(limit), allow_redirects=False
             ) as response:
                 content = await _read(response)
                 status = response.status
@@ -114,6 +114,11 @@ class DocumentDialect:
                 self._urls.clear()
             url = self._urls[host.url, path] = URL(host.url + path)
         return url
+
+
+@lru_cache(maxsize=1000)  # a handful of limits for all steps
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT)
 
 
 def _session(resolver: CheckedResolver, *, keep: bool) -> aiohttp.ClientSession:
