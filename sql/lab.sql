@@ -29,13 +29,13 @@ SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS 
     e.test_case_id, e.steps, e.device_model, e.timeout_s, e.infra_failures, e.test_failures,
     e.test_retries, e.requested_by, e.campaign_execution_id,
     e.cancel_requested_at IS NOT NULL AS cancelled,
-    s.step, s.tries, s.status AS step_status,
+    s.step, s.tries, s.handle, s.status AS step_status,
     extract(epoch FROM now() - s.started_at)::float8 AS step_age_s,
     coalesce(p.seq, a.seq) AS seq, coalesce(p.failed, false) AS failed
 FROM execution_attempts a
 JOIN test_executions e ON e.id = a.execution_id
 LEFT JOIN LATERAL (
-    SELECT step, tries, status, started_at
+    SELECT step, tries, handle, status, started_at
     FROM execution_steps
     WHERE execution_id = a.execution_id AND attempt = a.attempt
     ORDER BY step DESC

@@ -63,9 +63,14 @@ FROM done
 WHERE next_action IS NOT NULL
 ON CONFLICT DO NOTHING
 
+-- store_handle(execution_id, attempt, step, tries, handle)
+UPDATE execution_steps
+SET handle = $5
+WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND tries = $4 AND status = 'running'
+
 -- retry_step(execution_id, attempt, step, tries)
 UPDATE execution_steps
-SET tries = $4
+SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
 -- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by)

@@ -111,6 +111,11 @@ class Host:
     cancel: bool = False
     secret: str | None = field(default=None, repr=False)
 
+    @property
+    def serial(self) -> bool:
+        """True when it works one thing at a time, whatever the device."""
+        return self.dialect == "virtualpytest"
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -345,4 +350,15 @@ class QueueChanged:
     position: int
 
 
-Event = TestProgress | DeviceChanged | HostChanged | CampaignProgress | QueueChanged
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """Where a long step stands, in its host's words; not numbered and not kept."""
+
+    execution_id: str
+    attempt: int
+    step: int
+    state: Json
+    campaign_execution_id: str | None = None
+
+
+Event = TestProgress | DeviceChanged | HostChanged | CampaignProgress | QueueChanged | StepProgress

@@ -12,9 +12,10 @@ import pytest
 
 from tests.actors.conftest import Kit, StartLab, execution
 from tests.actors.fake_host import Gate, Wire, fails, passes, replies, until
+from vpt.dialects.base import Call
 from vpt.dialects.document import DocumentDialect
 from vpt.errors import DatabaseAwayError, UnavailableError
-from vpt.model import Answer, Device, DeviceStatus, Host, HostStatus, Json, Reason
+from vpt.model import Answer, DeviceStatus, Host, HostStatus, Reason
 
 # ---------------------------------------------------------------- the server
 
@@ -299,11 +300,11 @@ class Brittle(DocumentDialect):
             raise RuntimeError("a bug in probe")
         await super().probe(host, limit)
 
-    async def send(self, host: Host, device: Device, body: Json, key: str, limit: float) -> Answer:
-        if self.sends_break and host.id == "h":
+    async def send(self, call: Call) -> Answer:
+        if self.sends_break and call.host.id == "h":
             self.sends_break = False
             raise RuntimeError("a bug in send")
-        return await super().send(host, device, body, key, limit)
+        return await super().send(call)
 
 
 @pytest.fixture

@@ -11,10 +11,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from tests.actors.world import FAIL, PASS, World, device, host, trouble, world
+from tests.actors.world import (
+    FAIL,
+    PASS,
+    World,
+    device,
+    host,
+    serial_host,
+    serial_world,
+    trouble,
+    world,
+)
 from vpt.actors import messages as m
 from vpt.actors.state import Link
-from vpt.model import DeviceStatus
+from vpt.model import DeviceStatus, Host
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(m.Trouble)).map(
     lambda t: trouble(t.name)
@@ -33,9 +43,12 @@ _ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
 class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.w: World = world(devices=2, steps=STEPS, test_retries=1).begin()
+        self.w: World = self.new_world()
         self.late: list[m.Forward] = []
         self.asks = 0
+
+    def new_world(self) -> World:
+        return world(devices=2, steps=STEPS, test_retries=1)
 
     def ask(self) -> int:
         self.asks += 1
@@ -111,7 +124,10 @@ class Histories(RuleBasedStateMachine):
     @rule(devices=st.sampled_from([(1,), (1, 2), (2,)]), idempotency=st.booleans())
     def register(self, devices: tuple[int, ...], idempotency: bool) -> None:
         declared = tuple(device(n) for n in devices)
-        self.w.tell(m.Register(self.ask(), host(idempotency=idempotency), declared))
+        self.w.tell(m.Register(self.ask(), self.known(idempotency=idempotency), declared))
+
+    def known(self, *, idempotency: bool = True) -> Host:
+        return host(idempotency=idempotency)
 
     @rule(on=st.booleans())
     def drain(self, on: bool) -> None:
@@ -124,7 +140,8 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When the host behaves again, everything comes to its end."""
         w = self.w
-        w.tell(m.Register(self.ask(), host(), (device(1), device(2))), m.Drain(self.ask(), False))
+        declared = (device(1), device(2))
+        w.tell(m.Register(self.ask(), self.known(), declared), m.Drain(self.ask(), False))
         for _ in range(200):
             if not self._one_good_thing():
                 break
@@ -155,10 +172,28 @@ class Histories(RuleBasedStateMachine):
         return True
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(
+class SerialHistories(Histories):
+    """Of a host that works one thing at a time and names what it has begun."""
+
+    def new_world(self) -> World:
+        return serial_world(steps=STEPS, test_retries=1)
+
+    def known(self, *, idempotency: bool = True) -> Host:
+        return serial_host()
+
+    @precondition(lambda self: self.w.forwards)
+    @rule(number=st.integers(1, 3))
+    def begins(self, number: int) -> None:
+        self.w.begun(f"x{number}", next(iter(self.w.forwards)))
+
+
+_SETTINGS = settings(
     max_examples=300,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+TestHistories = Histories.TestCase
+TestHistories.settings = _SETTINGS
+TestSerialHistories = SerialHistories.TestCase
+TestSerialHistories.settings = _SETTINGS

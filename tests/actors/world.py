@@ -60,6 +60,8 @@ class World:
     published: list[object] = field(default_factory=list)
     said_no: set[tuple[str, int]] = field(default_factory=set)
     stopped: bool = False
+    handles: dict[m.StepKey, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
 
     # ------------------------------------------------------------ driving
 
@@ -111,6 +113,12 @@ class World:
             self.said_no.add((key.execution_id, key.attempt))
         return self.tell(m.StepAnswered(forward.device.id, key, outcome, 1.0))
 
+    def begun(self, handle: str = "x1", device_id: str = "h:d1") -> World:
+        """Let the host name the try that is under way."""
+        key = self.forwards[device_id].key
+        self.handles.setdefault(key, handle)
+        return self.tell(m.StepBegun(device_id, key, self.handles[key]))
+
     def ring(self, name: str) -> World:
         return self.tell(self.alarms.pop(name))
 
@@ -128,12 +136,20 @@ class World:
 
     def _do(self, effect: m.Effect) -> None:
         match effect:
-            case m.StoreAttempt() | m.StoreStep() | m.StoreTry() | m.StoreEnd() | m.StoreRelease():
+            case (
+                m.StoreAttempt()
+                | m.StoreStep()
+                | m.StoreTry()
+                | m.StoreHandle()
+                | m.StoreEnd()
+                | m.StoreRelease()
+            ):
                 self.records.append(effect)
             case m.Forward():
                 self._forwarded(effect)
             case m.ForwardAct():
                 self.acts.append(effect)
+                self._one_at_a_time()
             case m.CancelOnHost():
                 self.cancels.append(effect)
             case m.Hangup(device_id):
@@ -145,6 +161,8 @@ class World:
             case m.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
+                at_work = self.state.host.serial and (self.forwards or self.acts)
+                assert not at_work, "a probe beside a call on a serial host"
             case m.Reply(ask, value):
                 self.replies[ask] = value
             case m.Refuse(ask, error):
@@ -153,6 +171,8 @@ class World:
                 self.published.append(event)
             case m.Stop():
                 self.stopped = True
+            case m.Leave(_, device):
+                self.left.append(device.id)
             case m.Announce() | m.NotTaken() | m.Log():
                 pass
 
@@ -162,7 +182,17 @@ class World:
         attempt = self.attempts[key.execution_id, key.attempt]
         assert attempt.status == "running", "a step of an attempt that is over"
         assert attempt.stored_steps == set(range(1, key.step)), "a step before the last was stored"
+        if effect.handle is not None:
+            assert self.handles.get(key) == effect.handle, "the handle of another try"
+        elif not self.state.host.idempotency:
+            assert key not in self.handles, "begun, and then begun anew"
         self.forwards[device_id] = effect
+        self._one_at_a_time()
+
+    def _one_at_a_time(self) -> None:
+        """A serial host has one call of ours, and no probe is begun beside it."""
+        if self.state.host.serial:
+            assert len(self.forwards) + len(self.acts) <= 1, "two calls on a serial host"
 
     def _stored(self, effect: m.Effect) -> tuple[m.Fact, ...]:
         match effect:
@@ -175,6 +205,8 @@ class World:
                 return (m.StepStored(device_id, key),)
             case m.StoreEnd():
                 return (self._end(effect),)
+            case m.StoreHandle():
+                return ()
             case m.StoreRelease(device_id, execution_id, number):
                 self.attempts[execution_id, number].released = True
                 return (m.ReleaseStored(device_id, execution_id, number),)
@@ -216,6 +248,10 @@ def host(*, idempotency: bool = True, cancel: bool = True) -> Host:
     return Host("h", "http://127.0.0.1:1", idempotency=idempotency, cancel=cancel)
 
 
+def serial_host() -> Host:
+    return Host("h", "http://127.0.0.1:1", dialect="virtualpytest")
+
+
 def device(number: int = 1) -> Device:
     return Device(f"h:d{number}", f"d{number}", f"d{number}", "model")
 
@@ -223,8 +259,16 @@ def device(number: int = 1) -> Device:
 def world(
     *, idempotency: bool = True, cancel: bool = True, devices: int = 1, **more: object
 ) -> World:
+    return world_of(host(idempotency=idempotency, cancel=cancel), devices, **more)
+
+
+def serial_world(*, devices: int = 2, **more: object) -> World:
+    return world_of(serial_host(), devices, **more)
+
+
+def world_of(known: Host, devices: int, **more: object) -> World:
     lanes = {f"h:d{n}": Lane(device(n)) for n in range(1, devices + 1)}
-    state = HostState(host(idempotency=idempotency, cancel=cancel), LIMITS, good=1, lanes=lanes)
+    state = HostState(known, LIMITS, good=1, lanes=lanes)
     return World(state, **more).begin()  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.state import HostState, Run
 from vpt.artifacts import Artifacts
-from vpt.dialects.base import Dialect, HostTroubleError
+from vpt.dialects.base import Call, Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.model import (
@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.2
 _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+_LEAVE_LIMIT = 10.0  # seconds to say that a device is not needed any more
 
 
 class NotTaken(Protocol):
@@ -130,7 +131,14 @@ class HostActor(Actor[m.Message]):
                 self.answer(ask, value)
             case m.Refuse(ask, error):
                 self.refuse(ask, error)
-            case m.StoreAttempt() | m.StoreStep() | m.StoreTry() | m.StoreEnd() | m.StoreRelease():
+            case (
+                m.StoreAttempt()
+                | m.StoreStep()
+                | m.StoreTry()
+                | m.StoreHandle()
+                | m.StoreEnd()
+                | m.StoreRelease()
+            ):
                 self._record(effect)
             case m.Publish(event):
                 self._world.events.publish(event)
@@ -142,6 +150,8 @@ class HostActor(Actor[m.Message]):
                 self.spawn(self._probe(effect), "probe")
             case m.CancelOnHost():
                 self.spawn(self._cancel_on_host(effect), "cancel")
+            case m.Leave(host, device):
+                self.spawn(self._world.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
             case m.Hangup(device_id):
                 self._hang_up(device_id)
             case m.NotTaken(execution_id, device_id, gone):
@@ -215,11 +225,20 @@ class HostActor(Actor[m.Message]):
             "step": key.step,
             "device_model": effect.device_model,
         }
-        name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
-        began = perf_counter()
-        outcome = await self._outcome(
-            self._world.dialect.send(effect.host, effect.device, body, name, effect.limit)
+        device_id = effect.device.id
+        call = Call(
+            effect.host,
+            effect.device,
+            body,
+            f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
+            effect.limit,
+            opens=key.step == key.tries == 1,
+            handle=effect.handle,
+            begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
+            moved=lambda state: self.tell(m.StepMoved(device_id, key, state)),
         )
+        began = perf_counter()
+        outcome = await self._outcome(self._world.dialect.send(call))
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
 
@@ -228,10 +247,8 @@ class HostActor(Actor[m.Message]):
         outcome: m.Outcome = m.NoAnswer(m.Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.asked(act.ask):
             body = {**act.action, "device_model": effect.device.model}
-            send = self._world.dialect.send(
-                effect.host, effect.device, body, act.key, act.timeout_s
-            )
-            outcome = await self._outcome(send)
+            call = Call(effect.host, effect.device, body, act.key, act.timeout_s)
+            outcome = await self._outcome(self._world.dialect.send(call))
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
 
@@ -277,6 +294,8 @@ class HostActor(Actor[m.Message]):
                 self.tell(await self.ledger.finish_step(effect, await self._screenshot(effect)))
             case m.StoreTry():
                 self.tell(await self.ledger.retry_step(effect))
+            case m.StoreHandle():
+                await self.ledger.store_handle(effect)
             case m.StoreEnd():
                 await self._store_end(effect)
             case m.StoreRelease():

@@ -399,6 +399,13 @@ class Lab:
         )
         return answer
 
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+        """Take a host's word on a task; False when nobody waits for it (any more)."""
+        known = self._dialect.task_complete(task_id, said, host_id)
+        if not known:
+            log.warning("late_task_dropped", task_id=task_id, host_id=host_id)
+        return known
+
     # ------------------------------------------------------------ leases
 
     async def lease(self, device_id: str, holder: str, ttl_s: float) -> Any:

@@ -175,6 +175,18 @@ class Ledger:
         )
         return m.StepStored(effect.device_id, key)
 
+    async def store_handle(self, effect: m.StoreHandle) -> None:
+        """Store what the host calls the try: after a restart it is asked for its end."""
+        key = effect.key
+        await self._row(
+            "store_handle",
+            execution_id=key.execution_id,
+            attempt=key.attempt,
+            step=key.step,
+            tries=key.tries,
+            handle=effect.handle,
+        )
+
     async def end_attempt(self, effect: m.StoreEnd) -> tuple[m.EndStored, Any]:
         """Store an attempt's end; give the fact and the execution's row."""
         spec = effect.spec

@@ -45,6 +45,7 @@ from vpt.model import (
     Host,
     Json,
     RunSpec,
+    StepProgress,
     StepStatus,
     TestProgress,
 )
@@ -60,7 +61,16 @@ _KINDS = {
 }
 _ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 #: Whatever these bring, a lane that is busy stays so, and a free one free, unless the link changes.
-_OF_A_BUSY_LANE = (m.Act, m.ActAnswered, m.AttemptStored, m.StepDue, m.StepAnswered, m.StepStored)
+_OF_A_BUSY_LANE = (
+    m.Act,
+    m.ActAnswered,
+    m.AttemptStored,
+    m.StepDue,
+    m.StepAnswered,
+    m.StepBegun,
+    m.StepMoved,
+    m.StepStored,
+)
 _COUNTED = (
     ErrorKind.HOST_LOST,
     ErrorKind.HOST_ERROR,
@@ -125,6 +135,10 @@ class Turn:
                 self._step_stored(message)
             case m.StepDue(device_id, key):
                 self._step_due(device_id, key)
+            case m.StepBegun():
+                self._step_begun(message)
+            case m.StepMoved():
+                self._step_moved(message)
             case m.Run():
                 self._run(message)
             case m.AttemptStored(device_id, spec):
@@ -153,7 +167,8 @@ class Turn:
                 self._probe_answered()
             case m.ProbeMissed():
                 self.state = replace(self.state, probing=False)
-                self._missed(self.state.missed + 1)
+                if not self._occupied():
+                    self._missed(self.state.missed + 1)
             case m.GraceOver():
                 self._grace_over()
             case m.LossForgotten():
@@ -212,10 +227,24 @@ class Turn:
     # ------------------------------------------------------------ probes and link
 
     def _probe(self) -> None:
-        if self.state.probing or self.state.link is Link.OFFLINE:
+        if self.state.probing or self.state.link is Link.OFFLINE or self._occupied():
             return
+        self._begin_probe()
+
+    def _begin_probe(self) -> None:
         self.state = replace(self.state, probing=True)
         self._add(m.Probe(self.state.host))
+
+    def _occupied(self) -> bool:
+        """True when a host that answers one request at a time has a call of ours: its silence
+        is normal, and whoever made the call notices when the host goes away.
+        """
+        return self.state.host.serial and any(
+            lane.acts
+            or (lane.run is not None and lane.run.phase is Phase.SENT)
+            or (lane.hold is not None and not lane.hold.lost)  # its answer is late
+            for lane in self.state.lanes.values()
+        )
 
     def _probe_answered(self) -> None:
         good = self.state.good + 1
@@ -306,7 +335,8 @@ class Turn:
     def wake(self, resumed: list[tuple[Run, float]]) -> None:
         """Take runs up where they were, or end them where the host cannot tell."""
         by_execution = {run.execution_id: elapsed for run, elapsed in resumed}
-        self._probe()
+        if self.state.link is not Link.OFFLINE:  # no call is open yet, whatever is held
+            self._begin_probe()
         if self.state.link in (Link.LOST, Link.OFFLINE):
             self._add(m.Alarm("grace", self.state.limits.run_grace, m.GraceOver()))
         for lane in tuple(self.state.lanes.values()):
@@ -325,9 +355,9 @@ class Turn:
                 self._verdict(lane, run)
         elif run.cancelled:
             self._finish(lane, run, ExecutionStatus.CANCELLED, uncertain=True)
-        elif self.state.crashes > 1 or (self.state.crashes and not self.state.host.idempotency):
+        elif self.state.crashes > 1 or (self.state.crashes and not self._can_tell(run)):
             self._fail(lane, run, ErrorKind.INTERNAL, "The server made a mistake: see its log.")
-        elif self.state.host.idempotency or not run.uncertain:
+        elif self._can_tell(run) or not run.uncertain:
             if run.phase is Phase.DELAYED:
                 self._delay(lane, run)
             spec = run.loaded
@@ -336,6 +366,10 @@ class Turn:
         else:
             words = "The server was restarted and the host cannot tell what became of the step."
             self._fail(lane, run, ErrorKind.SERVER_RESTARTED, words)
+
+    def _can_tell(self, run: Run) -> bool:
+        """True when the host can say what became of the step if it is asked again."""
+        return self.state.host.idempotency or run.handle is not None
 
     def _register(self, ask: int, host: Host, devices: tuple[Device, ...]) -> None:
         moved = host.url != self.state.host.url
@@ -357,7 +391,7 @@ class Turn:
         elif lane.hold is not None:
             self._release(lane, lane.hold)
         run = lane.run
-        if run and run.phase is Phase.SENT and self.state.host.idempotency and not run.cancelled:
+        if run and run.phase is Phase.SENT and self._can_tell(run) and not run.cancelled:
             self._add(m.Hangup(lane.device.id), _no_step_alarm(lane))
             self._put_run(lane, run, phase=Phase.PARKED, uncertain=True)
             self._add(m.Alarm("probe-soon", _SOON, m.ProbeDue()))
@@ -400,6 +434,11 @@ class Turn:
             return LockedError()
         if lane.run is not None or lane.hold is not None:
             return ConflictError("The device is held by an execution.")
+        for other in self._elsewhere(lane):
+            if other.run is not None or other.hold is not None:
+                return ConflictError(_ONE_THING)
+            if other.lease is not None and other.lease.holder != holder:
+                return LockedError()
         return None
 
     def _lease_alarm(self, lane: Lane, lease: Lease) -> None:
@@ -422,8 +461,8 @@ class Turn:
             self._add(m.Refuse(act.ask, lane))
             return
         acts = (*lane.acts, act)
-        self._put(lane, acts=acts)
-        if len(acts) == 1:
+        lane = self._put(lane, acts=acts)
+        if len(acts) == 1 and not any(other.acts for other in self._elsewhere(lane)):
             self._add(m.ForwardAct(self.state.host, lane.device, act))
 
     def _lane_for(self, device_id: str | None, user_id: str) -> Lane | VptError:
@@ -434,11 +473,23 @@ class Turn:
             return HostUnreachableError()
         if self.state.halted:
             return UnavailableError("The server is stopping.")
-        if (words := _held_from(lane, user_id)) is not None:
+        if (words := self._held_from(lane, user_id)) is not None:
             return ConflictError(words)
         if len(lane.acts) >= self.state.limits.inbox_limit:
             return UnavailableError("Too many actions wait for this device.")
         return lane
+
+    def _held_from(self, lane: Lane, user_id: str) -> str | None:
+        words = _held_from(lane, user_id)
+        if words is None and any(_held_from(each, user_id) for each in self._elsewhere(lane)):
+            return _ONE_THING
+        return words
+
+    def _elsewhere(self, lane: Lane) -> tuple[Lane, ...]:
+        """Give the lanes that must rest while this one works: those of a serial host."""
+        if not self.state.host.serial:
+            return ()
+        return tuple(each for each in self.state.lanes.values() if each.device.id != lane.device.id)
 
     def _named_lane(self, device_id: str | None) -> Lane | VptError:
         lanes = self.state.lanes
@@ -462,8 +513,10 @@ class Turn:
             return
         self._looks_kept = not lane.wanted and not lane.gone
         lane = self._put(lane, acts=lane.acts[1:])
-        if lane.acts:
-            self._add(m.ForwardAct(self.state.host, lane.device, lane.acts[0]))
+        waiting = [each for each in (lane, *self._elsewhere(lane)) if each.acts]
+        if waiting:
+            following = min(waiting, key=lambda each: each.acts[0].ask)
+            self._add(m.ForwardAct(self.state.host, following.device, following.acts[0]))
 
     # ------------------------------------------------------------ the path of a run
 
@@ -472,13 +525,23 @@ class Turn:
         state = self.state
         held_back = state.draining or state.halted or state.paused
         ready = lane is not None and state.link is Link.UP and not held_back
-        if lane is None or not ready or not _takes_a_run(lane):
-            if lane is not None and lane.acts and lane.lease is None:
-                self._put(lane, wanted=True)
+        if lane is None or not ready or not self._takes_a_run(lane):
+            if lane is not None:
+                self._want(lane)
             self._add(m.NotTaken(command.execution_id, command.device_id, gone=False))
             return
         self._put(lane, run=Run(command.execution_id, Phase.STARTING))
         self._add(m.StoreAttempt(command.execution_id, command.device_id))
+
+    def _takes_a_run(self, lane: Lane) -> bool:
+        at_rest = all(each.idle and each.lease is None for each in (lane, *self._elsewhere(lane)))
+        return at_rest and not (lane.gone or lane.device.disabled)
+
+    def _want(self, lane: Lane) -> None:
+        """Let no more manual actions come before a run."""
+        for each in (lane, *self._elsewhere(lane)):
+            if each.acts and each.lease is None:
+                self._put(each, wanted=True)
 
     def _starting(self, device_id: str, execution_id: str) -> Lane | None:
         lane = self.state.lanes.get(device_id)
@@ -545,7 +608,7 @@ class Turn:
         if self.state.grace_over:
             self._lose(lane, run)
             return
-        if run.uncertain and not self.state.host.idempotency:
+        if run.uncertain and not self._can_tell(run):
             words = "The connection broke, and the host cannot tell what became of the step."
             self._fail(lane, run, ErrorKind.HOST_LOST, words)
             return
@@ -562,8 +625,22 @@ class Turn:
         model = spec.device_model
         self._add(
             m.Alarm(f"step:{lane.device.id}", seconds, timeout),
-            m.Forward(self.state.host, lane.device, model, key, run.action, patience),
+            m.Forward(self.state.host, lane.device, model, key, run.action, patience, run.handle),
         )
+
+    def _step_begun(self, fact: m.StepBegun) -> None:
+        found = self._sent(fact.device_id, fact.key)
+        if found is not None:
+            self._put_run(*found, handle=fact.handle, uncertain=True)
+            self._add(m.StoreHandle(fact.device_id, fact.key, fact.handle))
+
+    def _step_moved(self, fact: m.StepMoved) -> None:
+        found = self._sent(fact.device_id, fact.key)
+        if found is None:
+            return
+        key, campaign = fact.key, found[1].loaded.campaign_execution_id
+        progress = StepProgress(key.execution_id, key.attempt, key.step, fact.state, campaign)
+        self._add(m.Publish(progress))
 
     def _step_answered(self, fact: m.StepAnswered) -> None:
         found = self._sent(fact.device_id, fact.key)
@@ -580,7 +657,9 @@ class Turn:
     def _answered(self, lane: Lane, run: Run, answer: Answer, duration_ms: float) -> None:
         action, key = run.action, run.key
         if not answer.success and not run.cancelled and run.tries <= int(action.get("retries", 0)):
-            again = replace(run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False)
+            again = replace(
+                run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False, handle=None
+            )
             self._put(lane, run=again)
             self._add(m.StoreTry(lane.device.id, again.key))
             return
@@ -598,6 +677,7 @@ class Turn:
             failed=run.failed or failed,
             stop=following is None,
             uncertain=False,
+            handle=None,
             parks=0,
         )
         self._put(lane, run=run)
@@ -635,7 +715,7 @@ class Turn:
 
     def _not_answered(self, lane: Lane, run: Run, outcome: NoAnswer) -> None:
         resend = outcome.trouble is Trouble.NOT_CONNECTED or (
-            outcome.trouble is Trouble.BROKEN and self.state.host.idempotency
+            outcome.trouble is Trouble.BROKEN and self._can_tell(run)
         )
         if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
             self._connection_failed(run.parks)
@@ -788,6 +868,8 @@ class Turn:
                 run.seq + 1,
             ),
         )
+        if self.state.host.serial:
+            self._add(m.Leave(self.state.host, lane.device))
         if hold is None:
             self._add(m.Alarm(f"cancel:{lane.device.id}", 0, None))
         elif not hold.lost:
@@ -877,6 +959,7 @@ class Turn:
 
 
 _RUN_TIMEOUT = "The run did not end in time."
+_ONE_THING = "The host works one thing at a time, and another device of it is at work."
 
 
 def _no_step_alarm(lane: Lane) -> m.Alarm:
@@ -889,10 +972,6 @@ def _held_from(lane: Lane, user_id: str) -> str | None:
     if lane.lease is not None and lane.lease.holder != user_id:
         return "The device is leased by somebody else."
     return None
-
-
-def _takes_a_run(lane: Lane) -> bool:
-    return lane.idle and lane.lease is None and not (lane.gone or lane.device.disabled)
 
 
 def _act_error(outcome: NoAnswer) -> VptError:

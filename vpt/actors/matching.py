@@ -27,6 +27,7 @@ _OF_DEVICES = {
 #: The reason that is likely to pass soonest is the one to name.
 _SOONEST = (
     WaitReason.ALL_BUSY,
+    WaitReason.LANE_BUSY,
     WaitReason.LEASED,
     WaitReason.PAUSED,
     WaitReason.HOST_SUSPECT,
@@ -118,4 +119,4 @@ def _hindrance(view: HostView, device: DeviceView) -> WaitReason:
         return WaitReason.DRAINING
     if view.status in (HostStatus.LOST, HostStatus.OFFLINE):
         return WaitReason.NO_ONLINE_HOST
-    return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)
+    return _OF_DEVICES.get(device.status, WaitReason.LANE_BUSY)

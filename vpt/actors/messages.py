@@ -188,6 +188,24 @@ class StepAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class StepBegun:
+    """The host gave the try that is under way a name of its own: it can be asked for its end."""
+
+    device_id: str
+    key: StepKey
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepMoved:
+    """The host says how far the step is."""
+
+    device_id: str
+    key: StepKey
+    state: Json
+
+
+@dataclass(frozen=True, slots=True)
 class StepTimedOut:
     device_id: str
     key: StepKey
@@ -284,6 +302,8 @@ Fact = (
     | AttemptRefused
     | StepDue
     | StepAnswered
+    | StepBegun
+    | StepMoved
     | StepTimedOut
     | StepStored
     | RunTimedOut
@@ -321,7 +341,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Send a step; what comes within `limit` (s) comes back as StepAnswered."""
+    """Send a step; what comes within `limit` (s) comes back as StepAnswered.
+
+    With a `handle` it was begun before and is only to be asked for its end.
+    """
 
     host: Host
     device: Device
@@ -329,6 +352,7 @@ class Forward:
     key: StepKey
     action: Json
     limit: float
+    handle: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +372,14 @@ class CancelOnHost:
     device_id: str
     execution_id: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Tell the host that an attempt has no more use for the device."""
+
+    host: Host
+    device: Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +424,15 @@ class StoreTry:
 
     device_id: str
     key: StepKey
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHandle:
+    """Store what the host calls the try that is under way."""
+
+    device_id: str
+    key: StepKey
+    handle: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,11 +497,13 @@ Effect = (
     | Forward
     | ForwardAct
     | CancelOnHost
+    | Leave
     | Hangup
     | Alarm
     | StoreAttempt
     | StoreStep
     | StoreTry
+    | StoreHandle
     | StoreEnd
     | StoreRelease
     | Publish

@@ -135,4 +135,5 @@ def _run_of(row: Any) -> Run:
         stop=not in_flight,
         cancelled=row["cancelled"],
         uncertain=in_flight and not delayed,
+        handle=row["handle"] if in_flight else None,
     )

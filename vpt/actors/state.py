@@ -90,6 +90,7 @@ class Run:
     overdue: bool = False
     parks: int = 0
     uncertain: bool = False  # the host may be acting on the present step
+    handle: str | None = None  # what the host calls that, when it can be asked for its end
 
     @property
     def loaded(self) -> RunSpec:
@@ -194,6 +195,7 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
     return DeviceStatus.ONLINE
 
 
+_AT_WORK = (DeviceStatus.BUSY, DeviceStatus.LEASED)
 _OF_LINK = {
     Link.OFFLINE: HostStatus.OFFLINE,
     Link.LOST: HostStatus.LOST,
@@ -209,9 +211,10 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
         return HostStatus.SUSPECT
     if state.draining:
         return HostStatus.DRAINING
-    if any(view.status is DeviceStatus.ONLINE for view in devices):
-        return HostStatus.AVAILABLE
-    return HostStatus.BUSY
+    statuses = {view.status for view in devices}
+    if state.host.serial and not statuses.isdisjoint(_AT_WORK):
+        return HostStatus.BUSY
+    return HostStatus.AVAILABLE if DeviceStatus.ONLINE in statuses else HostStatus.BUSY
 
 
 def view_of(state: HostState) -> HostView:
@@ -250,6 +253,10 @@ def check(state: HostState) -> None:
         _hold("a_started_run_has_a_spec", run is None or _has_spec(run))
         _hold("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.acts))
         _hold("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
+    at_work = [lane for lane in state.lanes.values() if lane.run or lane.hold]
+    others = [lane for lane in state.lanes.values() if lane.acts or lane.lease]
+    alone = len(at_work) + bool(others) <= 1
+    _hold("a_serial_host_does_one_thing", not state.host.serial or alone)
     executions = [lane.run.execution_id for lane in state.lanes.values() if lane.run]
     _hold("an_execution_runs_once", len(executions) == len(set(executions)))
     _hold("a_pause_is_for_those_who_flap", not state.paused or state.flaps > 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vpt.model import Answer, Device, Host, Json
@@ -22,17 +24,48 @@ class HostTroubleError(Exception):
         super().__init__(words)
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An action to send, and whom to tell of it while it is under way.
+
+    `opens` is true of the first try of an attempt's first step. A `handle` is what the host called
+    this very try: it was begun before, and is only to be asked for its end.
+    """
+
+    host: Host
+    device: Device
+    body: Json
+    key: str
+    limit: float  # seconds
+    opens: bool = False
+    handle: str | None = None
+    begun: Callable[[str], None] = lambda _: None
+    moved: Callable[[Json], None] = lambda _: None
+
+
 class Dialect(Protocol):
     """How to talk to one kind of host. Every call ends within its `limit` (seconds)."""
+
+    async def close(self) -> None:
+        """Close all connections."""
 
     async def probe(self, host: Host, limit: float) -> None:
         """Return when the host is alive, else raise HostTroubleError."""
 
-    async def send(self, host: Host, device: Device, body: Json, key: str, limit: float) -> Answer:
+    async def send(self, call: Call) -> Answer:
         """Have an action run; raise HostTroubleError when there is no answer."""
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Tell the host to stop an attempt; True when it acknowledged."""
+
+    async def leave(self, host: Host, device: Device, limit: float) -> None:
+        """Tell the host that an attempt has no more use for the device; it need not hear it."""
+
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+        """Hand a host's word on a task to who waits for it; False when nobody does.
+
+        `host_id` is whom the word's credential speaks for, None for any host.
+        """
 
 
 def clean(said: Any) -> str | None:

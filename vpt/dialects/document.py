@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, clean
+from vpt.dialects.base import MAX_ANSWER, Call, HostTroubleError, clean
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
@@ -55,10 +55,10 @@ class DocumentDialect:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise HostTroubleError("NOT_CONNECTED", _words(error)) from error
 
-    async def send(self, host: Host, device: Device, body: Json, key: str, limit: float) -> Answer:
+    async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
-        body["device_id"] = device.local_id
-        data = orjson.dumps(body)
+        host, key, limit = call.host, call.key, call.limit
+        data = orjson.dumps({**call.body, "device_id": call.device.local_id})
         try:
             return await self._post(host, data, key, limit)
         except HostTroubleError as trouble:
@@ -105,6 +105,13 @@ class DocumentDialect:
                 return response.status // 100 == 2  # noqa: PLR2004
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
+
+    async def leave(self, host: Host, device: Device, limit: float) -> None:
+        """Say nothing: these hosts know no attempts."""
+
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:  # noqa: ARG002
+        """Wait for nothing: an action's answer is its end."""
+        return False
 
     def _url(self, host: Host, path: str) -> URL:
         """Parse a host's URL once; the few that are known are kept."""

@@ -40,6 +40,7 @@ from vpt.model import (
     Json,
     QueueChanged,
     Role,
+    StepProgress,
     TestProgress,
 )
 from vpt.web.auth import allowed, bearer, read_token, secret_of
@@ -374,6 +375,11 @@ def _told(event: Event) -> tuple[str, Json, list[str]]:
             return "campaign_progress", asdict(event), rooms
         case QueueChanged():
             return "queue_changed", asdict(event), [_WIDE, f"execution {event.execution_id}"]
+        case StepProgress():
+            rooms = [_WIDE, f"execution {event.execution_id}"]
+            if event.campaign_execution_id is not None:
+                rooms.append(f"campaign execution {event.campaign_execution_id}")
+            return "step_progress", asdict(event), rooms
         case DeviceChanged():
             return "device_status", asdict(event), [_ALL]
         case HostChanged():

@@ -1,0 +1,42 @@
+"""Both dialects as one: each host is spoken to in its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from vpt.dialects.base import Call, Dialect
+from vpt.model import Answer, Device, Host, Json
+
+
+class Dialects:
+    """Gives each call to the dialect that its host speaks."""
+
+    def __init__(self, by_name: Mapping[str, Dialect]) -> None:
+        self._by_name = by_name
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(dialect.close() for dialect in self._by_name.values()))
+
+    async def probe(self, host: Host, limit: float) -> None:
+        """Return when the host is alive, else raise HostTroubleError."""
+        await self._by_name[host.dialect].probe(host, limit)
+
+    async def send(self, call: Call) -> Answer:
+        """Have an action run; raise HostTroubleError when there is no answer."""
+        return await self._by_name[call.host.dialect].send(call)
+
+    async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
+        """Tell the host to stop an attempt; True when it acknowledged."""
+        return await self._by_name[host.dialect].cancel(host, execution_id, attempt, limit)
+
+    async def leave(self, host: Host, device: Device, limit: float) -> None:
+        """Tell the host that an attempt has no more use for the device."""
+        await self._by_name[host.dialect].leave(host, device, limit)
+
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+        """Hand a host's word on a task to who waits for it; False when nobody does."""
+        return any(
+            dialect.task_complete(task_id, said, host_id) for dialect in self._by_name.values()
+        )
