@@ -223,6 +223,20 @@ def test_a_late_answer_of_an_old_attempt_changes_nothing() -> None:
     assert not w.records
 
 
+def test_a_step_that_is_stored_sends_the_next_one_once() -> None:
+    w = world(steps=({"command": "a"}, {"command": "b"}, {"command": "c"})).up().run().settle()
+    first = w.forwards["h:d1"].key
+    w.answer(PASS).settle()
+    told, again = len(w.published), m.StepStored("h:d1", first, StepStatus.PASSED)
+    early = m.StepStored("h:d1", w.forwards["h:d1"].key, StepStatus.PASSED)
+    w.tell(again).tell(early)  # while the second step is under way
+    assert (w.forwards["h:d1"].key.step, len(w.published), w.records) == (2, told, [])
+    w.answer(PASS).tell(again)  # while the second step is being stored
+    assert (len(w.forwards), len(w.published)) == (0, told)
+    w.settle()
+    assert w.forwards["h:d1"].key.step == 3
+
+
 def test_a_draining_host_finishes_and_takes_nothing_new() -> None:
     w = world(devices=2).up().run().settle().tell(m.Drain(1, on=True)).run("e2", "h:d2")
     assert not w.records
