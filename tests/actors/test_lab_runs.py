@@ -510,8 +510,11 @@ async def test_what_waits_too_long_ends_in_queue_timeout(lab: Kit) -> None:
     host = await lab.host()
     host.on("hold", hangs())
     await lab.run("hold")
-    row = await lab.done("b", queue_timeout_s=0.1)
+    await lab.submit("c", queue_timeout_s=60)
+    row = await lab.done("b", queue_timeout_s=0.3)
     assert (row["status"], row["error_kind"], row["attempt"]) == ("error", "queue_timeout", 0)
+    waited = (row["completed_at"] - row["queued_at"]).total_seconds()
+    assert 0.3 <= waited < 2, "the sweep, which finds everything, takes up to 5 s"
     [event] = lab.progress(row["id"])
     assert (event.attempt, event.step, event.status, event.seq) == (0, 0, "error", 1)
 

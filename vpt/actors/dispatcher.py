@@ -153,6 +153,11 @@ class Dispatcher:
         self._expiry.remove(waiting)
         return waiting
 
+    @property
+    def next_expiry(self) -> float | None:
+        """When (seconds since the epoch) the first in line to give up will have waited too long."""
+        return self._expiry[0].expires_at if self._expiry else None
+
     def expired(self, now: float) -> list[Waiting]:
         """Take out of the line all whose time is over."""
         over = []

@@ -44,6 +44,8 @@ class Queue:
         self._max_queued = max_queued
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0  # seconds since the epoch
         events.subscribe(self._on_event)
 
     async def load(self) -> None:
@@ -97,7 +99,38 @@ class Queue:
         waiting = Waiting(
             execution_id, wish_of(new), new.priority, queued_at, queued_at + timeout_s
         )
-        return self._dispatcher.add(waiting)
+        return self._add(waiting)
+
+    def _add(self, waiting: Waiting) -> bool:
+        sent = self._dispatcher.add(waiting)
+        if not sent:
+            self._set_alarm()
+        return sent
+
+    # ------------------------------------------------------------ time over
+
+    def _set_alarm(self) -> None:
+        """Let the alarm ring when the first in line to give up has waited too long."""
+        first = self._dispatcher.next_expiry
+        if first is None or (self._alarm is not None and self._alarm_at <= first):
+            return  # one that rings too early is set anew
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm_at = first
+        self._alarm = loop.call_later(max(0.0, first - time.time()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._end_expired()
+        self._set_alarm()
+
+    def _end_expired(self) -> None:
+        words = "It waited too long for a device."
+        for waiting in self._dispatcher.expired(time.time()):
+            self._in_background(
+                self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
+            )
 
     # ------------------------------------------------------------ ends without a run
 
@@ -138,7 +171,7 @@ class Queue:
         """Put in line again what is to have another attempt."""
         why = self._dispatcher.impossible(waiting.wish) if waiting.wish.refused_by else None
         if why is None:
-            self._dispatcher.add(waiting)
+            self._add(waiting)
         else:
             self._in_background(
                 self._end_patiently(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
@@ -146,17 +179,17 @@ class Queue:
 
     async def close(self) -> None:
         """Leave the rest to the next start."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def sweep(self) -> None:
-        """End what waited too long, find what the memory has missed."""
-        words = "It waited too long for a device."
-        for waiting in self._dispatcher.expired(time.time()):
-            self._in_background(
-                self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
-            )
+        """End what waited too long (it may have been on its way when the alarm rang), find what
+        the memory has missed.
+        """
+        self._end_expired()
         counts = await self._db.row("open_counts")
         if counts["queued"] <= self._dispatcher.known:
             return
