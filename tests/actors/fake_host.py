@@ -395,9 +395,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class BlackHole:
     """A port of loopback whose connections are never taken up: its queue is full."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._listener.bind(("127.0.0.1", port))
         self._listener.listen(0)
         self._fillers: list[socket.socket] = []
         for _ in range(3):

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from tests.actors.conftest import Kit, StartLab
-from tests.actors.fake_host import FakeHost, Gate, Reply, hangs, passes, replies, says, until
+from tests.actors.fake_host import (
+    BlackHole,
+    FakeHost,
+    Gate,
+    Reply,
+    hangs,
+    passes,
+    replies,
+    says,
+    until,
+)
 from vpt.errors import (
     ActionTimeoutError,
     BadGatewayError,
@@ -429,6 +439,16 @@ async def test_acting_on_a_host_that_is_away_is_refused(lab: Kit) -> None:
         await _act(lab, "a")
     await lab.is_now("h", HostStatus.LOST)
     assert host.commands() == []
+
+
+async def test_an_action_that_never_reached_its_host_is_answered_so(start_lab: StartLab) -> None:
+    lab = await start_lab(host_probe_interval=3.0)
+    host = await lab.host()
+    await host.vanish()
+    hole = BlackHole(host.port)
+    with pytest.raises(HostUnreachableError):
+        await _act(lab, "a", 0.5)
+    hole.close()
 
 
 async def test_an_action_past_its_time_is_answered_so(lab: Kit) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import (
     HUGE,
+    BlackHole,
     FakeHost,
     Gate,
     Reply,
@@ -153,6 +154,22 @@ async def _timed_out(lab: Kit, host: FakeHost, gate: Gate) -> str:
     assert await lab.statuses(row["id"]) == ["error"]
     execution_id: str = row["id"]
     return execution_id
+
+
+async def test_a_step_that_never_reached_its_host_in_its_short_time_did_not_time_out(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(host_probe_interval=3.0)
+    host = await lab.host()
+    execution_id = await lab.run("a", {"command": "b", "delay_s": 0.1, "timeout_s": 1})
+    await until(lambda: len(lab.progress(execution_id)) == 2)
+    await host.vanish()
+    hole = BlackHole(host.port)
+    await lab.is_now("h", HostStatus.SUSPECT)
+    hole.close()
+    await host.appear()
+    row = await lab.final(execution_id)
+    assert (row["status"], row["attempt"], host.commands()) == ("completed", 1, ["a", "b"])
 
 
 async def test_a_step_timeout_holds_the_device_until_the_answer_comes(start_lab: StartLab) -> None:

@@ -232,6 +232,7 @@ class HostActor(Actor[m.Message]):
             body,
             f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
             effect.limit,
+            effect.connect,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
             begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
@@ -247,7 +248,8 @@ class HostActor(Actor[m.Message]):
         outcome: m.Outcome = m.NoAnswer(m.Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.asked(act.ask):
             body = {**act.action, "device_model": effect.device.model}
-            call = Call(effect.host, effect.device, body, act.key, act.timeout_s)
+            connect = act.timeout_s * machine.CONNECTING
+            call = Call(effect.host, effect.device, body, act.key, act.timeout_s, connect)
             outcome = await self._outcome(self._world.dialect.send(call))
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))

@@ -52,6 +52,10 @@ from vpt.model import (
 
 _SOON = 0.2  # seconds to the probe after a first failed connection; doubles with each
 
+#: The part of a step's time within which the host must be connected, or nothing is sent: who needs
+#: more for one round trip would not answer in time, which needs another one.
+CONNECTING = 0.5
+
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
@@ -625,7 +629,16 @@ class Turn:
         model = spec.device_model
         self._add(
             m.Alarm(f"step:{lane.device.id}", seconds, timeout),
-            m.Forward(self.state.host, lane.device, model, key, run.action, patience, run.handle),
+            m.Forward(
+                self.state.host,
+                lane.device,
+                model,
+                key,
+                run.action,
+                patience,
+                seconds * CONNECTING,
+                run.handle,
+            ),
         )
 
     def _step_begun(self, fact: m.StepBegun) -> None:

@@ -343,7 +343,8 @@ class Probe:
 class Forward:
     """Send a step; what comes within `limit` (s) comes back as StepAnswered.
 
-    With a `handle` it was begun before and is only to be asked for its end.
+    Without a connection within `connect` (s) nothing is sent. With a `handle` it was begun before
+    and is only to be asked for its end.
     """
 
     host: Host
@@ -352,6 +353,7 @@ class Forward:
     key: StepKey
     action: Json
     limit: float
+    connect: float
     handle: str | None = None
 
 

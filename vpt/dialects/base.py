@@ -28,8 +28,9 @@ class HostTroubleError(Exception):
 class Call:
     """An action to send, and whom to tell of it while it is under way.
 
-    `opens` is true of the first try of an attempt's first step. A `handle` is what the host called
-    this very try: it was begun before, and is only to be asked for its end.
+    When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
+    try of an attempt's first step. A `handle` is what the host called this very try: it was begun
+    before, and is only to be asked for its end.
     """
 
     host: Host
@@ -37,6 +38,7 @@ class Call:
     body: Json
     key: str
     limit: float  # seconds
+    connect: float
     opens: bool = False
     handle: str | None = None
     begun: Callable[[str], None] = lambda _: None

@@ -57,28 +57,30 @@ class DocumentDialect:
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
-        host, key, limit = call.host, call.key, call.limit
         data = orjson.dumps({**call.body, "device_id": call.device.local_id})
         try:
-            return await self._post(host, data, key, limit)
+            return await self._post(call, data)
         except HostTroubleError as trouble:
-            if trouble.trouble != "BROKEN" or not host.idempotency:
+            if trouble.trouble != "BROKEN" or not call.host.idempotency:
                 raise
             broken = trouble
         try:
-            return await self._post(host, data, key, limit)
+            return await self._post(call, data)
         except HostTroubleError as trouble:
             if trouble.trouble == "NOT_CONNECTED":  # but the first one may have been acted on
                 raise broken from trouble
             raise
 
-    async def _post(self, host: Host, data: bytes, key: str, limit: float) -> Answer:
+    async def _post(self, call: Call, data: bytes) -> Answer:
+        host = call.host
         session = self._kept if host.idempotency else self._fresh
-        headers = {**_headers(host), "Idempotency-Key": key}
-        url = self._url(host, "/host/remote/executeAction")
         try:
             async with session.post(
-                url, data=data, headers=headers, timeout=_timeout(limit), allow_redirects=False
+                self._url(host, "/host/remote/executeAction"),
+                data=data,
+                headers={**_headers(host), "Idempotency-Key": call.key},
+                timeout=_timeout(call.limit, call.connect),
+                allow_redirects=False,
             ) as response:
                 content = await _read(response)
                 status = response.status
@@ -124,8 +126,8 @@ class DocumentDialect:
 
 
 @lru_cache(maxsize=1000)  # a handful of limits for all steps
-def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT)
+def _timeout(seconds: float, connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, connect=min(connect, _CONNECT))
 
 
 def _session(resolver: CheckedResolver, *, keep: bool) -> aiohttp.ClientSession:
