@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from vpt.model import Role
+from tests.actors.fake_host import FakeHost
+from vpt.model import Json, Role
 from vpt.web.auth import issue_token
 
 ROOT = Path(__file__).parents[2]
 SECRET = "the secret key of the system tests, long enough"
 JOIN_TOKEN = "join-token-of-the-system-tests"
 LIMIT = 60.0
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder that PostgreSQL may use, which as root is another user."""
+    folder = Path(tempfile.mkdtemp(prefix="vpt-system-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def free_port() -> int:
@@ -135,9 +150,11 @@ async def answers(one: Process, limit_s: float = LIMIT) -> None:
 
 
 @asynccontextmanager
-async def client(one: Process, role: Role = Role.ADMIN) -> AsyncIterator[aiohttp.ClientSession]:
+async def client(
+    one: Process, role: Role = Role.ADMIN, user: str = "ann"
+) -> AsyncIterator[aiohttp.ClientSession]:
     """Talk to the server as a user."""
-    headers = {"Authorization": f"Bearer {issue_token(SECRET, 'ann', role, 1)}"}
+    headers = {"Authorization": f"Bearer {issue_token(SECRET, user, role, 1)}"}
     async with aiohttp.ClientSession(one.url, headers=headers) as session:
         yield session
 
@@ -149,3 +166,88 @@ async def ask(session: aiohttp.ClientSession, method: str, path: str, body: Any 
         answer = await response.json(content_type=None)
         assert response.ok, (response.status, answer)
         return answer
+
+
+# ---------------------------------------------------------------- what it has to do
+
+
+def shell(command: str) -> Json:
+    """Give a step that runs this on a desktop."""
+    return {
+        "command": "execute_bash_command",
+        "action_type": "desktop",
+        "params": {"command": command},
+    }
+
+
+async def make(
+    session: aiohttp.ClientSession, *steps: str | Json, model: str = "desktop", **more: Any
+) -> str:
+    """Store a test case of these steps, of which a word is the command; give its id."""
+    said = [{"command": step} if isinstance(step, str) else step for step in steps]
+    body = {"name": "t", "device_model": model, "steps": said, **more}
+    test_case_id: str = (await ask(session, "POST", "/api/testcases", body))["id"]
+    return test_case_id
+
+
+async def execute(session: aiohttp.ClientSession, test_case_id: str, **body: Any) -> str:
+    """Run it as soon as a host can; give the execution's id."""
+    path = f"/api/testcases/{test_case_id}/execute"
+    async with asyncio.timeout(30):
+        while True:
+            async with session.post(path, json=body) as response:
+                if response.status == 202:
+                    execution_id: str = (await response.json())["execution_id"]
+                    return execution_id
+                assert response.status == 422, await response.text()  # no host has joined yet
+            await asyncio.sleep(0.05)
+
+
+async def final(session: aiohttp.ClientSession, execution_id: str) -> Any:
+    """Wait until an execution is over; give it."""
+    execution = await ask(session, "GET", f"/api/executions/{execution_id}?wait=30")
+    assert execution["completed_at"] is not None, f"still {execution['status']}"
+    return execution
+
+
+# ---------------------------------------------------------------- hosts
+
+
+def reference_host(
+    server: Process, folder: Path, name: str = "lab", **settings: Any
+) -> AbstractAsyncContextManager[Process]:
+    """Start `vpt host` with a desktop; its journal is below `folder`/`name`."""
+    options = ("--server", server.url, "--name", name, "--allow-shell", "--data-dir")
+    command = ("-m", "vpt", "host", *options, str(folder / name))
+    return process(folder, *command, HOST_JOIN_TOKEN=JOIN_TOKEN, **settings)
+
+
+def journal(folder: Path) -> list[Json]:
+    """Read what a reference host wrote before it acted, and after."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+    return [json.loads(line) for line in lines if line.startswith('{"do":')]
+
+
+def begun(folder: Path) -> list[str]:
+    """Give the keys on which a reference host acted, in their order."""
+    return [line["key"] for line in journal(folder) if line["do"] == "begin"]
+
+
+@asynccontextmanager
+async def joined(session: aiohttp.ClientSession, host: FakeHost) -> AsyncIterator[FakeHost]:
+    """Let a host of this process join the server."""
+    await host.appear()
+    card = {
+        "host_name": host.name,
+        "host_url": host.url,
+        "devices": [{"device_id": d, "name": d, "model": host.model} for d in host.devices],
+        "protocol": {"idempotency": host.idempotency, "cancel": host.cancel},
+    }
+    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    try:
+        async with session.post("/api/hosts/register", json=card, headers=headers) as response:
+            assert response.status == 200, await response.text()
+        yield host
+    finally:
+        await host.close()

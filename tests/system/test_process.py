@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,17 @@ import socketio
 from tests.actors.fake_host import FakeHost, Gate, until
 from tests.conftest import TEMPLATE, Postgres, other_database
 from tests.system.kit import (
-    JOIN_TOKEN,
     ROOT,
     SECRET,
-    Process,
     answers,
     ask,
     client,
     environment,
+    execute,
     free_port,
+    joined,
+    make,
+    open_folder,
     process,
     server,
 )
@@ -45,10 +46,8 @@ DEBIAN = Path("/usr/lib/postgresql/15/bin")
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Give a folder that PostgreSQL may use, which as root is another user."""
-    folder = Path(tempfile.mkdtemp(prefix="vpt-system-"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -90,99 +89,7 @@ def _rivals_begin(rivals: object) -> None:
     """Let the second one wait its 15 s while the other tests run."""
 
 
-# ---------------------------------------------------------------- kill -9
-
-
-async def _make(session: Any, *commands: str) -> str:
-    """Store a test case of shell commands; give its id."""
-    steps = [
-        {
-            "command": "execute_bash_command",
-            "action_type": "desktop",
-            "params": {"command": command},
-        }
-        for command in commands
-    ]
-    body = {"name": "t", "device_model": "desktop", "steps": steps}
-    test_case_id: str = (await ask(session, "POST", "/api/testcases", body))["id"]
-    return test_case_id
-
-
-async def _execute(session: Any, test_case_id: str) -> str:
-    """Run it as soon as a host can; give the execution's id."""
-    path = f"/api/testcases/{test_case_id}/execute"
-    async with asyncio.timeout(30):
-        while True:
-            async with session.post(path, json={}) as response:
-                if response.status == 202:
-                    execution_id: str = (await response.json())["execution_id"]
-                    return execution_id
-                assert response.status == 422, await response.text()  # no host has joined yet
-            await asyncio.sleep(0.05)
-
-
-def _host(server: Process, folder: Path) -> Any:
-    options = ("--server", server.url, "--name", "lab", "--allow-shell", "--data-dir")
-    data = folder / "host"
-    return process(folder, "-m", "vpt", "host", *options, str(data), HOST_JOIN_TOKEN=JOIN_TOKEN)
-
-
-async def test_after_kill_9_a_new_server_takes_over_and_each_step_is_acted_once(
-    folder: Path,
-) -> None:
-    acted, port = folder / "acted", free_port()
-    commands = [
-        f"echo {n} >> {acted}; sleep {s}" for n, s in (("one", 0), ("two", 2.5), ("three", 0))
-    ]
-    settings = {"SERVER_PORT": port, "VPT_DATA_DIR": folder / "data"}
-    async with server(folder, **settings) as first, client(first) as session, _host(first, folder):
-        info = await ask(session, "GET", "/api/system/info")
-        assert info["database"]["version"]
-        assert info["database"]["mode"] == "embedded"
-        execution_id = await _execute(session, await _make(session, *commands))
-        await until(lambda: acted.exists() and "two" in acted.read_text(), 30)
-        await first.kill()
-        began = time.monotonic()
-        async with server(folder, **settings) as second:
-            assert time.monotonic() - began < 15
-            path = f"/api/executions/{execution_id}?wait=60"
-            execution = await ask(session, "GET", path)
-            assert execution["status"] == "completed", execution
-            assert [item["attempt"] for item in execution["attempts"]] == [1]
-            assert [step["status"] for step in execution["steps"]] == ["passed"] * 3
-            assert acted.read_text().split() == ["one", "two", "three"]
-            begun = [line["key"] for line in _journal(folder / "host") if line["do"] == "begin"]
-            assert begun == [f"{execution_id}/1/{step}/1" for step in (1, 2, 3)]
-            assert await second.stop() == 0
-
-
-def _journal(folder: Path) -> list[dict[str, Any]]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
-    return [json.loads(line) for line in lines if line.startswith('{"do":')]
-
-
 # ---------------------------------------------------------------- SIGTERM
-
-
-@asynccontextmanager
-async def _joined(one: Process, session: Any) -> AsyncIterator[FakeHost]:
-    """Give a host of this process that has joined the server."""
-    host = FakeHost()
-    await host.appear()
-    card = {
-        "host_name": host.name,
-        "host_url": host.url,
-        "devices": [{"device_id": "d1", "name": "d1", "model": "desktop"}],
-        "protocol": {"idempotency": True, "cancel": True},
-    }
-    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
-    try:
-        async with session.post("/api/hosts/register", json=card, headers=headers) as response:
-            assert response.status == 200, await response.text()
-        yield host
-    finally:
-        await host.close()
 
 
 async def test_sigterm_ends_it_soon_whoever_is_connected_and_whatever_is_in_flight(
@@ -192,14 +99,14 @@ async def test_sigterm_ends_it_soon_whoever_is_connected_and_whatever_is_in_flig
     async with (
         server(tmp_path, **settings) as one,
         client(one) as session,
-        _joined(one, session) as host,
+        joined(session, FakeHost(model="desktop")) as host,
     ):
         gate = Gate()
-        host.on("execute_bash_command", gate.held())
+        host.on("a", gate.held())
         page = socketio.AsyncClient(reconnection=False)
         token = issue_token(SECRET, "ann", Role.VIEWER, 1)
         await page.connect(one.url, auth={"token": token}, transports=["websocket"])
-        execution_id = await _execute(session, await _make(session, "a", "b"))
+        execution_id = await execute(session, await make(session, "a", "b"))
         await gate.reached()
         path = f"/api/executions/{execution_id}?wait=60"
         waiting = asyncio.create_task(ask(session, "GET", path))
@@ -219,7 +126,7 @@ async def test_sigterm_ends_it_soon_whoever_is_connected_and_whatever_is_in_flig
             await answers(again)
             gate.open()
             execution = await ask(session, "GET", path)
-        assert (execution["status"], host.done("execute_bash_command")) == ("completed", 2)
+        assert (execution["status"], host.commands()) == ("completed", ["a", "a", "b"])
 
 
 async def test_an_idle_server_stops_at_once_and_says_so(tmp_path: Path, dsn: str) -> None:
@@ -337,11 +244,11 @@ async def test_an_external_database_works_the_same(tmp_path: Path, external: str
     async with (
         server(tmp_path, DATABASE_URL=external) as one,
         client(one) as session,
-        _joined(one, session) as host,
+        joined(session, FakeHost(model="desktop")) as host,
     ):
         info = await ask(session, "GET", "/api/system/info")
         assert info["database"]["mode"] == "external"
-        execution_id = await _execute(session, await _make(session, "a", "b"))
+        execution_id = await execute(session, await make(session, "a", "b"))
         execution = await ask(session, "GET", f"/api/executions/{execution_id}?wait=30")
         assert (execution["status"], len(host.actions)) == ("completed", 2)
         assert await one.stop() == 0
