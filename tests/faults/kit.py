@@ -20,14 +20,16 @@ from tests.system.kit import Process, ask
 from vpt import embedded
 from vpt.model import Json
 
-#: Hosts are noticed soon, and a run is given up soon.
+#: Hosts are missed soon, and a run is given up soon.
 SOON = {
     "HOST_PROBE_INTERVAL": 0.2,
     "HOST_PROBE_TIMEOUT": 0.5,
     "HOST_LOST_AFTER": 4,
-    "RUN_GRACE": 0.5,
+    "RUN_GRACE": 2.5,
     "CANCEL_GRACE": 30,
 }
+#: Seconds in which a run of a host that went away is final, or on its next attempt.
+BOUND = 4 * (1.2 * 0.2 + 0.5) + 2.5
 
 
 class Postgres:
@@ -97,8 +99,9 @@ async def host_is(session: aiohttp.ClientSession, name: str, *statuses: str) -> 
     """Wait until a host has one of these statuses; give what REST says of it."""
 
     async def look() -> Json | None:
-        host: Json = await ask(session, "GET", f"/api/hosts/{name}/status")
-        return host if host["status"] in statuses else None
+        async with session.get(f"/api/hosts/{name}/status") as response:
+            host: Json = await response.json()
+            return host if response.ok and host["status"] in statuses else None
 
     found: Json = await until(look)
     return found

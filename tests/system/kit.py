@@ -110,6 +110,7 @@ async def process(
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 child.terminate()
+                child.send_signal(signal.SIGCONT)  # it may stand still
             try:
                 await one.ended(20)
             except TimeoutError:
