@@ -45,6 +45,7 @@ AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -151,7 +152,7 @@ class Database:
         async with translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=1,
+                min_size=0,  # it would log a traceback for each try to restore a higher one
                 max_size=POOL_SIZE,
                 command_timeout=COMMAND_TIMEOUT,
                 timeout=ACQUIRE_TIMEOUT,
@@ -159,6 +160,8 @@ class Database:
                 reset=_keep,
                 statement_cache_size=0 if is_pooler(self._dsn) else 500,
             )
+        async with self.session():
+            pass
 
     async def close(self) -> None:
         """Give the connections back; what still runs gets 2 s."""
@@ -176,6 +179,9 @@ class Database:
             connection = await self._acquire()
             try:
                 yield Session(connection, self.queries)
+            except asyncpg.InternalClientError:
+                connection.terminate()
+                raise
             finally:
                 await self._release(connection)
 
@@ -204,6 +210,9 @@ class Database:
             connection = await self._acquire()
             try:
                 return await getattr(connection, method)(query.sql, *query.bind(args))
+            except asyncpg.InternalClientError:  # it was just cut, and the driver lost its thread
+                connection.terminate()
+                raise
             finally:
                 await self._release(connection)
         except _OURS as error:

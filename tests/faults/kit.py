@@ -137,3 +137,10 @@ def continued(one: Process) -> None:
 async def all_of(*work: Any) -> list[Any]:
     """Do these at once; give what each gave."""
     return list(await asyncio.gather(*work))
+
+
+def check_calm(*servers: Process) -> None:
+    """See that no server logged a traceback."""
+    for one in servers:
+        for line in one.said().splitlines():
+            assert "Traceback" not in line, line.replace("\\n", "\n")
