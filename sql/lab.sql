@@ -140,6 +140,13 @@ SET id = excluded.id, expires_at = excluded.expires_at
 WHERE s.id = $1 OR s.expires_at < now()
 RETURNING id
 
+-- renew_instance(id, ttl_s)
+-- Not when the row is gone: then another server was here, and went.
+UPDATE server_instance
+SET expires_at = now() + make_interval(secs => $2)
+WHERE id = $1
+RETURNING id
+
 -- drop_instance(id)
 DELETE FROM server_instance
 WHERE id = $1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +139,19 @@ class Session:
 
 
 class Database:
-    """A pool of connections; every method raises DatabaseAwayError when it does not answer."""
+    """A pool of connections; every method raises DatabaseAwayError when it does not answer.
 
-    def __init__(self, dsn: str) -> None:
+    So it does while `ours` says that the database may be another server's by now.
+    """
+
+    def __init__(
+        self, dsn: str, *, size: int = POOL_SIZE, ours: Callable[[], bool] = lambda: True
+    ) -> None:
         self._dsn = dsn
+        self._size = size
+        self._ours = ours
         self._pool: Any = None
-        self._turns = asyncio.Semaphore(POOL_SIZE)  # asyncpg's own queue is not fair
+        self._turns = asyncio.Semaphore(size)  # asyncpg's own queue is not fair
         self.queries = read_queries()
 
     async def open(self) -> None:
@@ -153,7 +160,7 @@ class Database:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=0,  # it would log a traceback for each try to restore a higher one
-                max_size=POOL_SIZE,
+                max_size=self._size,
                 command_timeout=COMMAND_TIMEOUT,
                 timeout=ACQUIRE_TIMEOUT,
                 init=_init,
@@ -220,7 +227,7 @@ class Database:
 
     async def _acquire(self) -> Any:
         """Take a turn, then a connection: the pool has one for each turn, or makes it in time."""
-        if self._pool is None:
+        if self._pool is None or not self._ours():
             raise DatabaseAwayError
         async with asyncio.timeout(ACQUIRE_TIMEOUT):  # wait_for may lose a cancel before 3.12
             await self._turns.acquire()

@@ -45,13 +45,12 @@ async def running(config: Config) -> AsyncIterator[Running]:
     """
     async with AsyncExitStack() as stack:
         config, alone = await _with_database(stack, config)
-        db = Database(str(config.database_url))
-        stack.push_async_callback(db.close)
-        await db.open()
-        kept = await _claim(stack, db, alone=alone)
+        instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
+        kept = await _claim(stack, instance, alone=alone)
+        db = await _opened(stack, Database(str(config.database_url), ours=instance.held))
         events, dialect = Events(), DocumentDialect()
         stack.push_async_callback(dialect.close)
-        lab = Lab(config, db, events, dialect)
+        lab = Lab(config, db, events, dialect, may_act=instance.held)
         stack.push_async_callback(lab.stop)
         await lab.start()
         url = await _listen(stack, make_app(config, db, lab, events), config)
@@ -79,9 +78,14 @@ async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config,
     return config, alone
 
 
-async def _claim(stack: AsyncExitStack, db: Database, *, alone: bool) -> asyncio.Task[None]:
+async def _opened(stack: AsyncExitStack, db: Database) -> Database:
+    stack.push_async_callback(db.close)
+    await db.open()
+    return db
+
+
+async def _claim(stack: AsyncExitStack, instance: Instance, *, alone: bool) -> asyncio.Task[None]:
     """Become the database's one server, and stay it until the stop."""
-    instance = Instance(db)
     await instance.claim(alone=alone)
     stack.push_async_callback(_drop, instance)
     kept = asyncio.get_running_loop().create_task(instance.keep(), name="instance")

@@ -286,6 +286,15 @@ def test_a_host_that_began_anew_may_still_be_acting() -> None:
     assert not w.attempts["e1", 1].released
 
 
+def test_a_step_that_we_held_back_goes_out_later_and_its_host_is_not_to_blame() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("HELD_BACK"))
+    assert (w.state.link, w.state.missed, len(w.forwards)) == (Link.UP, 0, 0)
+    w.probe(good=True)
+    assert w.forwards["h:d1"].key.step == 1
+    w.answer(PASS).settle().answer(PASS).settle()
+    assert w.executions == {"e1": "completed"}
+
+
 def test_a_step_that_may_have_acted_is_not_sent_to_a_host_that_cannot_tell() -> None:
     w = world().up().run().settle().answer(trouble("BROKEN"))
     w.tell(m.Register(1, host(idempotency=False), (device(),)))

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from tests.system.kit import server
 from vpt.db import Database
+from vpt.errors import DatabaseAwayError
 from vpt.instance import RENEW, TTL, WAIT, Instance
 
 
@@ -39,6 +41,23 @@ async def test_the_row_of_a_killed_server_is_free_when_it_runs_out(db: Database,
     began = time.monotonic()
     await Instance(db).claim(alone=False)
     assert 0.3 < time.monotonic() - began < 5
+
+
+async def test_a_claim_is_held_while_nobody_can_have_taken_it_and_is_not_renewed_when_gone(
+    db: Database, dsn: str
+) -> None:
+    instance = Instance(db)
+    other = Database(dsn, ours=instance.held)
+    assert not instance.held()
+    with pytest.raises(DatabaseAwayError):
+        await other.open()
+    await instance.claim(alone=False)
+    assert instance.held()
+    assert await other.value("database_answers")
+    await other.close()
+    assert await instance._ask("renew_instance")
+    await db.row("clear_instance")  # another server was here, and went
+    assert not await instance._ask("renew_instance")
 
 
 async def test_who_is_alone_need_not_wait(db: Database, dsn: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -24,7 +24,6 @@ from vpt.dialects.base import Call, Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.model import (
-    Answer,
     DeviceChanged,
     ErrorKind,
     ExecutionStatus,
@@ -60,6 +59,7 @@ class Surroundings:
     seen: Callable[[str, float], None]
     requeue: Callable[[Waiting], None]
     not_taken: NotTaken
+    may_act: Callable[[], bool]  # false while another server may have taken over
 
 
 class HostActor(Actor[m.Message]):
@@ -239,7 +239,7 @@ class HostActor(Actor[m.Message]):
             moved=lambda state: self.tell(m.StepMoved(device_id, key, state)),
         )
         began = perf_counter()
-        outcome = await self._outcome(self._world.dialect.send(call))
+        outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
 
@@ -250,18 +250,21 @@ class HostActor(Actor[m.Message]):
             body = {**act.action, "device_model": effect.device.model}
             connect = act.timeout_s * machine.CONNECTING
             call = Call(effect.host, effect.device, body, act.key, act.timeout_s, connect)
-            outcome = await self._outcome(self._world.dialect.send(call))
+            outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
 
-    async def _outcome(self, call: Awaitable[Answer]) -> m.Outcome:
+    async def _send(self, call: Call) -> m.Outcome:
+        if not self._world.may_act():
+            words = "The server's claim on its database ran out."
+            return m.NoAnswer(m.Trouble.HELD_BACK, words)
         try:
-            return await call
+            return await self._world.dialect.send(call)
         except HostTroubleError as trouble:
             return m.NoAnswer(m.Trouble[trouble.trouble], trouble.words)
 
     async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
-        told = await self._world.dialect.cancel(
+        told = self._world.may_act() and await self._world.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
         )
         self.tell(m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, told))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -69,13 +69,22 @@ _MARGIN = 2.0  # seconds that an asker waits longer than what it asked for
 class Lab:
     """Hosts, queue and campaigns, started and stopped together."""
 
-    def __init__(self, config: Config, db: Database, events: Events, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        config: Config,
+        db: Database,
+        events: Events,
+        dialect: Dialect,
+        *,
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
         if config.secret_key is None:
             raise ValueError("SECRET_KEY is missing: see config.with_keys")
         self._config = config
         self._db = db
         self._events = events
         self._dialect = dialect
+        self._may_act = may_act
         self._sealer = Sealer(config.secret_key)
         self._dispatcher = Dispatcher(self._tell)
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
@@ -101,6 +110,7 @@ class Lab:
             seen=lambda host_id, _: self._seen.add(host_id),
             requeue=self._queue.requeue,
             not_taken=self._queue.not_taken,
+            may_act=self._may_act,
         )
 
     def _tell(self, host_id: str, message: m.Message) -> None:

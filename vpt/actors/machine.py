@@ -63,6 +63,7 @@ _KINDS = {
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
 }
+_NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 _ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 #: Whatever these bring, a lane that is busy stays so, and a free one free, unless the link changes.
 _OF_A_BUSY_LANE = (
@@ -727,12 +728,12 @@ class Turn:
         self._finish(lane, run, ExecutionStatus.FAILED, again=again)
 
     def _not_answered(self, lane: Lane, run: Run, outcome: NoAnswer) -> None:
-        resend = outcome.trouble is Trouble.NOT_CONNECTED or (
+        resend = outcome.trouble in _NOT_SENT or (
             outcome.trouble is Trouble.BROKEN and self._can_tell(run)
         )
         if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
             self._connection_failed(run.parks)
-        sent = run.uncertain or outcome.trouble is not Trouble.NOT_CONNECTED
+        sent = run.uncertain or outcome.trouble not in _NOT_SENT
         run = replace(run, uncertain=sent, parks=run.parks + 1)
         if run.cancelled:
             self._finish(lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
@@ -991,6 +992,8 @@ def _act_error(outcome: NoAnswer) -> VptError:
     match outcome.trouble:
         case Trouble.NOT_CONNECTED | Trouble.BROKEN:
             return HostUnreachableError(outcome.error)
+        case Trouble.HELD_BACK:
+            return UnavailableError(outcome.error)
         case Trouble.TIMEOUT:
             return ActionTimeoutError()
         case _:

@@ -28,6 +28,7 @@ from vpt.model import (
 class Trouble(Enum):
     """A call that brought no answer of a step."""
 
+    HELD_BACK = auto()  # by us: nothing was sent, and the host is not to blame
     NOT_CONNECTED = auto()  # nothing was sent
     BROKEN = auto()  # something was sent, then the connection broke
     FATE_UNKNOWN = auto()  # the host began it, died, and cannot tell
