@@ -73,7 +73,7 @@ UPDATE execution_steps
 SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
--- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by)
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step)
 WITH ended AS (
     UPDATE execution_attempts
     SET status = $3, error_kind = $4, error = $5, completed_at = now(),
@@ -109,6 +109,8 @@ WITH ended AS (
         device_id = CASE WHEN v.status = 'queued' THEN NULL ELSE device_id END,
         completed_at = CASE WHEN v.status <> 'queued' THEN now() END,
         seq = CASE WHEN v.status = 'queued' THEN $9 - 1 ELSE $9 END,
+        end_step = CASE WHEN v.status = 'queued' THEN 0 ELSE $11 END,
+        end_step_status = CASE WHEN v.status <> 'queued' AND $8 IS NOT NULL THEN 'error' END,
         results = CASE WHEN v.status <> 'queued' THEN (
             SELECT jsonb_build_object(
                 'total_steps', cardinality(e.actions),
@@ -217,22 +219,20 @@ SET execution_id = $3
 WHERE campaign_execution_id = $1 AND position = $2 AND execution_id IS NULL AND NOT skipped
 RETURNING position
 
--- next_campaign_seq(id)
+-- store_campaign_seq(id, seq)
 UPDATE campaign_executions
-SET seq = seq + 1
-WHERE id = $1
-RETURNING seq
+SET seq = $2
+WHERE id = $1 AND seq < $2
 
 -- skip_campaign_rest(id)
 UPDATE campaign_results
 SET skipped = true
 WHERE campaign_execution_id = $1 AND execution_id IS NULL
 
--- finish_campaign(id, status)
+-- finish_campaign(id, status, seq)
 UPDATE campaign_executions
-SET status = $2, completed_at = now(), seq = seq + 1
+SET status = $2, completed_at = now(), seq = $3
 WHERE id = $1 AND status = 'running'
-RETURNING seq, total
 
 -- request_campaign_cancel(id)
 UPDATE campaign_executions

@@ -291,6 +291,11 @@ class Submitted:
     device_id: str | None
 
 
+def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
+    """Give the path at which a step's screenshot is served."""
+    return f"/screenshots/{execution_id}/{attempt}/{step}.png"
+
+
 @dataclass(frozen=True, slots=True)
 class TestProgress:
     """An attempt began (step 0), a step is over, or all is over; `seq` counts an execution's."""

@@ -33,6 +33,7 @@ from vpt.model import (
     Submitted,
     TestProgress,
 )
+from vpt.web.replay import Kind, Progress, Topic, events_after, presents, topic_of
 
 PEER = "127.0.0.1"
 FAST = {
@@ -170,19 +171,30 @@ class Kit:
         assert not overlaps or any(host.may_overlap for host in self.hosts.values()), overlaps
 
     async def _check_events(self) -> None:
-        """An execution's events come as 1, 2, 3 ... and none comes after the final one."""
-        ids = {event.execution_id for event in self.told if isinstance(event, TestProgress)}
-        for execution_id in ids:
-            events = self.progress(execution_id)
-            numbers = [event.seq for event in events]
-            if self.crashed:  # what was stored and not yet told is replayed from the database
-                assert numbers == sorted(set(numbers)), numbers
-            else:
-                assert numbers == list(range(1, len(numbers) + 1)), numbers
-            assert not any(event.status.final for event in events[:-1]), events
-            row = (await self.fetch("SELECT * FROM test_executions WHERE id = $1", execution_id))[0]
-            if not self.crashed and events[-1].status.final:
-                assert (row["seq"], row["status"]) == (numbers[-1], events[-1].status)
+        """Events come as 1, 2, 3 ..., none after the final one, and a replay gives the same."""
+        db = Database(self.dsn)
+        await db.open()
+        try:
+            for kind, table in _TABLES.items():
+                for row in await self.fetch(f"SELECT id FROM {table}"):
+                    await self._check_topic(db, Topic(kind, row["id"]))
+        finally:
+            await db.close()
+
+    async def _check_topic(self, db: Database, topic: Topic) -> None:
+        told = [event for event in self.told if _topic(event) == topic]
+        replayed = await replay(db, topic)
+        numbers = [event.seq for event in replayed]
+        assert numbers == list(range(1, len(numbers) + 1)), numbers
+        assert not any(event.status.final for event in replayed[:-1]), replayed
+        present = (await presents(db, topic.kind, [topic.id]))[topic]
+        assert present.seq == len(numbers)
+        assert present.over == bool(replayed and replayed[-1].status.final)
+        if self.crashed:  # what was stored and not told is found by replay only
+            assert [event.seq for event in told] == sorted({event.seq for event in told})
+            assert [event for event in replayed if event in told] == told
+        else:
+            assert replayed[: len(told)] == told
 
     async def _check_database(self) -> None:
         for words, sql in _NEVER.items():
@@ -303,6 +315,20 @@ class Kit:
         await until(lambda: self.device(device_id) in statuses)
 
 
+async def replay(db: Database, topic: Topic, page: int = 3) -> list[Progress]:
+    """Read all that was told of a topic, in small pages."""
+    events: list[Progress] = []
+    while more := await events_after(db, topic, len(events), page):
+        assert len(more) <= page
+        events += more
+    return events
+
+
+def _topic(event: Event) -> Topic | None:
+    return topic_of(event) if isinstance(event, TestProgress | CampaignProgress) else None
+
+
+_TABLES = {Kind.EXECUTION: "test_executions", Kind.CAMPAIGN: "campaign_executions"}
 _NEVER = {
     "a final execution has an attempt that runs": """
         SELECT e.id FROM test_executions e JOIN execution_attempts a ON a.execution_id = e.id

@@ -92,6 +92,8 @@ class CampaignJob:
         self._queue_timeout = queue_timeout
         self._pending: deque[Any] = deque()
         self._verdicts: list[ExecutionStatus] = []
+        self._told = 0  # so many verdicts have their event
+        self._telling = asyncio.Lock()
         self._stopped = False
         self.cancelled = False
         self._total = 0
@@ -101,11 +103,12 @@ class CampaignJob:
         structlog.contextvars.clear_contextvars()  # it outlives the request that started it
         with structlog.contextvars.bound_contextvars(campaign_execution_id=self.id):
             job = await patiently(lambda: self._db.row("campaign_job", id=self.id))
+            if ExecutionStatus(job["status"]).final:  # it ended while it was being started anew
+                return
             entries = await patiently(lambda: self._db.rows("campaign_entries_of", id=self.id))
             self._take_up(job, entries)
             log.info("campaign_started", total=self._total, seq=job["seq"])
-            if job["seq"] == 1:
-                self._publish(ExecutionStatus.RUNNING, 1)
+            await self._tell()
             async with asyncio.TaskGroup() as workers:
                 for number in range(job["parallelism"]):
                     workers.create_task(self._work(job), name=f"campaign {self.id}: {number}")
@@ -114,6 +117,7 @@ class CampaignJob:
     def _take_up(self, job: Any, entries: list[Any]) -> None:
         """Sort the entries: over, begun, still to begin; the begun come first."""
         self._total = job["total"]
+        self._told = job["seq"] - 1
         self.cancelled = self.cancelled or job["cancelled"]
         begun, fresh = [], []
         for entry in entries:
@@ -137,9 +141,7 @@ class CampaignJob:
             if self.cancelled:  # wished while it was being stored, or just before a crash
                 await self._cancel(execution_id, job["requested_by"])
             self._count(job, await self._finals.final_status(execution_id))
-            if self._pending or len(self._verdicts) < self._total:
-                seq = await patiently(lambda: self._db.value("next_campaign_seq", id=self.id))
-                self._publish(ExecutionStatus.RUNNING, seq)
+            await self._tell()
 
     async def _cancel(self, execution_id: str, user_id: str) -> None:
         with suppress(ConflictError):  # it is over already
@@ -181,10 +183,10 @@ class CampaignJob:
     async def _sum_up(self) -> None:
         await patiently(lambda: self._db.row("skip_campaign_rest", id=self.id))
         status = self._verdict()
-        row = await patiently(lambda: self._db.row("finish_campaign", id=self.id, status=status))
+        seq = self._told + 2
+        await patiently(lambda: self._db.row("finish_campaign", id=self.id, status=status, seq=seq))
         log.info("campaign_completed", status=status, done=len(self._verdicts), total=self._total)
-        if row is not None:
-            self._publish(status, row["seq"])
+        self._publish(status, len(self._verdicts), seq)
 
     def _verdict(self) -> ExecutionStatus:
         """The worst decides."""
@@ -193,8 +195,22 @@ class CampaignJob:
         worst = (status for status in _ORDER if status in self._verdicts)
         return next(worst, ExecutionStatus.COMPLETED)
 
-    def _publish(self, status: ExecutionStatus, seq: int) -> None:
-        done = len(self._verdicts)
+    async def _tell(self) -> None:
+        """Give each verdict its event, stored first and in order; the last one's is the end.
+
+        So an event's number tells what was done then, and a replay needs no rows of its own.
+        """
+        async with self._telling:
+            while self._told < min(len(self._verdicts), self._total - 1):
+                await self._tell_of(self._told + 1)
+
+    async def _tell_of(self, done: int) -> None:
+        seq = done + 1
+        await patiently(lambda: self._db.row("store_campaign_seq", id=self.id, seq=seq))
+        self._told = done
+        self._publish(ExecutionStatus.RUNNING, done, seq)
+
+    def _publish(self, status: ExecutionStatus, done: int, seq: int) -> None:
         self._events.publish(CampaignProgress(self.id, done, self._total, status, seq))
 
 

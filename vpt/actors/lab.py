@@ -238,6 +238,10 @@ class Lab:
         for entry in new.entries:
             self._queue.possible(entry)
         campaign_execution_id = await store_campaign(self._db, new, key)
+        began = CampaignProgress(
+            campaign_execution_id, 0, len(new.entries), ExecutionStatus.RUNNING, 1
+        )
+        self._events.publish(began)
         await self._run_campaign(campaign_execution_id)
         return campaign_execution_id
 

@@ -25,6 +25,7 @@ from vpt.model import (
     StepStatus,
     Waiting,
     Wish,
+    screenshot_url,
 )
 
 log = structlog.get_logger(__name__)
@@ -160,7 +161,7 @@ class Ledger:
         """Store a step's end and the next step's beginning."""
         record, key = StepRecord(effect, screenshot), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
-        url = f"/screenshots/{key.execution_id}/{key.attempt}/{key.step}.png"
+        url = screenshot_url(key.execution_id, key.attempt, key.step)
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
 
     async def retry_step(self, effect: m.StoreTry) -> m.Fact:
@@ -203,6 +204,7 @@ class Ledger:
             open_step=effect.step.step if effect.step else None,
             seq=effect.seq,
             refused_by=refused,
+            last_step=effect.at,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None

@@ -878,6 +878,7 @@ class Turn:
                 error,
                 again,
                 hold is None,
+                run.step,
                 run.key if in_flight else None,
                 run.seq + 1,
             ),

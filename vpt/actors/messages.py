@@ -440,7 +440,7 @@ class StoreHandle:
 
 @dataclass(frozen=True, slots=True)
 class StoreEnd:
-    """Store how an attempt ended; `again` puts the execution back into the queue."""
+    """Store how an attempt ended, at its step `at`; `again` puts the execution in line again."""
 
     device_id: str
     spec: RunSpec
@@ -449,7 +449,8 @@ class StoreEnd:
     error: str | None
     again: bool
     release: bool
-    step: StepKey | None
+    at: int
+    step: StepKey | None  # the one that was in flight
     seq: int
 
 
