@@ -68,11 +68,5 @@ SELECT
 -- database_version()
 SELECT current_setting('server_version');
 
--- execution_seq(id)
-SELECT seq FROM test_executions WHERE id = $1;
-
--- campaign_execution_seq(id)
-SELECT seq FROM campaign_executions WHERE id = $1;
-
 -- database_answers()
 SELECT 1;

@@ -1,7 +1,8 @@
 """Socket.IO: tells pages what happens, in order, and lets no slow reader hold anybody up.
 
 An event is encoded once and laid into the outgoing queue of every engine.io socket that is to have
-it, at once and without a task each: so the order of publishing is the order of arrival.
+it, at once and without a task each: so the order of publishing is the order of arrival. Who
+subscribed to a topic has a reader of his own there; all others of its listeners share one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 from urllib.parse import urlsplit
@@ -27,6 +29,8 @@ from socketio.packet import Packet as SocketPacket
 from vpt.db import Database
 from vpt.errors import (
     BadRequestError,
+    ConflictError,
+    DatabaseAwayError,
     InvalidTokenError,
     NotFoundError,
     NoTokenError,
@@ -45,6 +49,8 @@ from vpt.model import (
 )
 from vpt.web.auth import allowed, bearer, read_token, secret_of
 from vpt.web.keys import CONFIG, DB, EVENTS, User
+from vpt.web.readers import PAGE, Reader, Readers
+from vpt.web.replay import Kind, Present, Progress, Topic, presents, topic_of
 from vpt.web.requests import LONGEST_ID
 
 log = structlog.get_logger(__name__)
@@ -53,28 +59,24 @@ NAMESPACE = "/"
 PATH = "/socket.io/"
 #: Packets that may wait for one client before it is dropped as too slow.
 QUEUE_LIMIT = 2000
-#: What a client may subscribe to at once.
-TOPIC_LIMIT = 1000
+#: What a client may subscribe to at once, and how many of its requests may wait.
+TOPIC_LIMIT, ASK_LIMIT = 1000, 2000
 #: Bytes; clients send a token and a few ids.
 MESSAGE_LIMIT = 100_000
 #: Seconds: clients have this long to say goodbye at shutdown, and strangers to present a token.
 GOODBYE, STRANGER = 1.0, 10.0
-
-#: Rooms: every client; those that have not narrowed. A topic's room bears the topic's name.
-_ALL, _WIDE = "all", "wide"
+#: Seconds that a client has to read a page of a replay; between looks whether it has.
+PATIENCE, _LOOK = 30.0, 0.02
+#: Seconds between looks for events that were stored and never published; topics of one look.
+RECHECK, _AT_ONCE = 5.0, 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Topic:
-    """What a client can narrow to."""
+class _Wish:
+    """What a client asks for: a topic, and after which event."""
 
-    noun: str
-    id: str
-    query: str  # gives its present seq
-
-    @property
-    def room(self) -> str:
-        return f"{self.noun} {self.id}"
+    topic: Topic
+    after_seq: int | None
 
 
 @dataclass(eq=False, slots=True)
@@ -84,8 +86,10 @@ class _Client:
     sid: str
     engine_sid: str
     user_id: str
-    rooms: set[str] = field(default_factory=set)
+    readers: dict[Topic, Reader] = field(default_factory=dict)
     expiry: asyncio.TimerHandle | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # it asks one thing after another
+    asking: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,10 @@ class Sockets:
         self._secret = secret
         self._db = db
         self.clients: dict[str, _Client] = {}
+        self._wide: dict[str, _Client] = {}  # those that have not narrowed
+        self._readers = Readers(db, self._tell, self._has_room, self._spawn)
+        self._narrowed: dict[Topic, dict[str, Reader]] = {}
+        self._crowds: dict[Topic, Reader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._web_sockets: weakref.WeakKeyDictionary[web.WebSocketResponse, _Line] = (
             weakref.WeakKeyDictionary()
@@ -139,6 +147,7 @@ class Sockets:
     async def _listen(self, app: web.Application) -> AsyncIterator[None]:
         end = app[EVENTS].subscribe(self.publish)
         self._spawn(self._sweep())
+        self._spawn(self._recheck())
         yield
         end()
         tasks = tuple(self._tasks)
@@ -149,17 +158,116 @@ class Sockets:
     def publish(self, event: Event) -> None:
         """Give `event` to all who are to have it; never waits, never raises."""
         if not self.clients:
+            self._forget_crowds()
             return
-        name, payload, rooms = _told(event)
-        packet = EnginePacket(MESSAGE, SocketPacket(EVENT, [name, payload], NAMESPACE).encode())
-        for sid, engine_sid in self._server.manager.get_participants(NAMESPACE, rooms):
-            engine = self._server.eio.sockets.get(engine_sid)
+        packet = _packet(event)
+        match event:
+            case TestProgress() | CampaignProgress():
+                self._publish_progress(event, packet)
+            case QueueChanged():
+                topic = Topic(Kind.EXECUTION, event.execution_id)
+                self._give(packet, (self._wide | self._narrowers(topic)).values())
+            case StepProgress():
+                self._give(packet, self._watchers(event).values())
+            case DeviceChanged() | HostChanged():
+                self._give(packet, self.clients.values())
+            case _:
+                assert_never(event)
+
+    def _publish_progress(self, event: Progress, packet: EnginePacket) -> None:
+        topic = topic_of(event)
+        for reader in tuple(self._narrowed.get(topic, {}).values()):
+            self._readers.hear(reader, event, packet)
+        crowd = self._crowds.get(topic)
+        if not self._crowd_of(event):  # whoever comes later begins with what happens then
+            self._end_crowd(topic)
+            return
+        if crowd is None:
+            crowd = self._crowds[topic] = Reader(topic, event.seq - 1, None)
+        self._readers.hear(crowd, event, packet)
+
+    def _crowd_of(self, event: Progress) -> list[_Client]:
+        """Give who is to have it without having asked for just this topic."""
+        crowd = self._wide
+        if isinstance(event, TestProgress) and event.campaign_execution_id is not None:
+            crowd = crowd | self._narrowers(Topic(Kind.CAMPAIGN, event.campaign_execution_id))
+        own = self._narrowed.get(topic_of(event), {})
+        return [client for sid, client in crowd.items() if sid not in own]
+
+    def _watchers(self, event: StepProgress) -> dict[str, _Client]:
+        watchers = self._wide | self._narrowers(Topic(Kind.EXECUTION, event.execution_id))
+        if event.campaign_execution_id is not None:
+            watchers |= self._narrowers(Topic(Kind.CAMPAIGN, event.campaign_execution_id))
+        return watchers
+
+    def _narrowers(self, topic: Topic) -> dict[str, _Client]:
+        return {sid: self.clients[sid] for sid in self._narrowed.get(topic, {})}
+
+    def _tell(self, reader: Reader, event: Progress, packet: EnginePacket | None = None) -> None:
+        """Tell a reader, or all for whom he stands."""
+        clients = self._crowd_of(event) if reader.owner is None else [self.clients[reader.owner]]
+        self._give(packet or _packet(event), clients)
+        if reader.owner is None and reader.over:
+            self._end_crowd(reader.topic)
+
+    def _give(self, packet: EnginePacket, clients: Iterable[_Client]) -> None:
+        """Lay it into the clients' queues; who has too much there is dropped."""
+        for client in tuple(clients):
+            engine = self._server.eio.sockets.get(client.engine_sid)
             if engine is None or engine.closed:
                 continue
             if engine.queue.qsize() < QUEUE_LIMIT:
                 engine.queue.put_nowait(packet)
             else:
-                self._drop(sid)
+                self._drop(client)
+
+    def _end_crowd(self, topic: Topic) -> None:
+        crowd = self._crowds.pop(topic, None)
+        if crowd is not None:
+            crowd.gone = True
+
+    def _forget_crowds(self) -> None:
+        for topic in tuple(self._crowds):
+            self._end_crowd(topic)
+
+    async def _has_room(self, reader: Reader) -> None:
+        """Wait until the client has read most of what it was told; drop it when it does not."""
+        client = self.clients.get(reader.owner or "")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE
+        while client is not None and not reader.gone and self._waiting_for(client) > PAGE:
+            if loop.time() > until:
+                self._drop(client)
+            await asyncio.sleep(_LOOK)
+
+    def _waiting_for(self, client: _Client) -> int:
+        engine = self._server.eio.sockets.get(client.engine_sid)
+        return 0 if engine is None or engine.closed else engine.queue.qsize()
+
+    async def _recheck(self) -> None:
+        """Find what was stored and, since something crashed just then, never published."""
+        while True:
+            await asyncio.sleep(RECHECK)
+            with suppress(DatabaseAwayError):
+                for kind in Kind:
+                    await self._recheck_all(kind)
+
+    async def _recheck_all(self, kind: Kind) -> None:
+        ids = [*{one.topic.id for one in self._open_readers() if one.topic.kind is kind}]
+        for start in range(0, len(ids), _AT_ONCE):
+            found = await presents(self._db, kind, ids[start : start + _AT_ONCE])
+            for reader in self._open_readers():
+                present = found.get(reader.topic)
+                if present is not None:
+                    self._compare(reader, present)
+
+    def _open_readers(self) -> list[Reader]:
+        narrowed = [one for readers in self._narrowed.values() for one in readers.values()]
+        return [one for one in (*narrowed, *self._crowds.values()) if not one.over]
+
+    def _compare(self, reader: Reader, present: Present) -> None:
+        reader.over = reader.over or (present.over and reader.seq >= present.seq)
+        self._readers.missed(reader, present.seq)
 
     # --- clients come and go
 
@@ -171,10 +279,8 @@ class Sockets:
             client.expiry = asyncio.get_running_loop().call_later(
                 max(0.0, user.expires_at - time.time()), self._expire, client
             )
-        self.clients[sid] = client
         # Nothing may wait from here on: the answer to connect goes out before any event.
-        await self._server.enter_room(sid, _ALL)
-        await self._server.enter_room(sid, _WIDE)
+        self.clients[sid] = self._wide[sid] = client
 
     def _user(self, environ: Json, auth: Any) -> User:
         """Give who connects; RefusedError in the words of the REST API."""
@@ -193,11 +299,10 @@ class Sockets:
         return user
 
     async def _disconnected(self, sid: str, reason: str) -> None:  # noqa: ARG002
-        client = self.clients.pop(sid, None)
+        client = self.clients.get(sid)
         if client is None:
             return
-        if client.expiry:
-            client.expiry.cancel()
+        self._forget(client)
         # There is but one namespace; without this a poll of a client that left stays open.
         self._spawn(self._close(client.engine_sid, abort=False))
 
@@ -205,18 +310,24 @@ class Sockets:
         """Tell the client that it is over; it will not come back by itself."""
         self._spawn(self._server.disconnect(client.sid))
 
-    def _drop(self, sid: str) -> None:
+    def _drop(self, client: _Client) -> None:
         """Cut a client that does not read; it comes back by itself when it can."""
-        client = self.clients.get(sid)
-        if client is None:
+        if client.sid not in self.clients:
             return
         log.warning("socket_dropped", user_id=client.user_id, reason="reads too slowly")
-        for room in (_ALL, _WIDE, *client.rooms):
-            self._server.manager.basic_leave_room(sid, NAMESPACE, room)
+        self._forget(client)
         for line in self._web_sockets.values():
             if line.belongs_to(client.engine_sid, self._server.environ):
                 line.transport.abort()
         self._spawn(self._close(client.engine_sid, abort=True))
+
+    def _forget(self, client: _Client) -> None:
+        for topic in tuple(client.readers):
+            self._leave(client, topic)
+        self.clients.pop(client.sid, None)
+        self._wide.pop(client.sid, None)
+        if client.expiry:
+            client.expiry.cancel()
 
     async def _close(self, engine_sid: str, *, abort: bool) -> None:
         """Close an engine.io socket without waiting for its reader; `abort` says no goodbye."""
@@ -246,52 +357,93 @@ class Sockets:
     # --- narrowing
 
     async def _subscribe(self, sid: str, data: Any = None, *_: Any) -> Json:
-        """Narrow to one more topic; nothing after the `seq` of the answer is missed."""
+        """Narrow to one more topic; what is replayed goes out first, then the answer."""
         return await self._answer(self._narrow, sid, data)
 
     async def _unsubscribe(self, sid: str, data: Any = None, *_: Any) -> Json:
         """Widen by one topic; after the last one everything arrives again."""
+        client = self.clients.get(sid)
+        with suppress(VptError):  # a replay under way ends at once
+            if client is not None:
+                self._leave(client, _wish_of(data).topic)
         return await self._answer(self._widen, sid, data)
 
     async def _answer(
-        self, change: Callable[[_Client, _Topic], Coroutine[Any, Any, Json]], sid: str, data: Any
+        self, change: Callable[[_Client, _Wish], Coroutine[Any, Any, Json]], sid: str, data: Any
     ) -> Json:
         client = self.clients.get(sid)
-        if client is None:
-            return {"ok": False, "error": "The connection is over."}
+        if client and (client.asking >= ASK_LIMIT or self._waiting_for(client) >= QUEUE_LIMIT):
+            self._drop(client)
+        if client is None or client.sid not in self.clients:
+            return {"ok": False, "error": _OVER}
+        client.asking += 1
         try:
-            return {"ok": True, **await change(client, _topic_of(data))}
+            async with client.turn:
+                return {"ok": True, **await change(client, _wish_of(data))}
         except VptError as error:
             return {"ok": False, "error": error.message}
+        finally:
+            client.asking -= 1
 
-    async def _narrow(self, client: _Client, topic: _Topic) -> Json:
-        if len(client.rooms) >= TOPIC_LIMIT:
+    async def _narrow(self, client: _Client, wish: _Wish) -> Json:
+        topic, known = wish.topic, client.readers.get(wish.topic)
+        present = (await presents(self._db, topic.kind, [topic.id])).get(topic)
+        if present is None:
+            raise NotFoundError(f"There is no such {topic.kind.value}.")
+        if known is not None and wish.after_seq is None and not known.gone:
+            return {"seq": known.seq}
+        after_seq = present.seq if wish.after_seq is None else min(wish.after_seq, present.seq)
+        reader = self._enter(client, topic, after_seq)
+        try:
+            await self._readers.catch_up(reader)
+        except BaseException:
+            self._give_up(client, reader, known)
+            raise
+        if reader.gone:
+            raise ConflictError("The subscription is over.")
+        self._wide.pop(client.sid, None)
+        return {"seq": reader.seq}
+
+    def _enter(self, client: _Client, topic: Topic, after_seq: int) -> Reader:
+        """Let the client read from there on, in the place of where it was."""
+        if client.sid not in self.clients:  # it went while the database was asked
+            raise ConflictError(_OVER)
+        if topic not in client.readers and len(client.readers) >= TOPIC_LIMIT:
             raise BadRequestError(f"At most {TOPIC_LIMIT} subscriptions at once.")
-        if await self._db.value(topic.query, id=topic.id) is None:
-            raise NotFoundError(f"There is no such {topic.noun}.")
-        self._enter(client, topic.room)
-        # A replay from `after_seq` belongs here: whoever is in the room already is told all that
-        # happens from now on, so what is published meanwhile has to wait for the replay's end.
-        return {"seq": await self._db.value(topic.query, id=topic.id)}
+        known = client.readers.get(topic)
+        if known is not None:
+            known.gone = True
+        # Behind until it has read: what is published meanwhile it finds in the database.
+        reader = Reader(topic, after_seq, client.sid, behind=True)
+        client.readers[topic] = reader
+        self._narrowed.setdefault(topic, {})[client.sid] = reader
+        return reader
 
-    async def _widen(self, client: _Client, topic: _Topic) -> Json:
-        self._leave(client, topic.room)
+    def _give_up(self, client: _Client, reader: Reader, known: Reader | None) -> None:
+        """Let all be as before `reader` came: no half subscription, and no lost one."""
+        if reader.gone:
+            return
+        if known is None:
+            self._leave(client, reader.topic)
+            return
+        reader.seq = max(reader.seq, known.seq)
+        self._readers.follow(reader)
+
+    async def _widen(self, client: _Client, wish: _Wish) -> Json:
+        self._leave(client, wish.topic)
         return {}
 
-    def _enter(self, client: _Client, room: str) -> None:
-        if client.sid not in self.clients:  # it went while the database was asked
+    def _leave(self, client: _Client, topic: Topic) -> None:
+        reader = client.readers.pop(topic, None)
+        if reader is None:
             return
-        client.rooms.add(room)
-        self._server.manager.basic_enter_room(client.sid, NAMESPACE, room)
-        self._server.manager.basic_leave_room(client.sid, NAMESPACE, _WIDE)
-
-    def _leave(self, client: _Client, room: str) -> None:
-        if room not in client.rooms:
-            return
-        client.rooms.discard(room)
-        self._server.manager.basic_leave_room(client.sid, NAMESPACE, room)
-        if not client.rooms:
-            self._server.manager.basic_enter_room(client.sid, NAMESPACE, _WIDE)
+        reader.gone = True
+        readers = self._narrowed[topic]
+        del readers[client.sid]
+        if not readers:
+            del self._narrowed[topic]
+        if not client.readers:
+            self._wide[client.sid] = client
 
     # --- the web server around it
 
@@ -348,44 +500,38 @@ class _Quiet:
         log.warning("socketio_failed", message=message % args, error=repr(sys.exception()))
 
 
-def _topic_of(data: Any) -> _Topic:
-    """Read what a client narrows to: one of execution_id and campaign_execution_id."""
+_OVER = "The connection is over."
+
+
+def _wish_of(data: Any) -> _Wish:
+    """Read what a client asks for: one of execution_id and campaign_execution_id, and after_seq."""
     asked = data if isinstance(data, dict) else {}
     execution, campaign = asked.get("execution_id"), asked.get("campaign_execution_id")
     topic_id = execution if campaign is None else campaign
     if not isinstance(topic_id, str) or (execution is not None and campaign is not None):
         raise BadRequestError("Give an execution_id or a campaign_execution_id.")
+    after_seq = asked.get("after_seq")
+    if after_seq is not None and (type(after_seq) is not int or after_seq < 0):
+        raise BadRequestError("after_seq is the number of an event, or 0.")
     if not topic_id.isprintable() or len(topic_id) > LONGEST_ID:
         raise NotFoundError
-    if campaign is None:
-        return _Topic("execution", topic_id, "execution_seq")
-    return _Topic("campaign execution", topic_id, "campaign_execution_seq")
+    return _Wish(Topic(Kind.EXECUTION if campaign is None else Kind.CAMPAIGN, topic_id), after_seq)
 
 
-def _told(event: Event) -> tuple[str, Json, list[str]]:
-    """Give the event's name, its payload, and the rooms that are to have it."""
-    match event:
-        case TestProgress():
-            rooms = [_WIDE, f"execution {event.execution_id}"]
-            if event.campaign_execution_id is not None:
-                rooms.append(f"campaign execution {event.campaign_execution_id}")
-            return "test_progress", asdict(event), rooms
-        case CampaignProgress():
-            rooms = [_WIDE, f"campaign execution {event.campaign_execution_id}"]
-            return "campaign_progress", asdict(event), rooms
-        case QueueChanged():
-            return "queue_changed", asdict(event), [_WIDE, f"execution {event.execution_id}"]
-        case StepProgress():
-            rooms = [_WIDE, f"execution {event.execution_id}"]
-            if event.campaign_execution_id is not None:
-                rooms.append(f"campaign execution {event.campaign_execution_id}")
-            return "step_progress", asdict(event), rooms
-        case DeviceChanged():
-            return "device_status", asdict(event), [_ALL]
-        case HostChanged():
-            return "host_status", asdict(event), [_ALL]
-        case _:
-            assert_never(event)
+_NAMES: Mapping[type[Event], str] = {
+    TestProgress: "test_progress",
+    CampaignProgress: "campaign_progress",
+    QueueChanged: "queue_changed",
+    StepProgress: "step_progress",
+    DeviceChanged: "device_status",
+    HostChanged: "host_status",
+}
+
+
+def _packet(event: Event) -> EnginePacket:
+    """Make an event ready for the wire, once for all who get it."""
+    told = SocketPacket(EVENT, [_NAMES[type(event)], asdict(event)], NAMESPACE)
+    return EnginePacket(MESSAGE, told.encode())
 
 
 SOCKETS = web.AppKey("sockets", Sockets)
