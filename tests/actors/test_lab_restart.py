@@ -254,6 +254,29 @@ async def test_a_campaign_goes_on_where_it_was(lab: Kit) -> None:
     assert numbers == sorted(set(numbers))
 
 
+async def test_what_a_campaign_had_not_told_before_the_crash_it_tells_one_by_one(
+    lab: Kit,
+) -> None:
+    host, gate = await lab.host(), Gate()
+    host.on("c", gate.held())
+    campaign_id = await lab.campaign(*(execution(name) for name in ("a", "b", "c", "d")))
+    await gate.reached()
+    await until(lambda: len(lab.campaign_progress()) == 3)
+    await lab.crash()
+    lab.told.clear()
+    await lab.fetch("UPDATE campaign_executions SET seq = 1")
+    await lab.start()
+    gate.open()
+    await lab.campaign_final(campaign_id)
+    told = [(event.seq, event.done, event.status) for event in lab.campaign_progress()]
+    assert told == [
+        (2, 1, "running"),
+        (3, 2, "running"),
+        (4, 3, "running"),
+        (5, 4, "completed"),
+    ]
+
+
 async def test_a_campaign_that_was_cancelled_before_the_crash_is_cancelled_after_it(
     lab: Kit,
 ) -> None:

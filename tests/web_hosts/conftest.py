@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import socketio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -114,3 +116,58 @@ def bearer(client: Client, role: Role = Role.ADMIN, user: str = "ann") -> dict[s
     """Give the headers of a user of that role."""
     token = issue_token(secret_of(client.app), user, role, 1)
     return {"Authorization": f"Bearer {token}"}
+
+
+TOLD = ("test_progress", "device_status", "host_status", "campaign_progress")
+ARRIVES = 5.0
+
+
+class Page:
+    """A Socket.IO client that keeps all it is told."""
+
+    def __init__(self) -> None:
+        self.io = socketio.AsyncClient(reconnection=False)
+        self.told: list[tuple[str, Any]] = []
+        self.gone = asyncio.Event()
+        self._news = asyncio.Event()
+        for name in TOLD:
+            self.io.on(name, self._take(name))
+        self.io.on("disconnect", self._went)
+
+    def _take(self, name: str) -> Callable[[Any], Awaitable[None]]:
+        async def take(payload: Any) -> None:
+            self.told.append((name, payload))
+            self._news.set()
+
+        return take
+
+    async def _went(self, reason: str) -> None:
+        self.gone.set()
+
+    async def until(self, number: int) -> list[tuple[str, Any]]:
+        """Wait for that many events."""
+        async with asyncio.timeout(ARRIVES):
+            while len(self.told) < number:
+                self._news.clear()
+                await self._news.wait()
+        return self.told
+
+
+Visit = Callable[..., Awaitable[Page]]
+
+
+@pytest.fixture
+async def visit() -> AsyncIterator[Visit]:
+    pages: list[Page] = []
+
+    async def run(client: Client, token: str | None = None, **options: Any) -> Page:
+        pages.append(Page())
+        if token is None:
+            token = bearer(client, Role.VIEWER)["Authorization"].split()[1]
+        options = {"auth": {"token": token}, "transports": ["websocket"], **options}
+        await pages[-1].io.connect(str(client.make_url("/")), **options)
+        return pages[-1]
+
+    yield run
+    for page in pages:
+        await page.io.disconnect()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import jwt
 import pytest
-import socketio
 from aiohttp import WSMsgType, web
 from socketio.exceptions import ConnectionError as RefusedError
 
-from tests.web_hosts.conftest import Client, Connect, bearer
+from tests.web_hosts.conftest import ARRIVES, Client, Connect, Visit, bearer
 from vpt.config import Config
 from vpt.db import Database
 from vpt.events import Events
@@ -30,60 +28,6 @@ from vpt.model import (
 )
 from vpt.web import sockets
 from vpt.web.auth import issue_token
-
-EVENTS = ("test_progress", "device_status", "host_status", "campaign_progress")
-ARRIVES = 5.0
-
-
-class Page:
-    """A Socket.IO client that keeps all it is told."""
-
-    def __init__(self) -> None:
-        self.io = socketio.AsyncClient(reconnection=False)
-        self.told: list[tuple[str, Any]] = []
-        self.gone = asyncio.Event()
-        self._news = asyncio.Event()
-        for name in EVENTS:
-            self.io.on(name, self._take(name))
-        self.io.on("disconnect", self._went)
-
-    def _take(self, name: str) -> Callable[[Any], Awaitable[None]]:
-        async def take(payload: Any) -> None:
-            self.told.append((name, payload))
-            self._news.set()
-
-        return take
-
-    async def _went(self, reason: str) -> None:
-        self.gone.set()
-
-    async def until(self, number: int) -> list[tuple[str, Any]]:
-        """Wait for that many events."""
-        async with asyncio.timeout(ARRIVES):
-            while len(self.told) < number:
-                self._news.clear()
-                await self._news.wait()
-        return self.told
-
-
-Visit = Callable[..., Awaitable[Page]]
-
-
-@pytest.fixture
-async def visit() -> AsyncIterator[Visit]:
-    pages: list[Page] = []
-
-    async def run(client: Client, token: str | None = None, **options: Any) -> Page:
-        pages.append(Page())
-        if token is None:
-            token = bearer(client, Role.VIEWER)["Authorization"].split()[1]
-        options = {"auth": {"token": token}, "transports": ["websocket"], **options}
-        await pages[-1].io.connect(str(client.make_url("/")), **options)
-        return pages[-1]
-
-    yield run
-    for page in pages:
-        await page.io.disconnect()
 
 
 def progress(seq: int, execution: str = "e1", campaign: str | None = None) -> TestProgress:

@@ -65,6 +65,8 @@ TOPIC_LIMIT, ASK_LIMIT = 1000, 2000
 MESSAGE_LIMIT = 100_000
 #: Seconds: clients have this long to say goodbye at shutdown, and strangers to present a token.
 GOODBYE, STRANGER = 1.0, 10.0
+#: Seconds that events wait for a new client: it may be about to say what it knows of them.
+SETTLE = 0.5
 #: Seconds that a client has to read a page of a replay; between looks whether it has.
 PATIENCE, _LOOK = 30.0, 0.02
 #: Seconds between looks for events that were stored and never published; topics of one look.
@@ -90,6 +92,8 @@ class _Client:
     expiry: asyncio.TimerHandle | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # it asks one thing after another
     asking: int = 0
+    #: What waits until it is clear whether it narrows; each with whether it is for everybody.
+    held: list[tuple[EnginePacket, bool]] | None = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ class Sockets:
             case StepProgress():
                 self._give(packet, self._watchers(event).values())
             case DeviceChanged() | HostChanged():
-                self._give(packet, self.clients.values())
+                self._give(packet, self.clients.values(), everybody=True)
             case _:
                 assert_never(event)
 
@@ -205,21 +209,47 @@ class Sockets:
 
     def _tell(self, reader: Reader, event: Progress, packet: EnginePacket | None = None) -> None:
         """Tell a reader, or all for whom he stands."""
-        clients = self._crowd_of(event) if reader.owner is None else [self.clients[reader.owner]]
-        self._give(packet or _packet(event), clients)
-        if reader.owner is None and reader.over:
+        packet = packet or _packet(event)
+        if reader.owner is not None:
+            self._put(self.clients[reader.owner], packet)
+            return
+        self._give(packet, self._crowd_of(event))
+        if reader.over:
             self._end_crowd(reader.topic)
 
-    def _give(self, packet: EnginePacket, clients: Iterable[_Client]) -> None:
-        """Lay it into the clients' queues; who has too much there is dropped."""
+    def _give(
+        self, packet: EnginePacket, clients: Iterable[_Client], *, everybody: bool = False
+    ) -> None:
         for client in tuple(clients):
-            engine = self._server.eio.sockets.get(client.engine_sid)
-            if engine is None or engine.closed:
-                continue
-            if engine.queue.qsize() < QUEUE_LIMIT:
-                engine.queue.put_nowait(packet)
+            if client.held is None:
+                self._put(client, packet)
+            elif len(client.held) < QUEUE_LIMIT:
+                client.held.append((packet, everybody))
             else:
                 self._drop(client)
+
+    def _put(self, client: _Client, packet: EnginePacket) -> None:
+        """Lay it into the client's queue; who has too much there is dropped."""
+        engine = self._server.eio.sockets.get(client.engine_sid)
+        if engine is None or engine.closed:
+            return
+        if engine.queue.qsize() < QUEUE_LIMIT:
+            engine.queue.put_nowait(packet)
+        else:
+            self._drop(client)
+
+    def _settle(self, client: _Client) -> None:
+        """Give a new client what waited, once it does not seem about to narrow."""
+        if client.asking:
+            asyncio.get_running_loop().call_later(SETTLE, self._settle, client)
+        else:
+            self._release(client, narrowed=False)
+
+    def _release(self, client: _Client, *, narrowed: bool) -> None:
+        held, client.held = client.held, None
+        for packet, everybody in held or ():
+            if everybody or not narrowed:
+                self._put(client, packet)
 
     def _end_crowd(self, topic: Topic) -> None:
         crowd = self._crowds.pop(topic, None)
@@ -281,6 +311,7 @@ class Sockets:
             )
         # Nothing may wait from here on: the answer to connect goes out before any event.
         self.clients[sid] = self._wide[sid] = client
+        asyncio.get_running_loop().call_later(SETTLE, self._settle, client)
 
     def _user(self, environ: Json, auth: Any) -> User:
         """Give who connects; RefusedError in the words of the REST API."""
@@ -401,7 +432,6 @@ class Sockets:
             raise
         if reader.gone:
             raise ConflictError("The subscription is over.")
-        self._wide.pop(client.sid, None)
         return {"seq": reader.seq}
 
     def _enter(self, client: _Client, topic: Topic, after_seq: int) -> Reader:
@@ -417,6 +447,8 @@ class Sockets:
         reader = Reader(topic, after_seq, client.sid, behind=True)
         client.readers[topic] = reader
         self._narrowed.setdefault(topic, {})[client.sid] = reader
+        self._wide.pop(client.sid, None)
+        self._release(client, narrowed=True)
         return reader
 
     def _give_up(self, client: _Client, reader: Reader, known: Reader | None) -> None:
