@@ -266,6 +266,7 @@ async def test_what_a_campaign_had_not_told_before_the_crash_it_tells_one_by_one
     lab.told.clear()
     await lab.fetch("UPDATE campaign_executions SET seq = 1")
     await lab.start()
+    await until(lambda: len(lab.campaign_progress()) == 2)
     gate.open()
     await lab.campaign_final(campaign_id)
     told = [(event.seq, event.done, event.status) for event in lab.campaign_progress()]
