@@ -41,7 +41,8 @@ PEERS = ("vpt", "bare", "flask")
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel end this process with its parent; for preexec_fn."""
     if _PRCTL is not None:
         _PRCTL(1, signal.SIGKILL)
 
@@ -126,15 +127,15 @@ class Lab:
         with self._log(name).open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**_clean_environment(), **env},
+                env={**clean_environment(), **env},
                 cwd=self._folder,
                 stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if piped else log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
-        self._stack.push_async_callback(_end, process)
+        self._stack.push_async_callback(end, process)
         return process
 
     async def ask(self, script: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +235,8 @@ async def _speaks(port: int) -> bool:
         writer.close()
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process that has a session of its own, and what it left in its group."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -245,7 +247,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """Give what a process of ours needs, and no setting of this machine."""
     keep = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR"}
     kept = {name: value for name, value in os.environ.items() if name in keep}
     return {**kept, "PYTHONPATH": str(BENCH.parent)}

@@ -1,0 +1,442 @@
+"""Chaos: real processes under load, killed, frozen and restarted; then everything is compared.
+
+The moments come from the seed. What they hit depends on the machine, so a seed is a place to
+begin, not a replay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime as dt
+import random
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import jwt
+import structlog
+from listener import Listener
+from orders import KINDS, Book
+from truth import Records, Truth
+from victims import Host, Postgres, Server, quiet_port
+
+from vpt import embedded
+
+HELLO = 60.0  # seconds for the server and all hosts to be there
+ORDERED = 60.0  # seconds after the chaos until every request was answered
+QUIET = 240.0  # seconds until everything is over and every device free
+LAST_WORD = 60.0  # seconds for one more run on each device
+SAID = 5.0  # seconds between lines of progress
+SHOWN = 20  # differences that are printed
+PAUSE_OF_HOST = {"short": (0.2, 2.5), "long": (7.0, 16.0)}
+COUNTED = "server kills, host kills, host stops, database restarts"
+NONE_OF = (
+    "lost",
+    "started twice",
+    "acted twice",
+    "acted elsewhere",
+    "never acted",
+    "stuck",
+    "device given twice",
+    "false failed",
+    "false completed",
+    "false cancelled",
+    "false step",
+    "wrong error",
+    "wrong answers",
+    "gap",
+)
+
+
+class CannotRunError(Exception):
+    """Chaos could not be made; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    seconds: float
+    hosts: int
+    executions: int
+    seed: int
+    tenth: bool
+    replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """Something that is broken at a moment (seconds after the beginning), and for how long."""
+
+    at: float
+    what: str
+    seconds: float = 0.0
+
+
+def plan(options: Options, dice: random.Random) -> list[Harm]:
+    """Choose the moments: each kind is spread over the time, at a random moment of its share."""
+    share = 0.1 if options.tenth else 1.0
+
+    def spread(count: int) -> list[float]:
+        slot = options.seconds / count
+        return [slot * (number + dice.random()) for number in range(count)]
+
+    harms = [Harm(at, "kill server") for at in spread(max(1, round(options.seconds / 22)))]
+    kinds = ("stop database", "crash database")
+    for at, kind in zip(spread(2 if options.seconds >= 60 else 1), kinds, strict=False):
+        harms.append(Harm(at, kind, dice.uniform(0.5, 4)))
+    for at in spread(max(4, round(options.seconds / 4))):
+        low, high = PAUSE_OF_HOST[dice.choice(("short", "long"))]
+        pause = dice.uniform(low, high) * (share if low > 1 else 1)
+        harms.append(Harm(at, dice.choice(("kill host", "stop host")), pause))
+    return sorted(harms, key=lambda harm: harm.at)
+
+
+class Chaos:
+    """One run: `async with Chaos(options) as chaos`, then `run`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.counts: Counter[str] = Counter()
+        self.folder = Path()
+        self.keep_folder = True
+        self._dice = random.Random(options.seed)
+        self._book = Book()
+        self._hosts: list[Host] = []
+        self._secret, self._join_token = secrets.token_hex(32), secrets.token_hex(16)
+        self._stack = contextlib.AsyncExitStack()
+        self._harming: set[asyncio.Task[None]] = set()
+        self._began = 0.0
+
+    async def __aenter__(self) -> Chaos:
+        """Start everything."""
+        async with contextlib.AsyncExitStack() as stack:
+            self.folder = Path(tempfile.mkdtemp(prefix="vpt-chaos-"))
+            stack.callback(self._drop_folder)
+            self.folder.chmod(0o711)  # as root PostgreSQL runs as another user
+            self._postgres = Postgres(self.folder / "data")
+            stack.push_async_callback(self._postgres.stop)
+            await self._postgres.start()
+            self._server = Server(self.folder, self._settings())
+            stack.push_async_callback(self._server.close)
+            self._server.begin()
+            await self._within(HELLO, self._server.ready.wait(), "the server does not start")
+            for number in range(self.options.hosts):
+                await self._add_host(stack, number)
+            self._session = await stack.enter_async_context(self._client())
+            self._listener = Listener(self._server.url, self._token())
+            stack.push_async_callback(self._listener.close)
+            await self._listener.connect()
+            stack.push_async_callback(self._end_harming)
+            await self._within(HELLO, self._all_online(), "not all hosts have joined")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything; the folder stays when something differed."""
+        await self._stack.aclose()
+
+    async def run(self) -> Truth:
+        """Break and ask for the whole time, wait for quiet, compare."""
+        options = self.options
+        await self._book.make(self._session, self._dice, options.executions, options.seconds * 0.9)
+        harms = plan(options, self._dice)
+        self._began = time.monotonic()
+        talking = asyncio.create_task(self._talk(), name="progress")
+        ordering = asyncio.create_task(self._book.place(self._session), name="orders")
+        try:
+            await self._break(harms)
+            await self._within(ORDERED, ordering, "not every request was answered")
+            await self._within(QUIET, self._quiet(), "it does not become quiet", fatal=False)
+            await self._one_more_each()
+            truth = await self._compare()
+        finally:
+            for task in (talking, ordering):
+                task.cancel()
+            await asyncio.gather(talking, ordering, return_exceptions=True)
+        self.keep_folder = bool(truth.differences)
+        return truth
+
+    # ------------------------------------------------------------ what is started
+
+    def _settings(self) -> dict[str, str]:
+        share = 0.1 if self.options.tenth else 1.0
+        return {
+            "DATABASE_URL": self._postgres.dsn,
+            "SERVER_PORT": str(quiet_port()),
+            "SECRET_KEY": self._secret,
+            "HOST_JOIN_TOKEN": self._join_token,
+            "VPT_DATA_DIR": str(self.folder / "vpt"),
+            "LOG_FORMAT": "json",
+            "HOST_PROBE_INTERVAL": str(1.0 * share),
+            "HOST_PROBE_TIMEOUT": str(2.0 * (0.25 if self.options.tenth else 1)),
+            "RUN_GRACE": str(4.0 * share),
+            "CANCEL_GRACE": str(6.0 * (0.25 if self.options.tenth else 1)),
+        }
+
+    async def _add_host(self, stack: contextlib.AsyncExitStack, number: int) -> None:
+        fixed = number % 2 == 0
+        host = Host(f"h{number}", self.folder, self._server.url, self._join_token, fixed=fixed)
+        stack.push_async_callback(host.close)
+        self._hosts.append(host)
+        await host.start()
+
+    def _token(self) -> str:
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+        claims = {"user_id": "chaos", "role": "operator", "exp": until}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[aiohttp.ClientSession]:
+        headers = {"Authorization": f"Bearer {self._token()}"}
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            self._server.url, headers=headers, connector=connector
+        ) as session:
+            yield session
+
+    def _drop_folder(self) -> None:
+        if not self.keep_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ------------------------------------------------------------ what is broken
+
+    async def _break(self, harms: list[Harm]) -> None:
+        doing: dict[str, Callable[[Harm], Any]] = {
+            "kill server": self._kill_server,
+            "stop database": self._stop_database,
+            "crash database": self._crash_database,
+            "kill host": self._kill_host,
+            "stop host": self._stop_host,
+        }
+        for harm in harms:
+            await asyncio.sleep(max(0, self._began + harm.at - time.monotonic()))
+            task = asyncio.create_task(doing[harm.what](harm), name=harm.what)
+            self._harming.add(task)
+        await asyncio.sleep(max(0, self._began + self.options.seconds - time.monotonic()))
+        await asyncio.gather(*self._harming)
+
+    async def _end_harming(self) -> None:
+        for task in self._harming:
+            task.cancel()
+        await asyncio.gather(*self._harming, return_exceptions=True)
+
+    async def _kill_server(self, _: Harm) -> None:
+        """Mostly when it serves, now and then while it starts."""
+        if self._dice.random() < 0.85:
+            await self._server.ready.wait()
+        while not self._server.kill():  # noqa: ASYNC110 (for a moment, between two starts)
+            await asyncio.sleep(0.1)
+        self.counts["server kills"] += 1
+
+    async def _stop_database(self, harm: Harm) -> None:
+        await self._postgres.stop()
+        await asyncio.sleep(harm.seconds)
+        await self._postgres.start()
+        self.counts["database restarts"] += 1
+
+    async def _crash_database(self, _: Harm) -> None:
+        self._postgres.crash()
+        self.counts["database restarts"] += 1
+
+    async def _kill_host(self, harm: Harm) -> None:
+        async with self._some_host() as host:
+            await host.kill()
+            self.counts["host kills"] += 1
+            await asyncio.sleep(harm.seconds)
+            await host.start()
+
+    async def _stop_host(self, harm: Harm) -> None:
+        async with self._some_host() as host:
+            host.freeze()
+            self.counts["host stops"] += 1
+            await asyncio.sleep(harm.seconds)
+            host.go_on()
+
+    @contextlib.asynccontextmanager
+    async def _some_host(self) -> AsyncIterator[Host]:
+        while not (sound := [h for h in self._hosts if not h.harmed]):  # noqa: ASYNC110 (rare)
+            await asyncio.sleep(0.1)
+        host = self._dice.choice(sound)
+        host.harmed = True
+        yield host
+        host.harmed = False
+
+    # ------------------------------------------------------------ what is waited for
+
+    async def _within(self, seconds: float, work: Any, words: str, *, fatal: bool = True) -> None:
+        """Wait that long; what is not there then is looked at by the checks, unless `fatal`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await work
+        except TimeoutError as error:
+            if fatal:
+                raise CannotRunError(f"{words} after {seconds:.0f} s") from error
+            print(f"  {words} after {seconds:.0f} s", flush=True)
+
+    async def _all_online(self) -> None:
+        while await self._not_online():  # noqa: ASYNC110 (as any client has to)
+            await asyncio.sleep(0.2)
+
+    async def _not_online(self) -> list[str]:
+        """Give the devices that REST does not show as online, and the hosts that are missing."""
+        items = (await self._get("/api/devices?limit=1000"))["items"]
+        online = {item["host_id"] for item in items if item["status"] == "online"}
+        return [host.name for host in self._hosts if host.name not in online]
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        """Ask until it is answered."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with self._session.get(path) as response:
+                    if response.status == 200:
+                        answer: dict[str, Any] = await response.json()
+                        return answer
+            await asyncio.sleep(0.2)
+
+    async def _quiet(self) -> None:
+        """Return when all is over and every device is free."""
+        while True:
+            with contextlib.suppress(OSError, asyncpg.PostgresError):
+                connection = await asyncpg.connect(self._postgres.dsn)
+                try:
+                    if not await connection.fetchval(_OPEN):
+                        break
+                finally:
+                    await connection.close()
+            await asyncio.sleep(0.5)
+        await self._all_online()
+
+    async def _one_more_each(self) -> None:
+        """Run one more on each device; whoever does not come to `completed` is stuck."""
+        body = {"name": "one more", "device_model": "desktop", **KINDS["waits"][1]}
+        async with self._session.post("/api/testcases", json=body) as response:
+            path = f"/api/testcases/{(await response.json())['id']}/execute"
+        async with asyncio.TaskGroup() as group:
+            for host in self._hosts:
+                group.create_task(self._one_more(path, host))
+
+    async def _one_more(self, path: str, host: Host) -> None:
+        tag = f"last-{host.name}"
+        body = {"host_id": host.name, "parameters": {"tag": tag}}
+        async with self._session.post(path, json=body) as response:
+            answer = await response.json()
+        if response.status != 202:
+            self._book.wrong.append(f"one more on {host.name}: {response.status} {answer}")
+            return
+        found = await self._get(f"/api/executions/{answer['execution_id']}?wait={LAST_WORD:.0f}")
+        if found["status"] != "completed":
+            self._book.wrong.append(f"one more on {host.name} is {found['status']}: {found}")
+
+    # ------------------------------------------------------------ what is compared
+
+    async def _compare(self) -> Truth:
+        records = await Records.read(self._postgres.dsn)
+        truth = Truth(records, self._book, self._hosts)
+        truth.check(self._listener)
+        for name in await self._not_online():
+            truth.differ("stuck", f"host {name} is not online with its device")
+        for words in (*self._server.surprises, *filter(None, map(Host.check, self._hosts))):
+            truth.differ("wrong answers", words)
+        if self.options.replay:
+            await self._replay(truth)
+        return truth
+
+    async def _replay(self, truth: Truth) -> None:
+        """Be a client that missed everything, for one execution after the other."""
+        late = Listener(self._server.url, self._token())
+        await late.connect()
+        try:
+            for execution_id, seq in truth.finals():
+                truth.replayed(execution_id, await late.missed(execution_id, seq))
+        finally:
+            await late.close()
+
+    async def _talk(self) -> None:
+        while True:
+            await asyncio.sleep(SAID)
+            book, finals = self._book.counts, self._listener.finals
+            harms = ", ".join(f"{self.counts[word]} {word}" for word in COUNTED.split(", "))
+            print(
+                f"{time.monotonic() - self._began:5.0f} s: {book['accepted']} accepted,"
+                f" {len(finals)} seen final; {harms}",
+                flush=True,
+            )
+
+    def report(self, truth: Truth) -> None:
+        """Print all counts, and what differs."""
+        counts = self.counts + self._book.counts + truth.counts
+        counts["server starts"] = self._server.starts
+        counts["connections"] = self._listener.connections
+        for name in (*COUNTED.split(", "), *NONE_OF):
+            counts[name] += 0
+        for name in sorted(counts, key=lambda name: (name in NONE_OF, name)):
+            print(f"  {name}: {counts[name]}")
+        for words in truth.differences[:SHOWN]:
+            print(f"DIFFERENCE {words}")
+        if truth.differences:
+            print(f"{len(truth.differences)} differences; the folder is kept: {self.folder}")
+
+
+_OPEN = """
+SELECT EXISTS (SELECT FROM test_executions WHERE completed_at IS NULL)
+    OR EXISTS (SELECT FROM campaign_executions WHERE completed_at IS NULL)
+    OR EXISTS (SELECT FROM execution_attempts WHERE released_at IS NULL)
+"""
+
+
+def read_options() -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bench/chaos",
+        description="Break processes under load, then compare what each of them knows.",
+        epilog="Hosts are probed each second (HOST_PROBE_INTERVAL 1, timeout 2, RUN_GRACE 4), a"
+        " tenth of what is usual, so that a host can be lost and come back several times in two"
+        " minutes; with --tenth each 0.1 s (timeout 0.5, RUN_GRACE 0.4). Exit codes: 0 all holds,"
+        " 1 something differs (the folder is kept), 2 it could not be run.",
+    )
+    parser.add_argument("--seconds", type=float, default=120, help="how long things are broken")
+    parser.add_argument("--hosts", type=int, default=20)
+    parser.add_argument("--executions", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1, help="what moments are drawn from")
+    parser.add_argument("--tenth", action="store_true", help="a tenth of the intervals")
+    parser.add_argument(
+        "--replay", action="store_true", help="also subscribe to each execution from its beginning"
+    )
+    return Options(**vars(parser.parse_args()))
+
+
+async def main(options: Options) -> int:
+    """Run chaos once; give the exit code."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    print(f"chaos: {options}", flush=True)
+    try:
+        async with Chaos(options) as chaos:
+            truth = await chaos.run()
+            chaos.report(truth)
+            return 1 if truth.differences else 0
+    except (CannotRunError, embedded.EmbeddedError, OSError) as error:
+        print(f"chaos could not be run: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main(read_options())))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(2)

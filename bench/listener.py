@@ -1,0 +1,82 @@
+"""A page that watches: collects every test_progress, over all its reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import socketio
+from socketio.exceptions import ConnectionError as NotConnectedError
+
+FINAL = ("completed", "failed", "error", "cancelled")
+_TRIES = 0.5  # seconds between tries to connect
+_ACKNOWLEDGED = 10.0  # seconds for the answer to a subscription
+_REPLAYED = 5.0  # seconds for what was missed
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A test_progress as it arrived, and over which connection (counted from 1)."""
+
+    connection: int
+    execution_id: str
+    seq: int
+    status: str
+
+
+class Listener:
+    """One client of Socket.IO; `events` in the order of their arrival."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url
+        self._auth = {"token": token}
+        self._client = socketio.AsyncClient(
+            reconnection_delay=_TRIES, reconnection_delay_max=1, logger=False
+        )
+        self._client.on("connect", self._connected)
+        self._client.on("test_progress", self._progress)
+        self._arrived = asyncio.Event()
+        self.connections = 0
+        self.events: list[Progress] = []
+
+    @property
+    def finals(self) -> set[str]:
+        """The executions whose last event was seen."""
+        return {event.execution_id for event in self.events if event.status in FINAL}
+
+    async def connect(self) -> None:
+        """Connect; later it comes back by itself whenever the server does."""
+        while not self._client.connected:
+            with contextlib.suppress(NotConnectedError):
+                await self._client.connect(self._url, auth=self._auth, transports=["websocket"])
+                return
+            await asyncio.sleep(_TRIES)
+
+    async def close(self) -> None:
+        """Leave."""
+        await self._client.shutdown()
+
+    async def missed(self, execution_id: str, seq: int) -> list[Progress]:
+        """Subscribe to an execution from its beginning; give what comes, up to number `seq`."""
+        self.events.clear()
+        wish = {"execution_id": execution_id, "after_seq": 0}
+        answer = await self._client.call("subscribe", wish, timeout=_ACKNOWLEDGED)
+        assert answer["ok"], answer
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REPLAYED):
+                while not self.events or self.events[-1].seq < seq:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        await self._client.call("unsubscribe", wish, timeout=_ACKNOWLEDGED)
+        return [event for event in self.events if event.execution_id == execution_id]
+
+    def _connected(self) -> None:
+        self.connections += 1
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        self.events.append(
+            Progress(self.connections, event["execution_id"], event["seq"], event["status"])
+        )
+        self._arrived.set()

@@ -1,0 +1,188 @@
+"""The processes that chaos breaks: a database, a server, hosts; each can be started again.
+
+All are children in sessions of their own; the kernel ends them when the bench itself is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+from lab import clean_environment, die_with_parent, end
+
+from vpt import embedded
+
+_POLL = 0.1  # seconds between looks whether a server answers
+_AGAIN = 0.5  # seconds before a server that could not start is started again
+
+
+def quiet_port() -> int:
+    """Give a port of 127.0.0.1 that nobody uses now, below those that clients are given."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+async def _start(
+    command: tuple[str, ...], settings: dict[str, str], folder: Path, log: Path
+) -> asyncio.subprocess.Process:
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "vpt", *command),
+            env={**clean_environment(), **settings},
+            cwd=folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
+class Postgres:
+    """The database, which is restarted while all others run on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: embedded.EmbeddedPostgres | None = None
+        self.dsn = ""
+
+    async def start(self) -> None:
+        """Start it, with what it held before."""
+        self._server = await embedded.start(self._folder)
+        self.dsn = self._server.dsn
+
+    async def stop(self) -> None:
+        """Stop it as an operator does: connections are cut, nothing is lost."""
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
+
+    def crash(self) -> None:
+        """End it at once, without a checkpoint; its watchdog starts it again, and it recovers."""
+        if self._server is not None:
+            os.kill(self._server.pid, signal.SIGQUIT)
+
+
+class Server:
+    """`vpt serve`, started again whenever it ends, as an init system does."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._killed = False
+        self.url = f"http://127.0.0.1:{settings['SERVER_PORT']}"
+        self.log = folder / "server.log"
+        self.ready = asyncio.Event()
+        self.starts = 0
+        self.surprises: list[str] = []  # how it ended though nobody killed it
+
+    def begin(self) -> None:
+        """Keep it running from now on."""
+        self._keeper = asyncio.create_task(self._keep(), name="server")
+
+    async def close(self) -> int:
+        """Stop it in good order; give its exit code."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._process is None:
+            return 0
+        await end(self._process)
+        return self._process.returncode or 0
+
+    def kill(self) -> bool:
+        """End it with -9; False when there is nothing to kill just now."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        self._killed = True
+        self.ready.clear()
+        self._process.kill()
+        return True
+
+    async def _keep(self) -> None:
+        while True:
+            self._killed = False
+            self._process = await _start(("serve",), self._settings, self._folder, self.log)
+            self.starts += 1
+            answers = asyncio.create_task(self._answers(), name="server answers")
+            code = await self._process.wait()
+            answers.cancel()
+            if self.ready.is_set() and not self._killed:
+                self.surprises.append(f"the server ended by itself, exit code {code}")
+            self.ready.clear()
+            if not self._killed:
+                await asyncio.sleep(_AGAIN)
+
+    async def _answers(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"{self.url}/api/health/ready") as response:
+                        if response.status == 200:
+                            self.ready.set()
+                            return
+                await asyncio.sleep(_POLL)
+
+
+class Host:
+    """A reference host; its journal and what its steps did outlive its processes."""
+
+    def __init__(self, name: str, folder: Path, url: str, token: str, *, fixed: bool) -> None:
+        """Listen on one port for ever (`fixed`), or on another one with each start."""
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.harmed = False
+        self._settings = {"HOST_JOIN_TOKEN": token}
+        self._command = ("host", "--server", url, "--name", name, "--allow-shell")
+        self._command += ("--data-dir", str(self.folder / "data"), "--heartbeat", "2")
+        if fixed:
+            self._command += ("--listen", f"127.0.0.1:{quiet_port()}")
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start its process; steps act in its folder."""
+        log = self.folder / "host.log"
+        self._process = await _start(self._command, self._settings, self.folder, log)
+
+    async def close(self) -> None:
+        """End its process, even one that was stopped."""
+        if self._process is not None:
+            self.go_on()
+            await end(self._process)
+
+    async def kill(self) -> None:
+        """End it with -9."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    def freeze(self) -> None:
+        """Let it do nothing; connections to it stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on where it was."""
+        self._signal(signal.SIGCONT)
+
+    def check(self) -> str | None:
+        """Say how it ended though nobody killed it."""
+        if self._process is None or self._process.returncode is None:
+            return None
+        return f"host {self.name} ended by itself, exit code {self._process.returncode}"
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
