@@ -11,7 +11,7 @@ import pytest
 from vpt.host.journal import KEEP_S, Journal, Pair
 from vpt.host.replies import Reply
 
-from .kit import Caller, FakeServer, alive, process, running, until, written
+from .kit import Caller, FakeServer, alive, process, running, until, until_actions, written
 
 
 async def opened(folder: Path) -> Journal:
@@ -48,6 +48,21 @@ async def test_without_a_key_each_request_acts(host: Caller, tmp_path: Path) -> 
     for _ in range(2):
         await host.bash(f"echo x >> {mark}")
     assert mark.read_text() == "x\nx\n"
+
+
+async def test_a_frozen_host_does_not_say_no_for_the_time_it_lost(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    params = {"command": f"sleep 0.3; echo x > {done}", "timeout": 1}
+    async with process(server, tmp_path / "data") as (child, host):
+        call = asyncio.create_task(host.act("execute_bash_command", params))
+        await until_actions(host, 1)
+        frozen_at = time.monotonic()
+        os.kill(child.pid, signal.SIGSTOP)
+        await until(lambda: done.exists() and time.monotonic() > frozen_at + 2.5)
+        os.kill(child.pid, signal.SIGCONT)
+        assert (await call)[1].get("error") is None
 
 
 async def test_answers_survive_a_kill(server: FakeServer, tmp_path: Path) -> None:
