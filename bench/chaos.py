@@ -41,7 +41,7 @@ LAST_WORD = 60.0  # seconds for one more run on each device
 SAID = 5.0  # seconds between lines of progress
 SHOWN = 20  # differences that are printed
 PAUSE_OF_HOST = {"short": (0.2, 2.5), "long": (7.0, 16.0)}
-COUNTED = "server kills, host kills, host stops, database restarts"
+COUNTED = ("server kills", "server stops", "host kills", "host stops", "database restarts")
 NONE_OF = (
     "lost",
     "started twice",
@@ -97,6 +97,7 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
     kinds = ("stop database", "crash database")
     for at, kind in zip(spread(2 if options.seconds >= 60 else 1), kinds, strict=False):
         harms.append(Harm(at, kind, dice.uniform(0.5, 4)))
+    harms.append(Harm(dice.uniform(0, options.seconds), "stop server", dice.uniform(1, 8)))
     for at in spread(max(4, round(options.seconds / 4))):
         low, high = PAUSE_OF_HOST[dice.choice(("short", "long"))]
         pause = dice.uniform(low, high) * (share if low > 1 else 1)
@@ -111,7 +112,7 @@ class Chaos:
         self.options = options
         self.counts: Counter[str] = Counter()
         self.folder = Path()
-        self.keep_folder = True
+        self.keep_folder = False
         self._dice = random.Random(options.seed)
         self._book = Book()
         self._hosts: list[Host] = []
@@ -216,6 +217,7 @@ class Chaos:
     async def _break(self, harms: list[Harm]) -> None:
         doing: dict[str, Callable[[Harm], Any]] = {
             "kill server": self._kill_server,
+            "stop server": self._stop_server,
             "stop database": self._stop_database,
             "crash database": self._crash_database,
             "kill host": self._kill_host,
@@ -240,6 +242,13 @@ class Chaos:
         while not self._server.kill():  # noqa: ASYNC110 (for a moment, between two starts)
             await asyncio.sleep(0.1)
         self.counts["server kills"] += 1
+
+    async def _stop_server(self, harm: Harm) -> None:
+        await self._server.ready.wait()
+        self._server.freeze()
+        self.counts["server stops"] += 1
+        await asyncio.sleep(harm.seconds)
+        self._server.go_on()
 
     async def _stop_database(self, harm: Harm) -> None:
         await self._postgres.stop()
@@ -282,6 +291,7 @@ class Chaos:
             async with asyncio.timeout(seconds):
                 await work
         except TimeoutError as error:
+            self.keep_folder = True
             if fatal:
                 raise CannotRunError(f"{words} after {seconds:.0f} s") from error
             print(f"  {words} after {seconds:.0f} s", flush=True)
@@ -368,7 +378,7 @@ class Chaos:
         while True:
             await asyncio.sleep(SAID)
             book, finals = self._book.counts, self._listener.finals
-            harms = ", ".join(f"{self.counts[word]} {word}" for word in COUNTED.split(", "))
+            harms = ", ".join(f"{self.counts[word]} {word}" for word in COUNTED)
             print(
                 f"{time.monotonic() - self._began:5.0f} s: {book['accepted']} accepted,"
                 f" {len(finals)} seen final; {harms}",
@@ -380,7 +390,7 @@ class Chaos:
         counts = self.counts + self._book.counts + truth.counts
         counts["server starts"] = self._server.starts
         counts["connections"] = self._listener.connections
-        for name in (*COUNTED.split(", "), *NONE_OF):
+        for name in (*COUNTED, *NONE_OF):
             counts[name] += 0
         for name in sorted(counts, key=lambda name: (name in NONE_OF, name)):
             print(f"  {name}: {counts[name]}")

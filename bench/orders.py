@@ -21,7 +21,8 @@ _NOT_SENT, _NO_ANSWER = 0, 1  # in the place of a status
 
 
 def _shell(step: int, then: str = "true", **more: Any) -> dict[str, Any]:
-    params = {"command": f"echo ${{tag}} {step} >> acts; {then}"}
+    """Give a step that acts; its time on the host is shorter than hosts are frozen."""
+    params = {"command": f"echo ${{tag}} {step} >> acts; {then}", "timeout": 5}
     return {"command": "execute_bash_command", "action_type": "desktop", "params": params, **more}
 
 

@@ -100,6 +100,7 @@ class Truth:
         self._keys_act_once()
         self._acts_fit_keys()
         self._steps_were_said()
+        self._attempts_add_up()
         self._numbering()
         self._live(listener.events)
 
@@ -178,6 +179,18 @@ class Truth:
                     f"{_name(step)}, step {step['step']}, is {step['status']};"
                     f" {host} noted {said} for {key}",
                 )
+
+    def _attempts_add_up(self) -> None:
+        """An attempt is `failed` only with a step that is, `completed` only with all passed."""
+        found: dict[tuple[str, int], set[str]] = defaultdict(set)
+        for step in self._records.steps:
+            found[step["execution_id"], step["attempt"]].add(step["status"])
+        for a in self._records.attempts:
+            steps = found[a["execution_id"], a["attempt"]]
+            if a["status"] == "failed" and "failed" not in steps:
+                self.differ("false failed", f"{_name(a)} is failed, its steps are {steps}")
+            if a["status"] == "completed" and steps != {"passed"}:
+                self.differ("false completed", f"{_name(a)} is completed, its steps are {steps}")
 
     # ------------------------------------------------------------ acted once
 

@@ -99,6 +99,7 @@ class Server:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._process is None:
             return 0
+        self.go_on()
         await end(self._process)
         return self._process.returncode or 0
 
@@ -110,6 +111,18 @@ class Server:
         self.ready.clear()
         self._process.kill()
         return True
+
+    def freeze(self) -> None:
+        """Let it do nothing; connections to it stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on where it was."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def _keep(self) -> None:
         while True:
