@@ -98,6 +98,8 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
     for at, kind in zip(spread(2 if options.seconds >= 60 else 1), kinds, strict=False):
         harms.append(Harm(at, kind, dice.uniform(0.5, 4)))
     harms.append(Harm(dice.uniform(0, options.seconds), "stop server", dice.uniform(1, 8)))
+    harms += [Harm(at, "cut database") for at in spread(max(1, round(options.seconds / 20)))]
+    harms += [Harm(at, "cut hosts") for at in spread(max(1, round(options.seconds)))]
     for at in spread(max(4, round(options.seconds / 4))):
         low, high = PAUSE_OF_HOST[dice.choice(("short", "long"))]
         pause = dice.uniform(low, high) * (share if low > 1 else 1)
@@ -188,8 +190,7 @@ class Chaos:
         }
 
     async def _add_host(self, stack: contextlib.AsyncExitStack, number: int) -> None:
-        fixed = number % 2 == 0
-        host = Host(f"h{number}", self.folder, self._server.url, self._join_token, fixed=fixed)
+        host = Host(f"h{number}", self.folder, self._server.url, self._join_token, number)
         stack.push_async_callback(host.close)
         self._hosts.append(host)
         await host.start()
@@ -220,6 +221,8 @@ class Chaos:
             "stop server": self._stop_server,
             "stop database": self._stop_database,
             "crash database": self._crash_database,
+            "cut database": self._cut_database,
+            "cut hosts": self._cut_hosts,
             "kill host": self._kill_host,
             "stop host": self._stop_host,
         }
@@ -259,6 +262,13 @@ class Chaos:
     async def _crash_database(self, _: Harm) -> None:
         self._postgres.crash()
         self.counts["database restarts"] += 1
+
+    async def _cut_database(self, _: Harm) -> None:
+        await self._postgres.cut()
+        self.counts["database cuts"] += 1
+
+    async def _cut_hosts(self, _: Harm) -> None:
+        self.counts["cut connections"] += sum(host.wire.cut() for host in self._hosts if host.wire)
 
     async def _kill_host(self, harm: Harm) -> None:
         async with self._some_host() as host:
@@ -301,10 +311,14 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def _not_online(self) -> list[str]:
-        """Give the devices that REST does not show as online, and the hosts that are missing."""
+        """Give the devices that REST does not show as online."""
         items = (await self._get("/api/devices?limit=1000"))["items"]
-        online = {item["host_id"] for item in items if item["status"] == "online"}
-        return [host.name for host in self._hosts if host.name not in online]
+        online = {item["id"] for item in items if item["status"] == "online"}
+        return [device for device in self._devices if device not in online]
+
+    @property
+    def _devices(self) -> list[str]:
+        return [f"{host.name}:{device}" for host in self._hosts for device in host.devices]
 
     async def _get(self, path: str) -> dict[str, Any]:
         """Ask until it is answered."""
@@ -335,20 +349,20 @@ class Chaos:
         async with self._session.post("/api/testcases", json=body) as response:
             path = f"/api/testcases/{(await response.json())['id']}/execute"
         async with asyncio.TaskGroup() as group:
-            for host in self._hosts:
-                group.create_task(self._one_more(path, host))
+            for device in self._devices:
+                group.create_task(self._one_more(path, device))
 
-    async def _one_more(self, path: str, host: Host) -> None:
-        tag = f"last-{host.name}"
-        body = {"host_id": host.name, "parameters": {"tag": tag}}
+    async def _one_more(self, path: str, device: str) -> None:
+        tag = f"last-{device}"
+        body = {"device_id": device, "parameters": {"tag": tag}}
         async with self._session.post(path, json=body) as response:
             answer = await response.json()
         if response.status != 202:
-            self._book.wrong.append(f"one more on {host.name}: {response.status} {answer}")
+            self._book.wrong.append(f"one more on {device}: {response.status} {answer}")
             return
         found = await self._get(f"/api/executions/{answer['execution_id']}?wait={LAST_WORD:.0f}")
         if found["status"] != "completed":
-            self._book.wrong.append(f"one more on {host.name} is {found['status']}: {found}")
+            self._book.wrong.append(f"one more on {device} is {found['status']}: {found}")
 
     # ------------------------------------------------------------ what is compared
 
@@ -357,7 +371,7 @@ class Chaos:
         truth = Truth(records, self._book, self._hosts)
         truth.check(self._listener)
         for name in await self._not_online():
-            truth.differ("stuck", f"host {name} is not online with its device")
+            truth.differ("stuck", f"device {name} is not online")
         for words in (*self._server.surprises, *filter(None, map(Host.check, self._hosts))):
             truth.differ("wrong answers", words)
         if self.options.replay:

@@ -15,11 +15,18 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 from lab import clean_environment, die_with_parent, end
+from wires import Wire
 
 from vpt import embedded
 
 _POLL = 0.1  # seconds between looks whether a server answers
+_CUT = """
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 _AGAIN = 0.5  # seconds before a server that could not start is started again
 
 
@@ -66,6 +73,13 @@ class Postgres:
         if self._server is not None:
             await self._server.stop()
             self._server = None
+
+    async def cut(self) -> None:
+        """Cut all connections to it, as a failing network or a pooler does."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError):
+            connection = await asyncpg.connect(self.dsn)
+            await connection.execute(_CUT)
+            await connection.close()
 
     def crash(self) -> None:
         """End it at once, without a checkpoint; its watchdog starts it again, and it recovers."""
@@ -152,8 +166,11 @@ class Server:
 class Host:
     """A reference host; its journal and what its steps did outlive its processes."""
 
-    def __init__(self, name: str, folder: Path, url: str, token: str, *, fixed: bool) -> None:
-        """Listen on one port for ever (`fixed`), or on another one with each start."""
+    def __init__(self, name: str, folder: Path, url: str, token: str, number: int) -> None:
+        """Make it; every second one has a wire, every third one has two devices.
+
+        One with a wire listens on one port for ever, any other on a new one with each start.
+        """
         self.name = name
         self.folder = folder / name
         self.folder.mkdir()
@@ -161,13 +178,19 @@ class Host:
         self._settings = {"HOST_JOIN_TOKEN": token}
         self._command = ("host", "--server", url, "--name", name, "--allow-shell")
         self._command += ("--data-dir", str(self.folder / "data"), "--heartbeat", "2")
-        if fixed:
-            self._command += ("--listen", f"127.0.0.1:{quiet_port()}")
+        self.devices = ("a", "b") if number % 3 == 0 else ("a",)
+        for device in self.devices:
+            self._command += ("--device", f"desktop={device}")
+        self._port = quiet_port()
+        self.wire = Wire(self._port) if number % 2 == 0 else None
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start its process; steps act in its folder."""
         log = self.folder / "host.log"
+        if self.wire is not None and self._process is None:
+            url = await self.wire.open()
+            self._command += ("--listen", f"127.0.0.1:{self._port}", "--advertise", url)
         self._process = await _start(self._command, self._settings, self.folder, log)
 
     async def close(self) -> None:
@@ -175,6 +198,8 @@ class Host:
         if self._process is not None:
             self.go_on()
             await end(self._process)
+        if self.wire is not None:
+            await self.wire.close()
 
     async def kill(self) -> None:
         """End it with -9."""
