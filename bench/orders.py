@@ -58,8 +58,8 @@ class Order:
     body: dict[str, Any]
     key: str | None = None
     at: float = 0.0  # seconds after the beginning
-    resend_at: float | None = None
-    cancel_at: float | None = None
+    resend_after: float = 0.0  # it was accepted; only with a key
+    cancel_after: float | None = None
     accepted: str | None = None  # the id that the server answered
     cancelled: bool = False
 
@@ -89,6 +89,7 @@ class Book:
             self._plan_one(dice, ids, f"e{number}")
         for order in (*self.orders, *self.campaigns):
             order.at = dice.uniform(0, seconds)
+            order.resend_after *= seconds / 5
 
     async def _plan_campaign(
         self, session: aiohttp.ClientSession, dice: random.Random, ids: dict[str, str], number: int
@@ -107,7 +108,7 @@ class Book:
         path = f"/api/campaigns/{campaign_id}/execute"
         order = Order(f"c{number}", path, {}, key=f"key of c{number}")
         if dice.random() < 0.5:
-            order.resend_at = dice.uniform(0, 20)
+            order.resend_after = dice.random()
         self.campaigns.append(order)
 
     def _plan_one(self, dice: random.Random, ids: dict[str, str], tag: str) -> None:
@@ -117,9 +118,9 @@ class Book:
         if dice.random() < 0.6:
             order.key = f"key of {tag}"
             if dice.random() < 0.4:
-                order.resend_at = dice.uniform(0, 20)
+                order.resend_after = dice.random()
         if dice.random() < 0.04:
-            order.cancel_at = dice.uniform(0, 4)
+            order.cancel_after = dice.uniform(0, 4)
         self.orders.append(order)
 
     def _kind(self, dice: random.Random, tag: str) -> tuple[str, str]:
@@ -139,11 +140,11 @@ class Book:
         if order.accepted is None:
             return
         self.counts["accepted"] += 1
-        if order.cancel_at is not None:
-            await asyncio.sleep(order.cancel_at)
+        if order.cancel_after is not None:
+            await asyncio.sleep(order.cancel_after)
             await self._cancel(session, order)
-        if order.resend_at is not None:
-            await asyncio.sleep(order.resend_at)
+        if order.resend_after:
+            await asyncio.sleep(order.resend_after)
             again = await self._until_accepted(session, order)
             self.counts["resends"] += 1
             if again != order.accepted:
