@@ -30,7 +30,7 @@ import structlog
 from listener import Listener
 from orders import KINDS, Book
 from truth import Records, Truth
-from victims import Host, Postgres, Server, quiet_port
+from victims import Host, Postgres, Server, mistakes, quiet_port
 
 from vpt import embedded
 
@@ -56,6 +56,7 @@ NONE_OF = (
     "false step",
     "wrong error",
     "wrong answers",
+    "mistakes",
     "gap",
 )
 
@@ -374,6 +375,9 @@ class Chaos:
             truth.differ("stuck", f"device {name} is not online")
         for words in (*self._server.surprises, *filter(None, map(Host.check, self._hosts))):
             truth.differ("wrong answers", words)
+        for log in (self._server.log, *(host.log for host in self._hosts)):
+            for line in mistakes(log):
+                truth.differ("mistakes", line)
         if self.options.replay:
             await self._replay(truth)
         return truth

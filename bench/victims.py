@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +29,8 @@ SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
+#: Errors in the log that say how a run ended.
+_NO_MISTAKE = ("test_execution_failed",)
 _AGAIN = 0.5  # seconds before a server that could not start is started again
 
 
@@ -163,6 +167,17 @@ class Server:
                 await asyncio.sleep(_POLL)
 
 
+def mistakes(log: Path) -> Iterator[str]:
+    """Give the lines of a log that a process would not write if all it met were deaths."""
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = {"level": "error" if line.startswith("Traceback") else "info"}
+        if record.get("level") in {"error", "critical"} and record.get("event") not in _NO_MISTAKE:
+            yield f"{log}: {line[:300]}"
+
+
 class Host:
     """A reference host; its journal and what its steps did outlive its processes."""
 
@@ -178,6 +193,7 @@ class Host:
         self._settings = {"HOST_JOIN_TOKEN": token}
         self._command = ("host", "--server", url, "--name", name, "--allow-shell")
         self._command += ("--data-dir", str(self.folder / "data"), "--heartbeat", "2")
+        self.log = self.folder / "host.log"
         self.devices = ("a", "b") if number % 3 == 0 else ("a",)
         for device in self.devices:
             self._command += ("--device", f"desktop={device}")
@@ -187,11 +203,10 @@ class Host:
 
     async def start(self) -> None:
         """Start its process; steps act in its folder."""
-        log = self.folder / "host.log"
         if self.wire is not None and self._process is None:
             url = await self.wire.open()
             self._command += ("--listen", f"127.0.0.1:{self._port}", "--advertise", url)
-        self._process = await _start(self._command, self._settings, self.folder, log)
+        self._process = await _start(self._command, self._settings, self.folder, self.log)
 
     async def close(self) -> None:
         """End its process, even one that was stopped."""
