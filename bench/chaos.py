@@ -289,7 +289,8 @@ class Chaos:
     async def _some_host(self) -> AsyncIterator[Host]:
         while not (sound := [h for h in self._hosts if not h.harmed]):  # noqa: ASYNC110 (rare)
             await asyncio.sleep(0.1)
-        host = self._dice.choice(sound)
+        busy = [host for host in sound if host.name in self._listener.busy]
+        host = self._dice.choice(busy or sound)
         host.harmed = True
         yield host
         host.harmed = False

@@ -24,6 +24,7 @@ class Progress:
     execution_id: str
     seq: int
     status: str
+    host_id: str | None
 
 
 class Listener:
@@ -45,6 +46,14 @@ class Listener:
     def finals(self) -> set[str]:
         """The executions whose last event was seen."""
         return {event.execution_id for event in self.events if event.status in FINAL}
+
+    @property
+    def busy(self) -> set[str]:
+        """The hosts that run something, as far as it was told."""
+        last = {event.execution_id: event for event in self.events}
+        return {
+            event.host_id for event in last.values() if event.host_id and event.status not in FINAL
+        }
 
     async def connect(self) -> None:
         """Connect; later it comes back by itself whenever the server does."""
@@ -77,6 +86,12 @@ class Listener:
 
     def _progress(self, event: dict[str, Any]) -> None:
         self.events.append(
-            Progress(self.connections, event["execution_id"], event["seq"], event["status"])
+            Progress(
+                self.connections,
+                event["execution_id"],
+                event["seq"],
+                event["status"],
+                event["host_id"],
+            )
         )
         self._arrived.set()

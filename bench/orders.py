@@ -34,11 +34,11 @@ _SECOND_TIME = 'test "$(grep -c "^${tag} 2$" acts)" -ge 2'
 
 #: By kind: what the hosts say in the end, and the test case.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "yes": ("completed", {"steps": [_shell(1), _wait(0.6), _shell(3, "sleep 0.5"), _wait(0.4)]}),
-    "waits": ("completed", {"steps": [_wait(0.2), _wait(0.7), _wait(0.1), _shell(4)]}),
+    "yes": ("completed", {"steps": [_shell(1), _wait(1), _shell(3, "sleep 1.2"), _wait(0.5)]}),
+    "waits": ("completed", {"steps": [_wait(0.5), _wait(1.5), _wait(0.1), _shell(4)]}),
     "delayed": ("completed", {"steps": [_shell(1), _shell(2, delay_s=0.7), _wait(0.2)]}),
     "second time": ("completed", {"steps": [_shell(1), _shell(2, _SECOND_TIME, retries=2)]}),
-    "no": ("failed", {"steps": [_shell(1), _wait(0.4), _shell(3, "sleep 0.2; false"), _shell(4)]}),
+    "no": ("failed", {"steps": [_shell(1), _wait(1), _shell(3, "sleep 0.5; false"), _shell(4)]}),
     "goes on": (
         "failed",
         {"steps": [_shell(1, "false", continue_on_failure=True), _wait(0.5), _shell(3)]},

@@ -136,6 +136,7 @@ class Truth:
                 self.differ("lost", f"campaign {result[0]}, entry {result[1]}: never started")
         for a in self._records.attempts:
             self.counts["attempts"] += 1
+            self.counts[f"attempts lost: {a['error_kind']}"] += a["status"] == "error"
             if a["status"] == "running" or a["released_at"] is None:
                 self.differ("stuck", f"{_name(a)} on {a['device_id']} holds it: {a['status']}")
         for row in self._records.twice:
