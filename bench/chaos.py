@@ -148,8 +148,9 @@ class Chaos:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """End everything; the folder stays when something differed."""
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End everything; the folder stays when something differed or went wrong."""
+        self.keep_folder |= isinstance(error, Exception)
         await self._stack.aclose()
 
     async def run(self) -> Truth:
@@ -303,7 +304,6 @@ class Chaos:
             async with asyncio.timeout(seconds):
                 await work
         except TimeoutError as error:
-            self.keep_folder = True
             if fatal:
                 raise CannotRunError(f"{words} after {seconds:.0f} s") from error
             print(f"  {words} after {seconds:.0f} s", flush=True)
@@ -419,6 +419,13 @@ class Chaos:
             print(f"{len(truth.differences)} differences; the folder is kept: {self.folder}")
 
 
+_TROUBLES = (
+    CannotRunError,
+    embedded.EmbeddedError,
+    asyncpg.PostgresError,
+    aiohttp.ClientError,
+    OSError,
+)
 _OPEN = """
 SELECT EXISTS (SELECT FROM test_executions WHERE completed_at IS NULL)
     OR EXISTS (SELECT FROM campaign_executions WHERE completed_at IS NULL)
@@ -454,13 +461,14 @@ async def main(options: Options) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     print(f"chaos: {options}", flush=True)
+    chaos = Chaos(options)
     try:
-        async with Chaos(options) as chaos:
+        async with chaos:
             truth = await chaos.run()
             chaos.report(truth)
             return 1 if truth.differences else 0
-    except (CannotRunError, embedded.EmbeddedError, OSError) as error:
-        print(f"chaos could not be run: {error}", file=sys.stderr)
+    except _TROUBLES as error:
+        print(f"chaos could not be run: {error!r}; see {chaos.folder}", file=sys.stderr)
         return 2
 
 

@@ -148,8 +148,11 @@ class Server:
             self._process = await _start(("serve",), self._settings, self._folder, self.log)
             self.starts += 1
             answers = asyncio.create_task(self._answers(), name="server answers")
-            code = await self._process.wait()
-            answers.cancel()
+            try:
+                code = await self._process.wait()
+            finally:
+                answers.cancel()
+                await asyncio.gather(answers, return_exceptions=True)
             if self.ready.is_set() and not self._killed:
                 self.surprises.append(f"the server ended by itself, exit code {code}")
             self.ready.clear()
