@@ -30,6 +30,7 @@ SOON = {
 }
 #: Seconds in which a run of a host that went away is final, or on its next attempt.
 BOUND = 4 * (1.2 * 0.2 + 0.5) + 2.5
+SLACK = 1.0  # seconds that a machine with other work may take on top
 
 
 class Postgres:

@@ -224,8 +224,9 @@ def reference_host(
 
 
 def journal(folder: Path) -> list[Json]:
-    """Read what a reference host wrote before it acted, and after."""
+    """Read what a reference host wrote before it acted, and after, the first one first."""
     files = [path for path in folder.rglob("*") if path.is_file()]
+    files.sort(key=lambda path: path.stat().st_mtime_ns)
     lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
     return [json.loads(line) for line in lines if line.startswith('{"do":')]
 
