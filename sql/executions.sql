@@ -165,32 +165,38 @@ WHERE id = $1;
 
 -- usual_duration(execution_id)
 -- Seconds that the last runs of the same test case held a device, else those of its device model;
--- NULL when there were none in 30 days.
-SELECT avg(duration_s)
-FROM (
-    SELECT extract(epoch FROM run.completed_at - run.started_at)::float8 AS duration_s, same_test
-    FROM test_executions AS asked
-    CROSS JOIN LATERAL (
-        (
-            SELECT started_at, completed_at, true AS same_test
-            FROM test_executions
-            WHERE test_case_id = asked.test_case_id AND status IN ('completed', 'failed')
-                AND created_at > now() - interval '30 days'
-            ORDER BY created_at DESC, id DESC
-            LIMIT 20
-        )
-        UNION ALL
-        (
-            SELECT started_at, completed_at, false
-            FROM test_executions
-            WHERE device_model = asked.device_model AND status IN ('completed', 'failed')
-                AND created_at > now() - interval '30 days'
-            ORDER BY created_at DESC, id DESC
-            LIMIT 20
-        )
-    ) AS run
-    WHERE asked.id = $1
-) AS runs
+-- NULL when there were none among the last that came to a verdict. No more rows are looked at.
+WITH asked AS (
+    SELECT test_case_id, device_model
+    FROM test_executions
+    WHERE id = $1
+), lately AS (
+    (
+        SELECT id, attempt, test_case_id, device_model, completed_at
+        FROM test_executions
+        WHERE status = 'completed'
+        ORDER BY created_at DESC, id DESC
+        LIMIT 1000
+    )
+    UNION ALL
+    (
+        SELECT id, attempt, test_case_id, device_model, completed_at
+        FROM test_executions
+        WHERE status = 'failed'
+        ORDER BY created_at DESC, id DESC
+        LIMIT 1000
+    )
+), alike AS (
+    SELECT lately.*, lately.test_case_id = asked.test_case_id AS same_test
+    FROM lately
+    JOIN asked ON lately.test_case_id = asked.test_case_id
+        OR lately.device_model = asked.device_model
+    ORDER BY same_test DESC, completed_at DESC
+    LIMIT 20
+)
+SELECT avg(extract(epoch FROM run.completed_at - run.started_at)::float8)
+FROM alike
+JOIN execution_attempts AS run ON run.execution_id = alike.id AND run.attempt = alike.attempt
 GROUP BY same_test
 ORDER BY same_test DESC
 LIMIT 1;

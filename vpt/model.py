@@ -182,9 +182,9 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an execution stands in line; `able` devices fit and are up."""
+    """Where an execution stands in line; `able` devices fit and work through runs."""
 
-    wait: Wait | None
+    wait: Wait
     position: int
     able: int
 

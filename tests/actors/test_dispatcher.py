@@ -89,14 +89,69 @@ def test_nobody_starves(requests: list[tuple[float, int]]) -> None:
                 assert one < other
 
 
+def test_a_constant_stream_of_urgent_runs_starves_nobody() -> None:
+    """Two of priority 100 come for each that is served; whoever waited 1000 s is before them."""
+    lab = Lab()
+    lab.dispatcher.add(waiting("patient", at=0.0, priority=0))
+    for turn in range(1000):
+        now = turn * 10.0
+        lab.dispatcher.add(waiting(f"{now} a", at=now, priority=100))
+        lab.dispatcher.add(waiting(f"{now} b", at=now, priority=100))
+        lab.dispatcher.announce(view())
+        served = lab.sent[-1][1]
+        if served == "patient":
+            break
+        lab.dispatcher.begun(served)
+        lab.dispatcher.announce(view(status=DeviceStatus.BUSY))
+        assert float(served.split()[0]) <= 1000, "who came 1000 s later is not before it"
+    assert lab.sent[-1] == ("h", "patient")
+
+
 def test_a_run_that_could_not_begin_waits_on_in_its_place() -> None:
     lab = Lab()
     lab.dispatcher.announce(view())
     lab.dispatcher.add(waiting("a", at=0.0))
     lab.dispatcher.add(waiting("b", at=1.0))
     lab.dispatcher.announce(view(host_status=HostStatus.SUSPECT))
+    lab.dispatcher.not_taken("a", "h:d", gone=False)
     lab.dispatcher.announce(view())
-    assert lab.sent == [("h", "a"), ("h", "b")]
+    assert lab.sent == [("h", "a"), ("h", "a")]
+    assert lab.dispatcher.waits("b")
+
+
+def test_a_device_is_not_given_again_before_its_host_said_what_became_of_the_run() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("a"))
+    lab.dispatcher.add(waiting("b"))
+    lab.dispatcher.announce(view(status=DeviceStatus.LEASED))
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "a")]
+    lab.dispatcher.not_taken("a", "h:d", gone=False)
+    lab.dispatcher.offer_all()
+    assert lab.sent == [("h", "a"), ("h", "a")], "the sweep finds what was free all the time"
+
+
+def test_nothing_is_sent_before_all_are_in_line() -> None:
+    lab = Lab()
+    lab.dispatcher.hold()
+    lab.dispatcher.announce(view())
+    lab.dispatcher.add(waiting("first to come", at=1.0))
+    lab.dispatcher.add(waiting("first in line", at=2.0, priority=90))
+    assert lab.sent == []
+    lab.dispatcher.release()
+    assert lab.sent == [("h", "first in line")]
+
+
+def test_a_host_that_changes_its_devices_changes_who_fits() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view(model="tv"))
+    lab.dispatcher.add(waiting("a"))
+    assert lab.dispatcher.place("a").wait.names == ()
+    lab.dispatcher.announce(view(status=DeviceStatus.BUSY))
+    assert lab.dispatcher.place("a").wait.names == ("h:d",)
+    lab.dispatcher.announce(view())
+    assert lab.sent == [("h", "a")]
 
 
 def test_what_a_dead_actor_had_not_begun_goes_elsewhere() -> None:

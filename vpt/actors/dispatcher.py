@@ -7,28 +7,22 @@ inbox: each method is one decision, whole before the next begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
 from vpt.actors import messages as m
-from vpt.model import DeviceView, HostView, Place, Wait, Waiting, Wish
-
-_SECONDS_A_POINT = 10.0  # waiting that long is worth one point of priority
+from vpt.actors.line import Line, rank
+from vpt.model import DeviceView, HostView, Place, Wait, Waiting, WaitReason, Wish
 
 Tell = Callable[[str, m.Message], None]
+Found = tuple[HostView, DeviceView]
 
 
-def rank(waiting: Waiting) -> tuple[float, str]:
-    """Order by priority + 1 for each 10 s waited: a rank that time does not change."""
-    return (waiting.queued_at - waiting.priority * _SECONDS_A_POINT, waiting.execution_id)
-
-
-def _position(waiting: Waiting, lines: list[SortedKeyList]) -> int:
+def position(waiting: Waiting, lines: list[Line]) -> int:
     """Count who is before it in these lines, and itself."""
-    before: int = sum(line.bisect_key_left(rank(waiting)) for line in lines)
-    return before + 1
+    return sum(line.before(waiting) for line in lines) + 1
 
 
 class Dispatcher:
@@ -37,18 +31,20 @@ class Dispatcher:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._views: dict[str, HostView] = {}
-        self._free: dict[str, tuple[HostView, DeviceView]] = {}
-        self._taken: dict[str, str] = {}  # device to the run sent there, until it shows
-        self._sent: dict[
-            str, tuple[str, str, Waiting]
-        ] = {}  # run to host and device, until it began
+        self._devices: dict[str, Found] = {}
+        self._free: dict[str, Found] = {}
+        self._sent: dict[str, tuple[str, str, Waiting]] = {}  # run to host and device
+        self._taken: dict[str, str] = {}  # device to the run sent there; both until it began
         self._closed = False
-        self._queues: dict[Wish, SortedKeyList] = {}
+        self._held = False
+        self._lines: dict[Wish, Line] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._new: dict[str, Waiting] = {}  # in line, and nobody was told why
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
         self._turns = count()
         self._used: dict[str, int] = {}  # device to its last turn: work is spread
         self.changes = 0  # goes up with whatever may change why somebody waits
+        self.told: dict[str, WaitReason] = {}  # why it waits, as was told; who leaves is forgotten
 
     def __len__(self) -> int:
         """Count who waits."""
@@ -62,6 +58,21 @@ class Dispatcher:
     def close(self) -> None:
         """Send nothing more: what comes stays in line for the next start."""
         self._closed = True
+
+    def hold(self) -> None:
+        """Send nothing until `release`: who comes first is known only when all are in line."""
+        self._held = True
+
+    def release(self) -> None:
+        """Give what is free to those who are first."""
+        self._held = False
+        self.offer_all()
+
+    def offer_all(self) -> None:
+        """Give whatever is free to those who wait, should news of it have been lost."""
+        for view, device in tuple(self._devices.values()):
+            if matching.is_free(view, device) and device.device.id not in self._taken:
+                self._offer(view, device)
 
     @property
     def views(self) -> list[HostView]:
@@ -78,51 +89,35 @@ class Dispatcher:
         return matching.impossible(wish, self._views.values())
 
     @property
-    def wishes(self) -> list[Wish]:
-        """What is waited for."""
-        return list(self._queues)
+    def lines(self) -> list[Line]:
+        """All lines: nobody waits outside of one."""
+        return list(self._lines.values())
 
-    def why(self, wish: Wish) -> Wait | None:
-        """Say why nothing that fits takes it now; None when something does."""
-        return matching.why(wish, self._views.values())
+    def newcomers(self, most: int) -> list[Waiting]:
+        """Give the first of those who came into line, are still there, and were not yet given."""
+        some = list(islice(self._new.values(), most))
+        for waiting in some:
+            del self._new[waiting.execution_id]
+        return some
 
-    def in_line(self, wish: Wish) -> Iterator[tuple[str, int]]:
-        """Give the executions that wait for it and their places, the first in line first.
+    def line_of(self, waiting: Waiting) -> Line | None:
+        """Give the line in which it stands, None when it left."""
+        found = self._waiting.get(waiting.execution_id) is waiting
+        return self._lines[waiting.wish] if found else None
 
-        Those that leave the line while it is gone through are left out.
-        """
-        rivals = self._rivals(wish)
-        for waiting in tuple(self._queues.get(wish, ())):
-            if waiting.execution_id in self._waiting:
-                yield waiting.execution_id, _position(waiting, rivals)
-
-    def _rivals(self, wish: Wish) -> list[SortedKeyList]:
-        """Give the lines of those who wait for a device that fits this, too."""
-        mine = set(self._fitting(wish))
-        return [
-            queue
-            for other, queue in self._queues.items()
-            if other == wish or not mine.isdisjoint(self._fitting(other))
-        ]
+    def why(self, line: Line) -> Wait:
+        """Say why nothing that fits takes the first of a line now."""
+        return matching.why(self._devices[device_id] for device_id in line.fitting)
 
     def place(self, execution_id: str) -> Place:
-        """Say where it stands in line and why; position 0 when it is on its way to a host."""
+        """Say where it stands in line and why; position 0 when it does not, or not any more."""
         waiting = self._waiting.get(execution_id)
         if waiting is None:
-            return Place(None, 0, 0)
-        able = sum(
-            matching.is_up(view, device) and matching.fits(waiting.wish, view.host, device.device)
-            for view in self._views.values()
-            for device in view.devices
-        )
-        position = _position(waiting, self._rivals(waiting.wish))
-        return Place(self.why(waiting.wish), position, able)
-
-    def _fitting(self, wish: Wish) -> Iterator[str]:
-        for view in self._views.values():
-            for device in view.devices:
-                if matching.fits(wish, view.host, device.device):
-                    yield device.device.id
+            sent = self._sent.get(execution_id)
+            return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
+        line = self._lines[waiting.wish]
+        able = sum(matching.is_up(*self._devices[device_id]) for device_id in line.fitting)
+        return Place(self.why(line), position(waiting, line.rivals(self.lines)), able)
 
     def add(self, waiting: Waiting) -> bool:
         """Send it to a free device, or put it in line; True when it was sent."""
@@ -146,11 +141,13 @@ class Dispatcher:
         waiting = self._waiting.pop(execution_id, None)
         if waiting is None:
             return None
-        queue = self._queues[waiting.wish]
-        queue.remove(waiting)
-        if not queue:
-            del self._queues[waiting.wish]
+        line = self._lines[waiting.wish]
+        line.remove(waiting)
+        if not line:
+            del self._lines[waiting.wish]
         self._expiry.remove(waiting)
+        self._new.pop(execution_id, None)
+        self.told.pop(execution_id, None)
         return waiting
 
     @property
@@ -169,61 +166,82 @@ class Dispatcher:
     def announce(self, view: HostView) -> None:
         """Learn how a host looks now, and use what became free."""
         self._forget_free(view.host.id)
+        self._learn(self._views.get(view.host.id), view)
         self._views[view.host.id] = view
         self.changes += 1
         for device in view.devices:
-            if not matching.is_free(view, device):
-                self._taken.pop(device.device.id, None)
-            elif device.device.id not in self._taken:
+            if matching.is_free(view, device) and device.device.id not in self._taken:
                 self._offer(view, device)
 
     def begun(self, execution_id: str) -> None:
         """Learn that a run which was sent to a host stands in the database."""
-        self._sent.pop(execution_id, None)
+        sent = self._sent.pop(execution_id, None)
+        if sent is not None:
+            del self._taken[sent[1]]
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Learn that a run could not begin; unless it is gone for good it waits on."""
         sent = self._sent.pop(execution_id, None)
         if sent is None:
             return
-        if self._taken.get(device_id) == execution_id:
-            del self._taken[device_id]
-        if not gone:  # this device is offered again when its host looks different
-            self.add(sent[2])
-        elif device_id not in self._taken:
+        del self._taken[device_id]
+        if gone:
             self._offer_again(device_id)
+        else:  # this device is offered again when its host looks different, or by the sweep
+            self.add(sent[2])
 
     def host_gone(self, host_id: str) -> None:
         """Learn that a host's actor ended: what was sent there and did not begin waits on."""
         self._forget_free(host_id)
         view = self._views.pop(host_id, None)
+        self._learn(view, None)
         self.changes += 1
         for device in view.devices if view else ():
-            self._taken.pop(device.device.id, None)
             self._used.pop(device.device.id, None)
         for execution_id, (host, device_id, waiting) in tuple(self._sent.items()):
             if host == host_id:
                 del self._sent[execution_id]
-                self._taken.pop(device_id, None)
+                del self._taken[device_id]
                 self.add(waiting)
 
     # ------------------------------------------------------------ inside
 
+    def _learn(self, old: HostView | None, new: HostView | None) -> None:
+        """Know a host's devices, and which lines they fit where that may have changed."""
+        for device in old.devices if old else ():
+            self._devices.pop(device.device.id, None)
+        if new is not None:
+            self._devices |= {device.device.id: (new, device) for device in new.devices}
+        if old is not None and new is not None and matching.same(old, new):
+            return
+        for line in self._lines.values():
+            if old is not None:
+                line.forget(old)
+            if new is not None:
+                line.learn(new)
+
     def _enqueue(self, waiting: Waiting) -> None:
         if waiting.execution_id in self._waiting:
             return
-        queue = self._queues.setdefault(waiting.wish, SortedKeyList(key=rank))
-        queue.add(waiting)
+        line = self._lines.get(waiting.wish)
+        if line is None:
+            line = self._lines[waiting.wish] = Line(waiting.wish, self._views.values())
+        line.add(waiting)
         self.changes += 1
         self._expiry.add(waiting)
         self._waiting[waiting.execution_id] = waiting
+        self._new[waiting.execution_id] = waiting
 
-    def _candidates(self, wish: Wish) -> Iterator[tuple[HostView, DeviceView]]:
-        for view, device in () if self._closed else self._free.values():
+    @property
+    def _stands_still(self) -> bool:
+        return self._closed or self._held
+
+    def _candidates(self, wish: Wish) -> Iterator[Found]:
+        for view, device in () if self._stands_still else self._free.values():
             if matching.fits(wish, view.host, device.device):
                 yield view, device
 
-    def _best_device(self, waiting: Waiting) -> tuple[HostView, DeviceView] | None:
+    def _best_device(self, waiting: Waiting) -> Found | None:
         return min(
             self._candidates(waiting.wish),
             key=lambda found: (
@@ -235,24 +253,19 @@ class Dispatcher:
 
     def _offer(self, view: HostView, device: DeviceView) -> None:
         """Give a free device to the first in line that it fits; else keep it free."""
-        heads = (
-            queue[0]
-            for wish, queue in self._queues.items()
-            if matching.fits(wish, view.host, device.device)
-        )
-        first = None if self._closed else min(heads, key=rank, default=None)
+        device_id = device.device.id
+        heads = (line.head for line in self._lines.values() if device_id in line.fitting)
+        first = None if self._stands_still else min(heads, key=rank, default=None)
         if first is None:
-            self._free[device.device.id] = (view, device)
+            self._free[device_id] = (view, device)
             return
         self.withdraw(first.execution_id)
         self._send(first, view, device)
 
     def _offer_again(self, device_id: str) -> None:
-        for view in self._views.values():
-            for device in view.devices:
-                if device.device.id == device_id and matching.is_free(view, device):
-                    self._offer(view, device)
-                    return
+        found = self._devices.get(device_id)
+        if found is not None and matching.is_free(*found):
+            self._offer(*found)
 
     def _send(self, waiting: Waiting, view: HostView, device: DeviceView) -> None:
         device_id = device.device.id

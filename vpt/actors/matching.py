@@ -83,35 +83,34 @@ def impossible(wish: Wish, views: Iterable[HostView]) -> str | None:
     return f"No registered host can run this; the nearest, {best[1]}, lacks {', '.join(best[2])}."
 
 
-def why(wish: Wish, views: Iterable[HostView]) -> Wait | None:
-    """Say why nothing that fits takes it now, and who does not; None when a device is free."""
-    names: dict[WaitReason, list[str]] = {}
-    for view in views:
-        for device in view.devices:
-            if not fits(wish, view.host, device.device):
-                continue
-            if is_free(view, device):
-                return None
-            reason = _hindrance(view, device)
-            named = names.setdefault(reason, [])
-            of_device = reason in (WaitReason.ALL_BUSY, WaitReason.LEASED)
-            name = device.device.id if of_device else view.host.id
-            if len(named) < _MOST_NAMES and name not in named:
-                named.append(name)
+def same(old: HostView, new: HostView) -> bool:
+    """True when what fits the one fits the other: only statuses may differ."""
+    if old.host is not new.host and old.host != new.host:
+        return False
+    return [item.device for item in old.devices] == [item.device for item in new.devices]
+
+
+def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
+    """Say why none of these devices, which fit, takes a run now, and which it is."""
+    names: dict[WaitReason, dict[str, None]] = {}
+    for view, device in fitting:
+        reason = hindrance(view, device)
+        named = names.setdefault(reason, {})
+        of_device = reason in (WaitReason.ALL_BUSY, WaitReason.LEASED)
+        named[device.device.id if of_device else view.host.id] = None
+        if reason is _SOONEST[0] and len(named) == _MOST_NAMES:
+            break  # nothing can change the answer any more
     reason = next((one for one in _SOONEST if one in names), WaitReason.NO_ONLINE_HOST)
-    return Wait(reason, tuple(names.get(reason, ())))
+    return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
 
 
 def is_up(view: HostView, device: DeviceView) -> bool:
-    """True when a run may begin there sooner or later, as things are."""
-    return view.status in (HostStatus.AVAILABLE, HostStatus.BUSY) and device.status in (
-        DeviceStatus.ONLINE,
-        DeviceStatus.BUSY,
-        DeviceStatus.LEASED,
-    )
+    """True when the device works through runs: only then do earlier ones tell how long it takes."""
+    return hindrance(view, device) is WaitReason.ALL_BUSY
 
 
-def _hindrance(view: HostView, device: DeviceView) -> WaitReason:
+def hindrance(view: HostView, device: DeviceView) -> WaitReason:
+    """Say what keeps a device from a run; one that is free was just given to somebody else."""
     if view.status is HostStatus.SUSPECT:
         flaps = view.reason is Reason.FLAPPING
         return WaitReason.PAUSED if flaps else WaitReason.HOST_SUSPECT

@@ -71,16 +71,16 @@ async def get_execution(request: web.Request) -> web.Response:
 async def explain_wait(request: web.Request) -> web.Response:
     """Say why an execution waits, for what, its place, and about how long (s) it will."""
     db, execution_id = request.app[DB], path_id(request)
+    usual_s = await db.value("usual_duration", execution_id=execution_id)
     row = found(await db.row("execution_status", execution_id=execution_id))
     if row["status"] != ExecutionStatus.QUEUED:
         raise NotQueuedError
     place = request.app[LAB].place(execution_id)
-    usual_s = await db.value("usual_duration", execution_id=execution_id)
     known = usual_s is not None and place.able > 0
     return json_response(
         {
-            "reason": place.wait.reason if place.wait else None,
-            "names": place.wait.names if place.wait else [],
+            "reason": place.wait.reason,
+            "names": place.wait.names,
             "position": place.position,
             "eta_s": round(usual_s * place.position / place.able, 1) if known else None,
         }
