@@ -14,3 +14,14 @@ ON CONFLICT (user_id, method, path, key) DO UPDATE
 SET body_hash = excluded.body_hash, execution_id = excluded.execution_id, created_at = now()
 WHERE known.created_at <= now() - interval '24 hours'
 RETURNING execution_id;
+
+-- forget_requests()
+-- Some at a time, so that the statement ends within its time limit.
+DELETE FROM idempotency_keys
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid
+    FROM idempotency_keys
+    WHERE created_at <= now() - interval '24 hours'
+    ORDER BY created_at
+    LIMIT 5000
+));

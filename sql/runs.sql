@@ -159,8 +159,8 @@ SELECT status, host_id, device_id
 FROM test_executions
 WHERE id = $1
 
--- queued_executions()
-SELECT id, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+-- queued_page(after_at, after_id, limit)
+SELECT id, queued_at AS at, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
     cancel_requested_at IS NOT NULL AS cancelled,
     (SELECT a.host_id
@@ -168,17 +168,19 @@ SELECT id, device_model, requirements, wanted_device_id, wanted_host_id, refused
      WHERE a.execution_id = e.id AND a.attempt = e.attempt) AS last_host
 FROM test_executions e
 WHERE status = 'queued'
+    AND (e.queued_at, e.id) > (coalesce($1::timestamptz, '-infinity'), $2::text)
+ORDER BY e.queued_at, e.id
+LIMIT $3::int
 
 -- cancels_wished()
 SELECT id, status, host_id
 FROM test_executions
 WHERE status IN ('queued', 'running') AND cancel_requested_at < now() - interval '3 seconds'
 
--- open_counts()
-SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
-    count(*) FILTER (WHERE status = 'running') AS running
+-- count_queued()
+SELECT count(*)
 FROM test_executions
-WHERE status IN ('queued', 'running')
+WHERE status = 'queued'
 
 -- insert_campaign_execution(id, campaign_id, name, stop_on_failure, parallelism, priority, requested_by, total)
 INSERT INTO campaign_executions (
@@ -202,11 +204,16 @@ FROM campaign_executions
 WHERE id = $1
 
 -- campaign_entries_of(id)
-SELECT r.position, r.request, r.execution_id, r.skipped, e.status
+SELECT r.position, r.execution_id, r.skipped, e.status
 FROM campaign_results r
 LEFT JOIN test_executions e ON e.id = r.execution_id
 WHERE r.campaign_execution_id = $1
 ORDER BY r.position
+
+-- campaign_request(id, position)
+SELECT request
+FROM campaign_results
+WHERE campaign_execution_id = $1 AND position = $2
 
 -- campaign_entry(id, position)
 SELECT execution_id

@@ -98,6 +98,11 @@ class CampaignJob:
         self.cancelled = False
         self._total = 0
 
+    @property
+    def pending(self) -> int:
+        """Count the entries that did not begin: they wait like what stands in line."""
+        return len(self._pending)
+
     async def run(self) -> None:
         """Work through the entries, `parallelism` at a time, then sum up."""
         structlog.contextvars.clear_contextvars()  # it outlives the request that started it
@@ -110,7 +115,7 @@ class CampaignJob:
             log.info("campaign_started", total=self._total, seq=job["seq"])
             await self._tell()
             async with asyncio.TaskGroup() as workers:
-                for number in range(job["parallelism"]):
+                for number in range(min(job["parallelism"], self.pending)):
                     workers.create_task(self._work(job), name=f"campaign {self.id}: {number}")
             await self._sum_up()
 
@@ -154,7 +159,7 @@ class CampaignJob:
 
     async def _start(self, entry: Any, priority: int) -> str:
         """Store execution and link in one transaction; an id made before makes it repeatable."""
-        new = _request(entry["request"], priority)
+        new = await patiently(lambda: self._request(entry["position"], priority))
         execution_id = uuid4().hex
         timeout_s = new.queue_timeout_s or self._queue_timeout
         found, queued_at = await patiently(
@@ -163,6 +168,11 @@ class CampaignJob:
         if queued_at is not None:
             self._queue.enter(execution_id, new, timeout_s, queued_at)
         return found
+
+    async def _request(self, position: int, priority: int) -> NewExecution:
+        """Load it only when it is needed: all of a campaign's steps may be a lot of memory."""
+        stored = await self._db.value("campaign_request", id=self.id, position=position)
+        return _request(stored, priority)
 
     async def _insert(
         self, position: int, execution_id: str, new: NewExecution, timeout_s: float

@@ -63,6 +63,7 @@ _EXPLAIN = 0.25  # seconds between looks at why executions wait
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
+_LOOKS = 100  # a second at most, however many wait
 _MARGIN = 2.0  # seconds that an asker waits longer than what it asked for
 
 
@@ -197,7 +198,7 @@ class Lab:
         """Wait until an execution is final, however long it takes; give its status."""
         while True:
             with suppress(DatabaseAwayError):
-                await self.until_final(execution_id, _LOOK_AGAIN)
+                await self.until_final(execution_id, _LOOK_AGAIN + len(self._finals) / _LOOKS)
                 row = await self._db.row("execution_status", execution_id=execution_id)
                 status = ExecutionStatus(row["status"]) if row else ExecutionStatus.CANCELLED
                 if status.final:
@@ -235,6 +236,7 @@ class Lab:
     async def start_campaign(self, new: NewCampaign, key: RequestKey | None = None) -> str:
         """Run a campaign; give its execution's id. Raises like submit."""
         self._open()
+        self._queue.check_room(sum(job.pending for job in self._campaigns.values()))
         for entry in new.entries:
             self._queue.possible(entry)
         campaign_execution_id = await store_campaign(self._db, new, key)
@@ -501,10 +503,11 @@ class Lab:
             await self._db.row("store_seen", host_ids=sorted(seen))
 
     async def _sweep(self) -> None:
-        """Carry out what was stored and then not done: cancels, and campaigns without a job."""
+        """Carry out what was stored and then not done, and forget what is too old to count."""
         for row in await self._db.rows("cancels_wished"):
             await self._carry_out_cancel(row["id"])
         await self._db.row("drop_old_leases")
+        await self._db.row("forget_requests")
         for row in await self._db.rows("running_campaigns"):
             if row["id"] not in self._campaigns and not self._closing:
                 await self._run_campaign(row["id"])

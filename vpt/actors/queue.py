@@ -30,6 +30,8 @@ from vpt.model import (
 log = structlog.get_logger(__name__)
 
 _NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
+_PAGE = 500  # executions that are loaded at once
+_RECKONING = 12  # sweeps: so often the database is gone through whatever the counts say
 
 
 class Queue:
@@ -46,12 +48,32 @@ class Queue:
         self._background: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0  # seconds since the epoch
+        self._coming = 0  # submitted, and not yet in line
+        self._sweeps = 0
         events.subscribe(self._on_event)
 
     async def load(self) -> None:
-        """Take up what was waiting when the server stopped."""
-        for row in await self._db.rows("queued_executions"):
-            await self._take_up(row)
+        """Take up what was waiting when the server stopped; nothing starts before all is in."""
+        self._dispatcher.hold()
+        await self._take_up_missed()
+        self._dispatcher.release()
+
+    async def _take_up_missed(self) -> None:
+        """Go through what the database has in line, page by page, for what the memory has not."""
+        at, after = None, ""
+        while True:
+            rows = await self._db.rows("queued_page", after_at=at, after_id=after, limit=_PAGE)
+            for row in rows:
+                if not self._dispatcher.knows(row["id"]):
+                    await self._take_up(row)
+            if len(rows) < _PAGE:
+                return
+            at, after = rows[-1]["at"], rows[-1]["id"]
+
+    def check_room(self, more: int = 0) -> None:
+        """Raise UnavailableError when the line is full; `more` are about to come into it."""
+        if len(self._dispatcher) + self._coming + more >= self._max_queued:
+            raise UnavailableError("The queue is full.", retry_after=10)
 
     def possible(self, new: NewExecution) -> None:
         """Raise UnprocessableError when no registered host could ever run it."""
@@ -63,8 +85,7 @@ class Queue:
         self, new: NewExecution, timeout_s: float, key: RequestKey | None = None
     ) -> Submitted:
         """Put it in line; when a device is free it runs at once. `key` is stored with it."""
-        if len(self._dispatcher) >= self._max_queued:
-            raise UnavailableError("The queue is full.", retry_after=10)
+        self.check_room()
         self.possible(new)
         execution_id = uuid4().hex
         queued_at = await self._store(execution_id, new, timeout_s, key)
@@ -85,12 +106,16 @@ class Queue:
     async def _store(
         self, execution_id: str, new: NewExecution, timeout_s: float, key: RequestKey | None
     ) -> float:
-        if key is None:  # one statement, and one commit
-            async with self._db.session() as session:
+        self._coming += 1
+        try:
+            if key is None:  # one statement, and one commit
+                async with self._db.session() as session:
+                    return await insert(session, execution_id, new, timeout_s, None)
+            async with self._db.transaction() as session:
+                await remember(session, key, execution_id)
                 return await insert(session, execution_id, new, timeout_s, None)
-        async with self._db.transaction() as session:
-            await remember(session, key, execution_id)
-            return await insert(session, execution_id, new, timeout_s, None)
+        finally:
+            self._coming -= 1
 
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
@@ -190,12 +215,12 @@ class Queue:
         the memory has missed.
         """
         self._end_expired()
-        counts = await self._db.row("open_counts")
-        if counts["queued"] <= self._dispatcher.known:
-            return
-        for row in await self._db.rows("queued_executions"):
-            if not self._dispatcher.knows(row["id"]):
-                await self._take_up(row)
+        self._sweeps += 1
+        self._dispatcher.offer_all()
+        queued = await self._db.value("count_queued")
+        # Equal counts may hide one that is missing behind one that is over already.
+        if queued > self._dispatcher.known or self._sweeps % _RECKONING == 0:
+            await self._take_up_missed()
 
     async def _take_up(self, row: Any) -> None:
         if row["cancelled"]:
