@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
+from tests.actors.fake_host import until
 from tests.conftest import Client, ClientFactory
 from tests.web.kit import FakeHost, got, made, refused, test_case
+from vpt.actors.lab import Lab
+from vpt.config import Config
 from vpt.db import Database
+from vpt.dialects.document import DocumentDialect
+from vpt.events import Events
 from vpt.model import Json, Role
+from vpt.web.app import make_app
 
 KEY = {"Idempotency-Key": "build 17"}
 
@@ -107,3 +114,72 @@ async def test_a_campaign_starts_once_too(operator: Client, path: str) -> None:
     assert {other["summary"]["total"] for other in others} == {1}
     items = (await got(operator, "/api/campaign-executions"))["items"]
     assert len(items) == 1
+
+
+async def test_what_an_equal_request_started_is_told_even_when_it_would_be_refused_now(
+    operator: Client, path: str, host: FakeHost
+) -> None:
+    first = await start(operator, path, {})
+    host.gate.set()
+    await got(operator, f"/api/executions/{first['execution_id']}", wait=20)
+    async with operator.delete(path.removesuffix("/execute")) as response:
+        assert response.status == 204
+    assert (await start(operator, path, {}))["execution_id"] == first["execution_id"]
+    other = {"Idempotency-Key": "build 18"}
+    assert (await refused(operator, "POST", path, json={}, headers=other))[0] == 404
+    assert (await refused(operator, "POST", path, data="{", headers=other))[0] == 404
+    assert (await refused(operator, "POST", path, data="{", headers=KEY))[0] == 400
+
+
+async def test_an_empty_body_equals_an_empty_object(operator: Client, path: str) -> None:
+    first = await start(operator, path, {})
+    async with operator.post(path, headers=KEY) as response:
+        assert (await response.json())["execution_id"] == first["execution_id"]
+
+
+async def test_a_key_holds_when_the_answer_was_never_heard(
+    operator: Client, path: str, config: Config, dsn: str, lab: Lab, events: Events
+) -> None:
+    """The client goes, the server ends; the next one knows what the request started."""
+    asking = asyncio.create_task(start(operator, path, {"priority": 60}))
+    await until(lambda: count(operator))
+    asking.cancel()
+    await lab.stop()
+    db, dialect = Database(dsn), DocumentDialect()
+    await db.open()
+    next_lab = Lab(config, db, events, dialect)
+    await next_lab.start()
+    next_server = TestServer(make_app(config, db, next_lab, events))
+    async with TestClient(next_server, headers=operator.session.headers) as client:
+        answers = await asyncio.gather(*(start(client, path, {"priority": 60}) for _ in range(9)))
+        [item] = (await got(client, "/api/executions"))["items"]
+        assert {answer["execution_id"] for answer in answers} == {item["execution_id"]}
+    await next_lab.stop()
+    await dialect.close()
+    await db.close()
+
+
+async def test_while_the_database_is_away_nothing_is_started_and_no_key_is_kept(
+    operator: Client, path: str, db: Database
+) -> None:
+    pool, db._pool = db._pool, None
+    answers = await asyncio.gather(
+        *(refused(operator, "POST", path, json={}, headers=KEY) for _ in range(9))
+    )
+    assert {(status, answer["code"]) for status, answer in answers} == {(503, "database_away")}
+    db._pool = pool
+    assert await count(operator) == 0
+    await start(operator, path, {"priority": 1})  # another body: the key is still free
+
+
+async def test_old_keys_are_forgotten(operator: Client, path: str, db: Database, lab: Lab) -> None:
+    await start(operator, path, {})
+    await start(operator, path, {}, {"Idempotency-Key": "young"})
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE idempotency_keys SET created_at = now() - interval '25 hours'"
+            " WHERE key = 'build 17'"
+        )
+        await lab._sweep()
+        rows = await session._connection.fetch("SELECT key FROM idempotency_keys")
+    assert [row["key"] for row in rows] == ["young"]

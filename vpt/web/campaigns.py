@@ -104,10 +104,10 @@ async def delete_campaign(request: web.Request) -> web.Response:
 async def execute_campaign(request: web.Request) -> web.Response:
     """Start a campaign execution."""
     db, campaign_id = request.app[DB], path_id(request)
-    found(await db.row("campaign_to_run", id=campaign_id))
-    await load_body(request, NOTHING)
 
     async def start(key: RequestKey | None) -> web.Response:
+        found(await db.row("campaign_to_run", id=campaign_id))
+        await load_body(request, NOTHING)
         async with db.session() as session:
             new = await _new_campaign(session, campaign_id, user_of(request).user_id)
         execution_id = await request.app[LAB].start_campaign(new, key)

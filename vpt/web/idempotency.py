@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 
 import orjson
 from aiohttp import web
@@ -19,7 +20,17 @@ from vpt.web.requests import read_json
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 200
 
-_Name = tuple[str, str, str, str]
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What a key is one of: no two requests with equal names are under way at once."""
+
+    user_id: str
+    method: str
+    path: str
+    key: str
+
+
 #: Requests with equal keys go one after another, so that the later ones find the first one's row.
 _turns: weakref.WeakValueDictionary[_Name, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -32,30 +43,44 @@ async def once(
     """Answer by `start`, or by `again` with the id of what an equal request started before.
 
     `start` must store the key together with what it starts, so that neither is without the other;
-    a refused request leaves no key. Raises KeyReusedError for a key with another body.
+    a refused request leaves no key. All other checks belong into `start`: what an equal request
+    started is told even when the same would be refused today. Raises KeyReusedError for a key
+    with another body.
     """
-    key = await _key_of(request)
-    if key is None:
+    name = _name_of(request)
+    if name is None:
         return await start(None)
-    name = (key.user_id, key.method, key.path, key.key)
     turn = _turns.setdefault(name, asyncio.Lock())
     async with turn:
-        row = await request.app[DB].row(
-            "known_request", user_id=key.user_id, method=key.method, path=key.path, key=key.key
-        )
+        row = await request.app[DB].row("known_request", **asdict(name))
         if row is None:
-            return await start(key)
-    if row["body_hash"] != key.body_hash:
+            return await _start_first(request, name, start)
+    if row["body_hash"] != await _body_hash(request):
         raise KeyReusedError
     return await again(row["execution_id"])
 
 
-async def _key_of(request: web.Request) -> RequestKey | None:
+async def _start_first(
+    request: web.Request,
+    name: _Name,
+    start: Callable[[RequestKey | None], Awaitable[web.Response]],
+) -> web.Response:
+    try:
+        body_hash = await _body_hash(request)
+    except BadRequestError:  # `start` refuses it, after what it has to check before a body
+        return await start(None)
+    return await start(RequestKey(**asdict(name), body_hash=body_hash))
+
+
+def _name_of(request: web.Request) -> _Name | None:
     key = request.headers.get(HEADER)
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
         raise BadRequestError(f"{HEADER} is 1 to {LONGEST_KEY} printable characters.")
+    return _Name(user_of(request).user_id, request.method, request.path, key)
+
+
+async def _body_hash(request: web.Request) -> bytes:
     body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.sha256(body).digest()
-    return RequestKey(user_of(request).user_id, request.method, request.path, key, digest)
+    return hashlib.sha256(body).digest()

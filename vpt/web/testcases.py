@@ -99,11 +99,11 @@ async def delete_test_case(request: web.Request) -> web.Response:
 async def execute_test_case(request: web.Request) -> web.Response:
     """Run a test case now, or as soon as something that fits is free."""
     db, test_case_id = request.app[DB], path_id(request)
-    test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
-    wish = await load_body(request, EXECUTE)
-    steps = filled_steps(test_case, wish["parameters"])
 
     async def start(key: RequestKey | None) -> web.Response:
+        test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
+        wish = await load_body(request, EXECUTE)
+        steps = filled_steps(test_case, wish["parameters"])
         wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
         new = new_execution(test_case, steps, wish, user_of(request).user_id)
         submitted = await request.app[LAB].submit(new, key)
