@@ -21,7 +21,7 @@ ORDER BY id
 SELECT l.id, l.device_id, l.holder, extract(epoch FROM l.expires_at - now())::float8 AS seconds
 FROM leases l
 JOIN devices d ON d.id = l.device_id
-WHERE d.host_id = $1 AND NOT d.withdrawn AND l.expires_at > now()
+WHERE d.host_id = $1 AND l.expires_at > now()
 
 -- lab_attempts(host_id)
 SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from typing import Any
+
 import pytest
 
 from tests.actors.conftest import Kit
@@ -67,3 +71,60 @@ async def test_a_lease_that_could_not_be_stored_holds_nothing(lab: Kit) -> None:
     await lab.fetch("DROP TRIGGER cut ON leases")
     await lab.device_is("h:d1", DeviceStatus.ONLINE)
     assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
+
+
+async def test_a_lease_whose_answer_was_lost_is_taken_back_in_the_database_too(lab: Kit) -> None:
+    """The row stands, the connection broke, and who asked was told that he has nothing."""
+    await lab.host()
+    row_of = lab.db.row
+
+    async def break_after_commit(name: str, /, **args: Any) -> Any:
+        row = await row_of(name, **args)
+        if name == "store_lease":
+            raise DatabaseAwayError
+        return row
+
+    lab.db.row = break_after_commit  # type: ignore[method-assign]
+    with pytest.raises(DatabaseAwayError):
+        await lab.lab.lease("h:d1", "ann", 600)
+    lab.db.row = row_of  # type: ignore[method-assign]
+    assert len(await lab.fetch("SELECT id FROM leases")) == 1
+    await lab.lab._sweep()
+    assert await lab.fetch("SELECT id FROM leases") == []
+    assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
+
+
+async def test_a_lease_outlives_a_registration_and_a_restart_without_its_device(lab: Kit) -> None:
+    host = await lab.host("h", "d1", "d2")
+    row = await lab.lab.lease("h:d2", "ann", 600)
+    host.devices = ("d1",)
+    await lab.join(host)
+    await lab.restart()
+    host.devices = ("d1", "d2")
+    await lab.join(host)
+    await lab.device_is("h:d2", DeviceStatus.LEASED)
+    assert (await lab.lab.lease("h:d2", "ann", 600))["id"] == row["id"]
+    with pytest.raises(LockedError):
+        await lab.lab.lease("h:d2", "bob", 600)
+
+
+async def test_of_a_lease_and_a_run_at_the_same_moment_one_gets_the_device(lab: Kit) -> None:
+    """Two hundred rounds: nothing is given twice, nobody waits for ever."""
+    host = await lab.host()
+    got = {"lease": 0, "run first": 0}
+    for _ in range(200):
+        ask = lab.lab.lease("h:d1", "ann", 600)
+        run = lab.run("a")
+        first, second = (ask, run) if random.random() < 0.5 else (run, ask)
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        execution_id = next(one for one in outcomes if isinstance(one, str))
+        if any(isinstance(one, ConflictError) for one in outcomes):
+            got["run first"] += 1
+        else:
+            got["lease"] += 1
+            await lab.lab.end_lease("h:d1", "ann", anybodys=False)
+        row = await lab.final(execution_id)
+        assert (row["status"], row["attempt"]) == ("completed", 1)
+    assert host.done("a") == 200
+    assert min(got.values()) > 0, f"one side always wins: {got}"
+    assert await lab.fetch("SELECT id FROM leases") == []

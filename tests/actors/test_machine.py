@@ -263,12 +263,20 @@ def test_manual_actions_are_refused_for_a_reason() -> None:
     assert isinstance(w.replies[1], InvalidError)
     w.run().tell(m.Act(2, "h:d1", {}, 1, "k", "u"))
     assert isinstance(w.replies[2], ConflictError)
-    w.tell(*(m.Act(n, "d2", {}, 1, "k", "u") for n in range(3, 7)))
-    assert isinstance(w.replies[6], UnavailableError)
+    w.tell(*(m.Act(n, "d2", {}, 1, "k", "u") for n in range(3, 8)))
+    assert isinstance(w.replies[7], UnavailableError)
     for _ in range(6):
         w.tell(m.ProbeDue()).probe(good=False)
-    w.tell(m.Act(7, "d2", {}, 1, "k", "u"))
-    assert isinstance(w.replies[7], HostUnreachableError)
+    w.tell(m.Act(8, "d2", {}, 1, "k", "u"))
+    assert isinstance(w.replies[8], HostUnreachableError)
+
+
+def test_actions_that_wait_are_counted_for_the_whole_host() -> None:
+    w = world(devices=3).up()
+    w.tell(*(m.Act(n, f"d{1 + n % 3}", {}, 1, "k", "u") for n in range(1, 7)))
+    assert (w.replies, len(w.acts)) == ({}, 3), "three are under way, three wait"
+    w.tell(m.Act(7, "d1", {}, 1, "k", "u"))
+    assert isinstance(w.replies[7], UnavailableError)
 
 
 def test_a_run_that_waits_for_a_manual_action_is_next() -> None:
@@ -370,6 +378,41 @@ def test_a_lease_that_ran_out_frees_the_device() -> None:
     assert not w.alarms.keys() & {"lease:h:d1"}
     w.run()
     assert w.records
+
+
+def test_a_lease_ends_what_others_wait_with_and_keeps_what_is_under_way() -> None:
+    w = world().up()
+    users = ("bob", "bob", "ann")
+    w.tell(*(m.Act(n, "d1", {}, 1, "k", user) for n, user in enumerate(users, 1)))
+    w.tell(m.TakeLease(9, "h:d1", "l1", "ann", 600))
+    assert isinstance(w.replies[2], ConflictError)
+    assert 1 not in w.replies
+    w.tell(m.ActAnswered("h:d1", 1, PASS, 1.0))
+    assert [act.act.ask for act in w.acts] == [1, 3]
+
+
+def test_a_lease_outlives_a_registration_without_its_device() -> None:
+    w = world(devices=2).up()
+    w.tell(m.TakeLease(1, "h:d2", "l1", "ann", 600))
+    w.tell(m.Register(2, host(), (device(1),)))
+    w.tell(m.Register(3, host(), (device(1), device(2))))
+    assert w.state.lanes["h:d2"].lease
+    w.tell(m.Register(4, host(), (device(1),)))
+    w.ring("lease:h:d2")
+    assert "h:d2" not in w.state.lanes
+
+
+def test_a_lease_of_a_host_that_is_away_holds_when_it_is_back() -> None:
+    w = lose(world().up())
+    while w.state.link is not Link.LOST:
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.tell(m.TakeLease(1, "h:d1", "l1", "ann", 600))
+    assert w.replies[1] == "l1"
+    w.up()
+    w.run()
+    assert not w.records
+    assert w.state.view is not None
+    assert w.state.view.devices[0].status == "leased"
 
 
 def test_no_lease_while_a_run_or_its_hold_has_the_device() -> None:

@@ -93,6 +93,7 @@ class Lab:
         self._hosts = Hosts(self._surroundings(), self._sealer, limits_of(config))
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
+        self._unsure: set[str] = set()  # leases that may stand in the database, and must not
         self._finals: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: aiojobs.Scheduler | None = None
@@ -442,6 +443,7 @@ class Lab:
             )
         except BaseException:  # what is not stored must not hold a device
             self._hosts.tell(host_id, m.LeaseOver(device_id, new))
+            self._unsure.add(new)
             raise
         if row is None:
             self._hosts.tell(host_id, m.LeaseOver(device_id, new))
@@ -502,11 +504,18 @@ class Lab:
         if seen:
             await self._db.row("store_seen", host_ids=sorted(seen))
 
+    async def _drop_leases(self) -> None:
+        """Delete leases that ran out, and those that their holders were told they did not get."""
+        await self._db.row("drop_old_leases")
+        for lease_id in tuple(self._unsure):
+            await self._db.row("end_lease", id=lease_id)
+            self._unsure.discard(lease_id)
+
     async def _sweep(self) -> None:
         """Carry out what was stored and then not done, and forget what is too old to count."""
         for row in await self._db.rows("cancels_wished"):
             await self._carry_out_cancel(row["id"])
-        await self._db.row("drop_old_leases")
+        await self._drop_leases()
         await self._db.row("forget_requests")
         for row in await self._db.rows("running_campaigns"):
             if row["id"] not in self._campaigns and not self._closing:

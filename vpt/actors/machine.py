@@ -206,7 +206,7 @@ class Turn:
         self.effects.extend(effects)
 
     def _put(self, lane: Lane, **changes: Any) -> Lane:
-        """Put a changed lane in its place; one that is gone and idle disappears."""
+        """Put a changed lane in its place; one that is gone and empty disappears."""
         lane = replace(lane, **changes)
         if lane.wanted and not lane.acts:
             lane = replace(lane, wanted=False)
@@ -214,7 +214,7 @@ class Turn:
             self._lanes = dict(self.state.lanes)
             self.state = replace(self.state, lanes=self._lanes)
         self._lanes[lane.device.id] = lane
-        if lane.gone and lane.idle:
+        if lane.gone and lane.empty:
             del self._lanes[lane.device.id]
         return lane
 
@@ -407,7 +407,7 @@ class Turn:
             lane = self.state.lanes.get(device.id)
             lanes[device.id] = replace(lane, device=device, gone=False) if lane else Lane(device)
         for device_id, lane in self.state.lanes.items():
-            if device_id not in lanes and not lane.idle:
+            if device_id not in lanes and not lane.empty:
                 lanes[device_id] = replace(lane, gone=True)
         self._lanes = lanes
         self.state = replace(self.state, lanes=lanes)
@@ -429,8 +429,18 @@ class Turn:
             return
         lease_id = lane.lease.id if lane.lease else command.lease_id
         lease = Lease(lease_id, command.holder, command.seconds)
-        self._lease_alarm(self._put(lane, lease=lease, wanted=False), lease)
+        acts = self._acts_under(lane, command.holder)
+        self._lease_alarm(self._put(lane, lease=lease, acts=acts, wanted=False), lease)
         self._add(m.Reply(command.ask, lease_id))
+
+    def _acts_under(self, lane: Lane, holder: str) -> tuple[m.Act, ...]:
+        """Leave what is under way and what the holder wants; what others wait with is refused."""
+        waiting = lane.acts[1:]
+        for act in waiting:
+            if act.user_id != holder:
+                self._add(m.Refuse(act.ask, ConflictError(_LEASED)))
+        mine = [act for act in waiting if act.user_id == holder]
+        return (*lane.acts[:1], *mine)
 
     def _why_no_lease(self, lane: Lane | None, holder: str) -> VptError | None:
         if lane is None or lane.gone:
@@ -480,8 +490,9 @@ class Turn:
             return UnavailableError("The server is stopping.")
         if (words := self._held_from(lane, user_id)) is not None:
             return ConflictError(words)
-        if len(lane.acts) >= self.state.limits.inbox_limit:
-            return UnavailableError("Too many actions wait for this device.")
+        waiting = sum(len(other.acts[1:]) for other in self.state.lanes.values())
+        if waiting >= self.state.limits.inbox_limit:
+            return UnavailableError("Too many actions wait for this host.")
         return lane
 
     def _held_from(self, lane: Lane, user_id: str) -> str | None:
@@ -975,6 +986,7 @@ class Turn:
 
 _RUN_TIMEOUT = "The run did not end in time."
 _ONE_THING = "The host works one thing at a time, and another device of it is at work."
+_LEASED = "The device is leased by somebody else."
 
 
 def _no_step_alarm(lane: Lane) -> m.Alarm:
@@ -985,7 +997,7 @@ def _held_from(lane: Lane, user_id: str) -> str | None:
     if lane.run is not None or lane.hold is not None or lane.wanted:
         return "The device is held by an execution."
     if lane.lease is not None and lane.lease.holder != user_id:
-        return "The device is leased by somebody else."
+        return _LEASED
     return None
 
 

@@ -39,7 +39,8 @@ async def restore(
     for item in leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
-        lanes[device_id] = Lane(lanes[device_id].device, lease=lease)
+        lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
+        lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
     resumed: list[tuple[Run, float]] = []
     for item in attempts:
         _take_up(lanes, item, resumed)
@@ -101,7 +102,7 @@ def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]])
 
 
 def _missing_device(device_id: str) -> Device:
-    """Stand in for a device whose row is gone while an attempt still holds it."""
+    """Stand in for a device that is declared no more while somebody still holds it."""
     local = device_id.partition(":")[2] or None
     return Device(device_id, local, device_id, None, declared=False)
 

@@ -157,6 +157,11 @@ class Lane:
         """True when nothing runs on the device or may still do so."""
         return self.run is None and self.hold is None and not self.acts
 
+    @property
+    def empty(self) -> bool:
+        """True when nobody has anything to do with the device."""
+        return self.idle and self.lease is None
+
 
 @dataclass(frozen=True, slots=True)
 class HostState:
