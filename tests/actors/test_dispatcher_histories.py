@@ -218,7 +218,7 @@ class DispatcherHistories(RuleBasedStateMachine):
 
 TestDispatcherHistories = DispatcherHistories.TestCase
 TestDispatcherHistories.settings = settings(
-    max_examples=200,
+    max_examples=500,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -3,10 +3,15 @@
 The invariants are `state.check`, and those that `World` asserts: one attempt a device, one call
 a device, one probe a host, each step stored before the next goes out, no attempt ends twice, and
 no `failed` that the host did not say. At the end of each history nothing is stuck.
+`MatchedHistories` has the dispatcher in them: what is submitted finds its device by matching, and
+at the end each execution came to its end.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -23,8 +28,9 @@ from tests.actors.world import (
     world,
 )
 from vpt.actors import messages as m
+from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link
-from vpt.model import DeviceStatus, Host
+from vpt.model import DeviceStatus, Host, Waiting, Wish
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(m.Trouble)).map(
     lambda t: trouble(t.name)
@@ -37,6 +43,7 @@ STEPS = (
 )
 
 
+pytestmark = pytest.mark.timeout(300)
 _ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
 
 
@@ -102,13 +109,17 @@ class Histories(RuleBasedStateMachine):
     def cancel_answered(self, acknowledged: bool) -> None:
         self.w.cancel_answered(acknowledged=acknowledged)
 
-    @rule(execution=st.sampled_from(["e1", "e2", "e3"]))
+    @rule(execution=st.sampled_from(["e1", "e2", "e3", "m1", "m2"]))
     def cancel(self, execution: str) -> None:
         self.w.tell(m.Cancel(execution))
 
-    @rule(device_id=DEVICES)
-    def act(self, device_id: str) -> None:
-        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k", "u"))
+    @rule(device_id=DEVICES, user=st.sampled_from(["u", "v"]))
+    def act(self, device_id: str, user: str) -> None:
+        lane = self.w.state.lanes.get(device_id)
+        before = len(self.w.acts)
+        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k", user))
+        if lane is not None and lane.lease is not None and lane.lease.holder != user:
+            assert len(self.w.acts) == before, "an action on what is somebody else's"
 
     @rule(device_id=DEVICES, holder=st.sampled_from(["u", "v"]))
     def lease(self, device_id: str, holder: str) -> None:
@@ -120,6 +131,19 @@ class Histories(RuleBasedStateMachine):
     def act_answered(self, outcome: m.Outcome) -> None:
         act = self.w.acts.pop(0)
         self.w.tell(m.ActAnswered(act.device.id, act.act.ask, outcome, 1.0))
+
+    @rule(device_id=DEVICES)
+    def give_back(self, device_id: str) -> None:
+        lease = self.w.state.lanes[device_id].lease if device_id in self.w.state.lanes else None
+        if lease is not None:
+            self.w.tell(m.LeaseOver(device_id, lease.id))
+
+    @rule()
+    def lost_again_and_again(self) -> None:
+        """Flap: lost and back, three times."""
+        for _ in range(3):
+            for good, times in ((False, 6), (True, 2)):
+                self.probes(good, times)
 
     @rule(devices=st.sampled_from([(1,), (1, 2), (2,)]), idempotency=st.booleans())
     def register(self, devices: tuple[int, ...], idempotency: bool) -> None:
@@ -172,8 +196,10 @@ class Histories(RuleBasedStateMachine):
         return True
 
 
-class SerialHistories(Histories):
-    """Of a host that works one thing at a time and names what it has begun."""
+class Serial:
+    """A host that works one thing at a time and names what it has begun."""
+
+    w: World
 
     def new_world(self) -> World:
         return serial_world(steps=STEPS, test_retries=1)
@@ -187,13 +213,74 @@ class SerialHistories(Histories):
         self.w.begun(f"x{number}", next(iter(self.w.forwards)))
 
 
-_SETTINGS = settings(
-    max_examples=300,
+class MatchedHistories(Histories):
+    """The same with the real dispatcher between those who submit and the machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[m.Run] = []  # told by the dispatcher, and not yet read by the actor
+        self.number = 0
+        self.dispatcher = self.w.dispatcher = Dispatcher(self._told)
+        assert self.w.state.view is not None
+        self.dispatcher.announce(self.w.state.view)
+
+    def _told(self, host_id: str, message: m.Message) -> None:
+        assert isinstance(message, m.Run)
+        assert message.device_id not in {run.device_id for run in self.runs}, "given twice"
+        status = {v.device.id: v.status for v in self.dispatcher.views[0].devices}
+        assert status[message.device_id] is DeviceStatus.ONLINE, "given while it was not free"
+        self.runs.append(message)
+
+    def run_it(self) -> None:  # type: ignore[override]
+        """Runs come from the dispatcher only."""
+
+    @precondition(lambda self: self.number < 6)
+    @rule(priority=st.integers(0, 100), device_id=st.none() | DEVICES)
+    def submit(self, priority: int, device_id: str | None) -> None:
+        self.number += 1
+        name = f"m{self.number}"
+        self.w.executions[name] = "queued"
+        wish = Wish("model", device_id=device_id)
+        self.dispatcher.add(Waiting(name, wish, priority, float(self.number), 1e9))
+
+    @precondition(lambda self: self.runs)
+    @rule()
+    def the_actor_reads(self) -> None:
+        run = self.runs.pop(0)
+        self.w.run(run.execution_id, run.device_id)
+
+    def _one_good_thing(self) -> bool:
+        if self.runs:
+            self.the_actor_reads()
+            return True
+        return super()._one_good_thing()
+
+    def teardown(self) -> None:
+        super().teardown()
+        assert {s for s in self.w.executions.values() if s in {"queued", "running"}} == set()
+        assert len(self.dispatcher) == self.dispatcher.known == 0
+
+
+class SerialHistories(Serial, Histories):
+    """The first of a serial host."""
+
+
+class SerialMatchedHistories(Serial, MatchedHistories):
+    """The second of a serial host."""
+
+
+def _tested(histories: type[Histories], number: int) -> Any:
+    case = histories.TestCase
+    case.settings = settings(SETTINGS, max_examples=number)
+    return case
+
+
+SETTINGS = settings(
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestHistories = Histories.TestCase
-TestHistories.settings = _SETTINGS
-TestSerialHistories = SerialHistories.TestCase
-TestSerialHistories.settings = _SETTINGS
+TestHistories = _tested(Histories, 1000)
+TestMatchedHistories = _tested(MatchedHistories, 1000)
+TestSerialHistories = _tested(SerialHistories, 500)
+TestSerialMatchedHistories = _tested(SerialMatchedHistories, 500)

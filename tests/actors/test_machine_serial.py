@@ -12,7 +12,7 @@ from vpt.actors.machine import wake
 from vpt.actors.matching import why
 from vpt.actors.state import Link, Phase
 from vpt.errors import ConflictError, LockedError
-from vpt.model import HostStatus, StepProgress, Wish
+from vpt.model import HostStatus, StepProgress
 
 
 def act(ask: int, device_id: str, user: str = "ann") -> m.Act:
@@ -37,8 +37,7 @@ def test_a_serial_host_runs_on_one_device_only() -> None:
 def test_who_waits_for_another_device_of_it_is_told_so() -> None:
     w = serial_world().up().run("e1", "h:d1")
     assert w.state.view is not None
-    wait = why(Wish("model", device_id="h:d2"), [w.state.view])
-    assert wait is not None
+    wait = why([(w.state.view, w.state.view.devices[1])])
     assert (wait.reason, wait.names) == ("lane_busy", ("h",))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vpt.actors import messages as m
+from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
 from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
-from vpt.model import Answer, Device, ExecutionStatus, Host, Json, RunSpec
+from vpt.model import Answer, Device, ExecutionStatus, Host, Json, RunSpec, Waiting, Wish
 
 LIMITS = Limits(
     suspect_after=2,
@@ -60,6 +61,7 @@ class World:
     published: list[object] = field(default_factory=list)
     said_no: set[tuple[str, int]] = field(default_factory=set)
     stopped: bool = False
+    dispatcher: Dispatcher | None = None  # hears of it what the real one would
     handles: dict[m.StepKey, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
@@ -173,7 +175,13 @@ class World:
                 self.stopped = True
             case m.Leave(_, device):
                 self.left.append(device.id)
-            case m.Announce() | m.NotTaken() | m.Log():
+            case m.Announce(view):
+                if self.dispatcher is not None:
+                    self.dispatcher.announce(view)
+            case m.NotTaken(execution_id, device_id, gone):
+                if self.dispatcher is not None:
+                    self.dispatcher.not_taken(execution_id, device_id, gone=gone)
+            case m.Log():
                 pass
 
     def _forwarded(self, effect: m.Forward) -> None:
@@ -229,6 +237,8 @@ class World:
         )  # fmt: skip
         self.attempts[spec.execution_id, spec.attempt] = Attempt(spec, effect.device_id)
         self.executions[effect.execution_id] = "running"
+        if self.dispatcher is not None:
+            self.dispatcher.begun(effect.execution_id)
         return m.AttemptStored(effect.device_id, spec)
 
     def _end(self, effect: m.StoreEnd) -> m.Fact:
@@ -240,6 +250,9 @@ class World:
         attempt.status = effect.status
         attempt.released = effect.release
         status = ExecutionStatus.QUEUED if effect.again else effect.status
+        if effect.again and self.dispatcher is not None:
+            wish = Wish("model")
+            self.dispatcher.add(Waiting(spec.execution_id, wish, 50, 0.0, 1e9, effect.device_id))
         self.executions[spec.execution_id] = status
         return m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status)
 

@@ -116,7 +116,7 @@ class Dispatcher:
             sent = self._sent.get(execution_id)
             return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
         line = self._lines[waiting.wish]
-        able = sum(matching.is_up(*self._devices[device_id]) for device_id in line.fitting)
+        able = matching.able(self._devices[device_id] for device_id in line.fitting)
         return Place(self.why(line), position(waiting, line.rivals(self.lines)), able)
 
     def add(self, waiting: Waiting) -> bool:

@@ -104,9 +104,16 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
     return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
 
 
-def is_up(view: HostView, device: DeviceView) -> bool:
-    """True when the device works through runs: only then do earlier ones tell how long it takes."""
-    return hindrance(view, device) is WaitReason.ALL_BUSY
+def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
+    """Count who works through runs: only then do earlier ones tell how long it takes."""
+    at_work = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
+    return len(
+        {
+            view.host.id if view.host.serial else device.device.id
+            for view, device in fitting
+            if hindrance(view, device) in at_work
+        }
+    )
 
 
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:
@@ -118,4 +125,6 @@ def hindrance(view: HostView, device: DeviceView) -> WaitReason:
         return WaitReason.DRAINING
     if view.status in (HostStatus.LOST, HostStatus.OFFLINE):
         return WaitReason.NO_ONLINE_HOST
-    return _OF_DEVICES.get(device.status, WaitReason.LANE_BUSY)
+    if view.status is HostStatus.BUSY and device.status is DeviceStatus.ONLINE:
+        return WaitReason.LANE_BUSY
+    return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)
