@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Protocol, assert_never
@@ -24,6 +24,7 @@ from vpt.dialects.base import Call, Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.model import (
+    Answer,
     DeviceChanged,
     ErrorKind,
     ExecutionStatus,
@@ -241,7 +242,7 @@ class HostActor(Actor[m.Message]):
         began = perf_counter()
         outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
-        self.bring(m.StepAnswered(effect.device.id, key, outcome, duration_ms))
+        self.bring(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
 
     async def _forward_act(self, effect: m.ForwardAct) -> None:
         act, began = effect.act, perf_counter()
@@ -373,3 +374,10 @@ class HostActor(Actor[m.Message]):
             if was.get(item.device.id) is not item.status:
                 log.info("device_status_changed", device_id=item.device.id, status=item.status)
                 self._world.events.publish(DeviceChanged(item.device.id, item.status, seen))
+
+
+def _slim(outcome: m.Outcome) -> m.Outcome:
+    """Keep of an answer what will be stored: it may have to wait long for the database."""
+    if not isinstance(outcome, Answer) or outcome.raw is None:
+        return outcome
+    return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
