@@ -1,10 +1,11 @@
-"""The commands: serve, host, demo, token, migrate."""
+"""The commands: serve, host, host-token, demo, token, migrate."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import click
 
 from vpt import __version__, config, logs
 from vpt.config import Config, ConfigError
-from vpt.db import migrate
+from vpt.db import Database, migrate
 from vpt.embedded import EmbeddedError
 from vpt.embedded import start as start_embedded
 from vpt.errors import DatabaseAwayError
 from vpt.host.cli import host_command
 from vpt.instance import TakenError
 from vpt.model import Role
+from vpt.tokens import HOST_NAME, listed_tokens, make_token, revoke_tokens
 from vpt.web.auth import issue_token
 
 TROUBLE = 2  # infrastructure
@@ -62,6 +64,7 @@ def cli() -> None:
     A server:      vpt serve
     A host:        vpt host --server http://127.0.0.1:5109 --name pi-1
     A user token:  vpt token --user me
+    A host token:  vpt host-token pi-1
 
     Settings come from the environment and from .env in the working folder; the README lists
     them. Exit codes: 0 passed, 1 a test failed, 2 infrastructure, 3 waited too long, 4 usage.
@@ -129,13 +132,63 @@ def migrate_command() -> None:
 
 
 async def _migrate(settings: Config) -> int:
+    async with _database(settings) as dsn:
+        return len(await migrate(dsn))
+
+
+@asynccontextmanager
+async def _database(settings: Config) -> AsyncIterator[str]:
+    """Give the DSN of DATABASE_URL or of the own database, which a running server may have up."""
     if settings.database_url is not None:
-        return len(await migrate(settings.database_url))
+        yield settings.database_url
+        return
     server = await start_embedded(settings.vpt_data_dir, bin_dir=settings.vpt_pg_bin)
     try:
-        return len(await migrate(server.dsn))
+        yield server.dsn
     finally:
         await server.stop()
+
+
+def _host_name(_: Any, param: click.Parameter, name: str | None) -> str | None:
+    if name is None or HOST_NAME.fullmatch(name):
+        return name
+    raise click.BadParameter("1 to 64 letters, digits, '.', '_' or '-'", param=param)
+
+
+@cli.command("host-token")
+@click.argument("name", required=False, callback=_host_name)
+@click.option("--list", "show", is_flag=True, help="Say which hosts have tokens of their own.")
+@click.option("--revoke", is_flag=True, help="Take all of NAME's tokens away.")
+def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
+    """Make one more token for the host NAME and print it; nobody sees it again.
+
+    With it the host NAME joins, and no other: as Authorization: Bearer TOKEN, or as the password
+    of SERVER_URL=http://NAME:TOKEN@server:5109. A running server need not be stopped; it refuses
+    a revoked token within 5 seconds.
+    """
+    if show == (name is not None) or (revoke and name is None):
+        raise click.UsageError("Expected NAME, NAME --revoke, or --list.")
+    settings = read_config()
+    logs.setup(settings.log_format, "warning")
+    run(_host_token(settings, name, revoke=revoke))
+
+
+async def _host_token(settings: Config, name: str | None, *, revoke: bool) -> None:
+    async with _database(settings) as dsn:
+        await migrate(dsn)
+        db = Database(dsn)
+        await db.open()
+        try:
+            if name is None:
+                for row in await listed_tokens(db):
+                    newest = row["newest"].strftime("%Y-%m-%dT%H:%M:%SZ")
+                    click.echo(f"{row['host_id']}  {row['tokens']}  newest {newest}")
+            elif revoke:
+                click.echo(f"{await revoke_tokens(db, name)} tokens of {name} revoked")
+            else:
+                click.echo(await make_token(db, name))
+        finally:
+            await db.close()
 
 
 @cli.command()

@@ -17,9 +17,10 @@ from vpt.db import Database
 from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
+from vpt.tokens import HostTokens
 from vpt.web import devices, hosts, sockets, system
 from vpt.web.auth import issue_token, secret_of
-from vpt.web.keys import CONFIG, DB, EVENTS, LAB
+from vpt.web.keys import CONFIG, DB, EVENTS, LAB, TOKENS
 from vpt.web.middlewares import gate
 
 Client = TestClient[web.Request, web.Application]
@@ -93,6 +94,7 @@ async def connect(
     async def start(**settings: Any) -> Client:
         app = web.Application(middlewares=[gate], client_max_size=config.max_body)
         app[CONFIG], app[DB], app[EVENTS] = replace(config, **settings), db, events
+        app[TOKENS] = HostTokens(db)
         app[LAB] = lab  # type: ignore[misc]
         for module in (hosts, devices, system):
             app.add_routes(module.routes)

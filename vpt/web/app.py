@@ -11,6 +11,7 @@ from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database
 from vpt.events import Events
+from vpt.tokens import HostTokens
 from vpt.web import (
     campaigns,
     devices,
@@ -22,7 +23,7 @@ from vpt.web import (
     system,
     testcases,
 )
-from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
+from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, TOKENS
 from vpt.web.middlewares import REQUEST_ID, gate
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     """Make the application; who calls it opens and closes what it is given."""
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
-    app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
+    app[ARTIFACTS], app[TOKENS] = Artifacts(config.vpt_data_dir), HostTokens(db)
     system.setup(app)
     for resource in RESOURCES:
         app.add_routes(resource.routes)

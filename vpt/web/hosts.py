@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import functools
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from hmac import compare_digest
 from typing import Any
 
 import orjson
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 from marshmallow import Schema, validate
 from marshmallow import fields as f
 
-from vpt.config import Network
-from vpt.errors import (
-    BadRequestError,
-    ForbiddenError,
-    InvalidError,
-    InvalidTokenError,
-    NotFoundError,
-    NoTokenError,
-    NotRegisteredError,
-    VptError,
-)
-from vpt.model import Credential, HostStatus, Json, Role
+from vpt.errors import InvalidError, NotFoundError, VptError
+from vpt.model import HostStatus, Json, Role
 from vpt.seal import Sealer
-from vpt.urls import parse_address
-from vpt.web.auth import bearer, needs, own_credential, read_token, secret_of, user_of
+from vpt.web.auth import needs, own_credential, secret_of, user_of
 from vpt.web.host_schemas import RegistrationBody, registration, stats_of, words
-from vpt.web.keys import CONFIG, DB, LAB
+from vpt.web.keys import DB, LAB
 from vpt.web.requests import (
     LONGEST_ID,
     choice_param,
@@ -48,6 +31,7 @@ from vpt.web.requests import (
     read_json,
     text_param,
 )
+from vpt.web.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
@@ -56,8 +40,6 @@ routes = web.RouteTableDef()
 LONGEST_ACTION = 86_400.0
 #: A manual action belongs to no execution: a host must not take it for a step of one.
 _OF_STEPS = ("execution_id", "attempt", "step")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HostEdit(Schema):
@@ -223,41 +205,12 @@ def _check_action(body: Json) -> None:
 # --- what hosts say
 
 
-@dataclass(frozen=True, slots=True)
-class _Speaker:
-    """How a host proved that it may speak, and for whom: None means for any host."""
-
-    credential: Credential
-    host_id: str | None = None
-
-    def speaks_for(self, host_id: str) -> None:
-        """Raise ForbiddenError when its credential is another host's."""
-        if self.host_id not in (None, host_id):
-            raise ForbiddenError("This token speaks for another host.")
-
-
-def _asked_to_register(handler: Handler) -> Handler:
-    """Answer a host that is not registered in the words which make it register again."""
-
-    @functools.wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except NotRegisteredError as error:
-            return json_response(
-                {"status": error.code, "action": "register", "error": error.message},
-                status=error.status,
-            )
-
-    return answer
-
-
 @routes.post("/api/hosts/register")
 @own_credential
 async def register(request: web.Request) -> web.Response:
     """Take a host in, or take it again with what it says now; exactly 200, as hosts expect."""
-    speaker, peer = _speaker(request), peer_of(request)
-    _require_json(request)
+    speaker, peer = await speaker_of(request), peer_of(request)
+    require_json(request)
     body = await load_body(request, _REGISTRATION)
     speaker.speaks_for(body["host_name"])
     told = registration(body, peer=peer, credential=speaker.credential)
@@ -273,7 +226,7 @@ async def register(request: web.Request) -> web.Response:
 
 @routes.post("/api/hosts/{id}/heartbeat")
 @own_credential
-@_asked_to_register
+@asked_to_register
 async def heartbeat(request: web.Request) -> web.Response:
     """Note that a host lives, and what it says of its own health."""
     host_id, speaker, body = await _word_of_host(request)
@@ -283,7 +236,7 @@ async def heartbeat(request: web.Request) -> web.Response:
 
 @routes.post("/api/hosts/{id}/unregister")
 @own_credential
-@_asked_to_register
+@asked_to_register
 async def unregister(request: web.Request) -> web.Response:
     """Let a host say goodbye: it is offline until it registers again."""
     host_id, speaker, _body = await _word_of_host(request)
@@ -291,72 +244,10 @@ async def unregister(request: web.Request) -> web.Response:
     return json_response({"status": "success", "host_id": host_id})
 
 
-async def _word_of_host(request: web.Request) -> tuple[str, _Speaker, Json]:
-    speaker, host_id = _speaker(request), path_id(request)
+async def _word_of_host(request: web.Request) -> tuple[str, Speaker, Json]:
+    speaker, host_id = await speaker_of(request), path_id(request)
     speaker.speaks_for(host_id)
     if not request.body_exists:
         return host_id, speaker, {}
-    _require_json(request)
+    require_json(request)
     return host_id, speaker, await read_json(request)
-
-
-def peer_of(request: web.Request) -> str:
-    """Give the address at the other end of the socket, whatever headers say; "" without one."""
-    peername = request.transport.get_extra_info("peername") if request.transport else None
-    return str(peername[0]) if isinstance(peername, tuple) else ""
-
-
-def _speaker(request: web.Request) -> _Speaker:
-    """Judge a host's credential: NoTokenError, InvalidTokenError, or what it is worth."""
-    header = request.headers.get(hdrs.AUTHORIZATION)
-    if header is None:
-        return _without_credential(request)
-    token = _presented(header)
-    join_token = request.app[CONFIG].host_join_token
-    if join_token and compare_digest(_bytes(token), _bytes(join_token)):
-        return _Speaker(Credential.JOIN)
-    user = read_token(secret_of(request.app), token)
-    if user.role is Role.HOST:
-        return _Speaker(Credential.OWN, user.user_id)
-    if user.role is Role.ADMIN:
-        return _Speaker(Credential.JOIN)
-    raise InvalidTokenError
-
-
-def _without_credential(request: web.Request) -> _Speaker:
-    """Let a peer of an open network in; a page in a browser there (it has an Origin) is no host."""
-    networks = request.app[CONFIG].host_open_networks
-    if hdrs.ORIGIN in request.headers or not _is_in(peer_of(request), networks):
-        raise NoTokenError
-    return _Speaker(Credential.OPEN)
-
-
-def _is_in(peer: str, networks: tuple[Network, ...]) -> bool:
-    address = parse_address(peer)
-    return address is not None and any(address in network for network in networks)
-
-
-def _presented(header: str) -> str:
-    """Give the token of an Authorization header; with Basic it is the password."""
-    scheme, _, rest = header.strip().partition(" ")
-    if scheme.lower() != "basic":
-        token = bearer(header)
-    else:
-        try:
-            pair = base64.b64decode(rest.strip(), validate=True).decode()
-        except (binascii.Error, ValueError) as error:
-            raise InvalidTokenError from error
-        token = pair.partition(":")[2]
-    if not token:
-        raise InvalidTokenError
-    return token
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")  # headers may hold any byte
-
-
-def _require_json(request: web.Request) -> None:
-    """Refuse what a form of a foreign page could send."""
-    if request.content_type != "application/json":
-        raise BadRequestError("Send the body as Content-Type: application/json.")

@@ -12,6 +12,7 @@ from vpt.config import Config
 from vpt.db import Database
 from vpt.events import Events
 from vpt.model import Role
+from vpt.tokens import HostTokens
 
 if TYPE_CHECKING:
     from vpt.actors.lab import Lab
@@ -34,6 +35,7 @@ DB = web.AppKey("db", Database)
 LAB: web.AppKey[Lab] = web.AppKey("lab")
 ARTIFACTS = web.AppKey("artifacts", Artifacts)
 EVENTS = web.AppKey("events", Events)
+TOKENS = web.AppKey("tokens", HostTokens)
 
 #: Set by the middleware on every route that needs a user; `auth.user_of` reads it.
 USER = web.RequestKey("user", User)
