@@ -33,6 +33,12 @@ WHERE ($1::text IS NULL OR devices.id = $1)
 ORDER BY devices.created_at DESC, devices.id DESC
 LIMIT $8;
 
+-- device_schema(id)
+SELECT schema::text
+FROM device_schemas
+JOIN devices ON devices.schema_hash = device_schemas.hash
+WHERE devices.id = $1;
+
 -- add_device(id, label, model, host_id, local_id, capabilities, tags, status)
 INSERT INTO devices (id, name, model, host_id, local_id, capabilities, tags, disabled, status)
 VALUES (

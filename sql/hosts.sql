@@ -8,6 +8,8 @@ SELECT
         'id', hosts.id,
         'host_name', hosts.id,
         'host_url', hosts.host_url,
+        'page_url', hosts.page_url,
+        'dialect', hosts.dialect,
         'status', hosts.status,
         'reason', hosts.reason,
         'reason_until', iso(hosts.reason_until),

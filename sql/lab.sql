@@ -7,7 +7,7 @@ ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
+    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
 FROM hosts
 WHERE id = $1
 
@@ -48,21 +48,21 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE a.host_id = $1 AND a.released_at IS NULL
 
--- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential)
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url)
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
-    last_seen
+    page_url, last_seen
 )
-SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10, now()
+SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now()
 WHERE $3::text IS NOT NULL OR NOT EXISTS (SELECT FROM hosts WHERE id = $1)
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
-    idempotency = excluded.idempotency, cancel = excluded.cancel,
+    idempotency = excluded.idempotency, cancel = excluded.cancel, page_url = excluded.page_url,
     sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
     status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
-WHERE h.host_url = $3 AND h.credential = $11
-RETURNING id, draining
+WHERE h.host_url = $3 AND h.credential = $11 AND h.dialect = $12
+RETURNING id
 
 -- upsert_device(id, host_id, local_id, name, model, capabilities)
 INSERT INTO devices AS d (id, host_id, local_id, name, model, capabilities, declared)
@@ -73,6 +73,41 @@ SET local_id = excluded.local_id, model = excluded.model, declared = true, withd
     capabilities = CASE
         WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END
 WHERE d.host_id = excluded.host_id
+
+-- schemas_changed(host_id, device_ids, hashes)
+SELECT EXISTS (
+    SELECT
+    FROM devices
+    LEFT JOIN unnest($2::text[], $3::bytea[]) AS n (id, hash) USING (id)
+    WHERE host_id = $1 AND schema_hash IS DISTINCT FROM n.hash)
+
+-- lock_schemas()
+-- One registration at a time adds and drops: nothing is dropped that another begins to name.
+SELECT pg_advisory_xact_lock(hashtext('device_schemas'))
+
+-- missing_schemas(hashes)
+SELECT hash
+FROM unnest($1::bytea[]) AS n (hash)
+EXCEPT
+SELECT hash
+FROM device_schemas
+
+-- add_schema(hash, schema)
+INSERT INTO device_schemas (hash, schema)
+VALUES ($1, $2::text::jsonb)
+ON CONFLICT DO NOTHING
+
+-- name_schemas(host_id, device_ids, hashes)
+UPDATE devices
+SET schema_hash = (
+    SELECT hash
+    FROM unnest($2::text[], $3::bytea[]) AS n (id, hash)
+    WHERE n.id = devices.id)
+WHERE host_id = $1
+
+-- drop_unused_schemas()
+DELETE FROM device_schemas
+WHERE NOT EXISTS (SELECT FROM devices WHERE schema_hash = hash)
 
 -- withdraw_devices(host_id, kept)
 UPDATE devices
@@ -106,11 +141,11 @@ UPDATE devices
 SET last_seen = now()
 WHERE host_id IN (SELECT id FROM host) AND NOT withdrawn
 
--- store_heartbeat(host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m)
+-- store_heartbeat(host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m, device_metrics)
 INSERT INTO host_health (
-    host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m
+    host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m, device_metrics
 )
-SELECT $1, $2, $3, $4, $5, $6
+SELECT $1, $2, $3, $4, $5, $6, $7
 WHERE EXISTS (SELECT FROM hosts WHERE id = $1)
 
 -- store_draining(host_id, draining)

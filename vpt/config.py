@@ -138,7 +138,9 @@ class _Settings(Schema):
     vpt_grafana_db_password = f.String()
     openrouter_api_key = f.String()
     cloudflare_r2_endpoint = f.String(validate=_WEB)
-    api_key = f.String()
+    api_key = f.String(
+        validate=validate.Regexp(r"[!-~]{1,4096}\Z", error="expected visible ASCII characters")
+    )
     vpt_team_id = f.String()
     metrics_token = f.String()
     host_probe_interval = _seconds()

@@ -227,14 +227,27 @@ class Credential(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSchema:
+    """What a device's actions and verifications look like, as JSON, and the SHA-256 of that."""
+
+    hash: bytes
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
-    """A host's word on itself, checked; `devices` has the implicit one when it declared none."""
+    """A host's word on itself, checked; `devices` has the implicit one when it declared none.
+
+    `page_url` is where browsers find the host; `schemas` go by the devices' global ids.
+    """
 
     host: Host
     devices: tuple[Device, ...]
     hardware: Json
-    secret: str | None
+    secret: str | None = field(repr=False)
     credential: Credential
+    page_url: str | None = None
+    schemas: Mapping[str, DeviceSchema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,23 @@ WORDS = [
     *["timeout_s", "status", "requirements", "description", "local_id", "ttl_s", "protocol"],
     *["queue_timeout_s", "stop_on_failure", "parallelism", "hardware", "host_secret", "api_key"],
     *["system_stats", "idempotency", "cancel", "test_retries", "command"],
+    *["host_api_url", "device_name", "device_capabilities", "device_action_types", "remote"],
+    *["device_verification_types", "per_device_metrics", "task_id", "result", "error", "stdout"],
 ]
 PARAMS = [
     *["limit", "cursor", "q", "tag", "status", "since", "until", "attempt", "days"],
     *["host_id", "device_id", "test_case_id", "campaign_execution_id", "campaign_id", "model"],
     *["device_model", "sign", "signature", "expires", "capability"],
 ]
+FIELD_DEVICE = {
+    "device_id": "d1",
+    "device_name": "n",
+    "device_model": "stb",
+    "device_capabilities": {"remote": ["ir"], "av": None},
+    "device_action_types": {"Remote": [{"command": "press_key"}]},
+    "device_verification_types": {"image": [{}]},
+    "disk_usage": "20K",
+}
 TEXT = st.text(max_size=20) | st.sampled_from(
     ["\0", "\ud800", "${x}", "..", "a" * 300, "1e400", ""]
 )
@@ -99,7 +110,9 @@ class Storm:
 
     def requests(self, template: str) -> list[Request]:
         """Make garbage for one route."""
-        almost = st.tuples(st.sampled_from(self.bodies), ALMOST).map(_one_wrong)
+        of_hosts = [body for body in self.bodies if "host_name" in body]
+        bodies = of_hosts * 3 + self.bodies if template.startswith("/server") else self.bodies
+        almost = st.tuples(st.sampled_from(bodies), ALMOST).map(_one_wrong)
         right = next((one for start, one in self.ids.items() if template.startswith(start)), "x")
         parts = st.sampled_from([right] * 8 + ODD_PARTS)
         made: list[Request] = []
@@ -114,6 +127,9 @@ class Storm:
             )
 
         collect()
+        if template.startswith("/server"):  # what is right must get in among what is not
+            right_body = json.dumps(of_hosts[-1]).encode()
+            made.append(Request(template, {}, right_body, JOIN_TOKEN, {}))
         return made
 
     async def blow(self, method: str, template: str) -> None:
@@ -134,6 +150,8 @@ class Storm:
 
 def _one_wrong(pair: tuple[dict[str, Any], tuple[str, Any]]) -> str:
     good, (key, value) = pair
+    if key in FIELD_DEVICE and "devices" in good:
+        return json.dumps(good | {"devices": [FIELD_DEVICE | {key: value}]})
     return json.dumps(good | {key: value})
 
 
@@ -146,6 +164,13 @@ def good_bodies(case_id: str) -> list[dict[str, Any]]:
         {"device_id": "tv-1", "host_id": "host-1", "parameters": {}},
         {"name": "d", "model": "pixel", "capabilities": [], "tags": []},
         {"host_name": "host-2", "host_url": "http://127.0.0.1:9", "capabilities": []},
+        {"host_name": "host-1", "task_id": "t", "result": {"stdout": "x", "exit_code": 0}},
+        {
+            "host_name": "host-3",
+            "host_url": "http://127.0.0.1:9",
+            "devices": [FIELD_DEVICE],
+            "task_id": "t",
+        },
     ]
 
 
@@ -166,11 +191,17 @@ async def test_no_garbage_gets_a_500(client: ClientFactory, host: FakeHost) -> N
         "/api/hosts": "host-1",
         "/screenshots": run["execution_id"],
     }
+    joining = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    await nobody.post("/server/system/register", json=bodies[-1], headers=joining)
     storm = Storm(nobody, ids, bodies)
     for method, template in storm.routes():
         await storm.blow(method, template)
     let_in = {what for what, status in storm.statuses if status in {200, 201, 202, 204, 409}}
     assert len(let_in) > 30, storm.statuses
+    assert {one for one in let_in if "/server/" in one} == {
+        *("POST /server/system/register", "POST /server/system/ping"),
+        *("POST /server/system/unregister", "POST /server/script/taskComplete"),
+    }
     assert (await operator.get("/api/testcases")).status == 200
 
 

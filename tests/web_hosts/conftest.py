@@ -18,7 +18,7 @@ from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
 from vpt.tokens import HostTokens
-from vpt.web import devices, hosts, sockets, system
+from vpt.web import devices, hosts, sockets, system, virtualpytest
 from vpt.web.auth import issue_token, secret_of
 from vpt.web.keys import CONFIG, DB, EVENTS, LAB, TOKENS
 from vpt.web.middlewares import gate
@@ -44,8 +44,22 @@ class NotedLab:
     async def register(self, registration: Registration, *, peer: str) -> None:
         self._note("register", registration, peer)
 
-    async def heartbeat(self, host_id: str, stats: Json | None, credential: Credential) -> None:
-        self._note("heartbeat", host_id, stats, credential)
+    async def heartbeat(
+        self,
+        host_id: str,
+        stats: Json | None,
+        credential: Credential,
+        device_metrics: Json | None = None,
+    ) -> None:
+        more = () if device_metrics is None else (device_metrics,)
+        self._note("heartbeat", host_id, stats, credential, *more)
+
+    async def host_edited(self, host_id: str) -> None:
+        self._note("host_edited", host_id)
+
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+        self._note("task_complete", task_id, said, host_id)
+        return False
 
     async def unregister(self, host_id: str, credential: Credential) -> None:
         self._note("unregister", host_id, credential)
@@ -96,7 +110,7 @@ async def connect(
         app[CONFIG], app[DB], app[EVENTS] = replace(config, **settings), db, events
         app[TOKENS] = HostTokens(db)
         app[LAB] = lab  # type: ignore[misc]
-        for module in (hosts, devices, system):
+        for module in (hosts, virtualpytest, devices, system):
             app.add_routes(module.routes)
         system.setup(app)
         sockets.attach(app)

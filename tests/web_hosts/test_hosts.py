@@ -342,6 +342,8 @@ async def test_a_host_is_shown_with_its_devices_and_no_secret(client: Client, db
         "id": "pi-1",
         "host_name": "pi-1",
         "host_url": "http://10.0.0.1:1",
+        "page_url": None,
+        "dialect": "document",
         "status": "suspect",
         "reason": None,
         "reason_until": None,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import aiojobs
 import structlog
@@ -20,7 +20,7 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.host import Surroundings
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
-from vpt.actors.restore import device_of, host_of
+from vpt.actors.restore import Keys, device_of, host_of
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Hosts, every
 from vpt.actors.waits import Waits
@@ -41,8 +41,10 @@ from vpt.model import (
     Answer,
     CampaignProgress,
     Credential,
+    Device,
     Event,
     ExecutionStatus,
+    Host,
     HostStatus,
     HostView,
     Json,
@@ -90,10 +92,12 @@ class Lab:
         self._dispatcher = Dispatcher(self._tell)
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
         self._waits = Waits(self._dispatcher, events)
-        self._hosts = Hosts(self._surroundings(), self._sealer, limits_of(config))
+        self._keys = Keys(self._sealer, config.api_key)
+        self._hosts = Hosts(self._surroundings(), self._keys, limits_of(config))
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
         self._unsure: set[str] = set()  # leases that may stand in the database, and must not
+        self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._finals: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: aiojobs.Scheduler | None = None
@@ -303,29 +307,46 @@ class Lab:
         row = await self._db.row("lab_host", id=host.id)
         if row is not None:
             await self._check_successor(registration, row)
-        devices = await self._store_registration(registration, row)
-        known = replace(host, secret=registration.secret)
+        await self._store_registration(registration, row)
         log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
-        if not await self._hosts.load(host.id):
-            await self._hosts.ask(host.id, lambda ask: m.Register(ask, known, devices))
+        async with self._known_anew(host.id) as known:
+            if known is not None and not await self._hosts.load(host.id):
+                await self._hosts.ask(host.id, lambda ask: m.Register(ask, *known))
+
+    @asynccontextmanager
+    async def _known_anew(
+        self, host_id: str
+    ) -> AsyncIterator[tuple[Host, tuple[Device, ...]] | None]:
+        """Give a host and its devices as they are stored, one teller at a time.
+
+        So the actor is never left with an older word than the database has.
+        """
+        async with self._telling.setdefault(host_id, asyncio.Lock()):
+            async with self._db.session() as session:
+                row = await session.row("lab_host", id=host_id)
+                devices = await _devices(session, host_id)
+            yield None if row is None else (host_of(row, self._keys), devices)
 
     async def _check_successor(self, registration: Registration, row: Any) -> None:
         if _RANK[registration.credential] < _RANK[Credential(row["credential"])]:
             raise ConflictError("The name belongs to a host that joined with a better credential.")
-        if row["host_url"] == registration.host.url:
+        old, new = host_of(row, self._keys), registration.host
+        if (old.url, old.dialect) == (new.url, new.dialect):
             return
-        old = host_of(row, self._sealer)
         with suppress(HostTroubleError):
             await self._dialect.probe(old, self._config.host_probe_timeout)
-            raise ConflictError("A host of that name still answers at its old URL.")
+            what = "at its old URL" if old.url != new.url else "in its old dialect"
+            raise ConflictError(f"A host of that name still answers {what}.")
         log.warning(
             "host_url_changed",
             host_id=old.id,
             old_url=old.url,
-            new_url=registration.host.url,
+            new_url=new.url,
+            old_dialect=old.dialect,
+            new_dialect=new.dialect,
         )
 
-    async def _store_registration(self, registration: Registration, row: Any) -> tuple[Any, ...]:
+    async def _store_registration(self, registration: Registration, row: Any) -> None:
         host = registration.host
         secret = registration.secret
         async with self._db.transaction() as session:
@@ -342,22 +363,47 @@ class Lab:
                 cancel=host.cancel,
                 sealed_secret=self._sealer.seal(secret) if secret is not None else None,
                 old_credential=row["credential"] if row is not None else None,
+                old_dialect=row["dialect"] if row is not None else None,
+                page_url=registration.page_url,
             )
             if stored is None:
                 raise ConflictError("Another host registered under that name just now.")
             await _store_devices(session, registration)
-            return await _devices(session, host.id)
+            await _store_schemas(session, registration)
 
-    async def heartbeat(self, host_id: str, stats: Json | None, credential: Credential) -> None:
+    async def host_edited(self, host_id: str) -> None:
+        """Tell the host's actor that people changed what vpt knows of the host."""
+        async with self._known_anew(host_id) as known:
+            if known is not None:
+                self._hosts.tell(host_id, m.ChangeHost(known[0]))
+
+    async def heartbeat(
+        self,
+        host_id: str,
+        stats: Json | None,
+        credential: Credential,
+        device_metrics: Json | None = None,
+    ) -> None:
         """Note that a host spoke, and probe it; NotRegisteredError when it must register."""
         await self._known(host_id, credential)
         self._seen.add(host_id)
         self._hosts.tell(host_id, m.HeartbeatSeen())
-        if stats:
+        if stats or device_metrics:
             names = ("cpu_percent", "memory_percent", "disk_percent", "temperature", "load_1m")
+            told = {name: (stats or {}).get(name) for name in names}
             await self._db.row(
-                "store_heartbeat", host_id=host_id, **{name: stats.get(name) for name in names}
+                "store_heartbeat", host_id=host_id, device_metrics=device_metrics, **told
             )
+
+    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+        """Hand the end of a script to who waits for it; False when nobody does (any more).
+
+        `host_id` is the host that says so, None when its credential could be any host's.
+        """
+        taken = self._dialect.task_complete(task_id, said, host_id)
+        if not taken:
+            log.warning("task_unknown", task_id=task_id, host_id=host_id)
+        return taken
 
     async def unregister(self, host_id: str, credential: Credential) -> None:
         """Take a host's goodbye; what it runs gets RUN_GRACE."""
@@ -415,13 +461,6 @@ class Lab:
             seconds + _MARGIN,
         )
         return answer
-
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
-        """Take a host's word on a task; False when nobody waits for it (any more)."""
-        known = self._dialect.task_complete(task_id, said, host_id)
-        if not known:
-            log.warning("late_task_dropped", task_id=task_id, host_id=host_id)
-        return known
 
     # ------------------------------------------------------------ leases
 
@@ -553,6 +592,24 @@ async def _store_devices(session: Session, registration: Registration) -> None:
     ]
     await session.many("upsert_device", rows)
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
+
+
+async def _store_schemas(session: Session, registration: Registration) -> None:
+    """Store what its devices can do, each once; mostly it is what the database has already."""
+    schemas = {schema.hash: schema.text for schema in registration.schemas.values()}
+    named: dict[str, Any] = {
+        "host_id": registration.host.id,
+        "device_ids": list(registration.schemas),
+        "hashes": [schema.hash for schema in registration.schemas.values()],
+    }
+    if not (await session.row("schemas_changed", **named))[0]:
+        return
+    await session.row("lock_schemas")
+    missing = await session.rows("missing_schemas", hashes=list(schemas))
+    rows = [{"hash": row["hash"], "schema": schemas[row["hash"]]} for row in missing]
+    await session.many("add_schema", rows)
+    await session.row("name_schemas", **named)
+    await session.row("drop_unused_schemas")
 
 
 async def _devices(session: Session, host_id: str) -> tuple[Any, ...]:

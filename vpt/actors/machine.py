@@ -189,6 +189,8 @@ class Turn:
             case m.ChangeDevices(ask, devices):
                 self._change_devices(devices)
                 self._add(m.Reply(ask))
+            case m.ChangeHost(host):
+                self.state = replace(self.state, host=host)
             case m.Unregister(ask):
                 self._link(Link.OFFLINE)
                 self._add(m.Reply(ask))
@@ -377,7 +379,8 @@ class Turn:
         return self.state.host.idempotency or run.handle is not None
 
     def _register(self, ask: int, host: Host, devices: tuple[Device, ...]) -> None:
-        moved = host.url != self.state.host.url
+        known = self.state.host
+        moved = (host.url, host.dialect) != (known.url, known.dialect)
         self.state = replace(self.state, host=host)
         self._change_devices(devices)
         if moved or self.state.link is not Link.UP:

@@ -75,6 +75,13 @@ class ChangeDevices:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeHost:
+    """People changed what vpt knows of the host: the next call goes out by that."""
+
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
 class Unregister:
     ask: int
 
@@ -128,7 +135,18 @@ class Cancel:
     execution_id: str
 
 
-Command = Register | ChangeDevices | Unregister | Drain | Retire | Act | TakeLease | Run | Cancel
+Command = (
+    Register
+    | ChangeDevices
+    | ChangeHost
+    | Unregister
+    | Drain
+    | Retire
+    | Act
+    | TakeLease
+    | Run
+    | Cancel
+)
 
 # ---------------------------------------------------------------- facts
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from vpt.actors.state import Hold as Held
 from vpt.actors.state import HostState, Lane, Lease, Limits, Link, Phase, Run
 from vpt.db import Database
-from vpt.model import Device, Host, HostStatus, RunSpec
+from vpt.model import Credential, Device, Host, HostStatus, RunSpec
 from vpt.seal import Sealer
 
 _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
@@ -24,8 +24,27 @@ class Restored:
     last_seen: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What opens the secrets of hosts, and the key that VirtualPyTest hosts share."""
+
+    sealer: Sealer = field(repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+    def secret_of(self, row: Any) -> str | None:
+        """Give what goes out with calls to that host, to its URL only."""
+        if row["dialect"] == "document":
+            return self._opened(row["sealed_secret"])
+        if row["sealed_api_key"] is not None:  # it never gets the others' key beside its own
+            return self._opened(row["sealed_api_key"])
+        return None if row["credential"] == Credential.OPEN else self.api_key
+
+    def _opened(self, sealed: bytes | None) -> str | None:
+        return None if sealed is None else self.sealer.open(sealed)
+
+
 async def restore(
-    db: Database, sealer: Sealer, limits: Limits, host_id: str, crashes: int
+    db: Database, keys: Keys, limits: Limits, host_id: str, crashes: int
 ) -> Restored | None:
     """Load a host, its devices and what holds them; None when it is not registered."""
     async with db.transaction() as session:
@@ -48,7 +67,7 @@ async def restore(
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
     paused = row["paused"]  # how often it was lost is forgotten, that it is held back is not
     state = HostState(
-        host_of(row, sealer),
+        host_of(row, keys),
         limits,
         link,
         good=good,
@@ -61,9 +80,8 @@ async def restore(
     return Restored(state, resumed, row["last_seen"])
 
 
-def host_of(row: Any, sealer: Sealer) -> Host:
+def host_of(row: Any, keys: Keys) -> Host:
     """Make a host from its row, its secret unsealed."""
-    sealed = row["sealed_secret"]
     return Host(
         id=row["id"],
         url=row["host_url"],
@@ -71,7 +89,7 @@ def host_of(row: Any, sealer: Sealer) -> Host:
         capabilities=frozenset(row["capabilities"]),
         idempotency=row["idempotency"],
         cancel=row["cancel"],
-        secret=sealer.open(sealed) if sealed is not None else None,
+        secret=keys.secret_of(row),
     )
 
 

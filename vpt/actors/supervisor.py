@@ -13,11 +13,10 @@ from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, Surroundings
-from vpt.actors.restore import restore
+from vpt.actors.restore import Keys, restore
 from vpt.actors.state import Limits, view_of
 from vpt.errors import DatabaseAwayError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
-from vpt.seal import Sealer
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +29,9 @@ _ASK = 10.0  # seconds
 class Hosts:
     """All host actors by name."""
 
-    def __init__(self, world: Surroundings, sealer: Sealer, limits: Limits) -> None:
+    def __init__(self, world: Surroundings, keys: Keys, limits: Limits) -> None:
         self._world = world
-        self._sealer = sealer
+        self._keys = keys
         self._limits = limits
         self._actors: dict[str, HostActor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -63,9 +62,7 @@ class Hosts:
             return False
         now = asyncio.get_running_loop().time()
         crashes = sum(now - moment < _WINDOW for moment in self._crashes.get(host_id, ()))
-        restored = await restore(
-            self._world.shared.db, self._sealer, self._limits, host_id, crashes
-        )
+        restored = await restore(self._world.shared.db, self._keys, self._limits, host_id, crashes)
         if restored is None or host_id in self._actors or self._closing:
             return False
         actor = HostActor(restored.state, restored.resumed, self._world, restored.last_seen)

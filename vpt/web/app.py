@@ -22,6 +22,7 @@ from vpt.web import (
     sockets,
     system,
     testcases,
+    virtualpytest,
 )
 from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, TOKENS
 from vpt.web.middlewares import REQUEST_ID, gate
@@ -29,7 +30,10 @@ from vpt.web.middlewares import REQUEST_ID, gate
 if TYPE_CHECKING:
     from vpt.actors.lab import Lab
 
-RESOURCES = (system, testcases, executions, campaigns, hosts, devices, screenshots, pages)
+RESOURCES = (
+    *(system, testcases, executions, campaigns),
+    *(hosts, virtualpytest, devices, screenshots, pages),
+)
 #: Seconds for which a browser remembers a preflight's answer.
 PREFLIGHT_AGE = 600
 EXPOSED = ("ETag", "Retry-After", REQUEST_ID)

@@ -114,6 +114,14 @@ async def show_device(request: web.Request) -> web.Response:
     return json_text(row["item"])
 
 
+@routes.get("/api/devices/{id}/schema")
+@needs(Role.VIEWER)
+async def show_schema(request: web.Request) -> web.Response:
+    """Show what a VirtualPyTest device's actions and verifications look like; 404 without."""
+    schema = await request.app[DB].value("device_schema", id=path_id(request))
+    return json_text(found(schema))
+
+
 @routes.put("/api/devices/{id}")
 @needs(Role.OPERATOR)
 async def edit_device(request: web.Request) -> web.Response:

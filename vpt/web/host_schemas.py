@@ -25,7 +25,7 @@ STATS = {
     "memory_percent": ("memory_percent",),
     "disk_percent": ("disk_percent",),
     "temperature": ("temperature",),
-    "load_1m": ("load_1m", "load"),
+    "load_1m": ("load_1m", "load", "load_average_1m"),
 }
 
 

@@ -40,13 +40,16 @@ routes = web.RouteTableDef()
 LONGEST_ACTION = 86_400.0
 #: A manual action belongs to no execution: a host must not take it for a step of one.
 _OF_STEPS = ("execution_id", "attempt", "step")
+_HEADER = validate.Regexp(
+    r"[!-~]{1,4096}\Z", error="expected at most 4096 visible ASCII characters"
+)
 
 
 class HostEdit(Schema):
     """The body of PUT /api/hosts/<id>; an api_key of null takes the key away."""
 
     tags = words()
-    api_key = f.String(allow_none=True, validate=validate.Length(1, 4096))
+    api_key = f.String(allow_none=True, validate=_HEADER)
 
 
 _REGISTRATION, _EDIT = RegistrationBody(), HostEdit()
@@ -93,6 +96,8 @@ async def edit_host(request: web.Request) -> web.Response:
         set_api_key="api_key" in body,
     )
     log.info("host_edited", host_id=found(edited), fields=sorted(body))
+    if "api_key" in body:
+        await request.app[LAB].host_edited(host_id)
     return await _shown(request, host_id)
 
 

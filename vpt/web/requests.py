@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -24,7 +24,7 @@ from vpt.web.middlewares import JSON_HEADERS
 
 MAX_DEPTH = 50
 LONG_BODY = 256 * 1024
-BODY_TIMEOUT = 60.0
+BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_WAIT = 60.0
 LONGEST_ID = 200
@@ -40,6 +40,7 @@ _LONG_NUMBER = b"0" * 19
 _LIMIT = re.compile(r"[0-9]{1,9}")
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Made = TypeVar("Made")
 
 
 class SlowBodyError(VptError):
@@ -68,6 +69,57 @@ async def load_body(request: web.Request, schema: Schema) -> Any:
     InvalidError (the schema's messages), TooLargeError. Long bodies are read in a thread.
     """
     return await _in_thread_if_long(await _read(request), partial(_load, schema))
+
+
+async def read_as(request: web.Request, make: Callable[[Json], Made]) -> Made:
+    """Give what `make` makes of the object that the body is. Raises as `load_body` does."""
+
+    def work(body: bytes) -> Made:
+        return make(parse(body))
+
+    made: Made = await _in_thread_if_long(await _read(request), work)
+    return made
+
+
+async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], most: int) -> Made:
+    """Give what `make` makes of a body of at most `most` bytes, which may hold any text.
+
+    It holds what programs wrote, so NUL and lone surrogates are for `make` to deal with. Raises
+    BadRequestError, TooLargeError, and what `make` raises.
+    """
+    body = await _read_long(request, most)
+    return await asyncio.to_thread(lambda: make(_parse_any_text(body)))
+
+
+async def _read_long(request: web.Request, most: int) -> bytes:
+    if (request.content_length or 0) > most:
+        raise TooLargeError
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(LONG_BODY_TIMEOUT):
+            async for chunk in request.content.iter_any():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > most:
+                    raise TooLargeError
+    except TimeoutError as error:
+        raise SlowBodyError from error
+    except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
+        raise BadRequestError("The body is broken.") from error
+    return b"".join(chunks)
+
+
+def _parse_any_text(body: bytes) -> Json:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(body)  # lone surrogates, which orjson refuses
+        except (ValueError, RecursionError) as error:
+            raise BadRequestError("The body is not JSON.") from error
+    if not isinstance(value, dict):
+        raise BadRequestError("The body is not a JSON object.")
+    return value
 
 
 async def read_json(request: web.Request) -> Json:
