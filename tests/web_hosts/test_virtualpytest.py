@@ -251,6 +251,8 @@ async def test_without_a_credential_a_host_of_an_open_network_names_its_own_addr
     client = await connect(host_open_networks=LOOPBACK)
     told = await registered(client, lab, None, said())
     assert told.credential is Credential.OPEN
+    elsewhere = await registered(client, lab, None, said(host_url="https://lab.example"))
+    assert elsewhere.page_url is None
     for change in ({"host_api_url": "http://10.0.0.9:6109"}, {"host_api_url": "http://evil.test"}):
         response = await client.post("/server/system/register", json=said(**change))
         assert response.status == 400

@@ -112,15 +112,15 @@ def _urls(body: Json, peer: str, credential: Credential) -> tuple[str, str | Non
         checked = check_host_url(url, peer=peer, credential=credential)
     except InvalidError as error:
         raise InvalidError({field: error.errors["host_url"]}) from error
-    return checked, checked if page == url else _page_url(page, peer)
+    return checked, checked if page == url else _page_url(page, peer, credential)
 
 
-def _page_url(page: Any, peer: str) -> str | None:
-    """Check it as if it were for us: people will follow it, and nothing else depends on it."""
+def _page_url(page: Any, peer: str, credential: Credential) -> str | None:
+    """Check it as if it were for us, since people follow it; nothing else depends on it."""
     if not isinstance(page, str):
         return None
     try:
-        return check_host_url(page, peer=peer, credential=Credential.JOIN)
+        return check_host_url(page, peer=peer, credential=credential)
     except InvalidError:
         return None
 
