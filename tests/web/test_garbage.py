@@ -192,7 +192,9 @@ async def test_no_garbage_gets_a_500(client: ClientFactory, host: FakeHost) -> N
         "/screenshots": run["execution_id"],
     }
     joining = {"Authorization": f"Bearer {JOIN_TOKEN}"}
-    await nobody.post("/server/system/register", json=bodies[-1], headers=joining)
+    path = "/server/system/register"
+    async with nobody.post(path, json=bodies[-1], headers=joining) as response:
+        assert response.status == 200
     storm = Storm(nobody, ids, bodies)
     for method, template in storm.routes():
         await storm.blow(method, template)
