@@ -1,0 +1,390 @@
+"""A stand-in for the hosts that labs run today, in this process or as one of its own.
+
+It does one HTTP request at a time, mixes up devices when two things overlap, and forgets
+all executions when it is restarted. `python -m tests.virtualpytest.stand_in --help` is the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from .body import DEVICES, Json
+from .membership import NO_ANSWER, QUICK, Membership, Pace
+from .work import Batch, Behaviour, Execution, Graph, Run, Script, Work, commands
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+HEALTH = "/host/system/health"
+LARGEST = 64 * 2**20
+Handler = Callable[[web.Request, Json], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that arrived, and when (time.monotonic())."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    key: str | None  # of X-API-Key
+    body: Any
+    at: float
+
+
+class NoError(Exception):
+    """The request is answered with a status of its own."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def must(true: object, words: str, status: int = 400) -> None:
+    """Answer with an error unless something holds."""
+    if not true:
+        raise NoError(status, words)
+
+
+class StandIn:
+    """Serves `/host/*` on a port that stays its own while it is away, and belongs to a server."""
+
+    def __init__(
+        self,
+        server: str,
+        name: str = "pi",
+        *,
+        port: int = 0,
+        devices: Mapping[str, str] = DEVICES,
+        key: str | None = None,
+        pace: Pace = QUICK,
+        says: Json | None = None,
+        journal: Path | None = None,
+    ) -> None:
+        self.server = server.rstrip("/")
+        self.name = name
+        self.devices = dict(devices)
+        self.key = key
+        self.pace = pace
+        self.lose_callback = False
+        self.requests: list[Asked] = []
+        self.overlaps: list[tuple[str, str]] = []  # path in hand, path that came meanwhile
+        self.refused: list[Asked] = []  # those with a wrong key
+        self.control: list[tuple[str, str]] = []  # take or release, device
+        self.callbacks: list[tuple[str, int | None]] = []  # task, status; None for a lost one
+        self.files: dict[str, bytes] = {}  # what it serves by path: its screenshots
+        self._journal = journal
+        self._shots = itertools.count(1)
+        self._here: list[str] = []  # requests that arrived and are not answered
+        self._turn = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._runner: web.AppRunner | None = None
+        self._transports: set[asyncio.BaseTransport] = set()
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind(("127.0.0.1", port))
+        self.port = int(self._reserved.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.work = Work(tuple(devices), self._shoot, self._keep)
+        self.membership = Membership(self.server, name, self.url, self.devices, pace, says or {})
+
+    # ------------------------------------------------------------ for tests
+
+    def on(self, command: str, *, times: int | None = None, **how: Any) -> None:
+        """Let a command, or a script by its name, go so; see `Behaviour`."""
+        self.work.on(command, times, Behaviour(**how))
+
+    def done(self, device: str) -> list[str]:
+        """Give the commands that a device really was put through, in order."""
+        return commands(self.work.acts, device)
+
+    def asked(self, path: str) -> list[Asked]:
+        """Give the requests whose path begins so."""
+        return [each for each in self.requests if each.path.startswith(path)]
+
+    # ------------------------------------------------------------ there and not there
+
+    async def start(self) -> None:
+        """Serve, and join a moment later."""
+        self._session = aiohttp.ClientSession()
+        await self.appear()
+        self.membership.start()
+
+    async def stop(self) -> None:
+        """End cleanly: the server is told. The port is free then."""
+        await self.kill()
+        await self.membership.leave()
+        self._reserved.close()
+
+    async def kill(self) -> None:
+        """Be gone at once, with all executions; the server is not told. `start` may follow."""
+        await self.membership.end()
+        await self.vanish()
+        await self.work.forget()
+        if self._session is not None:
+            await self._session.close()
+
+    async def restart(self) -> None:
+        """Come back on the same port, and remember nothing."""
+        await self.kill()
+        await self.start()
+
+    async def appear(self) -> None:
+        """Listen (again), always on the same port."""
+        app = web.Application(client_max_size=LARGEST, middlewares=[self._one_at_a_time])
+        app.router.add_route("*", "/{path:.*}", self._nothing)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_port=True).start()
+
+    async def vanish(self) -> None:
+        """Break every connection and refuse new ones; what it does, and its pings, go on."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        for site in tuple(runner.sites):
+            await site.stop()
+        for transport in tuple(self._transports):
+            transport.abort()  # type: ignore[attr-defined]
+        self._transports.clear()
+        await runner.cleanup()
+
+    # ------------------------------------------------------------ one request at a time
+
+    @web.middleware
+    async def _one_at_a_time(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Let a request wait for the one in hand, whatever it is for."""
+        if request.transport is not None:
+            self._transports.add(request.transport)
+        if self._here:
+            self.overlaps.append((self._here[0], request.path))
+            self._keep("overlap", paths=self.overlaps[-1])
+        self._here.append(request.path)
+        try:
+            async with self._turn:
+                await asyncio.sleep(self.pace.handling)
+                response = await self._answer(request)
+        finally:
+            self._here.remove(request.path)
+        response.force_close()  # or a client that is silent would keep all others out
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        try:
+            asked = await self._read(request)
+            return await self._handler(request.method, request.path)(request, asked.body)
+        except NoError as error:
+            return web.json_response({"success": False, "error": str(error)}, status=error.status)
+
+    async def _read(self, request: web.Request) -> Asked:
+        raw, key = await request.read(), request.headers.get("X-API-Key")
+        try:
+            body = json.loads(raw) if raw else None
+        except ValueError:
+            body = None
+        arrived = time.monotonic()
+        asked = Asked(request.method, request.path, dict(request.query), key, body, arrived)
+        self.requests.append(asked)
+        if request.path != HEALTH and self.key is not None and key != self.key:
+            self.refused.append(asked)
+            raise NoError(401, "wrong key")
+        must(request.method == "GET" or isinstance(body, dict), "a JSON object is needed")
+        return asked
+
+    def _handler(self, method: str, path: str) -> Handler:
+        routes: dict[tuple[str, str], Handler] = {
+            ("GET", HEALTH): self._health,
+            ("POST", "/host/takeControl"): self._control,
+            ("POST", "/host/releaseControl"): self._control,
+            ("POST", "/host/action/executeBatch"): self._batch,
+            ("POST", "/host/verification/executeBatch"): self._batch,
+            ("POST", "/host/testcase/execute"): self._graph,
+            ("POST", "/host/script/execute"): self._script,
+            ("POST", "/host/av/takeScreenshot"): self._screenshot,
+            ("POST", "/host/remote/takeScreenshot"): self._screenshot,
+        }
+        if method == "GET" and path.endswith("/status"):
+            return self._status
+        if method == "GET" and path in self.files:
+            return self._file
+        return routes.get((method, path), self._nothing)
+
+    async def _nothing(self, request: web.Request, body: Json | None = None) -> web.Response:
+        raise NoError(404, "there is nothing here")
+
+    # ------------------------------------------------------------ what it answers
+
+    async def _health(self, request: web.Request, body: Json) -> web.Response:
+        return web.json_response({"status": "ok", "host_name": self.name})
+
+    async def _control(self, request: web.Request, body: Json) -> web.Response:
+        verb = "take" if request.path.endswith("takeControl") else "release"
+        self.control.append((verb, body.get("device_id", "")))
+        return web.json_response({"success": True})  # for a device that is not there, too
+
+    async def _batch(self, request: web.Request, body: Json) -> web.Response:
+        kind = request.path.split("/")[2]
+        steps = body.get(f"{kind}s")
+        must(isinstance(steps, list) and steps, f"{kind}s is needed")
+        must(all(isinstance(step.get("command"), str) for step in steps), "command is needed")
+        if kind == "verification":
+            must(steps[0].get("userinterface_name"), "userinterface_name is needed")
+        more = (body.get(f"{word}_{kind}s") or [] for word in ("retry", "failure"))
+        batch = Batch(self.work, kind, steps, *more)
+        execution = self._begin(kind, body, batch.run, Batch.fresh())
+        return web.json_response({"success": True, "execution_id": execution.id})
+
+    async def _graph(self, request: web.Request, body: Json) -> web.Response:
+        graph = Graph.read(self.work, body.get("graph_json"))
+        must(body.get("testcase_name"), "testcase_name is needed")
+        must(body.get("host_name") == self.name, "this is another host")
+        if graph is None:
+            raise NoError(400, "a graph has one start and at least one terminal")
+        execution = self._begin("testcase", body, graph.run, graph.fresh())
+        if not body.get("async_execution") and execution.task is not None:
+            await asyncio.shield(execution.task)  # and the host does nothing else
+            return web.json_response({"success": True, "result": execution.state["result"]})
+        return web.json_response({"success": True, "execution_id": execution.id})
+
+    async def _script(self, request: web.Request, body: Json) -> web.Response:
+        name, parameters = body.get("script_name"), body.get("parameters", "")
+        must(isinstance(name, str) and name, "script_name is needed")
+        must(isinstance(parameters, str), "parameters are one string")
+        task_id = body.get("task_id")
+
+        async def tell(state: Json) -> None:
+            if task_id is not None:
+                await self._call_back(task_id, state)
+
+        execution = self._begin("script", body, Script(self.work, name, parameters, tell).run)
+        if task_id is None and execution.task is not None:
+            await asyncio.shield(execution.task)  # and the host does nothing else
+            return web.json_response({"success": True} | execution.state)
+        return web.json_response({"task_id": task_id}, status=202)
+
+    def _begin(self, kind: str, body: Json, run: Run, state: Json | None = None) -> Execution:
+        device = body.get("device_id")
+        must(isinstance(device, str), "device_id is needed")
+        must(device in self.devices, f"there is no device {device}", 404)
+        return self.work.begin(kind, str(device), run, state)
+
+    async def _status(self, request: web.Request, body: Json) -> web.Response:
+        parts = request.path.split("/")
+        must(len(parts) == 6 and parts[3] == "execution", "there is nothing here", 404)
+        execution = self.work.find(parts[2], parts[4])
+        if execution is None:
+            raise NoError(404, "there is no such execution")
+        if parts[2] == "testcase":
+            return web.json_response({"success": True, "status": execution.state})
+        asked = request.query.get("device_id")
+        must(asked, "device_id is needed")
+        must(asked == execution.asked, "there is no such execution on that device", 404)
+        return web.json_response(execution.state)
+
+    async def _screenshot(self, request: web.Request, body: Json) -> web.Response:
+        device = body.get("device_id")
+        must(device in self.devices, f"there is no device {device}", 404)
+        if request.path.startswith("/host/remote"):
+            picture = base64.b64encode(PNG).decode()
+            return web.json_response({"success": True, "screenshot": picture})
+        return web.json_response({"success": True, "screenshot_path": self._shoot(str(device))})
+
+    async def _file(self, request: web.Request, body: Json) -> web.Response:
+        return web.Response(body=self.files[request.path], content_type="image/png")
+
+    def _shoot(self, device: str) -> str:
+        path = f"/host/stream/{device}/captures/{next(self._shots)}.png"
+        self.files[path] = PNG
+        return path
+
+    async def _call_back(self, task_id: str, state: Json) -> None:
+        """Tell the end of a script, once, and look at no answer."""
+        status: int | None = None
+        if not self.lose_callback and self._session is not None:
+            url, told = f"{self.server}/server/script/taskComplete", {"task_id": task_id} | state
+            limit = aiohttp.ClientTimeout(self.pace.limit)
+            try:
+                async with self._session.post(url, json=told, timeout=limit) as answer:
+                    status = answer.status
+            except (aiohttp.ClientError, TimeoutError):
+                status = NO_ANSWER
+        self.callbacks.append((task_id, status))
+        self._keep("callback", task_id=task_id, status=status)
+
+    # ------------------------------------------------------------ as a process
+
+    def _keep(self, what: str, **fields: Any) -> None:
+        """Write down what was done in a file, which outlives a kill."""
+        if self._journal is not None:
+            with self._journal.open("a") as file:
+                file.write(json.dumps({"what": what} | fields) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line; what is not there comes from the environment, as in the field."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", default=os.environ.get("SERVER_URL"))
+    parser.add_argument("--name", default=os.environ.get("HOST_NAME", "pi"))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("HOST_PORT", "0")))
+    parser.add_argument("--key", default=os.environ.get("API_KEY"))
+    parser.add_argument("--device", action="append", default=[], metavar="ID=MODEL")
+    parser.add_argument("--on", action="append", default=[], metavar="COMMAND=JSON")
+    parser.add_argument("--pace", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument("--journal", type=Path, help="file for what it does, a line each")
+    return parser.parse_args()
+
+
+@contextlib.asynccontextmanager
+async def running(host: StandIn) -> AsyncIterator[StandIn]:
+    """Start a host, and stop it at the end."""
+    await host.start()
+    try:
+        yield host
+    finally:
+        await host.stop()
+
+
+async def main() -> None:
+    """Serve until SIGTERM or SIGINT, which are a clean stop."""
+    said = arguments()
+    devices = dict(each.split("=", 1) for each in said.device) or DEVICES
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    host = StandIn(
+        said.server,
+        said.name,
+        port=said.port,
+        devices=devices,
+        key=said.key,
+        pace=Pace(**said.pace),
+        journal=said.journal,
+    )
+    for each in said.on:
+        command, _, how = each.partition("=")
+        host.on(command, **json.loads(how))
+    async with running(host):
+        sys.stdout.write(f"{host.url}\n")
+        sys.stdout.flush()
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
