@@ -28,6 +28,8 @@ class NotingServer:
         self.bodies: dict[str, list[Json]] = defaultdict(list)
         self.headers: list[dict[str, str]] = []
         self.sizes: list[int] = []
+        self.answers = asyncio.Event()  # cleared: it hears all and answers nothing
+        self.answers.set()
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -55,6 +57,7 @@ class NotingServer:
         self.sizes.append(len(raw))
         self.headers.append(dict(request.headers))
         self.bodies[call].append(json.loads(raw))
+        await self.answers.wait()
         statuses = self.say.get(call) or [200]
         status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
         said = {"status": "not_registered"} if status == 404 else {"status": "said"}

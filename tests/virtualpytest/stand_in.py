@@ -96,7 +96,6 @@ class StandIn:
         self._turn = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
-        self._transports: set[asyncio.BaseTransport] = set()
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reserved.bind(("127.0.0.1", port))
@@ -157,22 +156,14 @@ class StandIn:
     async def vanish(self) -> None:
         """Break every connection and refuse new ones; what it does, and its pings, go on."""
         runner, self._runner = self._runner, None
-        if runner is None:
-            return
-        for site in tuple(runner.sites):
-            await site.stop()
-        for transport in tuple(self._transports):
-            transport.abort()  # type: ignore[attr-defined]
-        self._transports.clear()
-        await runner.cleanup()
+        if runner is not None:
+            await runner.cleanup()
 
     # ------------------------------------------------------------ one request at a time
 
     @web.middleware
     async def _one_at_a_time(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Let a request wait for the one in hand, whatever it is for."""
-        if request.transport is not None:
-            self._transports.add(request.transport)
         if self._here:
             self.overlaps.append((self._here[0], request.path))
             self._keep("overlap", paths=self.overlaps[-1])
