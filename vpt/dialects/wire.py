@@ -1,0 +1,112 @@
+"""The wire to a host: sessions, what went wrong on it, and answers read with a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import aiohttp
+import orjson
+from aiohttp.connector import SocketFactoryType
+
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, clean
+from vpt.urls import CheckedResolver
+
+CONNECT = 5.0  # seconds
+_KEEP = 1.5  # seconds; some hosts close an idle connection after 2
+_BIG = 256 * 1024  # bytes; a larger answer is parsed beside the loop
+_BUSY = (408, 429)
+
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
+
+
+def open_session(
+    resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType | None = None
+) -> aiohttp.ClientSession:
+    """Open a session whose connections are kept for the next call, or fresh for each."""
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        resolver=resolver,
+        socket_factory=socket_factory,
+        **({"keepalive_timeout": _KEEP} if keep else {"force_close": True}),
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=True,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+    )
+
+
+@contextmanager
+def troubles() -> Iterator[None]:
+    """Say in the actors' words what goes wrong with a request."""
+    try:
+        yield
+    except _NOT_SENT as error:
+        raise HostTroubleError("NOT_CONNECTED", words_of(error)) from error
+    except TimeoutError as error:
+        raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
+    except _BROKEN as error:
+        raise HostTroubleError("BROKEN", words_of(error)) from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise HostTroubleError("HOST_ERROR", words_of(error)) from error
+
+
+def words_of(error: BaseException) -> str:
+    """Say what went wrong, without the host's URL."""
+    reason = getattr(error, "os_error", None) or error
+    return f"{type(error).__name__}: {getattr(reason, 'strerror', None) or 'no connection'}"
+
+
+async def read(response: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> bytes:
+    """Read an answer of `most` bytes at most."""
+    if (response.content_length or most + 1) <= most:
+        return await response.read()
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            words = f"The host's answer is over {most // 2**20} MiB."
+            raise HostTroubleError("HOST_ERROR", words)
+    return b"".join(chunks)
+
+
+def is_good(status: int) -> bool:
+    """Tell a 2xx from the rest."""
+    return status // 100 == 2  # noqa: PLR2004
+
+
+def refuse(status: int, raw: Mapping[str, Any]) -> NoReturn:
+    """Say what a status means that is no 2xx."""
+    said = clean(raw.get("error") or raw.get("code"))
+    words = f"The host answered {status}" + (f": {said[:500]}" if said else ".")
+    if status == 503 and raw.get("code") == "fate_unknown":  # noqa: PLR2004
+        raise HostTroubleError("FATE_UNKNOWN", "The host died and cannot tell what it did.")
+    refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
+    raise HostTroubleError("HOST_REFUSED" if refused else "HOST_ERROR", words)
+
+
+async def parsed(content: bytes) -> Mapping[str, Any] | None:
+    """Give the object that an answer is, or None."""
+    if len(content) > _BIG:
+        return await asyncio.to_thread(_loads, content)
+    return _loads(content)
+
+
+def _loads(content: bytes) -> Mapping[str, Any] | None:
+    """Parse an object; orjson refuses lone surrogates, which a host may well send."""
+    try:
+        raw = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            raw = json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+    return raw if isinstance(raw, dict) else None
