@@ -16,7 +16,9 @@ from vpt import embedded
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.db import Database, migrate
+from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
+from vpt.dialects.virtualpytest import VirtualPyTestDialect
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
 from vpt.instance import Instance
@@ -48,7 +50,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
         kept = await _claim(stack, instance, alone=alone)
         db = await _opened(stack, Database(str(config.database_url), ours=instance.held))
-        events, dialect = Events(), DocumentDialect()
+        events, dialect = Events(), _dialects(config)
         stack.push_async_callback(dialect.close)
         lab = Lab(config, db, events, dialect, may_act=instance.held)
         stack.push_async_callback(lab.stop)
@@ -59,6 +61,15 @@ async def running(config: Config) -> AsyncIterator[Running]:
         yield Running(url, config, kept)
         log.info("server_stopping")
     log.info("server_stopped")
+
+
+def _dialects(config: Config) -> Dialects:
+    return Dialects(
+        {
+            "document": DocumentDialect(),
+            "virtualpytest": VirtualPyTestDialect(config.vpt_team_id),
+        }
+    )
 
 
 async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config, bool]:
