@@ -38,7 +38,7 @@ class Call:
     body: Json
     key: str
     limit: float  # seconds
-    connect: float
+    connect: float = 5.0
     opens: bool = False
     handle: str | None = None
     begun: Callable[[str], None] = lambda _: None
