@@ -42,6 +42,7 @@ class Wilful(StandIn):
         super().__init__(*args, **more)
         self.cuts: Counter[str] = Counter()  # so many answers of a path: acted on, then cut
         self.says: dict[str, tuple[int, bytes]] = {}  # by path
+        self.unwell = 0  # so many polls get a 500
         self.patient = False  # a script is over before its start is answered
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -49,6 +50,9 @@ class Wilful(StandIn):
         if self.cuts[request.path] > 0 and request.transport is not None:
             self.cuts[request.path] -= 1
             request.transport.abort()  # type: ignore[attr-defined]
+        if self.unwell and request.path.endswith("/status"):
+            self.unwell -= 1
+            return web.json_response({"error": "out of memory"}, status=500)
         if request.path in self.says:
             status, content = self.says[request.path]
             headers = {"Location": "/elsewhere"} if status // 100 == 3 else {}

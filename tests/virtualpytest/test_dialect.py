@@ -310,6 +310,19 @@ async def test_a_cut_connection_costs_no_attempt(lab: VKit, away: float) -> None
     assert host.done("d1") == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("times", "ended"), [(2, ("completed", None)), (3, ("error", "host_error"))]
+)
+async def test_a_poll_that_goes_wrong_is_tried_again(
+    start_lab: StartLab, times: int, ended: tuple[str, str | None]
+) -> None:
+    lab = await start_lab(infra_retries=0)
+    host = await lab.pi()
+    host.unwell = times
+    row = await lab.done(act("a"))
+    assert (row["status"], row["error_kind"]) == ended
+
+
 async def test_a_start_whose_answer_is_lost_is_not_sent_again(start_lab: StartLab) -> None:
     lab = await start_lab(infra_retries=0)
     host = await lab.pi()

@@ -7,11 +7,12 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from tests.actors.fake_host import until
-from vpt.dialects.base import HostTroubleError
+from vpt.dialects.base import Call, HostTroubleError
 from vpt.dialects.line import Line, own_url, watched_socket
-from vpt.model import Host
+from vpt.model import Device, Host, Json
 
 from .conftest import CALM, KEY, QuickDialect
 from .kit import TEAM
@@ -97,11 +98,39 @@ async def test_a_probe_says_in_time_that_there_is_no_answer(host: StandIn) -> No
     await dialect.close()
 
 
+class WithoutFiles(StandIn):
+    """Lets who wants a file wait until the work is released."""
+
+    async def _file(self, request: web.Request, body: Json) -> web.Response:
+        await self.work.release.wait()
+        return await super()._file(request, body)
+
+
+async def test_a_verdict_does_not_wait_for_a_picture_longer_than_for_all() -> None:
+    host, dialect = WithoutFiles("http://127.0.0.1:9", "pi", pace=CALM), QuickDialect(TEAM)
+    await host.appear()
+    device = Device("pi:device1", "device1", "device1", "tv")
+    call = Call(known(host), device, {"command": "screenshot"}, "k", 1.0)
+    async with asyncio.timeout(4):  # less than a picture gets where there is time
+        answer = await dialect.send(call)
+    assert answer.success and answer.raw is not None and answer.raw["screenshot"] is None
+    host.work.release.set()
+    await dialect.close()
+    await host.kill()
+    host._reserved.close()
+
+
 async def test_a_host_that_is_not_there_was_not_sent_anything(host: StandIn, line: Line) -> None:
     await host.vanish()
     with pytest.raises(HostTroubleError) as caught:
         await line.get(known(host), HEALTH)
     assert caught.value.trouble == "NOT_CONNECTED"
+
+
+async def test_no_more_is_read_than_was_asked_for(host: StandIn, line: Line) -> None:
+    host.files["/x.png"] = bytes(2 * 2**20 + 1)
+    with pytest.raises(HostTroubleError, match="over 2 MiB"):
+        await line.get(known(host), "/x.png", most=2 * 2**20)
 
 
 async def test_the_system_watches_the_other_machine() -> None:

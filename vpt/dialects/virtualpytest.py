@@ -69,12 +69,14 @@ class VirtualPyTestDialect:
 
     async def send(self, call: Call) -> Answer:
         """Begin the step, unless it has a handle, and wait for its end."""
+        now = asyncio.get_running_loop().time
+        latest = now() + call.limit
         try:
             async with asyncio.timeout(call.limit):
                 verdict = await self._end(call)
         except TimeoutError as error:
             raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
-        return await self._answer(call.host, verdict)
+        return await self._answer(call.host, verdict, min(_PICTURE_LIMIT, latest - now()))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
         """Do nothing: these hosts cannot stop what they began."""
@@ -235,24 +237,24 @@ class VirtualPyTestDialect:
 
     # ------------------------------------------------------------ answering
 
-    async def _answer(self, host: Host, verdict: Verdict) -> Answer:
+    async def _answer(self, host: Host, verdict: Verdict, limit: float) -> Answer:
         raw: Json = {
             "success": verdict.success,
             "output": verdict.output,
             "error": verdict.error,
         }
         if verdict.pictures:
-            raw["screenshot"] = await self._picture(host, verdict.pictures[-1])
+            raw["screenshot"] = await self._picture(host, verdict.pictures[-1], limit)
         return Answer(verdict.success, verdict.output, verdict.error, raw=raw)
 
-    async def _picture(self, host: Host, name: str) -> str | None:
+    async def _picture(self, host: Host, name: str, limit: float) -> str | None:
         """Fetch a screenshot (base64) from the host itself; what cannot be had is no failure."""
         url = own_url(host, name)
         if url is None:
             log.info("screenshot_not_fetched", host_id=host.id, why="It is not on the host.")
             return None
         try:
-            async with asyncio.timeout(_PICTURE_LIMIT):
+            async with asyncio.timeout(limit):
                 reply = await self._line.get(host, url, most=_MAX_PICTURE)
         except (HostTroubleError, TimeoutError) as error:
             log.info("screenshot_not_fetched", host_id=host.id, why=str(error) or "It took long.")
