@@ -90,24 +90,24 @@ class VKit(Kit):
     stand_ins: list[Wilful]
     may_overlap = False  # a server that was killed left a request with the host
 
-    async def pi(self, name: str = "pi", *devices: str, key: str | None = KEY, **more: Any) -> Any:
-        """Start a stand-in, let it join and wait until it is available."""
+    async def pi(self, name: str = "pi", *devices: str, key: str = KEY, **more: Any) -> Any:
+        """Start a stand-in that wants `key`, let it join and wait until it is available."""
         models = dict.fromkeys(devices or ("d1",), more.pop("model", "tv"))
-        host = Wilful(self.server.url, name, devices=models, key=KEY, pace=CALM)
+        host = Wilful(self.server.url, name, devices=models, key=key, pace=CALM)
         self.stand_ins.append(host)
         await host.start()
-        await self.join_pi(host, key)
+        await self.join_pi(host)
         await self.is_now(name, HostStatus.AVAILABLE)
         return host
 
-    async def join_pi(self, host: StandIn, key: str | None = KEY) -> None:
-        known = Host(host.name, host.url, dialect="virtualpytest", secret=key)
+    async def join_pi(self, host: StandIn) -> None:
+        known = Host(host.name, host.url, dialect="virtualpytest")
         devices = tuple(
             Device(f"{host.name}:{name}", name, name, model) for name, model in host.devices.items()
         )
         implicit = (Device(host.name, None, host.name, "tv"),)
         await self.lab.register(
-            Registration(known, devices or implicit, {}, key, Credential.JOIN), peer=PEER
+            Registration(known, devices or implicit, {}, None, Credential.JOIN), peer=PEER
         )
 
     def moves(self) -> list[StepProgress]:
@@ -139,7 +139,7 @@ async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> VKit:
-            quick = FAST | {"run_grace": 5.0, "host_lost_after": 50}
+            quick = FAST | {"run_grace": 5.0, "host_lost_after": 50, "api_key": KEY}
             config = Config(vpt_data_dir=tmp_path, secret_key="s" * 40, **(quick | settings))
             kit = VKit(config, dsn, dsn, both)
             kit.server, kit.stand_ins = LabServer(), []

@@ -116,7 +116,7 @@ async def test_what_goes_out_is_what_the_host_reads(lab: VKit) -> None:
 
 
 async def test_a_host_without_devices_is_its_own(lab: VKit) -> None:
-    host = await lab.pi(key=KEY)
+    host = await lab.pi()
     host.devices.clear()
     host.devices["pi"] = "tv"
     await lab.lab.delete_host("pi")

@@ -20,7 +20,7 @@ from tests.web_hosts.test_virtualpytest import Json, basic, said
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.db import Database
-from vpt.dialects.base import HostTroubleError
+from vpt.dialects.base import Call, HostTroubleError
 from vpt.events import Events
 from vpt.model import Answer, Device, Host, Role
 from vpt.tokens import make_token
@@ -44,9 +44,15 @@ class NotedDialect:
         if host.url in self.dead:
             raise HostTroubleError("NOT_CONNECTED", "dead")
 
-    async def send(self, host: Host, device: Device, body: Json, key: str, limit: float) -> Answer:
-        self.sent.append((host.url, host.secret))
+    async def send(self, call: Call) -> Answer:
+        self.sent.append((call.host.url, call.host.secret))
         return Answer(success=True, raw={"success": True})
+
+    async def leave(self, host: Host, device: Device, limit: float) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         return True
