@@ -164,5 +164,5 @@ async def client(server: TestServer) -> AsyncIterator[ClientFactory]:
         return clients[-1]
 
     yield make
-    for one in clients:
-        await one.session.close()
+    for one in clients:  # with the answers that nobody read to their end
+        await one.close()
