@@ -74,7 +74,6 @@ class Options:
     executions: int
     seed: int
     tenth: bool
-    replay: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +378,7 @@ class Chaos:
         for log in (self._server.log, *(host.log for host in self._hosts)):
             for line in mistakes(log):
                 truth.differ("mistakes", line)
-        if self.options.replay:
-            await self._replay(truth)
+        await self._replay(truth)
         return truth
 
     async def _replay(self, truth: Truth) -> None:
@@ -448,9 +446,6 @@ def read_options() -> Options:
     parser.add_argument("--executions", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1, help="what moments are drawn from")
     parser.add_argument("--tenth", action="store_true", help="a tenth of the intervals")
-    parser.add_argument(
-        "--replay", action="store_true", help="also subscribe to each execution from its beginning"
-    )
     return Options(**vars(parser.parse_args()))
 
 
