@@ -214,6 +214,44 @@ def test_an_answer_to_a_cancelled_step_is_kept_but_gives_no_verdict() -> None:
     assert w.executions == {"e1": "cancelled"}
 
 
+def test_a_device_of_a_lost_host_needs_good_probes_in_a_row() -> None:
+    w = world().up().run().settle()
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.ring("grace").settle()
+    for good in (True, False, True):
+        w.tell(m.ProbeDue()).probe(good=good)
+    assert not w.cancels, "the host was not yet well, whatever it answers"
+    w.tell(m.CancelAnswered("h:d1", "e1", 1, True))
+    assert not w.records
+    w.tell(m.ProbeDue()).probe(good=True)
+    assert [type(one) for one in w.records] == [m.StoreRelease]
+
+
+def test_a_cancel_of_an_old_attempt_frees_nothing() -> None:
+    w = world().up().run().settle()
+    w.answer(trouble("HOST_ERROR")).settle()
+    w.run().settle()
+    w.ring("step:h:d1").settle()
+    assert w.state.lanes["h:d1"].hold
+    w.tell(m.CancelAnswered("h:d1", "e1", 1, True), m.CancelGraceOver("h:d1", "e1", 1))
+    assert not w.records
+    w.cancel_answered(acknowledged=True)
+    assert [type(one) for one in w.records] == [m.StoreRelease]
+
+
+def test_alarms_and_cancels_of_an_old_attempt_do_not_end_the_present_one() -> None:
+    w = world().up().run().settle()
+    w.answer(trouble("HOST_ERROR")).settle()
+    w.run().settle()
+    old = m.CancelAnswered("h:d1", "e1", 1, True), m.CancelGraceOver("h:d1", "e1", 1)
+    w.tell(m.RunTimedOut("h:d1", "e1", 1), *old, m.Cancel("e1"), *old)
+    assert not w.records
+    assert "h:d1" in w.forwards
+    w.cancel_answered(acknowledged=True).settle()
+    assert w.executions["e1"] == "cancelled"
+
+
 def test_a_late_answer_of_an_old_attempt_changes_nothing() -> None:
     w = world().up().run().settle()
     old = w.forwards["h:d1"]

@@ -278,6 +278,10 @@ class Turn:
 
     def _missed(self, missed: int) -> None:
         self.state = replace(self.state, missed=missed, good=0)
+        for lane in tuple(self.state.lanes.values()):
+            hold = lane.hold
+            if hold is not None and 0 < hold.good < self.state.limits.recover_after:
+                self._put(lane, hold=replace(hold, good=0))  # so many in a row are needed
         if self.state.link is Link.OFFLINE:
             return
         if missed >= self.state.limits.lost_after:
