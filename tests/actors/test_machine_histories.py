@@ -50,7 +50,7 @@ _ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
 class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.w: World = self.new_world()
+        self.w: World = self.new_world().up()
         self.late: list[m.Forward] = []
         self.asks = 0
 
@@ -61,7 +61,18 @@ class Histories(RuleBasedStateMachine):
         self.asks += 1
         return self.asks
 
-    @rule(execution=st.sampled_from(["e1", "e2", "e3"]), device_id=DEVICES)
+    @rule(device_id=DEVICES)
+    def a_new_one_runs(self, device_id: str) -> None:
+        """From its start to its first step."""
+        lane = self.w.state.lanes.get(device_id)
+        if lane is not None and lane.acts:
+            self.act_answered(PASS)
+        elif lane is not None and lane.lease is not None:
+            self.give_back(device_id)
+        self.run_it(f"e{len(self.w.executions) + 1}", device_id)
+        self.w.settle()
+
+    @rule(execution=st.sampled_from(["e1", "e2", "e3", "e4"]), device_id=DEVICES)
     def run_it(self, execution: str, device_id: str) -> None:
         elsewhere = any(
             r.execution_id == execution for r in self.w.records if isinstance(r, m.StoreAttempt)
@@ -71,8 +82,52 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.w.records)
     @rule()
+    def store_all(self) -> None:
+        self.w.settle()
+
+    @precondition(lambda self: self.w.state.link is not Link.UP or self.w.state.paused)
+    @rule()
+    def all_is_well(self) -> None:
+        """Most of the time a host is there: else a history would be of nothing but absence."""
+        if self.w.state.link is Link.OFFLINE:
+            self.register((1, 2), idempotency=self.w.state.host.idempotency)
+        self.probes(good=True, times=2)
+        if "pause" in self.w.alarms:
+            self.w.ring("pause")
+        self.drain(on=False)
+
+    @precondition(lambda self: self.w.state.link is not Link.UP or self.w.state.paused)
+    @rule()
+    def all_is_well_again(self) -> None:
+        self.all_is_well()
+
+    @precondition(lambda self: self.w.forwards)
+    @rule()
+    def the_host_is_lost_for_good(self) -> None:
+        """Lost in the middle of a step, and longer than RUN_GRACE."""
+        self.probes(good=False, times=6)
+        if "grace" in self.w.alarms:
+            self.w.ring("grace")
+
+    @precondition(lambda self: self.w.attempts)
+    @rule(pick=st.integers(0, 9))
+    def an_old_cancel_is_acknowledged(self, pick: int) -> None:
+        """Of an attempt that is over; the present one's word is `cancel_answered`."""
+        over = [name for name, one in self.w.attempts.items() if one.released]
+        for execution_id, number in over[pick : pick + 1]:
+            for device_id in ("h:d1", "h:d2"):
+                self.w.tell(m.CancelAnswered(device_id, execution_id, number, True))
+
+    @precondition(lambda self: self.w.records)
+    @rule()
     def store(self) -> None:
         self.w.store()
+
+    @precondition(lambda self: self.w.forwards)
+    @rule(outcome=OUTCOMES)
+    def host_answers_and_it_is_stored(self, outcome: m.Outcome) -> None:
+        self.host_answers(outcome, 0)
+        self.w.settle()
 
     @precondition(lambda self: self.w.forwards)
     @rule(outcome=OUTCOMES, pick=st.integers(0, 1))
@@ -87,9 +142,9 @@ class Histories(RuleBasedStateMachine):
         forward = self.late[pick % len(self.late)]
         open_call = self.w.forwards.get(forward.device.id)
         if open_call is None or open_call.key != forward.key:
-            said_no = set(self.w.said_no)
+            known = set(self.w.said_no), set(self.w.acting), set(self.w.broken)
             self.w.finish(forward, outcome)
-            self.w.said_no = said_no  # an old answer gives no verdict
+            self.w.said_no, self.w.acting, self.w.broken = known  # an old answer changes nothing
 
     @precondition(lambda self: self.w.alarms)
     @rule(pick=st.integers(0, 9))
@@ -97,7 +152,7 @@ class Histories(RuleBasedStateMachine):
         names = sorted(self.w.alarms)
         self.w.ring(names[pick % len(names)])
 
-    @rule(good=st.booleans(), times=st.integers(1, 6))
+    @rule(good=st.sampled_from([True, True, True, False]), times=st.integers(1, 3))
     def probes(self, good: bool, times: int) -> None:
         for _ in range(times):
             self.w.tell(m.ProbeDue())
@@ -109,7 +164,7 @@ class Histories(RuleBasedStateMachine):
     def cancel_answered(self, acknowledged: bool) -> None:
         self.w.cancel_answered(acknowledged=acknowledged)
 
-    @rule(execution=st.sampled_from(["e1", "e2", "e3", "m1", "m2"]))
+    @rule(execution=st.sampled_from(["e1", "e2", "e3", "m1", "m2", "m3", "m4"]))
     def cancel(self, execution: str) -> None:
         self.w.tell(m.Cancel(execution))
 
@@ -138,6 +193,7 @@ class Histories(RuleBasedStateMachine):
         if lease is not None:
             self.w.tell(m.LeaseOver(device_id, lease.id))
 
+    @precondition(lambda self: not self.w.state.paused and self.w.forwards)
     @rule()
     def lost_again_and_again(self) -> None:
         """Flap: lost and back, three times."""
@@ -153,10 +209,11 @@ class Histories(RuleBasedStateMachine):
     def known(self, *, idempotency: bool = True) -> Host:
         return host(idempotency=idempotency)
 
-    @rule(on=st.booleans())
+    @rule(on=st.sampled_from([True, False, False]))
     def drain(self, on: bool) -> None:
         self.w.tell(m.Drain(self.ask(), on))
 
+    @precondition(lambda self: self.w.forwards)
     @rule()
     def unregister(self) -> None:
         self.w.tell(m.Unregister(self.ask()))
@@ -166,7 +223,7 @@ class Histories(RuleBasedStateMachine):
         w = self.w
         declared = (device(1), device(2))
         w.tell(m.Register(self.ask(), self.known(), declared), m.Drain(self.ask(), False))
-        for _ in range(200):
+        for _ in range(1000):
             if not self._one_good_thing():
                 break
         assert w.state.link is Link.UP
@@ -231,10 +288,12 @@ class MatchedHistories(Histories):
         assert status[message.device_id] is DeviceStatus.ONLINE, "given while it was not free"
         self.runs.append(message)
 
-    def run_it(self) -> None:  # type: ignore[override]
+    def run_it(self, execution: str, device_id: str) -> None:
         """Runs come from the dispatcher only."""
+        if self.runs:
+            self.the_actor_reads()
 
-    @precondition(lambda self: self.number < 6)
+    @precondition(lambda self: len(self.dispatcher) < 6)
     @rule(priority=st.integers(0, 100), device_id=st.none() | DEVICES)
     def submit(self, priority: int, device_id: str | None) -> None:
         self.number += 1
@@ -280,7 +339,7 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestHistories = _tested(Histories, 1000)
-TestMatchedHistories = _tested(MatchedHistories, 1000)
-TestSerialHistories = _tested(SerialHistories, 500)
-TestSerialMatchedHistories = _tested(SerialMatchedHistories, 500)
+TestHistories = _tested(Histories, 800)
+TestMatchedHistories = _tested(MatchedHistories, 800)
+TestSerialHistories = _tested(SerialHistories, 400)
+TestSerialMatchedHistories = _tested(SerialMatchedHistories, 400)

@@ -9,7 +9,7 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
 from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
-from vpt.model import Answer, Device, ExecutionStatus, Host, Json, RunSpec, Waiting, Wish
+from vpt.model import Answer, Device, ErrorKind, ExecutionStatus, Host, Json, RunSpec, Waiting, Wish
 
 LIMITS = Limits(
     suspect_after=2,
@@ -23,6 +23,8 @@ LIMITS = Limits(
     inbox_limit=3,
     probe_interval=10,
 )
+_NOT_SENT = (m.Trouble.NOT_CONNECTED, m.Trouble.HELD_BACK)
+_ANSWERS = (m.Trouble.HOST_ERROR, m.Trouble.HOST_REFUSED)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 
@@ -40,6 +42,15 @@ class Attempt:
     status: str = "running"
     released: bool = False
     stored_steps: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Lost:
+    """What a device needs that was left in the middle of an attempt, before it is given again."""
+
+    streak: int = 0
+    well: bool = False  # its host had enough good probes in a row, or registered anew
+    acknowledged: bool = False
 
 
 @dataclass
@@ -61,6 +72,9 @@ class World:
     published: list[object] = field(default_factory=list)
     said_no: set[tuple[str, int]] = field(default_factory=set)
     stopped: bool = False
+    lost: dict[tuple[str, int], Lost] = field(default_factory=dict)
+    acting: set[tuple[str, int]] = field(default_factory=set)  # attempts whose host may act
+    broken: set[m.StepKey] = field(default_factory=set)  # those whose connection broke
     dispatcher: Dispatcher | None = None  # hears of it what the real one would
     handles: dict[m.StepKey, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
@@ -74,11 +88,27 @@ class World:
 
     def tell(self, *messages: m.Message) -> World:
         for message in messages:
+            self._note(message)
             self.state, effects = transition(self.state, message)
             check(self.state)
             assert view_of(self.state) is self.state.view, "others see an old view"
             self._take(effects)
         return self
+
+    def _note(self, message: m.Message) -> None:
+        """Keep count of what frees the devices of lost attempts."""
+        for (execution_id, attempt), lost in self.lost.items():
+            match message:
+                case m.ProbeAnswered():
+                    lost.streak += 1
+                    lost.well = lost.well or lost.streak >= self.state.limits.recover_after
+                case m.ProbeMissed():
+                    lost.streak = 0
+                case m.Register():
+                    lost.well = True
+                case m.CancelAnswered(_, execution, number, acknowledged):
+                    mine = (execution, number) == (execution_id, attempt)
+                    lost.acknowledged = lost.acknowledged or (mine and acknowledged)
 
     def up(self) -> World:
         """Let the host answer its probes until it is up."""
@@ -111,8 +141,15 @@ class World:
 
     def finish(self, forward: m.Forward, outcome: m.Outcome) -> World:
         key = forward.key
+        attempt = (key.execution_id, key.attempt)
         if isinstance(outcome, Answer) and not outcome.success:
-            self.said_no.add((key.execution_id, key.attempt))
+            self.said_no.add(attempt)
+        if isinstance(outcome, Answer) or outcome.trouble in _ANSWERS:
+            self.acting.discard(attempt)
+        elif outcome.trouble not in _NOT_SENT:
+            self.broken.add(key)
+        elif key not in self.broken:
+            self.acting.discard(attempt)
         return self.tell(m.StepAnswered(forward.device.id, key, outcome, 1.0))
 
     def begun(self, handle: str = "x1", device_id: str = "h:d1") -> World:
@@ -147,6 +184,7 @@ class World:
                 | m.StoreRelease()
             ):
                 self.records.append(effect)
+                self._ordered(effect)
             case m.Forward():
                 self._forwarded(effect)
             case m.ForwardAct():
@@ -184,6 +222,19 @@ class World:
             case m.Log():
                 pass
 
+    def _ordered(self, record: m.Effect) -> None:
+        """A device that an attempt left in the middle is not given out before its host is well."""
+        match record:
+            case m.StoreEnd(_, spec, _, ErrorKind.HOST_LOST):
+                acting = (spec.execution_id, spec.attempt) in self.acting
+                assert not (record.release and acting), "released while the host may act on it"
+                self.lost[spec.execution_id, spec.attempt] = Lost()
+            case m.StoreRelease(_, execution_id, attempt):
+                lost = self.lost.pop((execution_id, attempt), None)
+                told = lost is None or lost.acknowledged or not self.state.host.cancel
+                assert told, "released before the host acknowledged the cancel"
+                assert lost is None or lost.well, "released before the host was well"
+
     def _forwarded(self, effect: m.Forward) -> None:
         key, device_id = effect.key, effect.device.id
         assert device_id not in self.forwards, "two calls on one device"
@@ -194,7 +245,11 @@ class World:
             assert self.handles.get(key) == effect.handle, "the handle of another try"
         elif not self.state.host.idempotency:
             assert key not in self.handles, "begun, and then begun anew"
+        if key in self.broken:
+            can_tell = self.state.host.idempotency or effect.handle is not None
+            assert can_tell, "sent again to a host that cannot tell"
         self.forwards[device_id] = effect
+        self.acting.add((key.execution_id, key.attempt))
         self._one_at_a_time()
 
     def _one_at_a_time(self) -> None:
@@ -247,6 +302,8 @@ class World:
         assert attempt.status == "running", "an attempt ended twice"
         if effect.status is ExecutionStatus.FAILED:
             assert (spec.execution_id, spec.attempt) in self.said_no, "a verdict nobody gave"
+        if effect.again and effect.status is ExecutionStatus.ERROR:
+            assert spec.infra_failures < self.state.limits.infra_retries, "tried again too often"
         attempt.status = effect.status
         attempt.released = effect.release
         status = ExecutionStatus.QUEUED if effect.again else effect.status
