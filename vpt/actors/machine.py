@@ -436,18 +436,25 @@ class Turn:
             return
         lease_id = lane.lease.id if lane.lease else command.lease_id
         lease = Lease(lease_id, command.holder, command.seconds)
-        acts = self._acts_under(lane, command.holder)
-        self._lease_alarm(self._put(lane, lease=lease, acts=acts, wanted=False), lease)
+        self._lease_alarm(self._put(lane, lease=lease, wanted=False), lease)
+        self._refuse_others(lane, command.holder)
         self._add(m.Reply(command.ask, lease_id))
 
-    def _acts_under(self, lane: Lane, holder: str) -> tuple[m.Act, ...]:
+    def _refuse_others(self, lane: Lane, holder: str) -> None:
         """Leave what is under way and what the holder wants; what others wait with is refused."""
-        waiting = lane.acts[1:]
-        for act in waiting:
-            if act.user_id != holder:
-                self._add(m.Refuse(act.ask, ConflictError(_LEASED)))
-        mine = [act for act in waiting if act.user_id == holder]
-        return (*lane.acts[:1], *mine)
+        acting = self._acting(lane)
+        under_way = min((each.acts[0].ask for each in acting), default=None)
+        for each in acting:
+            acts = [act for act in each.acts if under_way == act.ask or act.user_id == holder]
+            for act in each.acts:
+                if act not in acts:
+                    self._add(m.Refuse(act.ask, ConflictError(_LEASED)))
+            self._put(each, acts=tuple(acts))
+
+    def _acting(self, lane: Lane) -> list[Lane]:
+        """Give the lanes whose actions wait for each other; the oldest of all is under way."""
+        known = [self.state.lanes.get(lane.device.id), *self._elsewhere(lane)]
+        return [each for each in known if each is not None and each.acts]
 
     def _why_no_lease(self, lane: Lane | None, holder: str) -> VptError | None:
         if lane is None or lane.gone:
@@ -484,7 +491,7 @@ class Turn:
             return
         acts = (*lane.acts, act)
         lane = self._put(lane, acts=acts)
-        if len(acts) == 1 and not any(other.acts for other in self._elsewhere(lane)):
+        if len(self._acting(lane)) == len(acts) == 1:
             self._add(m.ForwardAct(self.state.host, lane.device, act))
 
     def _lane_for(self, device_id: str | None, user_id: str) -> Lane | VptError:
@@ -536,9 +543,8 @@ class Turn:
             return
         self._looks_kept = not lane.wanted and not lane.gone
         lane = self._put(lane, acts=lane.acts[1:])
-        waiting = [each for each in (lane, *self._elsewhere(lane)) if each.acts]
-        if waiting:
-            following = min(waiting, key=lambda each: each.acts[0].ask)
+        following = min(self._acting(lane), key=lambda each: each.acts[0].ask, default=None)
+        if following is not None:
             self._add(m.ForwardAct(self.state.host, following.device, following.acts[0]))
 
     # ------------------------------------------------------------ the path of a run
@@ -885,6 +891,8 @@ class Turn:
         hold = self._hold_for(spec, kind) if uncertain else None
         in_flight = run.phase in (Phase.SENT, Phase.PARKED)
         lane = self._put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
+        if self.state.host.serial and hold is not None and hold.lost:
+            self._add(m.Hangup(lane.device.id))  # or no probe would ever be due
         self._add(
             _no_step_alarm(lane),
             m.Alarm(f"run:{lane.device.id}", 0, None),
