@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 
 from tests.actors.fake_host import FakeHost, until
-from tests.conftest import TEMPLATE, Postgres, other_database
 from vpt.actors.lab import Lab
 from vpt.actors.state import check
 from vpt.config import Config
@@ -367,43 +366,6 @@ _NEVER = {
         WHERE c.completed_at IS NOT NULL AND e.completed_at IS NULL
     """,
 }
-
-_ALONE = """
-    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-_EMPTY = """
-    SET LOCAL session_replication_role = replica;
-    DO $$
-    DECLARE name text;
-    BEGIN
-        FOR name IN SELECT tablename FROM pg_tables
-            WHERE schemaname = 'public' AND tablename <> 'schema_migrations'
-        LOOP
-            EXECUTE format('DELETE FROM %I', name);
-        END LOOP;
-    END $$
-"""
-
-
-@pytest.fixture(scope="session")
-def shared_dsn(postgres: Postgres) -> str:
-    """Give one migrated database for all: emptying it takes a tenth of copying one."""
-    asyncio.run(postgres.statement(f"CREATE DATABASE vpt_actors TEMPLATE {TEMPLATE}"))
-    return other_database(postgres.dsn, "vpt_actors")
-
-
-@pytest.fixture
-async def dsn(shared_dsn: str) -> str:
-    """Give an empty database, to which nobody else is connected."""
-    connection = await asyncpg.connect(shared_dsn)
-    try:
-        await connection.execute(_ALONE)
-        await connection.execute(_EMPTY)
-    finally:
-        await connection.close()
-    return shared_dsn
-
 
 StartLab = Callable[..., Awaitable[Kit]]
 
