@@ -60,6 +60,30 @@ def test_a_free_device_takes_the_run_at_once_and_only_one() -> None:
     assert lab.sent == [("h", "a")]
 
 
+def test_a_run_that_is_added_twice_takes_one_device_and_leaves_the_other_free() -> None:
+    lab = Lab()
+    for name in "hi":
+        lab.dispatcher.announce(view(name))
+    assert lab.dispatcher.add(waiting("a"))  # by the sweep, which found its row
+    assert lab.dispatcher.add(waiting("a"))  # by who submitted it
+    assert [execution for _, execution in lab.sent] == ["a"]
+    lab.dispatcher.begun("a")
+    for name in "hi":
+        lab.dispatcher.announce(view(name))
+    assert lab.dispatcher.add(waiting("b"))
+    assert lab.dispatcher.add(waiting("c"))
+
+
+def test_why_a_line_waits_can_be_asked_when_all_have_left_it_and_its_host_is_gone() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view(status=DeviceStatus.BUSY))
+    lab.dispatcher.add(waiting("a"))
+    [line] = lab.dispatcher.lines
+    lab.dispatcher.withdraw("a")
+    lab.dispatcher.host_gone("h")
+    assert lab.dispatcher.why(line).names == ()
+
+
 def test_the_first_in_line_gets_what_becomes_free() -> None:
     lab = Lab()
     for name, at in (("late", 2.0), ("early", 1.0)):

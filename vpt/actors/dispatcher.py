@@ -106,8 +106,12 @@ class Dispatcher:
         return self._lines[waiting.wish] if found else None
 
     def why(self, line: Line) -> Wait:
-        """Say why nothing that fits takes the first of a line now."""
-        return matching.why(self._devices[device_id] for device_id in line.fitting)
+        """Say why nothing that fits takes the first of a line now.
+
+        A line that everybody left while somebody looked through all learns of no host any more.
+        """
+        known = (self._devices.get(device_id) for device_id in line.fitting)
+        return matching.why(found for found in known if found is not None)
 
     def place(self, execution_id: str) -> Place:
         """Say where it stands in line and why; position 0 when it does not, or not any more."""
@@ -120,7 +124,12 @@ class Dispatcher:
         return Place(self.why(line), position(waiting, line.rivals(self.lines)), able)
 
     def add(self, waiting: Waiting) -> bool:
-        """Send it to a free device, or put it in line; True when it was sent."""
+        """Send it to a free device, or put it in line; True when it was sent.
+
+        Who is known stays where he is: the sweep may find a row before its submitter does.
+        """
+        if self.knows(waiting.execution_id):
+            return waiting.execution_id in self._sent
         best = self._best_device(waiting)
         if best is None:
             self._enqueue(waiting)
@@ -221,8 +230,6 @@ class Dispatcher:
                 line.learn(new)
 
     def _enqueue(self, waiting: Waiting) -> None:
-        if waiting.execution_id in self._waiting:
-            return
         line = self._lines.get(waiting.wish)
         if line is None:
             line = self._lines[waiting.wish] = Line(waiting.wish, self._views.values())
