@@ -50,7 +50,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
         kept = await _claim(stack, instance, alone=alone)
         db = await _opened(stack, Database(str(config.database_url), ours=instance.held))
-        events, dialect = Events(), _dialects(config)
+        events, dialect = Events(), _dialects(config, instance.held)
         stack.push_async_callback(dialect.close)
         lab = Lab(config, db, events, dialect, may_act=instance.held)
         stack.push_async_callback(lab.stop)
@@ -63,11 +63,11 @@ async def running(config: Config) -> AsyncIterator[Running]:
     log.info("server_stopped")
 
 
-def _dialects(config: Config) -> Dialects:
+def _dialects(config: Config, ours: Callable[[], bool]) -> Dialects:
     return Dialects(
         {
             "document": DocumentDialect(),
-            "virtualpytest": VirtualPyTestDialect(config.vpt_team_id),
+            "virtualpytest": VirtualPyTestDialect(config.vpt_team_id, ours),
         }
     )
 

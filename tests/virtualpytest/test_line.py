@@ -68,6 +68,26 @@ async def test_one_that_waits_for_its_turn_and_is_given_up_is_never_sent(
     assert [each.body["n"] for each in host.asked("/host/takeControl")] == [3]
 
 
+async def test_nothing_is_begun_when_the_turn_comes_after_the_servers_claim_ran_out(
+    host: StandIn,
+) -> None:
+    claim = {"held": True}
+    line = Line(lambda: claim["held"])
+    async with host._turn:
+        first = asyncio.create_task(line.get(known(host), HEALTH))
+        await until(lambda: host._here)
+        second = asyncio.create_task(line.post(known(host), "/host/takeControl", {}))
+        await asyncio.sleep(0)
+        claim["held"] = False
+    assert (await first).good
+    with pytest.raises(HostTroubleError, match="claim") as trouble:
+        await second
+    assert trouble.value.trouble == "HELD_BACK"
+    assert host.asked("/host/takeControl") == []
+    assert (await line.get(known(host), HEALTH)).good
+    await line.close()
+
+
 async def test_turns_come_in_the_order_of_asking(host: StandIn, line: Line) -> None:
     asks = [line.post(known(host), "/host/takeControl", {"n": n}) for n in range(5)]
     await asyncio.gather(*asks)

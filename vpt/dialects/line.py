@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ from aiohttp.connector import AddrInfoType
 from yarl import URL
 
 from vpt.dialects import wire
-from vpt.dialects.base import MAX_ANSWER
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError
 from vpt.model import Host, Json
 from vpt.urls import CheckedResolver
 
@@ -56,7 +56,9 @@ class Reply:
 class Line:
     """Asks hosts over fresh connections: one that is kept and idle would block all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Callable[[], bool] = lambda: True) -> None:
+        """Take what tells whether hosts may be told to do something: a turn may come late."""
+        self._ours = ours
         self._resolver = CheckedResolver()
         self._session = wire.open_session(self._resolver, keep=False, socket_factory=watched_socket)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -121,6 +123,8 @@ class Line:
     async def _exchange(
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | None, most: int
     ) -> Reply:
+        if method == "POST" and not self._ours():
+            raise HostTroubleError("HELD_BACK", "The server's claim on its database ran out.")
         with wire.troubles():
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=_LIMIT, allow_redirects=False
