@@ -14,6 +14,7 @@ from vpt.model import Json
 
 log = structlog.get_logger(__name__)
 
+_KEPT = 60.0  # seconds: who took an end may have to ask for it again
 _STRAYS = 16  # ends of tasks that nobody knows yet: their runs are being taken up again
 
 End = Verdict | HostTroubleError
@@ -24,6 +25,7 @@ class _Task:
     host_id: str
     end: asyncio.Future[End]
     expires: float
+    taken: bool = False
 
 
 class Tasks:
@@ -37,25 +39,29 @@ class Tasks:
         """Give the end of a task, to come within `seconds` or there already."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._drop_old(now)
         task = self._known.get(task_id)
         if task is None:
             task = self._known[task_id] = _Task(host_id, loop.create_future(), now)
             self._take_stray(task_id, task)
         task.expires = now + seconds
+        self._drop_old(now)
         return task.end
 
+    def taken(self, task_id: str) -> None:
+        """Note that an end was taken; it is kept a little longer, since it is told once."""
+        task = self._known.get(task_id)
+        if task is not None:
+            task.taken, task.expires = True, asyncio.get_running_loop().time() + _KEPT
+
     def forget(self, task_id: str) -> None:
-        """Drop a task whose end was taken, or which was never begun."""
+        """Drop a task that was never begun."""
         self._known.pop(task_id, None)
 
     def complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
         """Take the first word on a task from who may speak for its host; False otherwise."""
         task = self._known.get(task_id)
         if task is None:
-            self._strays[task_id] = (host_id, _end_of(said))
-            if len(self._strays) > _STRAYS:
-                self._strays.popitem(last=False)
+            self._keep_stray(task_id, host_id, _end_of(said))
             return False
         if host_id not in (None, task.host_id):
             log.warning("foreign_task_refused", task_id=task_id, host_id=host_id)
@@ -65,6 +71,11 @@ class Tasks:
         task.end.set_result(_end_of(said))
         return True
 
+    def _keep_stray(self, task_id: str, host_id: str | None, end: End) -> None:
+        self._strays[task_id] = (host_id, end)
+        if len(self._strays) > _STRAYS:
+            self._strays.popitem(last=False)
+
     def _take_stray(self, task_id: str, task: _Task) -> None:
         stray = self._strays.get(task_id)
         if stray is not None and stray[0] in (None, task.host_id):
@@ -72,8 +83,11 @@ class Tasks:
             task.end.set_result(stray[1])
 
     def _drop_old(self, now: float) -> None:
+        """Forget whom nobody waits for; an end that nobody took may be asked for yet."""
         for task_id in [each for each, task in self._known.items() if task.expires < now]:
-            del self._known[task_id]
+            task = self._known.pop(task_id)
+            if task.end.done() and not task.taken:
+                self._keep_stray(task_id, task.host_id, task.end.result())
 
 
 def _end_of(said: Json) -> End:

@@ -1,0 +1,41 @@
+"""The end of a script is told once: whoever has to ask for it again finds it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vpt.dialects.tasks import Tasks
+from vpt.dialects.verdicts import Verdict
+
+SAID = {"result": {"script_success": True}}
+
+
+def passed(end: asyncio.Future[object]) -> bool:
+    verdict = end.result() if end.done() else None
+    return isinstance(verdict, Verdict) and verdict.success
+
+
+async def test_an_end_that_came_too_late_for_one_call_is_there_for_the_next() -> None:
+    tasks = Tasks()
+    tasks.expect("t", "pi", 0)  # its call broke, and its time was over while it was parked
+    assert tasks.complete("t", SAID, "pi")
+    tasks.expect("other", "po", 60)
+    assert passed(tasks.expect("t", "pi", 60))
+
+
+async def test_an_end_that_was_taken_but_not_stored_is_found_again() -> None:
+    tasks = Tasks()
+    tasks.expect("t", "pi", 60)
+    assert tasks.complete("t", SAID, "pi")
+    tasks.taken("t")  # then the call is given up, before it answered
+    tasks.expect("other", "po", 60)
+    assert passed(tasks.expect("t", "pi", 60))
+
+
+async def test_what_is_over_is_forgotten() -> None:
+    tasks = Tasks()
+    for number in range(100):
+        tasks.expect(f"t{number}", "pi", 0)
+        tasks.complete(f"t{number}", SAID, "pi")
+    tasks.expect("t", "pi", 60)
+    assert len(tasks._known) == 1 and len(tasks._strays) == 16
