@@ -94,6 +94,26 @@ async def test_a_lease_whose_answer_was_lost_is_taken_back_in_the_database_too(l
     assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
 
 
+async def test_a_lease_whose_end_was_stored_and_not_answered_holds_nothing(lab: Kit) -> None:
+    """The row is gone, so nobody could give the device back once more."""
+    await lab.host()
+    await lab.lab.lease("h:d1", "ann", 600)
+    row_of = lab.db.row
+
+    async def break_after_commit(name: str, /, **args: Any) -> Any:
+        row = await row_of(name, **args)
+        if name == "end_lease":
+            raise DatabaseAwayError
+        return row
+
+    lab.db.row = break_after_commit  # type: ignore[method-assign]
+    with pytest.raises(DatabaseAwayError):
+        await lab.lab.end_lease("h:d1", "ann", anybodys=False)
+    lab.db.row = row_of  # type: ignore[method-assign]
+    await lab.device_is("h:d1", DeviceStatus.ONLINE)
+    assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
+
+
 async def test_a_lease_outlives_a_registration_and_a_restart_without_its_device(lab: Kit) -> None:
     host = await lab.host("h", "d1", "d2")
     row = await lab.lab.lease("h:d2", "ann", 600)

@@ -498,8 +498,13 @@ class Lab:
             raise NotFoundError("Nobody leases the device.")
         if row["holder"] != user_id and not anybodys:
             raise LockedError
-        await self._db.row("end_lease", id=row["id"])
-        self._hosts.tell(host_id, m.LeaseOver(device_id, row["id"]))
+        try:
+            await self._db.row("end_lease", id=row["id"])
+        except BaseException:  # it may be gone: nobody could give it back once more
+            self._unsure.add(row["id"])
+            raise
+        finally:
+            self._hosts.tell(host_id, m.LeaseOver(device_id, row["id"]))
 
     async def _host_of(self, device_id: str) -> str:
         row = await self._db.row("device_host", id=device_id)
