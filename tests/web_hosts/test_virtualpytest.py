@@ -385,6 +385,7 @@ async def test_a_token_of_one_host_ends_that_hosts_scripts(client: Client, lab: 
         b"{}",
         b'{"task_id": 5}',
         b'{"task_id": ""}',
+        b'{"task_id": "\\ud800"}',
         b'{"task_id": "' + b"x" * 201 + b'"}',
         b'{"task_id": "t", "result": {"n": ' + b"1" * 5000 + b"}}",
     ],

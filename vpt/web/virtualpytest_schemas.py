@@ -87,7 +87,8 @@ def health_of(body: Json) -> tuple[Json | None, Json | None]:
 def end_of_script(body: Json) -> tuple[str, Json]:
     """Give which task ended and what the host says of it, each text of 1 MiB at most."""
     task_id = body.get("task_id")
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID:
+    sane = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isprintable()
+    if not isinstance(task_id, str) or not sane:  # it goes into logs and answers
         raise InvalidError({"task_id": ["Not a valid string."]})
     told = list(_object(body.get("result")).items())[:_MOST_FIELDS]
     result = {key: _plain(value) for key, value in told if key.isprintable()}
