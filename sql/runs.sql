@@ -146,7 +146,13 @@ SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 
     results = jsonb_build_object(
         'total_steps', cardinality(actions), 'passed', 0, 'failed', 0, 'attempts', attempt)
 WHERE id = $1 AND status = 'queued'
-RETURNING id, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+
+-- ended_queued(execution_id)
+-- What ended in the queue has no host.
+SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+FROM test_executions
+WHERE id = $1 AND completed_at IS NOT NULL AND host_id IS NULL
 
 -- request_cancel(execution_id)
 UPDATE test_executions

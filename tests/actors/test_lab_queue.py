@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tests.actors.conftest import Kit, StartLab, execution
 from tests.actors.fake_host import Gate, hangs, passes, until
 from vpt.actors import queue as queue_module
-from vpt.errors import UnavailableError
+from vpt.errors import DatabaseAwayError, UnavailableError
 from vpt.model import DeviceStatus, QueueChanged
 
 _MANY = """
@@ -89,6 +90,30 @@ async def test_the_sweep_finds_what_the_memory_missed_even_behind_a_ghost(lab: K
     gate.open()
     assert (await lab.final("e1"))["status"] == "completed"
     await lab.fetch("DELETE FROM test_executions WHERE id = $1", ghost)
+
+
+async def test_an_end_in_line_whose_answer_was_lost_is_told_once(lab: Kit) -> None:
+    """The row stands, the connection broke, and who cancelled was told to try again."""
+    gate = await busy(lab)
+    execution_id = (await lab.submit("a")).execution_id
+    row_of = lab.db.row
+
+    async def break_after_commit(name: str, /, **args: Any) -> Any:
+        row = await row_of(name, **args)
+        if name == "end_queued":
+            raise DatabaseAwayError
+        return row
+
+    lab.db.row = break_after_commit  # type: ignore[method-assign]
+    with pytest.raises(DatabaseAwayError):
+        await lab.lab.cancel(execution_id, "ann")
+    lab.db.row = row_of  # type: ignore[method-assign]
+    assert lab.progress(execution_id) == []
+    for _ in range(2):
+        await lab.lab._queue.sweep()
+    assert [event.status for event in lab.progress(execution_id)] == ["cancelled"]
+    assert not lab.lab._dispatcher.knows(execution_id)
+    gate.open()
 
 
 async def test_waiting_starts_anew_with_each_attempt(start_lab: StartLab) -> None:

@@ -50,6 +50,8 @@ class Queue:
         self._alarm_at = 0.0  # seconds since the epoch
         self._coming = 0  # submitted, and not yet in line
         self._sweeps = 0
+        #: How executions were to end of which it is not known whether they did.
+        self._unsure: dict[str, tuple[ExecutionStatus, ErrorKind | None, str | None]] = {}
         events.subscribe(self._on_event)
 
     async def load(self) -> None:
@@ -163,12 +165,15 @@ class Queue:
         self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
     ) -> bool:
         """End what is still queued; False when it is queued no more."""
-        row = await self._db.row(
-            "end_queued", execution_id=execution_id, status=status, error_kind=kind, error=error
-        )
+        try:
+            row = await self._end_in_database(execution_id, status, kind, error)
+        except DatabaseAwayError:
+            self._unsure[execution_id] = (status, kind, error)
+            raise
         if row is None:
             return False
         self._dispatcher.withdraw(execution_id)
+        status = ExecutionStatus(row["status"])
         log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
         self._events.publish(
             TestProgress(
@@ -184,6 +189,19 @@ class Queue:
             )
         )
         return True
+
+    async def _end_in_database(
+        self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
+    ) -> Any:
+        """Give the row that ended, also when the answer to that was lost before; else None."""
+        row = await self._db.row(
+            "end_queued", execution_id=execution_id, status=status, error_kind=kind, error=error
+        )
+        if row is None and execution_id in self._unsure:
+            ended = await self._db.row("ended_queued", execution_id=execution_id)
+            row = ended if execution_id in self._unsure else None  # nobody else told of it
+        self._unsure.pop(execution_id, None)
+        return row
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Learn that a run could not begin on its device; who submitted it need not wait."""
@@ -215,6 +233,8 @@ class Queue:
         the memory has missed.
         """
         self._end_expired()
+        for execution_id, end in tuple(self._unsure.items()):
+            await self.end(execution_id, *end)
         self._sweeps += 1
         self._dispatcher.offer_all()
         queued = await self._db.value("count_queued")
