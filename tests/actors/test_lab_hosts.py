@@ -542,3 +542,14 @@ async def test_a_host_that_flaps_is_held_back_and_shown_as_such(lab: Kit) -> Non
     await lab.restart()
     await until(lambda: lab.lab.views()[0].reason is Reason.FLAPPING)
     assert host.done("a") == 0
+
+
+async def test_devices_are_told_as_they_are_after_what_is_being_told_already(lab: Kit) -> None:
+    await lab.host()
+    turn = lab.lab._telling.setdefault("h", asyncio.Lock())
+    async with turn:  # a registration is being told
+        telling = asyncio.create_task(lab.lab.devices_changed("h"))
+        await asyncio.wait([telling], timeout=0.2)
+        await lab.fetch("UPDATE devices SET disabled = true WHERE id = 'h:d1'")
+    await telling
+    await lab.device_is("h:d1", DeviceStatus.DISABLED)

@@ -517,10 +517,10 @@ class Lab:
 
     async def devices_changed(self, host_id: str) -> None:
         """Tell the host's actor that people changed its devices."""
-        async with self._db.session() as session:
-            devices = await _devices(session, host_id)
-        with suppress(NotFoundError):
-            await self._hosts.ask(host_id, lambda ask: m.ChangeDevices(ask, devices))
+        async with self._known_anew(host_id) as known:
+            if known is not None:
+                with suppress(NotFoundError):
+                    await self._hosts.ask(host_id, lambda ask: m.ChangeDevices(ask, known[1]))
 
     # ------------------------------------------------------------ looking
 
