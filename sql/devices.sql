@@ -98,7 +98,7 @@ WHERE leases.holder = excluded.holder OR leases.expires_at <= now()
 RETURNING id, iso(expires_at) AS expires_at;
 
 -- lease_of(device_id)
-SELECT id, holder
+SELECT id, holder, extract(epoch FROM expires_at - now())::float8 AS seconds
 FROM leases
 WHERE device_id = $1 AND expires_at > now();
 

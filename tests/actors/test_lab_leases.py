@@ -94,6 +94,27 @@ async def test_a_lease_whose_answer_was_lost_is_taken_back_in_the_database_too(l
     assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
 
 
+async def test_a_lease_whose_renewal_was_not_stored_ends_when_it_was_to_end(lab: Kit) -> None:
+    await lab.host()
+    await lab.lab.lease("h:d1", "ann", 1.5)
+    row_of = lab.db.row
+
+    async def away(name: str, /, **args: Any) -> Any:
+        if name == "store_lease":
+            raise DatabaseAwayError
+        return await row_of(name, **args)
+
+    lab.db.row = away  # type: ignore[method-assign]
+    with pytest.raises(DatabaseAwayError):
+        await lab.lab.lease("h:d1", "ann", 600)
+    lab.db.row = row_of  # type: ignore[method-assign]
+    await lab.lab._sweep()
+    with pytest.raises(LockedError):
+        await lab.lab.lease("h:d1", "bob", 600)
+    await lab.device_is("h:d1", DeviceStatus.ONLINE)
+    assert (await lab.lab.lease("h:d1", "bob", 600))["id"]
+
+
 async def test_a_lease_whose_end_was_stored_and_not_answered_holds_nothing(lab: Kit) -> None:
     """The row is gone, so nobody could give the device back once more."""
     await lab.host()

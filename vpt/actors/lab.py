@@ -97,6 +97,7 @@ class Lab:
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
         self._unsure: set[str] = set()  # leases that may stand in the database, and must not
+        self._renewed: dict[str, tuple[str, str]] = {}  # leases that may run on: host and device
         self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._finals: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -472,7 +473,7 @@ class Lab:
         """
         self._open()
         host_id = await self._host_of(device_id)
-        new = f"lease_{uuid4().hex}"
+        lease_id = new = f"lease_{uuid4().hex}"
         try:
             lease_id = await self._hosts.ask(
                 host_id, lambda ask: m.TakeLease(ask, device_id, new, holder, ttl_s)
@@ -481,8 +482,11 @@ class Lab:
                 "store_lease", id=lease_id, device_id=device_id, holder=holder, ttl_s=ttl_s
             )
         except BaseException:  # what is not stored must not hold a device
-            self._hosts.tell(host_id, m.LeaseOver(device_id, new))
-            self._unsure.add(new)
+            if lease_id == new:
+                self._hosts.tell(host_id, m.LeaseOver(device_id, new))
+                self._unsure.add(new)
+            else:
+                self._renewed[lease_id] = (host_id, device_id)
             raise
         if row is None:
             self._hosts.tell(host_id, m.LeaseOver(device_id, new))
@@ -554,6 +558,21 @@ class Lab:
         for lease_id in tuple(self._unsure):
             await self._db.row("end_lease", id=lease_id)
             self._unsure.discard(lease_id)
+        for lease_id, place in tuple(self._renewed.items()):
+            await self._as_stored(lease_id, *place)
+            self._renewed.pop(lease_id, None)
+
+    async def _as_stored(self, lease_id: str, host_id: str, device_id: str) -> None:
+        """Let a lease run as long as the database says, since its renewal may not stand."""
+        row = await self._db.row("lease_of", device_id=device_id)
+        if row is None or row["id"] != lease_id:
+            self._hosts.tell(host_id, m.LeaseOver(device_id, lease_id))
+            return
+        holder, seconds = row["holder"], row["seconds"]
+        with suppress(NotFoundError, ConflictError, LockedError):
+            await self._hosts.ask(
+                host_id, lambda ask: m.TakeLease(ask, device_id, lease_id, holder, seconds)
+            )
 
     async def _sweep(self) -> None:
         """Carry out what was stored and then not done, and forget what is too old to count."""
