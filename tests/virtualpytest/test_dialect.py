@@ -11,7 +11,8 @@ import pytest
 
 from tests.actors.conftest import execution
 from tests.actors.fake_host import until
-from vpt.model import ExecutionStatus, Json
+from vpt.errors import ConflictError
+from vpt.model import Credential, Device, ExecutionStatus, Host, Json, Registration
 
 from .conftest import KEY, StartLab, VKit
 from .kit import TEAM
@@ -133,6 +134,7 @@ async def test_a_host_without_devices_is_its_own(lab: VKit) -> None:
         ({"script_success": None, "exit_code": 0}, "completed", None),
         ({"script_success": None, "exit_code": 3}, "failed", None),
         ({"script_success": True, "exit_code": 1}, "completed", None),
+        ({"script_success": None, "exit_code": True}, "error", "host_error"),
         ({"script_success": False, "exit_code": 0}, "failed", None),
         ({"script_success": None, "exit_code": None}, "error", "host_error"),
     ],
@@ -183,6 +185,20 @@ async def test_requests_never_overlap(start_lab: StartLab) -> None:
     assert len(host.asked("/host/system/health")) > 4
     assert host.overlaps == [] and host.work.mixed_up == []
     assert len(host.done("d1")) == len(host.done("d2")) == 8
+
+
+async def test_a_host_at_work_does_not_lose_its_name_to_another(lab: VKit) -> None:
+    host = await lab.pi()
+    host.on("a", seconds=0.5)
+    execution_id = await lab.run(act("a"))
+    await until(lambda: host.asked(BATCH))
+    card = Host("pi", "http://127.0.0.1:9", dialect="virtualpytest")
+    device = Device("pi:d1", "d1", "d1", "tv")
+    with pytest.raises(ConflictError):
+        await lab.lab.register(
+            Registration(card, (device,), {}, None, Credential.JOIN), peer="127.0.0.1"
+        )
+    assert (await lab.final(execution_id))["status"] == "completed"
 
 
 async def test_control_is_taken_and_released_around_each_attempt(lab: VKit) -> None:

@@ -42,6 +42,7 @@ from vpt.model import (
     CampaignProgress,
     Credential,
     Device,
+    DeviceStatus,
     Event,
     ExecutionStatus,
     Host,
@@ -334,6 +335,8 @@ class Lab:
         old, new = host_of(row, self._keys), registration.host
         if (old.url, old.dialect) == (new.url, new.dialect):
             return
+        if any(view.host.id == old.id and _at_work(view) for view in self.views()):
+            raise ConflictError("A host of that name is at work at its old URL.")
         with suppress(HostTroubleError):
             await self._dialect.probe(old, self._config.host_probe_timeout)
             what = "at its old URL" if old.url != new.url else "in its old dialect"
@@ -599,6 +602,13 @@ def limits_of(config: Config) -> Limits:
         inbox_limit=config.inbox_limit,
         probe_interval=config.host_probe_interval,
     )
+
+
+def _at_work(view: HostView) -> bool:
+    """True of a host that cannot answer a probe now: it serves one request at a time."""
+    up = view.status in (HostStatus.AVAILABLE, HostStatus.BUSY, HostStatus.DRAINING)
+    busy = any(device.status is DeviceStatus.BUSY for device in view.devices)
+    return view.host.serial and up and busy
 
 
 async def _store_devices(session: Session, registration: Registration) -> None:

@@ -504,7 +504,7 @@ class Turn:
             return UnavailableError("The server is stopping.")
         if (words := self._held_from(lane, user_id)) is not None:
             return ConflictError(words)
-        waiting = sum(len(other.acts[1:]) for other in self.state.lanes.values())
+        waiting = sum(len(other.acts) - 1 for other in self.state.lanes.values() if other.acts)
         if waiting >= self.state.limits.inbox_limit:
             return UnavailableError("Too many actions wait for this host.")
         return lane

@@ -15,7 +15,7 @@ from vpt.model import Json
 log = structlog.get_logger(__name__)
 
 _KEPT = 60.0  # seconds: who took an end may have to ask for it again
-_STRAYS = 16  # ends of tasks that nobody knows yet: their runs are being taken up again
+_STRAYS = 256  # ends of tasks that nobody knows yet: their runs are being taken up again
 
 End = Verdict | HostTroubleError
 
@@ -72,7 +72,7 @@ class Tasks:
         return True
 
     def _keep_stray(self, task_id: str, host_id: str | None, end: End) -> None:
-        self._strays[task_id] = (host_id, end)
+        self._strays.setdefault(task_id, (host_id, end))  # the first word counts
         if len(self._strays) > _STRAYS:
             self._strays.popitem(last=False)
 

@@ -85,7 +85,7 @@ def script_verdict(said: Words) -> Verdict:
     if not isinstance(result, dict):
         _no_verdict(_told(said) or "The script ended without a result.")
     success, code = result.get("script_success"), result.get("exit_code")
-    if success is None and isinstance(code, int):
+    if success is None and type(code) is int:  # true is no code
         success = code == 0
     if not isinstance(success, bool):
         _no_verdict(_told(result) or "The host does not say how the script ended.")

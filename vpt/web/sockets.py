@@ -26,11 +26,11 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from socketio.packet import EVENT
 from socketio.packet import Packet as SocketPacket
 
+from vpt.actors.supervisor import every
 from vpt.db import Database
 from vpt.errors import (
     BadRequestError,
     ConflictError,
-    DatabaseAwayError,
     InvalidTokenError,
     NotFoundError,
     NoTokenError,
@@ -151,7 +151,7 @@ class Sockets:
     async def _listen(self, app: web.Application) -> AsyncIterator[None]:
         end = app[EVENTS].subscribe(self.publish)
         self._spawn(self._sweep())
-        self._spawn(self._recheck())
+        self._spawn(every(RECHECK, self._recheck))
         yield
         end()
         tasks = tuple(self._tasks)
@@ -276,11 +276,8 @@ class Sockets:
 
     async def _recheck(self) -> None:
         """Find what was stored and, since something crashed just then, never published."""
-        while True:
-            await asyncio.sleep(RECHECK)
-            with suppress(DatabaseAwayError):
-                for kind in Kind:
-                    await self._recheck_all(kind)
+        for kind in Kind:
+            await self._recheck_all(kind)
 
     async def _recheck_all(self, kind: Kind) -> None:
         ids = [*{one.topic.id for one in self._open_readers() if one.topic.kind is kind}]
