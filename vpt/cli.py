@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import click
 
-from vpt import __version__, config, logs
+from vpt import __version__, config, grafana_role, logs
 from vpt.config import Config, ConfigError
 from vpt.db import Database, migrate
 from vpt.embedded import EmbeddedError
@@ -124,7 +124,10 @@ def token(user: str, role: str, days: float) -> None:
 
 @cli.command("migrate")
 def migrate_command() -> None:
-    """Bring the database's schema up to date (serve does it too); says what it applied."""
+    """Bring the database's schema up to date (serve does it too); says what it applied.
+
+    It also makes the role vpt_grafana, which may read what Grafana shows.
+    """
     settings = read_config()
     logs.setup(settings.log_format, "warning")
     applied = run(_migrate(settings))
@@ -133,7 +136,9 @@ def migrate_command() -> None:
 
 async def _migrate(settings: Config) -> int:
     async with _database(settings) as dsn:
-        return len(await migrate(dsn))
+        applied = await migrate(dsn)
+        await grafana_role.prepare(dsn, settings)
+        return len(applied)
 
 
 @asynccontextmanager

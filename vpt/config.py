@@ -136,6 +136,7 @@ class _Settings(Schema):
     grafana_admin_password = f.String()
     grafana_secret_key = f.String()
     vpt_grafana_db_password = f.String()
+    vpt_alert_webhook_url = f.String(validate=_WEB)
     openrouter_api_key = f.String()
     cloudflare_r2_endpoint = f.String(validate=_WEB)
     api_key = f.String(
@@ -229,6 +230,7 @@ class Config:
     grafana_admin_password: str | None = _hidden()
     grafana_secret_key: str | None = _hidden()
     vpt_grafana_db_password: str | None = _hidden()
+    vpt_alert_webhook_url: str | None = _hidden()
     openrouter_api_key: str | None = _hidden()
     cloudflare_r2_endpoint: str | None = None
     api_key: str | None = _hidden()
@@ -308,15 +310,22 @@ def _lines(messages: Mapping[str, Any]) -> list[str]:
 
 
 def with_keys(config: Config) -> Config:
-    """Fill in SECRET_KEY and HOST_JOIN_TOKEN, made once and kept 0600 in the data folder.
+    """Fill in the keys that are missing, made once and kept 0600 in the data folder.
 
     Raises ConfigError when the data folder cannot be written.
     """
-    return replace(
-        config,
-        secret_key=config.secret_key or _kept(config.vpt_data_dir, "secret_key"),
-        host_join_token=config.host_join_token or _kept(config.vpt_data_dir, "host_join_token"),
-    )
+    return _filled(config, ("secret_key", "host_join_token", "vpt_grafana_db_password"))
+
+
+def with_grafana_keys(config: Config) -> Config:
+    """Fill in what only Grafana needs, in the same way."""
+    return _filled(config, ("grafana_admin_password", "grafana_secret_key"))
+
+
+def _filled(config: Config, names: tuple[str, ...]) -> Config:
+    missing = [name for name in names if getattr(config, name) is None]
+    made: dict[str, Any] = {name: _kept(config.vpt_data_dir, name) for name in missing}
+    return replace(config, **made)
 
 
 def _kept(folder: Path, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 from aiohttp import web
 
-from vpt import embedded
+from vpt import embedded, grafana_role
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.db import Database, migrate
@@ -86,6 +86,7 @@ async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config,
         config = replace(config, database_url=server.dsn, embedded=True)
         alone = server.owned
     await migrate(str(config.database_url))
+    await grafana_role.prepare(str(config.database_url), config)
     return config, alone
 
 

@@ -1,0 +1,178 @@
+"""The role that Grafana reads as: what it may, what it may not, and who may not make it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from tests.conftest import Postgres
+from tests.grafana.conftest import as_role
+from vpt.cli import cli
+from vpt.config import Config
+from vpt.db import migrate
+from vpt.grafana_role import ROLE, page_of, prepare, sql_to_run
+
+CLOSED = (
+    "SELECT * FROM hosts",
+    "SELECT sealed_secret FROM hosts",
+    "SELECT sealed_api_key FROM hosts",
+    "SELECT host_url FROM hosts",
+    "SELECT parameters FROM test_executions",
+    "SELECT steps FROM test_executions",
+    "SELECT steps FROM test_cases",
+    "SELECT error FROM test_executions",
+    "SELECT output FROM execution_steps",
+    "SELECT request FROM campaign_results",
+    "SELECT * FROM leases",
+    "SELECT * FROM host_tokens",
+    "SELECT * FROM idempotency_keys",
+    "SELECT id FROM server_instance",
+    "SELECT * FROM schema_migrations",
+    "DELETE FROM test_executions",
+    "UPDATE grafana_page SET url = ''",
+    "INSERT INTO host_health (host_id) VALUES ('x')",
+    "CREATE TABLE mine (id int)",
+    "TRUNCATE host_health",
+)
+
+
+@pytest.mark.parametrize("statement", CLOSED)
+async def test_what_it_may_not(statement: str, reader: Any) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await reader.execute(statement)
+
+
+async def test_it_may_only_select(reader: Any, owner: Any) -> None:
+    kinds = await owner.fetch(
+        "SELECT DISTINCT privilege_type FROM information_schema.column_privileges"
+        " WHERE grantee = $1",
+        ROLE,
+    )
+    assert [row[0] for row in kinds] == ["SELECT"]
+    whole = "SELECT count(*) FROM information_schema.table_privileges WHERE grantee = $1"
+    assert await owner.fetchval(whole, ROLE) == 0
+    role = await owner.fetchrow(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls"
+        " FROM pg_roles WHERE rolname = $1",
+        ROLE,
+    )
+    assert not any(role.values())
+
+
+async def test_twice_is_harmless_and_a_new_password_is_taken(
+    reader: Any, dsn: str, settings: Config
+) -> None:
+    assert await prepare(dsn, settings)
+    assert await prepare(dsn, replace(settings, vpt_grafana_db_password="another one"))
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(as_role(dsn))
+    await (await asyncpg.connect(as_role(dsn, "another one"))).close()
+
+
+async def test_a_grant_that_is_not_in_the_file_is_taken_back(
+    reader: Any, owner: Any, dsn: str, settings: Config
+) -> None:
+    await owner.execute(f"GRANT SELECT ON hosts TO {ROLE}")
+    await reader.fetch("SELECT sealed_secret FROM hosts")
+    assert await prepare(dsn, settings)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await reader.fetch("SELECT sealed_secret FROM hosts")
+
+
+async def test_starters_at_once_do_not_hinder_each_other(dsn: str, settings: Config) -> None:
+    assert await asyncio.gather(*(prepare(dsn, settings) for _ in range(4))) == [True] * 4
+
+
+# ---------------------------------------------------------------- who may not
+
+
+@pytest.fixture
+async def humble(postgres: Postgres, empty_dsn: str) -> AsyncIterator[str]:
+    """Give a database of an account that may not create roles, on a server without ours."""
+    name = urlsplit(empty_dsn).path.strip("/")
+    await _without_role(postgres)
+    await postgres.statement("CREATE ROLE humble LOGIN PASSWORD 'humble'")
+    await postgres.statement(f"ALTER DATABASE {name} OWNER TO humble")
+    parts = urlsplit(empty_dsn)
+    server = parts.netloc.rpartition("@")[2]
+    yield urlunsplit(parts._replace(netloc=f"humble:humble@{server}"))
+    for statement in ("REASSIGN OWNED BY humble TO vpt", "DROP OWNED BY humble CASCADE"):
+        connection = await asyncpg.connect(empty_dsn)
+        await connection.execute(statement)
+        await connection.close()
+    await postgres.statement("DROP ROLE humble")
+
+
+async def _without_role(postgres: Postgres) -> None:
+    connection = await asyncpg.connect(postgres.dsn)
+    names = await connection.fetch("SELECT datname FROM pg_database WHERE datallowconn")
+    known = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", ROLE)
+    await connection.close()
+    if not known:
+        return
+    for row in names:
+        other = await asyncpg.connect(postgres.dsn, database=row[0])
+        await other.execute(f"DROP OWNED BY {ROLE}")
+        await other.close()
+    await postgres.statement(f"DROP ROLE {ROLE}")
+
+
+async def test_who_may_not_create_roles_is_told_what_to_run(
+    humble: str, postgres: Postgres, empty_dsn: str, settings: Config
+) -> None:
+    assert await migrate(humble)
+    with structlog.testing.capture_logs() as logs:
+        assert not await prepare(humble, settings)
+    (warning,) = (entry for entry in logs if entry["log_level"] == "warning")
+    sql = warning["run_as_administrator"]
+    assert sql == sql_to_run()
+    assert str(settings.vpt_grafana_db_password) not in str(logs)
+    administrator = await asyncpg.connect(empty_dsn)
+    await administrator.execute(sql.replace("<VPT_GRAFANA_DB_PASSWORD>", "by hand"))
+    await administrator.close()
+    reader = await asyncpg.connect(as_role(humble, "by hand"))
+    assert await reader.fetch("SELECT id FROM hosts") == []
+    with structlog.testing.capture_logs() as logs:
+        assert await prepare(humble, settings), "a role made by hand gets its grants"
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+    await reader.close()
+    await (await asyncpg.connect(as_role(humble, "by hand"))).close()
+
+
+async def test_migrate_goes_on_without_the_role(humble: str, tmp_path: Any) -> None:
+    env = {"DATABASE_URL": humble, "VPT_DATA_DIR": str(tmp_path)}
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["migrate"], env=env)
+    assert result.exit_code == 0, result.output
+    assert "migrations applied" in result.output
+
+
+# ---------------------------------------------------------------- by the command
+
+
+async def test_migrate_makes_the_role_with_a_password_that_is_kept(
+    empty_dsn: str, tmp_path: Any
+) -> None:
+    env = {"DATABASE_URL": empty_dsn, "VPT_DATA_DIR": str(tmp_path)}
+    for _ in range(2):
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["migrate"], env=env)
+        assert result.exit_code == 0, result.output
+    kept = tmp_path / "vpt_grafana_db_password"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    reader = await asyncpg.connect(as_role(empty_dsn, kept.read_text()))
+    url = await reader.fetchval("SELECT url FROM grafana_page")
+    await reader.close()
+    assert url == "http://127.0.0.1:5109"
+
+
+def test_the_page_is_where_people_reach_it() -> None:
+    assert page_of(Config(server_url="https://lab.example/")) == "https://lab.example"
+    assert page_of(Config(server_host="0.0.0.0", server_port=80)) == "http://127.0.0.1:80"
+    assert page_of(Config(server_host="fd00::1")) == "http://[fd00::1]:5109"
