@@ -1,4 +1,4 @@
-"""The commands: serve, host, host-token, demo, token, migrate."""
+"""The commands: serve, host, host-token, demo, token, migrate, grafana-env."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vpt.db import Database, migrate
 from vpt.embedded import EmbeddedError
 from vpt.embedded import start as start_embedded
 from vpt.errors import DatabaseAwayError
+from vpt.grafana_env import as_lines, grafana_env
 from vpt.host.cli import host_command
 from vpt.instance import TakenError
 from vpt.model import Role
@@ -139,6 +140,20 @@ async def _migrate(settings: Config) -> int:
         applied = await migrate(dsn)
         await grafana_role.prepare(dsn, settings)
         return len(applied)
+
+
+@cli.command("grafana-env")
+def grafana_env_command() -> None:
+    """Print the variables that Grafana needs, passwords among them, as NAME=value lines.
+
+    They come from DATABASE_URL; with vpt's own database from VPT_PG_PORT, which vpt serve needs
+    then, too. In a shell:
+
+    \b
+    set -a; eval "$(vpt grafana-env)"
+    grafana server --homepath /usr/share/grafana --config "$VPT_GRAFANA_HOME/grafana.ini"
+    """
+    click.echo(as_lines(grafana_env(config.with_grafana_keys(read_config()))))
 
 
 @asynccontextmanager
