@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from vpt.config import Config
-from vpt.db import ACQUIRE_TIMEOUT, MIGRATION_LOCK, SQL, translated
+from vpt.db import ACQUIRE_TIMEOUT, SQL, translated
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +21,7 @@ ROLE = "vpt_grafana"
 _GRANTS = SQL / "roles" / f"{ROLE}.sql"
 _TAKEN = (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError)  # another database was first
 _ITERATIONS = 4096
+_TURNS = 10  # starters of other databases of the server set the same role's password
 _PAGE = (
     "INSERT INTO grafana_page (url) VALUES ($1)"
     " ON CONFLICT (only_one) DO UPDATE SET url = excluded.url"
@@ -40,8 +41,7 @@ async def prepare(dsn: str, config: Config) -> bool:
         connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
     try:
         async with translated(), connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-            await connection.execute(_PAGE, page_of(config))
+            await connection.execute(_PAGE, page_of(config))  # starters take turns at its row
             return await _prepared(connection, config.vpt_grafana_db_password)
     finally:
         await connection.close(timeout=2)
@@ -73,11 +73,17 @@ async def _make(connection: Any) -> None:
 
 async def _set_password(connection: Any, password: str) -> None:
     """Set it anew; who made the role by hand has set it, and it is not ours to change."""
-    try:
-        async with connection.transaction():
-            await connection.execute(f"ALTER ROLE {ROLE} PASSWORD '{verifier_of(password)}'")
-    except asyncpg.InsufficientPrivilegeError:
-        log.info("grafana_password_kept", role=ROLE)
+    for turn in range(1, _TURNS + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"ALTER ROLE {ROLE} PASSWORD '{verifier_of(password)}'")
+            return
+        except asyncpg.InsufficientPrivilegeError:
+            log.info("grafana_password_kept", role=ROLE)
+            return
+        except asyncpg.InternalServerError:  # "tuple concurrently updated"
+            if turn == _TURNS:
+                raise
 
 
 def verifier_of(password: str) -> str:

@@ -87,8 +87,15 @@ async def test_a_grant_that_is_not_in_the_file_is_taken_back(
         await reader.fetch("SELECT sealed_secret FROM hosts")
 
 
-async def test_starters_at_once_do_not_hinder_each_other(dsn: str, settings: Config) -> None:
-    assert await asyncio.gather(*(prepare(dsn, settings) for _ in range(4))) == [True] * 4
+async def test_starters_at_once_do_not_hinder_each_other(
+    dsn: str, empty_dsn: str, postgres: Postgres, settings: Config
+) -> None:
+    """Those of other databases neither, though the role is the server's."""
+    await migrate(empty_dsn)
+    for _ in range(5):
+        await _without_role(postgres)
+        starters = [prepare(name, settings) for name in (dsn, empty_dsn) * 4]
+        assert await asyncio.gather(*starters) == [True] * 8
 
 
 # ---------------------------------------------------------------- who may not

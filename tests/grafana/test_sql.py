@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,36 @@ async def rows_of(reader: Any, statement: Statement, values: dict[str, list[str]
     except asyncpg.PostgresError as error:
         raise AssertionError(f"{statement.where}: {error}: {sql}") from error
     if statement.format == "time_series":
+        names = [one.name for one in (await reader.prepare(sql)).get_attributes()]
+        assert names[0] == "time", f"{statement.where}: Found no column named time"
         times = [row["time"] for row in rows]
-        assert all(isinstance(moment, datetime | int | float) or moment for moment in times)
-        assert times == sorted(times), statement.where
+        assert None not in times, statement.where
+        assert times == sorted(times), f"{statement.where}: not in order"
     return rows
+
+
+@pytest.mark.parametrize(
+    ("sql", "form", "complaint"),
+    [
+        ("SELECT count(*) FROM test_execution", "table", "does not exist"),
+        ("SELECT finished_at FROM test_executions", "table", "does not exist"),
+        ("SELECT sealed_secret FROM hosts", "table", "permission denied"),
+        ("SELECT 1 FROM hosts WHERE id IN (${host:sqlstring})", "table", "syntax error"),
+        ("SELECT count(*) FROM hosts", "time_series", "no column named time"),
+        ("SELECT t AS time FROM generate_series(2, 1, -1) AS t", "time_series", "not in order"),
+    ],
+)
+async def test_a_wrong_query_is_caught(sql: str, form: str, complaint: str, reader: Any) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        await rows_of(reader, Statement("a copy", sql, form), {"host": []})
+
+
+async def test_moments_have_a_zone(owner: Any) -> None:
+    naive = await owner.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND data_type = 'timestamp without time zone'"
+    )
+    assert naive == []
 
 
 @pytest.mark.parametrize("name", BOARDS)
