@@ -41,7 +41,7 @@ async def prepare(dsn: str, config: Config) -> bool:
         connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
     try:
         async with translated(), connection.transaction():
-            await connection.execute(_PAGE, page_of(config))  # starters take turns at its row
+            await connection.execute(_PAGE, page_of(config))
             return await _prepared(connection, config.vpt_grafana_db_password)
     finally:
         await connection.close(timeout=2)
