@@ -154,6 +154,14 @@ class Database:
         self._turns = asyncio.Semaphore(size)  # asyncpg's own queue is not fair
         self.queries = read_queries()
 
+    @property
+    def use(self) -> tuple[int, int, int]:
+        """How many connections are at work, how many are idle, and how many there may be."""
+        if self._pool is None:
+            return 0, 0, self._size
+        idle = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle, self._size
+
     async def open(self) -> None:
         """Connect; DatabaseAwayError when nobody answers."""
         async with translated():

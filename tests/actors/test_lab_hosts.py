@@ -58,6 +58,9 @@ async def test_a_host_is_suspect_and_then_lost_and_recovers(start_lab: StartLab)
     await lab.is_now("h", HostStatus.AVAILABLE)
     changes = lab.host_changes()
     assert changes == ["suspect", "available", "suspect", "lost", "available"]
+    limits, tally = lab.config, lab.lab.tally
+    assert tally.probes_missed >= limits.host_lost_after
+    assert tally.probes.total >= limits.host_recover_after
     await until(lambda: _stored_as(lab, "available"))
     assert await lab.fetch("SELECT FROM hosts WHERE reason IS NOT NULL") == []
 

@@ -355,6 +355,7 @@ async def test_an_actor_that_crashes_is_started_anew_and_its_run_goes_on(brittle
     gate.open()
     row = await lab.final(execution_id)
     assert (row["status"], row["attempt"], host.done("a")) == ("completed", 1, 1)
+    assert lab.lab.tally.restarts >= 1
 
 
 async def test_who_asks_a_crashing_actor_is_answered_503(brittle: Kit) -> None:

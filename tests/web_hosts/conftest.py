@@ -16,9 +16,10 @@ from vpt.config import Config
 from vpt.db import Database
 from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
+from vpt.measures import Tally
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
 from vpt.tokens import HostTokens
-from vpt.web import devices, hosts, sockets, system, virtualpytest
+from vpt.web import devices, hosts, metrics, sockets, system, virtualpytest
 from vpt.web.auth import issue_token, secret_of
 from vpt.web.keys import CONFIG, DB, EVENTS, LAB, TOKENS
 from vpt.web.middlewares import gate
@@ -34,6 +35,7 @@ class NotedLab:
     hosts: list[HostView] = field(default_factory=list)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     refusal: VptError | None = None
+    tally: Tally = field(default_factory=Tally)
     answer: Answer = field(default_factory=lambda: Answer(True, raw={"success": True, "n": 1}))
 
     def _note(self, *what: Any) -> None:
@@ -90,7 +92,7 @@ class NotedLab:
         return self.hosts
 
     def measures(self) -> dict[str, Any]:
-        return {"queue_length": 0}
+        return {"queue_length": 0, "queue_oldest_s": None, "inbox_depth": 0}
 
 
 @pytest.fixture
@@ -110,9 +112,10 @@ async def connect(
         app[CONFIG], app[DB], app[EVENTS] = replace(config, **settings), db, events
         app[TOKENS] = HostTokens(db)
         app[LAB] = lab  # type: ignore[misc]
-        for module in (hosts, virtualpytest, devices, system):
+        for module in (hosts, virtualpytest, devices, system, metrics):
             app.add_routes(module.routes)
         system.setup(app)
+        metrics.setup(app)
         sockets.attach(app)
         clients.append(TestClient(TestServer(app)))
         await clients[-1].start_server()

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
+from tests.web_hosts.conftest import Client, Connect, NotedLab, Visit, bearer
 from tests.web_hosts.test_hosts import store, view
 from vpt.db import Database
 from vpt.model import HostStatus, Role
@@ -125,6 +125,14 @@ async def test_status_counts_the_lab_and_measures_the_process(client: Client, db
     assert body["success_rate"] == 100
     assert body["memory_bytes"] > 1_000_000
     assert body["loop_lag_ms"] >= 0
+
+
+async def test_connected_pages_are_counted(client: Client, visit: Visit) -> None:
+    headers = bearer(client, Role.VIEWER)
+    for pages in (1, 2):
+        await visit(client)
+        text = await (await client.get("/metrics", headers=headers)).text()
+        assert f"\nvpt_socketio_clients {pages}.0\n" in text
 
 
 async def test_errors_of_the_infrastructure_do_not_lower_the_success_rate(

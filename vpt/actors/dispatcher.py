@@ -182,11 +182,13 @@ class Dispatcher:
             if matching.is_free(view, device) and device.device.id not in self._taken:
                 self._offer(view, device)
 
-    def begun(self, execution_id: str) -> None:
-        """Learn that a run which was sent to a host stands in the database."""
+    def begun(self, execution_id: str) -> Waiting | None:
+        """Learn that a run which was sent to a host stands in the database; give its entry."""
         sent = self._sent.pop(execution_id, None)
-        if sent is not None:
-            del self._taken[sent[1]]
+        if sent is None:
+            return None
+        del self._taken[sent[1]]
+        return sent[2]
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Learn that a run could not begin; unless it is gone for good it waits on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from vpt.artifacts import Artifacts
 from vpt.dialects.base import Call, Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
+from vpt.measures import Tally
 from vpt.model import (
     Answer,
     DeviceChanged,
@@ -60,6 +62,7 @@ class Surroundings:
     seen: Callable[[str, float], None]
     requeue: Callable[[Waiting], None]
     not_taken: NotTaken
+    tally: Tally
     may_act: Callable[[], bool]  # false while another server may have taken over
 
 
@@ -194,10 +197,13 @@ class HostActor(Actor[m.Message]):
         try:
             await self._world.dialect.probe(effect.host, self._world.probe_timeout)
         except HostTroubleError as trouble:
+            self._world.tally.probes_missed += 1
             self.tell(m.ProbeMissed(trouble.words))
             return
+        seconds = perf_counter() - began
+        self._world.tally.probes.add(seconds)
         self._last_seen = datetime.now(UTC)
-        self._world.seen(self.name, (perf_counter() - began) * 1000)
+        self._world.seen(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
 
     # ------------------------------------------------------------ calls to the host
@@ -294,10 +300,12 @@ class HostActor(Actor[m.Message]):
             case m.StoreAttempt():
                 fact = await self.ledger.start_attempt(effect)
                 if isinstance(fact, m.AttemptStored):
-                    self._world.dispatcher.begun(effect.execution_id)
+                    self._begun(effect.execution_id)
                 self.tell(fact)
             case m.StoreStep():
                 self.tell(await self.ledger.finish_step(effect, await self._screenshot(effect)))
+                if effect.duration_ms is not None:
+                    self._world.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case m.StoreTry():
                 self.tell(await self.ledger.retry_step(effect))
             case m.StoreHandle():
@@ -308,6 +316,11 @@ class HostActor(Actor[m.Message]):
                 self.tell(await self.ledger.release(effect))
             case _:
                 raise AssertionError(effect)
+
+    def _begun(self, execution_id: str) -> None:
+        waiting = self._world.dispatcher.begun(execution_id)
+        if waiting is not None:  # the database's clock may be a little ahead of ours
+            self._world.tally.dispatched.add(max(0.0, time.time() - waiting.queued_at))
 
     async def _store_end(self, effect: m.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)

@@ -37,6 +37,7 @@ from vpt.errors import (
     UnavailableError,
 )
 from vpt.events import Events
+from vpt.measures import Tally
 from vpt.model import (
     Answer,
     CampaignProgress,
@@ -90,6 +91,7 @@ class Lab:
         self._dialect = dialect
         self._may_act = may_act
         self._sealer = Sealer(config.secret_key)
+        self.tally = Tally()
         self._dispatcher = Dispatcher(self._tell)
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
         self._waits = Waits(self._dispatcher, events)
@@ -118,6 +120,7 @@ class Lab:
             seen=lambda host_id, _: self._seen.add(host_id),
             requeue=self._queue.requeue,
             not_taken=self._queue.not_taken,
+            tally=self.tally,
             may_act=self._may_act,
         )
 

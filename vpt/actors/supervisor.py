@@ -124,6 +124,7 @@ class Hosts:
         if error is None:
             return
         log.error("host_actor_crashed", host_id=host_id, exc_info=error)
+        self._world.tally.restarts += 1
         self._world.dispatcher.announce(_held_back(actor, Reason.PROBES))
         self._start_again(host_id, self._restart(host_id, actor))
 

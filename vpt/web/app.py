@@ -17,6 +17,7 @@ from vpt.web import (
     devices,
     executions,
     hosts,
+    metrics,
     pages,
     screenshots,
     sockets,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vpt.actors.lab import Lab
 
 RESOURCES = (
-    *(system, testcases, executions, campaigns),
+    *(system, metrics, testcases, executions, campaigns),
     *(hosts, virtualpytest, devices, screenshots, pages),
 )
 #: Seconds for which a browser remembers a preflight's answer.
@@ -45,6 +46,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
     app[ARTIFACTS], app[TOKENS] = Artifacts(config.vpt_data_dir), HostTokens(db)
     system.setup(app)
+    metrics.setup(app)
     for resource in RESOURCES:
         app.add_routes(resource.routes)
     _allow_origins(app, config.cors_origins)

@@ -11,6 +11,7 @@ from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database
 from vpt.events import Events
+from vpt.measures import Spreads
 from vpt.model import Role
 from vpt.tokens import HostTokens
 
@@ -35,6 +36,8 @@ DB = web.AppKey("db", Database)
 LAB: web.AppKey[Lab] = web.AppKey("lab")
 ARTIFACTS = web.AppKey("artifacts", Artifacts)
 EVENTS = web.AppKey("events", Events)
+#: Seconds that requests took, by method, route and status.
+REQUESTS = web.AppKey("requests", Spreads)
 TOKENS = web.AppKey("tokens", HostTokens)
 
 #: Set by the middleware on every route that needs a user; `auth.user_of` reads it.

@@ -19,6 +19,7 @@ from structlog.contextvars import bind_contextvars
 
 from vpt.errors import InvalidError, VptError
 from vpt.web.auth import admit
+from vpt.web.keys import REQUESTS
 
 log = structlog.get_logger(__name__)
 
@@ -54,14 +55,27 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     response = await _answer(request, handler)
     if not response.prepared:
         response.headers[REQUEST_ID] = request_id
+    seconds = perf_counter() - began
+    request.app[REQUESTS].add((_method_of(request), _route_of(request), response.status), seconds)
     log.info(
         "http_request",
         method=request.method,
         path=request.path,
         status=response.status,
-        ms=round((perf_counter() - began) * 1000, 2),
+        ms=round(seconds * 1000, 2),
     )
     return response
+
+
+def _method_of(request: web.Request) -> str:
+    """Give the method; whatever a client makes up is one and the same."""
+    return request.method if request.method in hdrs.METH_ALL else "other"
+
+
+def _route_of(request: web.Request) -> str:
+    """Give the route's template: paths have ids in them, and are as many as clients like."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else resource.canonical
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -59,21 +59,21 @@ class Pulse:
             self.cpu_percent = self.process.cpu_percent()
 
 
-_PULSE = web.AppKey("pulse", Pulse)
+PULSE = web.AppKey("pulse", Pulse)
 _DATABASE = web.AppKey("database_check", DatabaseCheck)
 _EXTERNAL = web.AppKey("external_checks", ExternalChecks)
 
 
 def setup(app: web.Application) -> None:
     """Prepare what these routes read; CONFIG and DB of `app` are set."""
-    app[_PULSE] = Pulse()
+    app[PULSE] = Pulse()
     app[_DATABASE] = DatabaseCheck(app[DB])
     app[_EXTERNAL] = ExternalChecks(targets_of(app[CONFIG]))
     app.cleanup_ctx.append(_background)
 
 
 async def _background(app: web.Application) -> AsyncIterator[None]:
-    beat = asyncio.create_task(app[_PULSE].beat_for_ever(), name="pulse")
+    beat = asyncio.create_task(app[PULSE].beat_for_ever(), name="pulse")
     async with app[_EXTERNAL].running():
         yield
     beat.cancel()
@@ -125,7 +125,7 @@ async def ready(request: web.Request) -> web.Response:
 @needs(Role.VIEWER)
 async def info(request: web.Request) -> web.Response:
     """Say what this server is; durations in seconds, no secret, no URL with user info."""
-    config, pulse = request.app[CONFIG], request.app[_PULSE]
+    config, pulse = request.app[CONFIG], request.app[PULSE]
     return json_response(
         {
             "version": __version__,
@@ -148,7 +148,7 @@ async def status(request: web.Request) -> web.Response:
     """Say how busy the lab and the process are; memory in bytes, lag in milliseconds."""
     counts = await request.app[DB].row("lab_counts")
     rate = await request.app[DB].row("success_rate", days=DEFAULT_DAYS)
-    pulse = request.app[_PULSE]
+    pulse = request.app[PULSE]
     return json_response(
         {
             "hosts": _by_status(counts["hosts"], HostStatus),
