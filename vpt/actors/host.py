@@ -59,7 +59,7 @@ class Surroundings:
     dispatcher: Dispatcher
     artifacts: Artifacts
     probe_timeout: float
-    seen: Callable[[str, float], None]
+    probed: Callable[[str, float | None], None]  # by name, ms; None when it was missed
     requeue: Callable[[Waiting], None]
     not_taken: NotTaken
     tally: Tally
@@ -198,12 +198,13 @@ class HostActor(Actor[m.Message]):
             await self._world.dialect.probe(effect.host, self._world.probe_timeout)
         except HostTroubleError as trouble:
             self._world.tally.probes_missed += 1
+            self._world.probed(self.name, None)
             self.tell(m.ProbeMissed(trouble.words))
             return
         seconds = perf_counter() - began
         self._world.tally.probes.add(seconds)
         self._last_seen = datetime.now(UTC)
-        self._world.seen(self.name, seconds * 1000)
+        self._world.probed(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
 
     # ------------------------------------------------------------ calls to the host

@@ -21,6 +21,7 @@ from vpt.actors.host import Surroundings
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
 from vpt.actors.restore import Keys, device_of, host_of
+from vpt.actors.samples import Samples
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Hosts, every
 from vpt.actors.waits import Waits
@@ -58,6 +59,7 @@ from vpt.model import (
     Submitted,
     TestProgress,
 )
+from vpt.retention import prune_samples
 from vpt.seal import Sealer
 
 log = structlog.get_logger(__name__)
@@ -65,6 +67,8 @@ log = structlog.get_logger(__name__)
 _SWEEP = 5.0  # seconds
 _EXPLAIN = 0.25  # seconds between looks at why executions wait
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
+_SAMPLE = 5.0  # seconds between writes of how probes went
+_PRUNE = 3600.0  # seconds; so there is an hour's worth to do, and not a day's
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
 _LOOKS = 100  # a second at most, however many wait
@@ -99,6 +103,7 @@ class Lab:
         self._hosts = Hosts(self._surroundings(), self._keys, limits_of(config))
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
+        self._samples = Samples(db)
         self._unsure: set[str] = set()  # leases that may stand in the database, and must not
         self._renewed: dict[str, tuple[str, str]] = {}  # leases that may run on: host and device
         self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -117,12 +122,17 @@ class Lab:
             dispatcher=self._dispatcher,
             artifacts=Artifacts(self._config.vpt_data_dir),
             probe_timeout=self._config.host_probe_timeout,
-            seen=lambda host_id, _: self._seen.add(host_id),
+            probed=self._probed,
             requeue=self._queue.requeue,
             not_taken=self._queue.not_taken,
             tally=self.tally,
             may_act=self._may_act,
         )
+
+    def _probed(self, host_id: str, ms: float | None) -> None:
+        if ms is not None:
+            self._seen.add(host_id)
+        self._samples.note(host_id, ms)
 
     def _tell(self, host_id: str, message: m.Message) -> None:
         self._hosts.tell(host_id, message)
@@ -142,6 +152,8 @@ class Lab:
             loop.create_task(every(_SWEEP, self._sweep), name="lab sweep"),
             loop.create_task(every(_EXPLAIN, self._waits.tell), name="queue reasons"),
             loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
+            loop.create_task(every(_SAMPLE, self._samples.flush), name="samples"),
+            loop.create_task(every(_PRUNE, self._prune), name="retention"),
         ]
         log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
 
@@ -579,6 +591,9 @@ class Lab:
             await self._hosts.ask(
                 host_id, lambda ask: m.TakeLease(ask, device_id, lease_id, holder, seconds)
             )
+
+    async def _prune(self) -> None:
+        await prune_samples(self._db)
 
     async def _sweep(self) -> None:
         """Carry out what was stored and then not done, and forget what is too old to count."""
