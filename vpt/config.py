@@ -294,8 +294,7 @@ def from_env(env: Mapping[str, str] | None = None, *, folder: Path | None = None
     Raises ConfigError that names every setting at fault and what was expected.
     """
     if env is None:
-        dotenv = dotenv_values((folder or Path.cwd()) / ".env", interpolate=False)
-        env = {k: v for k, v in dotenv.items() if v} | {k: v for k, v in os.environ.items() if v}
+        env = _dotenv(folder) | {k: v for k, v in os.environ.items() if v}
     try:
         config: Config = _Settings().load(env)
     except ValidationError as error:
@@ -303,6 +302,19 @@ def from_env(env: Mapping[str, str] | None = None, *, folder: Path | None = None
     if config.host_lost_after < config.host_suspect_after:
         raise ConfigError("HOST_LOST_AFTER: expected at least HOST_SUSPECT_AFTER")
     return config
+
+
+def log_level_now(*, folder: Path | None = None) -> str:
+    """Read LOG_LEVEL anew: here `.env` wins, since a process's environment never changes.
+
+    Raises ConfigError.
+    """
+    return from_env({k: v for k, v in os.environ.items() if v} | _dotenv(folder)).log_level
+
+
+def _dotenv(folder: Path | None) -> dict[str, str]:
+    values = dotenv_values((folder or Path.cwd()) / ".env", interpolate=False)
+    return {k: v for k, v in values.items() if v}
 
 
 def _lines(messages: Mapping[str, Any]) -> list[str]:

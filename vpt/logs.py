@@ -15,13 +15,16 @@ from structlog.typing import Processor
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
+class _Logger(structlog.BoundLoggerBase):
+    """What every logger of ours is: its methods are those of the level that is set now."""
+
+
 def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (stderr) from now on.
 
     `log_format` is console or json, `log_level` debug, info, warning or error.
     """
     out = stream or sys.stderr
-    level = _LEVELS[log_level]
     as_json = log_format == "json"
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -30,7 +33,7 @@ def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None
     ]
     structlog.configure(
         processors=[*shared, *_renderers(as_json=as_json)],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_Logger,
         logger_factory=(
             structlog.BytesLoggerFactory(out.buffer)
             if as_json
@@ -38,7 +41,20 @@ def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None
         ),
         cache_logger_on_first_use=True,
     )
-    _take_over(shared, level, out, as_json=as_json)
+    _take_over(shared, out, as_json=as_json)
+    set_level(log_level)
+
+
+def set_level(log_level: str) -> None:
+    """Log from `log_level` on; loggers that are in use hear of it, too.
+
+    Libraries are heard from warnings on, whatever the level.
+    """
+    level = _LEVELS[log_level]
+    for name, method in vars(structlog.make_filtering_bound_logger(level)).items():
+        if not name.startswith("__"):
+            setattr(_Logger, name, method)
+    logging.getLogger().setLevel(max(level, logging.WARNING))
 
 
 def _renderers(*, as_json: bool) -> list[Processor]:
@@ -59,8 +75,8 @@ def _dumps(value: Any, **_: Any) -> bytes:
         return orjson.dumps({key: repr(item) for key, item in value.items()})
 
 
-def _take_over(shared: list[Processor], level: int, out: TextIO, *, as_json: bool) -> None:
-    """Send what libraries log by `logging` the same way, warnings and worse only."""
+def _take_over(shared: list[Processor], out: TextIO, *, as_json: bool) -> None:
+    """Send what libraries log by `logging` the same way."""
     renderers = _renderers(as_json=as_json)
     if as_json:
         renderers[-1] = structlog.processors.JSONRenderer(
@@ -76,7 +92,6 @@ def _take_over(shared: list[Processor], level: int, out: TextIO, *, as_json: boo
     handler.addFilter(_without_strangers_mistakes)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.WARNING))
 
 
 def _without_strangers_mistakes(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -12,9 +13,9 @@ from dataclasses import dataclass, replace
 import structlog
 from aiohttp import web
 
-from vpt import embedded, grafana_role
+from vpt import embedded, grafana_role, logs
 from vpt.actors.lab import Lab
-from vpt.config import Config
+from vpt.config import Config, ConfigError, log_level_now
 from vpt.db import Database, migrate
 from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
@@ -27,6 +28,7 @@ from vpt.web.app import make_app
 log = structlog.get_logger(__name__)
 
 _GC = (10_000, 20, 50)  # objects of a request die young: look less often than by default
+_STDIN = 0
 _WEB_GRACE = 2.0  # seconds for requests that are being answered at the stop
 
 
@@ -127,12 +129,30 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
     return config.server_url or f"http://{name}:{port}"
 
 
+def _hung_up(stop: asyncio.Event, had_terminal: bool) -> None:
+    """Stop with the terminal that we were started from; else SIGHUP asks for another LOG_LEVEL."""
+    if had_terminal and not os.isatty(_STDIN):
+        stop.set()
+        return
+    try:
+        level = log_level_now()
+    except ConfigError as error:
+        log.warning("log_level_not_changed", error=str(error))
+        return
+    logs.set_level(level)
+    log.warning("log_level_changed", log_level=level)
+
+
 async def serve(config: Config, started: Callable[[Running], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT, or raise TakenError when another server took over."""
+    """Serve until SIGTERM or SIGINT, or raise TakenError when another server took over.
+
+    SIGHUP makes it read LOG_LEVEL anew.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _hung_up, stop, os.isatty(_STDIN))
     async with running(config) as server:
         started(server)
         gc.collect()

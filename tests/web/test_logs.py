@@ -51,3 +51,29 @@ def test_words_for_a_terminal() -> None:
     assert "ZeroDivisionError" in text
     assert "from a library" in text
     assert "unseen" not in text
+
+
+AGAIN = """
+import structlog
+from vpt import logs
+logs.setup("json", "warning")
+log = structlog.get_logger("x")
+for level in ("warning", "debug", "error", "info"):
+    logs.set_level(level)
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log, name)(f"{level} {name}")
+"""
+
+
+def test_loggers_in_use_hear_of_another_level() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True, timeout=60
+    )
+    said = [json.loads(line) for line in run.stderr.splitlines()]
+    names = ("debug", "info", "warning", "error")
+    assert [line["event"] for line in said] == [
+        f"{level} {name}"
+        for level in ("warning", "debug", "error", "info")
+        for name in names[names.index(level) :]
+    ]
+    assert all(line["event"].endswith(line["level"]) for line in said)
