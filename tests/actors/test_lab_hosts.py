@@ -293,7 +293,7 @@ async def test_a_run_moves_with_its_host_to_another_url(start_lab: StartLab) -> 
     lab = await start_lab(run_grace=30.0)
     old = await lab.host()
     execution_id = await lab.run("a", {"command": "b", "delay_s": 0.2})
-    await until(lambda: old.done("a"))
+    await until(lambda: any(event.step == 1 for event in lab.progress(execution_id)))
     await old.vanish()
     new = await lab.stranger()
     await lab.join(new)
