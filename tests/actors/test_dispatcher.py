@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,3 +274,15 @@ def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
     assert words is not None
     assert "nfc" in words
     assert "h1:d" in words
+
+
+def test_of_those_who_come_back_from_a_dead_actor_the_first_in_line_goes_first() -> None:
+    lab = Lab()
+    two = (*view("h").devices, DeviceView(Device("h:e", "e", "e", "phone"), DeviceStatus.ONLINE))
+    lab.dispatcher.announce(replace(view("h"), devices=two))
+    lab.dispatcher.add(waiting("low", priority=0))
+    lab.dispatcher.add(waiting("high", priority=90))
+    lab.dispatcher.announce(view("i"))
+    lab.sent.clear()
+    lab.dispatcher.host_gone("h")
+    assert lab.sent == [("i", "high")]

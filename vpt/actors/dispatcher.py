@@ -209,11 +209,12 @@ class Dispatcher:
         self.changes += 1
         for device in view.devices if view else ():
             self._used.pop(device.device.id, None)
-        for execution_id, (host, device_id, waiting) in tuple(self._sent.items()):
-            if host == host_id:
-                del self._sent[execution_id]
-                del self._taken[device_id]
-                self.add(waiting)
+        back = [sent for sent in self._sent.values() if sent[0] == host_id]
+        for _, device_id, waiting in back:
+            del self._sent[waiting.execution_id]
+            del self._taken[device_id]
+        for waiting in sorted((sent[2] for sent in back), key=rank):  # others may have a device
+            self.add(waiting)
 
     # ------------------------------------------------------------ inside
 
