@@ -380,13 +380,15 @@ class Wire:
         server = self._server
         far_reader, far_writer = await asyncio.open_unix_connection(self._there)
         both = {writer, far_writer}
-        if self._server is not server:  # it was cut meanwhile
+        if server is None or self._server is not server:  # it was cut meanwhile
             for one in both:
                 one.transport.abort()
             return
         self._writers |= both
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        self._writers -= both
+        try:
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        finally:
+            self._writers -= both
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
