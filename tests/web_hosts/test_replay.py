@@ -279,8 +279,9 @@ async def test_while_the_database_is_away_nobody_is_half_subscribed(
     assert numbers(known) == [3, 4, 5], "as before"
 
 
+@pytest.mark.parametrize("after_seq", [1, 3], ids=["some to read", "nothing to read yet"])
 async def test_what_is_published_while_it_reads_is_told_after_what_it_read(
-    client: Client, visit: Visit, run: Run, db: Interrupted
+    client: Client, visit: Visit, run: Run, db: Interrupted, after_seq: int
 ) -> None:
     await run.store(3)
     page = await visit(client)
@@ -290,8 +291,8 @@ async def test_what_is_published_while_it_reads_is_told_after_what_it_read(
         run.publish()
 
     db.after_reading = meanwhile
-    assert await subscribe(page, 1) == {"ok": True, "seq": 4}
-    assert numbers(page) == [2, 3, 4]
+    assert await subscribe(page, after_seq) == {"ok": True, "seq": 4}
+    assert numbers(page) == [*range(after_seq + 1, 5)]
 
 
 async def test_a_replay_that_breaks_leaves_all_as_it_was(

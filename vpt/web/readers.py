@@ -107,13 +107,14 @@ class Readers:
 
     async def _page(self, reader: Reader) -> bool:
         """Tell him one page; False when that was all, and he heard of nothing more."""
+        heard = reader.heard  # what is published while we read may be too young for this page
         async with self._turns:
             events = await events_after(self._db, reader.topic, reader.seq, PAGE)
         for event in events:
             if not reader.gone:
                 reader.takes(event)
                 self._tell(reader, event)
-        if not events and reader.heard > reader.seq:  # our mistake; waiting would not mend it
-            log.error("event_missing", topic=reader.topic.id, seq=reader.heard)
-            reader.seq = reader.heard
+        if not events and heard > reader.seq:  # our mistake; waiting would not mend it
+            log.error("event_missing", topic=reader.topic.id, seq=heard)
+            reader.seq = heard
         return len(events) == PAGE or reader.heard > reader.seq
