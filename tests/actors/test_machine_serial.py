@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.actors.world import FAIL, PASS, World, serial_world, trouble
 from vpt.actors import messages as m

@@ -7,8 +7,9 @@ transition; it dies with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, assert_never
+
+from msgspec.structs import replace
 
 from vpt.actors import messages as m
 from vpt.actors.messages import NoAnswer, StepKey, Trouble

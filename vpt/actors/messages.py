@@ -5,8 +5,9 @@ Commands carry `ask`, the number under which the asker waits for a `Reply` or `R
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from vpt.errors import VptError
 from vpt.model import (
@@ -37,8 +38,7 @@ class Trouble(Enum):
     TIMEOUT = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoAnswer(Struct, frozen=True):
     """Why there is no answer, in words for a person."""
 
     trouble: Trouble
@@ -48,8 +48,7 @@ class NoAnswer:
 Outcome = Answer | NoAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class StepKey:
+class StepKey(Struct, frozen=True):
     """One try of one step of one attempt: what a host can tell apart."""
 
     execution_id: str
@@ -61,46 +60,39 @@ class StepKey:
 # ---------------------------------------------------------------- commands
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(Struct, frozen=True):
     ask: int
     host: Host
     devices: tuple[Device, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeDevices:
+class ChangeDevices(Struct, frozen=True):
     ask: int
     devices: tuple[Device, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeHost:
+class ChangeHost(Struct, frozen=True):
     """People changed what vpt knows of the host: the next call goes out by that."""
 
     host: Host
 
 
-@dataclass(frozen=True, slots=True)
-class Unregister:
+class Unregister(Struct, frozen=True):
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True):
     ask: int
     on: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(Struct, frozen=True):
     """Stop for good, since the host is to be deleted; refused while it runs something."""
 
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(Struct, frozen=True):
     """Run one manual action; the asker waits for what comes of it."""
 
     ask: int
@@ -111,8 +103,7 @@ class Act:
     user_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeLease:
+class TakeLease(Struct, frozen=True):
     """Give `holder` the device for `seconds`, or renew his lease; the answer is the lease's id."""
 
     ask: int
@@ -122,16 +113,14 @@ class TakeLease:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Begin the next attempt of a queued execution here (told by the dispatcher)."""
 
     execution_id: str
     device_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     execution_id: str
 
 
@@ -151,63 +140,53 @@ Command = (
 # ---------------------------------------------------------------- facts
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeAnswered:
+class ProbeAnswered(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeMissed:
+class ProbeMissed(Struct, frozen=True):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatSeen:
+class HeartbeatSeen(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeDue:
+class ProbeDue(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownBegun:
+class ShutdownBegun(Struct, frozen=True):
     """The server stops: what is sent may end, nothing more goes out."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStored:
+class AttemptStored(Struct, frozen=True):
     """The attempt stands in the database and its first step beside it."""
 
     device_id: str
     spec: RunSpec
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRefused:
+class AttemptRefused(Struct, frozen=True):
     """The execution was not to be had any more (cancelled, or its time was over)."""
 
     device_id: str
     execution_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepDue:
+class StepDue(Struct, frozen=True):
     device_id: str
     key: StepKey
 
 
-@dataclass(frozen=True, slots=True)
-class StepAnswered:
+class StepAnswered(Struct, frozen=True):
     device_id: str
     key: StepKey
     outcome: Outcome
     duration_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepBegun:
+class StepBegun(Struct, frozen=True):
     """The host gave the try that is under way a name of its own: it can be asked for its end."""
 
     device_id: str
@@ -215,8 +194,7 @@ class StepBegun:
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepMoved:
+class StepMoved(Struct, frozen=True):
     """The host says how far the step is."""
 
     device_id: str
@@ -224,14 +202,12 @@ class StepMoved:
     state: Json
 
 
-@dataclass(frozen=True, slots=True)
-class StepTimedOut:
+class StepTimedOut(Struct, frozen=True):
     device_id: str
     key: StepKey
 
 
-@dataclass(frozen=True, slots=True)
-class StepStored:
+class StepStored(Struct, frozen=True):
     """The step's end stands; without a status it is to be tried once more."""
 
     device_id: str
@@ -240,53 +216,45 @@ class StepStored:
     screenshot_url: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunTimedOut:
+class RunTimedOut(Struct, frozen=True):
     device_id: str
     execution_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class GraceOver:
+class GraceOver(Struct, frozen=True):
     """RUN_GRACE is over since the host was lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class LossForgotten:
+class LossForgotten(Struct, frozen=True):
     """A loss of the host is too long ago to tell anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class PauseOver:
+class PauseOver(Struct, frozen=True):
     """A host that flaps may have work again."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseOver:
+class LeaseOver(Struct, frozen=True):
     """A lease ran out, was given back, or could not be stored."""
 
     device_id: str
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelGraceOver:
+class CancelGraceOver(Struct, frozen=True):
     device_id: str
     execution_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelAnswered:
+class CancelAnswered(Struct, frozen=True):
     device_id: str
     execution_id: str
     attempt: int
     acknowledged: bool
 
 
-@dataclass(frozen=True, slots=True)
-class EndStored:
+class EndStored(Struct, frozen=True):
     """The attempt's end stands; `status` is what the execution is now."""
 
     device_id: str
@@ -296,15 +264,13 @@ class EndStored:
     step_status: StepStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseStored:
+class ReleaseStored(Struct, frozen=True):
     device_id: str
     execution_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class ActAnswered:
+class ActAnswered(Struct, frozen=True):
     device_id: str
     ask: int
     outcome: Outcome
@@ -341,25 +307,21 @@ Message = Command | Fact
 # ---------------------------------------------------------------- effects
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     ask: int
     value: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     ask: int
     error: VptError
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     host: Host
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(Struct, frozen=True):
     """Send a step; what comes within `limit` (s) comes back as StepAnswered.
 
     Without a connection within `connect` (s) nothing is sent. With a `handle` it was begun before
@@ -376,8 +338,7 @@ class Forward:
     handle: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardAct:
+class ForwardAct(Struct, frozen=True):
     """Send a manual action; its end comes back as ActAnswered."""
 
     host: Host
@@ -385,8 +346,7 @@ class ForwardAct:
     act: Act
 
 
-@dataclass(frozen=True, slots=True)
-class CancelOnHost:
+class CancelOnHost(Struct, frozen=True):
     """Tell the host to stop an attempt; comes back as CancelAnswered."""
 
     host: Host
@@ -395,23 +355,20 @@ class CancelOnHost:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True):
     """Tell the host that an attempt has no more use for the device."""
 
     host: Host
     device: Device
 
 
-@dataclass(frozen=True, slots=True)
-class Hangup:
+class Hangup(Struct, frozen=True):
     """Give up the open call of this device."""
 
     device_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(Struct, frozen=True):
     """Leave `fact` after `seconds`; one of the same name takes its place, None ends it."""
 
     name: str
@@ -419,14 +376,12 @@ class Alarm:
     fact: Fact | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAttempt:
+class StoreAttempt(Struct, frozen=True):
     execution_id: str
     device_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStep:
+class StoreStep(Struct, frozen=True):
     """Store how a step ended, and the next one as running."""
 
     device_id: str
@@ -439,16 +394,14 @@ class StoreStep:
     next_action: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreTry:
+class StoreTry(Struct, frozen=True):
     """Store that the same step is tried once more; `key` is the new try's."""
 
     device_id: str
     key: StepKey
 
 
-@dataclass(frozen=True, slots=True)
-class StoreHandle:
+class StoreHandle(Struct, frozen=True):
     """Store what the host calls the try that is under way."""
 
     device_id: str
@@ -456,8 +409,7 @@ class StoreHandle:
     handle: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreEnd:
+class StoreEnd(Struct, frozen=True):
     """Store how an attempt ended, at its step `at`; `again` puts the execution in line again."""
 
     device_id: str
@@ -472,27 +424,23 @@ class StoreEnd:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreRelease:
+class StoreRelease(Struct, frozen=True):
     device_id: str
     execution_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Struct, frozen=True):
     """The host looks different now: tell the dispatcher, the clients and the database."""
 
     view: HostView
 
 
-@dataclass(frozen=True, slots=True)
-class NotTaken:
+class NotTaken(Struct, frozen=True):
     """A run that the dispatcher sent could not begin here."""
 
     execution_id: str
@@ -500,15 +448,13 @@ class NotTaken:
     gone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(Struct, frozen=True):
     event: str
     fields: Json
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """The actor's work is over."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from vpt.actors.messages import Act, StepKey
 from vpt.model import (
@@ -46,8 +47,7 @@ class Phase(Enum):
     ENDING = auto()  # its end is being stored
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The settings that decide; durations in seconds."""
 
     suspect_after: int
@@ -74,8 +74,7 @@ class Named(Protocol):
         """The attempt's number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """An attempt on this lane; `spec` is missing until the attempt stands in the database."""
 
     execution_id: str
@@ -115,8 +114,7 @@ class Run:
         return self.loaded.steps[self.step - 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """Why a device is not given out though its attempt is over: the host may still act on it."""
 
     execution_id: str
@@ -131,8 +129,7 @@ class Hold:
         return (self.execution_id, self.attempt) == (named.execution_id, named.attempt)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A person's exclusive right to a device; `seconds` were left when it was taken up."""
 
     id: str
@@ -140,8 +137,7 @@ class Lease:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """A device and what holds it; `acts` are manual actions, the first is under way."""
 
     device: Device
@@ -163,8 +159,7 @@ class Lane:
         return self.idle and self.lease is None
 
 
-@dataclass(frozen=True, slots=True)
-class HostState:
+class HostState(Struct, frozen=True):
     """All that a host's actor decides from."""
 
     host: Host

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from vpt.model import Answer, Device, Host, Json
 
@@ -24,8 +25,7 @@ class HostTroubleError(Exception):
         super().__init__(words)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """An action to send, and whom to tell of it while it is under way.
 
     When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
