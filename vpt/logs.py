@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, TextIO
+from datetime import UTC, datetime
+from typing import TextIO
 
 import orjson
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 
 
 class _Logger(structlog.BoundLoggerBase):
@@ -29,7 +31,7 @@ def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_time if as_json else structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
         processors=[*shared, *_renderers(as_json=as_json)],
@@ -60,28 +62,30 @@ def set_level(log_level: str) -> None:
 def _renderers(*, as_json: bool) -> list[Processor]:
     # Rich tracebacks block the loop for about 100 ms and print local variables: plain ones only.
     if as_json:
-        return [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=_dumps),
-        ]
+        return [structlog.processors.format_exc_info, _as_line]
     plain = structlog.dev.plain_traceback
     return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
 
 
-def _dumps(value: Any, **_: Any) -> bytes:
+def _add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Say when; orjson writes it out, in a fifth of the time that Python takes."""
+    event["timestamp"] = datetime.now(UTC)
+    return event
+
+
+def _as_line(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     try:
-        return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(event, default=repr, option=_OPTIONS)
     except orjson.JSONEncodeError:  # lone surrogates, numbers beyond 64 bits
-        return orjson.dumps({key: repr(item) for key, item in value.items()})
+        plain = {key: repr(item) for key, item in event.items() if key != "timestamp"}
+        return orjson.dumps(plain | {"timestamp": event["timestamp"]}, option=_OPTIONS)
 
 
 def _take_over(shared: list[Processor], out: TextIO, *, as_json: bool) -> None:
     """Send what libraries log by `logging` the same way."""
     renderers = _renderers(as_json=as_json)
     if as_json:
-        renderers[-1] = structlog.processors.JSONRenderer(
-            serializer=lambda value, **options: _dumps(value, **options).decode()
-        )
+        renderers[-1] = lambda *event: _as_line(*event).decode()
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -63,7 +63,7 @@ class DocumentDialect:
     async def _post(self, call: Call, data: bytes) -> Answer:
         host = call.host
         session = self._kept if host.idempotency else self._fresh
-        with wire.troubles():
+        with wire.TROUBLES:
             async with session.post(
                 self._url(host, "/host/remote/executeAction"),
                 data=data,

@@ -125,7 +125,7 @@ class Line:
     ) -> Reply:
         if method == "POST" and not self._ours():
             raise HostTroubleError("HELD_BACK", "The server's claim on its database ran out.")
-        with wire.troubles():
+        with wire.TROUBLES:
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=_LIMIT, allow_redirects=False
             ) as response:
