@@ -17,6 +17,7 @@ from vpt.web import (
     devices,
     executions,
     hosts,
+    junit,
     metrics,
     pages,
     screenshots,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from vpt.actors.lab import Lab
 
 RESOURCES = (
-    *(system, metrics, testcases, executions, campaigns),
+    *(system, metrics, testcases, executions, campaigns, junit),
     *(hosts, virtualpytest, devices, screenshots, pages),
 )
 #: Seconds for which a browser remembers a preflight's answer.

@@ -1,0 +1,127 @@
+"""JUnit XML: what CI systems read of executions; the dialect of Surefire and Jenkins' xUnit.
+
+A `failure` is a test's verdict, an `error` is infrastructure, a cancelled or left out test is
+`skipped`. Attempts before the last stand beside it: as flaky when the test passed in the end,
+else as reruns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from junitparser import Error, Failure, Properties, Property, Skipped
+from junitparser import xunit2 as x
+
+from vpt.model import ExecutionStatus
+
+Case = Mapping[str, Any]  # a row of the query junit_cases
+Attempt = Mapping[str, Any]
+
+#: XML has no words for these: with one of them in it no parser reads the file.
+_UNSAYABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INTERIM = {
+    (True, True): x.FlakyFailure,
+    (True, False): x.FlakyError,
+    (False, True): x.RerunFailure,
+    (False, False): x.RerunError,
+}
+
+
+def report(name: str, began_at: datetime, about: Mapping[str, str], cases: Iterable[Case]) -> bytes:
+    """Give one suite with a case for each row; `about` are properties of the whole."""
+    suite = x.TestSuite(_plain(name))
+    suite.timestamp = began_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    properties = Properties()
+    _add(properties, about)
+    for number, row in enumerate(cases, 1):
+        suite.add_testcase(_case(name, row))
+        where = {
+            f"{number}.{label}": row[column]
+            for label, column in (
+                ("execution_id", "execution_id"),
+                ("host", "host_id"),
+                ("device", "device_id"),
+            )
+            if row[column]
+        }
+        _add(properties, where)  # the schema knows properties of suites only
+    suite.append(properties)
+    whole = x.JUnitXml(_plain(name))
+    whole.add_testsuite(suite)
+    whole.update_statistics()
+    text: bytes = whole.tostring()
+    return text
+
+
+def _add(properties: Properties, named: Mapping[str, str]) -> None:
+    for name, value in named.items():
+        properties.add_property(Property(_plain(name), _plain(value)))
+
+
+def _case(suite: str, row: Case) -> x.TestCase:
+    attempts: list[Attempt] = orjson.loads(row["attempts"])
+    case = x.TestCase(_plain(row["name"]), _plain(suite), round(row["duration_s"] or 0, 3))
+    status = row["status"]
+    if status != ExecutionStatus.COMPLETED:
+        case.append(_result(row, attempts))
+    passed = status == ExecutionStatus.COMPLETED
+    for attempt in attempts[:-1]:
+        if attempt["status"] in (ExecutionStatus.FAILED, ExecutionStatus.ERROR):
+            case.append(_interim(attempt, passed=passed))
+    told = "\n".join(line for attempt in attempts for line in _story(attempt))
+    if told:
+        case.system_out = _plain(told)
+    return case
+
+
+def _result(row: Case, attempts: list[Attempt]) -> Failure | Error | Skipped:
+    """Say why a test is not completed."""
+    status = row["status"]
+    if status == "skipped":
+        return Skipped("The campaign had stopped before.", "skipped")
+    if status == ExecutionStatus.CANCELLED:
+        return Skipped("It was cancelled.", "cancelled")
+    if status == ExecutionStatus.FAILED:
+        return Failure(_plain(_why_failed(attempts[-1] if attempts else {})), "failed")
+    if status == ExecutionStatus.ERROR:
+        return Error(_plain(row["error"] or row["error_kind"]), row["error_kind"])
+    return Error(f"It is not over: it is {status}.", "unfinished")
+
+
+def _interim(attempt: Attempt, *, passed: bool) -> x.InterimResult:
+    failed = attempt["status"] == ExecutionStatus.FAILED
+    words = _why_failed(attempt) if failed else attempt["error"] or attempt["error_kind"]
+    kind = _INTERIM[passed, failed]
+    return kind(_plain(words), "failed" if failed else attempt["error_kind"])
+
+
+def _why_failed(attempt: Attempt) -> str:
+    for step in attempt.get("steps", ()):
+        if step["status"] == "failed":
+            words = step["error"] or step["output"] or "no reason given"
+            return f"step {step['step']}, {step['action']}: {words}"
+    return "It failed."
+
+
+def _story(attempt: Attempt) -> Iterable[str]:
+    """Tell an attempt step by step."""
+    yield (
+        f"attempt {attempt['attempt']} on {attempt['device_id']} of host {attempt['host_id']}: "
+        f"{attempt['status']}" + (f" ({attempt['error_kind']})" if attempt["error_kind"] else "")
+    )
+    for step in attempt["steps"]:
+        took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
+        yield f"  step {step['step']}, {step['action']}: {step['status']}{took}"
+        for kind in ("output", "error"):
+            if step[kind]:
+                yield f"    {kind}: " + step[kind].rstrip().replace("\n", "\n      ")
+        if step["cut"]:
+            yield "    [cut]"
+
+
+def _plain(words: object) -> str:
+    return _UNSAYABLE.sub("\ufffd", str(words))
