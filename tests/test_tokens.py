@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.kit import environment
 from vpt.db import Database
-from vpt.tokens import KNOWN_FOR, HostTokens, listed_tokens, make_token, revoke_tokens
+from vpt.tokens import KNOWN_FOR, Tokens, listed_tokens, make_token, revoke_tokens
 
 
 @dataclass
@@ -27,12 +27,12 @@ class Clock:
 async def test_a_token_is_that_hosts_and_only_its_hash_is_kept(db: Database) -> None:
     first, second = await make_token(db, "pi-1"), await make_token(db, "pi-1")
     other = await make_token(db, "pi-2")
-    tokens = HostTokens(db)
+    tokens = Tokens(db)
     assert [await tokens.host_of(one) for one in (first, second, other)] == ["pi-1", "pi-1", "pi-2"]
     for wrong in ("", "x", first[:-1], first + "x", first.swapcase(), "\udcff" * 43):
         assert await tokens.host_of(wrong) is None
     async with db.session() as session:
-        rows = await session._connection.fetch("SELECT host_tokens::text AS row FROM host_tokens")
+        rows = await session._connection.fetch("SELECT tokens::text AS row FROM tokens")
     assert not [row for row in rows if first in row["row"]]
     assert [(row["host_id"], row["tokens"]) for row in await listed_tokens(db)] == [
         ("pi-1", 2),
@@ -42,7 +42,7 @@ async def test_a_token_is_that_hosts_and_only_its_hash_is_kept(db: Database) -> 
 
 async def test_a_revoked_token_is_refused_within_5_seconds(db: Database) -> None:
     token, clock = await make_token(db, "pi-1"), Clock()
-    tokens = HostTokens(db, clock)
+    tokens = Tokens(db, clock)
     assert await tokens.host_of(token) == "pi-1"
     assert await revoke_tokens(db, "pi-1") == 1
     clock.now += KNOWN_FOR
@@ -53,7 +53,7 @@ async def test_a_revoked_token_is_refused_within_5_seconds(db: Database) -> None
 
 async def test_a_token_is_not_looked_up_for_each_request(db: Database) -> None:
     token, clock = await make_token(db, "pi-1"), Clock()
-    tokens = HostTokens(db, clock)
+    tokens = Tokens(db, clock)
     for _ in range(3):
         assert await tokens.host_of(token) == "pi-1"
         await revoke_tokens(db, "pi-1")
@@ -75,7 +75,7 @@ async def command(dsn: str, folder: Path, *words: str) -> tuple[int | None, str]
 
 async def test_the_command_makes_lists_and_revokes(dsn: str, db: Database, tmp_path: Path) -> None:
     code, token = await command(dsn, tmp_path, "pi-1")
-    assert (code, await HostTokens(db).host_of(token)) == (0, "pi-1")
+    assert (code, await Tokens(db).host_of(token)) == (0, "pi-1")
     code, listed = await command(dsn, tmp_path, "--list")
     assert (code, listed.split()[:2]) == (0, ["pi-1", "1"])
     assert token not in listed

@@ -57,10 +57,12 @@ def targets_of(config: Config) -> list[Target]:
         targets.append(Target("grafana", url, _LIKES_US))
     if config.supabase_url:
         url = f"{config.supabase_url.rstrip('/')}/auth/v1/health"
-        targets.append(Target("supabase", url, headers={"apikey": config.supabase_anon_key or ""}))
+        key = config.supabase_anon_key
+        bad_from = _LIKES_US if key else _ANSWERS  # without a key it lives, and says 401
+        targets.append(Target("supabase", url, bad_from, {"apikey": key} if key else {}))
     if config.openrouter_api_key:
-        key = {"Authorization": f"Bearer {config.openrouter_api_key}"}
-        targets.append(Target("openrouter", _OPENROUTER, _LIKES_US, key))
+        headers = {"Authorization": f"Bearer {config.openrouter_api_key}"}
+        targets.append(Target("openrouter", _OPENROUTER, _LIKES_US, headers))
     if config.cloudflare_r2_endpoint:
         targets.append(Target("cloudflare_r2", config.cloudflare_r2_endpoint))
     return targets

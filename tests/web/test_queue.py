@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from tests.actors.fake_host import until
 from tests.conftest import Client
@@ -121,7 +122,7 @@ async def test_a_host_that_misses_its_probes_is_suspect_and_then_none_is_online(
 
 async def test_a_host_that_flaps_is_paused(operator: Client, host: FakeHost, lab: Lab) -> None:
     actor = lab._hosts._actors["host-1"]
-    actor._state = replace(actor.state, paused=True, flaps=1)
+    actor._state = structs.replace(actor.state, paused=True, flaps=1)
     await operator.post("/api/hosts/host-1/resume")  # any message shows the state
     waiting = await run(operator)
     answer = await wait_of(operator, waiting)

@@ -18,10 +18,9 @@ from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.measures import Tally
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
-from vpt.tokens import HostTokens
-from vpt.web import devices, hosts, metrics, sockets, system, virtualpytest
+from vpt.web import devices, hosts, metrics, sockets, system, tokens, virtualpytest
 from vpt.web.auth import issue_token, secret_of
-from vpt.web.keys import CONFIG, DB, EVENTS, LAB, TOKENS
+from vpt.web.keys import CONFIG, DB, EVENTS, LAB
 from vpt.web.middlewares import gate
 
 Client = TestClient[web.Request, web.Application]
@@ -110,9 +109,9 @@ async def connect(
     async def start(**settings: Any) -> Client:
         app = web.Application(middlewares=[gate], client_max_size=config.max_body)
         app[CONFIG], app[DB], app[EVENTS] = replace(config, **settings), db, events
-        app[TOKENS] = HostTokens(db)
+        tokens.setup(app)
         app[LAB] = lab  # type: ignore[misc]
-        for module in (hosts, virtualpytest, devices, system, metrics):
+        for module in (hosts, virtualpytest, devices, system, metrics, tokens):
             app.add_routes(module.routes)
         system.setup(app)
         metrics.setup(app)

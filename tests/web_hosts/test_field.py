@@ -156,7 +156,7 @@ async def test_a_ping_adds_one_row_and_changes_nothing_else(field_server: Server
     await field_server.joins()
     tables = [
         f"SELECT {one}::text FROM {one} ORDER BY 1"
-        for one in ("devices", "device_schemas", "hosts", "test_executions", "host_tokens")
+        for one in ("devices", "device_schemas", "hosts", "test_executions", "tokens")
     ]
     # When they were seen is written beside everything else; xmin tells of any other write.
     unseen = "UPDATE hosts SET last_seen = NULL; UPDATE devices SET last_seen = NULL"

@@ -169,3 +169,18 @@ async def test_each_device_has_its_figures(client: Client, db: Database) -> None
     assert (idle["name"], idle["test_count"], idle["avg_duration"]) == ("idle", 0, None)
     assert (used["test_count"], used["success_rate"]) == (2, 50)
     assert used["avg_duration"] == pytest.approx(15, abs=1)
+
+
+@pytest.mark.parametrize(("key", "well"), [(None, True), ("right", True), ("wrong", False)])
+async def test_supabase_is_asked_with_its_key(
+    connect: Connect, key: str | None, well: bool
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.headers.get("apikey") == "right" else 401)
+
+    app = web.Application()
+    app.router.add_get("/auth/v1/health", answer)
+    async with TestServer(app) as server:
+        client = await connect(supabase_url=str(server.make_url("/")), supabase_anon_key=key)
+        checks = (await (await client.get("/api/health")).json())["checks"]
+    assert checks["external_services"] is well

@@ -11,7 +11,6 @@ from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database
 from vpt.events import Events
-from vpt.tokens import HostTokens
 from vpt.web import (
     campaigns,
     devices,
@@ -24,9 +23,10 @@ from vpt.web import (
     sockets,
     system,
     testcases,
+    tokens,
     virtualpytest,
 )
-from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, TOKENS
+from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
 from vpt.web.middlewares import REQUEST_ID, gate
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RESOURCES = (
     *(system, metrics, testcases, executions, campaigns, junit),
-    *(hosts, virtualpytest, devices, screenshots, pages),
+    *(hosts, virtualpytest, devices, screenshots, tokens, pages),
 )
 #: Seconds for which a browser remembers a preflight's answer.
 PREFLIGHT_AGE = 600
@@ -45,7 +45,8 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     """Make the application; who calls it opens and closes what it is given."""
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
-    app[ARTIFACTS], app[TOKENS] = Artifacts(config.vpt_data_dir), HostTokens(db)
+    app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
+    tokens.setup(app)
     system.setup(app)
     metrics.setup(app)
     for resource in RESOURCES:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import jwt
 from aiohttp import hdrs, web
 
-from vpt.errors import ForbiddenError, InvalidTokenError, NoTokenError
+from vpt.errors import ForbiddenError, InvalidTokenError, NoTokenError, UnavailableError
 from vpt.model import Role
-from vpt.web.keys import CONFIG, USER, User
+from vpt.tokens import TOKEN_ID
+from vpt.web.keys import CONFIG, SUPABASE, TOKENS, USER, User
 
 ALGORITHM = "HS256"
 LONGEST_TOKEN = 4096
@@ -66,8 +67,13 @@ def access_of(handler: Any) -> Role | Access | None:
     return access
 
 
-def issue_token(secret: str, user: str, role: Role, days: float) -> str:
-    """Sign a token that ends in `days`; for role host, `user` is the host's id."""
+def issue_token(
+    secret: str, user: str, role: Role, days: float, token_id: str | None = None
+) -> str:
+    """Sign a token that ends in `days`; for role host, `user` is the host's id.
+
+    With an id it holds only for as long as the row of that id stands.
+    """
     now = int(time.time())
     claims = {
         "user_id": user,
@@ -76,11 +82,33 @@ def issue_token(secret: str, user: str, role: Role, days: float) -> str:
         "iat": now,
         "exp": now + int(days * DAY),
     }
+    if token_id is not None:
+        claims["jti"] = token_id
     return jwt.encode(claims, secret, algorithm=ALGORITHM)
 
 
+async def user_of_token(app: web.Application, token: str) -> User:
+    """Give the user a token speaks for, ours or that of a Supabase project.
+
+    InvalidTokenError when it is bad or revoked; DatabaseAwayError or UnavailableError when nobody
+    can tell just now.
+    """
+    try:
+        user = read_token(secret_of(app), token)
+    except InvalidTokenError:
+        if SUPABASE not in app:
+            raise
+        return await app[SUPABASE].user_of(token)
+    if user.token_id is not None and not await app[TOKENS].lives(user.token_id):
+        raise InvalidTokenError
+    return user
+
+
 def read_token(secret: str, token: str) -> User:
-    """Give the user a token speaks for; InvalidTokenError when it is bad, unsigned or expired."""
+    """Read a token of ours; InvalidTokenError when it is bad, unsigned or expired.
+
+    Whether one with an id was revoked, `user_of_token` knows.
+    """
     user = _cache.get((token, secret))
     if user is None:
         user = _verified(secret, token)
@@ -100,13 +128,16 @@ def _verified(secret: str, token: str) -> User:
         claims = jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
         role = Role(claims.get("role", Role.OPERATOR))
         expires_at = int(claims["exp"]) if "exp" in claims else None
+        token_id = claims.get("jti")
     # PyJWT lets the JSON parser's own errors through: RecursionError and ValueError among them.
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidTokenError from error
-    return User(_user_id(claims), role, expires_at)
+    ours = isinstance(token_id, str) and TOKEN_ID.fullmatch(token_id)  # others number theirs, too
+    return User(user_id_of(claims), role, expires_at, token_id if ours else None)
 
 
-def _user_id(claims: dict[str, Any]) -> str:
+def user_id_of(claims: dict[str, Any]) -> str:
+    """Give who the claims speak for; InvalidTokenError when that is no name."""
     user = claims.get("user_id", claims.get("sub"))
     if isinstance(user, int) and not isinstance(user, bool):
         user = str(user)
@@ -133,19 +164,19 @@ def secret_of(app: web.Application) -> str:
     return secret
 
 
-def authenticate(request: web.Request) -> User:
+async def authenticate(request: web.Request) -> User:
     """Give the caller of any role; NoTokenError or InvalidTokenError when there is none."""
     token = bearer(request.headers.get(hdrs.AUTHORIZATION))
     if token is None:
         raise NoTokenError
-    user = read_token(secret_of(request.app), token)
+    user = await user_of_token(request.app, token)
     request[USER] = user
     return user
 
 
-def require(request: web.Request, role: Role) -> User:
+async def require(request: web.Request, role: Role) -> User:
     """Give the caller, who has `role` or a higher one; else 401 or ForbiddenError."""
-    user = authenticate(request)
+    user = await authenticate(request)
     if not allowed(user, role):
         raise ForbiddenError
     return user
@@ -161,24 +192,24 @@ def user_of(request: web.Request) -> User:
     return request[USER]
 
 
-def user_or_none(request: web.Request) -> User | None:
+async def user_or_none(request: web.Request) -> User | None:
     """Give the user who calls a public route with a good token, else None."""
     try:
-        return require(request, Role.VIEWER)
-    except (NoTokenError, InvalidTokenError, ForbiddenError):
+        return await require(request, Role.VIEWER)
+    except (NoTokenError, InvalidTokenError, ForbiddenError, UnavailableError):
         return None
 
 
-def admit(request: web.Request) -> User | None:
+async def admit(request: web.Request) -> User | None:
     """Let the request in or raise; unknown routes below /api are known to token holders only."""
     match = request.match_info
     access = access_of(match.handler)
     if isinstance(access, Role):
-        return require(request, access)
+        return await require(request, access)
     if access is not None or _is_preflight(request):
         return None
     if match.http_exception is not None:
-        return authenticate(request) if request.path.startswith("/api") else None
+        return await authenticate(request) if request.path.startswith("/api") else None
     if isinstance(match.route.resource, web.StaticResource):
         return None
     if request.path.startswith("/socket.io/"):  # checks the token itself, at connect

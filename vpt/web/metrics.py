@@ -77,18 +77,18 @@ def setup(app: web.Application) -> None:
 @own_credential
 async def metrics(request: web.Request) -> web.Response:
     """Give all figures, in the format that the caller's Accept prefers."""
-    _admit(request)
+    await _admit(request)
     encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
     body = encode(request.app[_REGISTRY])
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 
-def _admit(request: web.Request) -> None:
+async def _admit(request: web.Request) -> None:
     """Let in METRICS_TOKEN, and every user."""
     expected = request.app[CONFIG].metrics_token
     given = bearer(request.headers.get(hdrs.AUTHORIZATION))
     if not expected or not given or not compare_digest(_bytes(given), _bytes(expected)):
-        require(request, Role.VIEWER)
+        await require(request, Role.VIEWER)
 
 
 def _bytes(text: str) -> bytes:

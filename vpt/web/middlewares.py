@@ -17,18 +17,21 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from structlog.contextvars import bind_contextvars
 
+from vpt.audit import Entry
 from vpt.errors import InvalidError, VptError
 from vpt.web.auth import admit
-from vpt.web.keys import REQUESTS
+from vpt.web.keys import AUDIT, REQUESTS, USER
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 JSON_HEADERS = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
 MOST_FIELDS = 100
+LONGEST_PATH = 500
 
 #: Ids need to differ, not to be secret: a call of the system for each would cost 3 % of a request.
 _FIRST, _numbers = secrets.token_hex(4), count(1)
+_READS = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _CODES = {
     400: "bad_request",
@@ -56,6 +59,8 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not response.prepared:
         response.headers[REQUEST_ID] = request_id
     seconds = perf_counter() - began
+    if request.method not in _READS:
+        _audit(request, request_id, response.status)
     request.app[REQUESTS].add((_method_of(request), _route_of(request), response.status), seconds)
     log.info(
         "http_request",
@@ -65,6 +70,26 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         ms=round(seconds * 1000, 2),
     )
     return response
+
+
+def _audit(request: web.Request, request_id: str, status: int) -> None:
+    """Keep who wanted to change something; whoever is no user is no user's business."""
+    user = request.get(USER)
+    if user is None:
+        return
+    request.app[AUDIT].note(
+        Entry(
+            user_id=user.user_id,
+            role=user.role,
+            token_id=user.token_id,
+            method=_method_of(request),
+            route=_route_of(request),
+            path=request.rel_url.raw_path[:LONGEST_PATH],
+            status=status,
+            peer=request.remote or "",
+            request_id=request_id,
+        )
+    )
 
 
 def _method_of(request: web.Request) -> str:
@@ -80,7 +105,7 @@ def _route_of(request: web.Request) -> str:
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        user = admit(request)
+        user = await admit(request)
         if user is not None:
             bind_contextvars(user_id=user.user_id)
         return await handler(request)

@@ -31,7 +31,7 @@ async def get_screenshot(request: web.Request) -> web.StreamResponse:
     if "signature" in request.query:
         _check_signature(request)
     else:
-        require(request, Role.VIEWER)
+        await require(request, Role.VIEWER)
     match = request.match_info
     artifacts = request.app[ARTIFACTS]
     picture = await artifacts.find(match["execution_id"], match["attempt"], match["step"])

@@ -11,9 +11,10 @@ import asyncio
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, assert_never
 from urllib.parse import urlsplit
 
@@ -47,8 +48,8 @@ from vpt.model import (
     StepProgress,
     TestProgress,
 )
-from vpt.web.auth import allowed, bearer, read_token, secret_of
-from vpt.web.keys import CONFIG, DB, EVENTS, User
+from vpt.web.auth import allowed, bearer, user_of_token
+from vpt.web.keys import CONFIG, DB, EVENTS, TOKENS, User
 from vpt.web.readers import PAGE, Reader, Readers
 from vpt.web.replay import Kind, Present, Progress, Topic, presents, topic_of
 from vpt.web.requests import LONGEST_ID
@@ -88,6 +89,7 @@ class _Client:
     sid: str
     engine_sid: str
     user_id: str
+    token_id: str | None = None
     readers: dict[Topic, Reader] = field(default_factory=dict)
     expiry: asyncio.TimerHandle | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # it asks one thing after another
@@ -115,11 +117,17 @@ class _Line:
 class Sockets:
     """The Socket.IO server of one application."""
 
-    def __init__(self, origins: tuple[str, ...], secret: str, db: Database) -> None:
-        """Take the origins allowed beside our own, and the key that signs tokens."""
+    def __init__(
+        self,
+        origins: tuple[str, ...],
+        db: Database,
+        user_of: Callable[[str], Awaitable[User]],
+        lives: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        """Take the origins allowed beside our own, and who knows tokens and their ids."""
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
-        self._secret = secret
         self._db = db
+        self._user_of, self._lives = user_of, lives
         self.clients: dict[str, _Client] = {}
         self._wide: dict[str, _Client] = {}  # those that have not narrowed
         self._readers = Readers(db, self._tell, self._has_room, self._spawn)
@@ -152,6 +160,7 @@ class Sockets:
         end = app[EVENTS].subscribe(self.publish)
         self._spawn(self._sweep())
         self._spawn(every(RECHECK, self._recheck))
+        self._spawn(every(RECHECK, self._end_revoked))
         yield
         end()
         tasks = tuple(self._tasks)
@@ -299,9 +308,9 @@ class Sockets:
     # --- clients come and go
 
     async def _connected(self, sid: str, environ: Json, auth: Any = None) -> None:
-        user = self._user(environ, auth)
+        user = await self._user(environ, auth)
         engine_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
-        client = _Client(sid, engine_sid, user.user_id)
+        client = _Client(sid, engine_sid, user.user_id, user.token_id)
         if user.expires_at is not None:
             client.expiry = asyncio.get_running_loop().call_later(
                 max(0.0, user.expires_at - time.time()), self._expire, client
@@ -310,7 +319,7 @@ class Sockets:
         self.clients[sid] = self._wide[sid] = client
         asyncio.get_running_loop().call_later(SETTLE, self._settle, client)
 
-    def _user(self, environ: Json, auth: Any) -> User:
+    async def _user(self, environ: Json, auth: Any) -> User:
         """Give who connects; RefusedError in the words of the REST API."""
         request: web.Request = environ["aiohttp.request"]
         given = auth.get("token") if isinstance(auth, dict) else None
@@ -319,7 +328,7 @@ class Sockets:
             token = bearer(header)
             if token is None:
                 raise NoTokenError
-            user = read_token(self._secret, token)
+            user = await self._user_of(token)
             if not allowed(user, Role.VIEWER):
                 raise InvalidTokenError
         except VptError as error:
@@ -365,6 +374,12 @@ class Sockets:
         if not engine.closed:
             await engine.close(wait=False, abort=abort)
         engine.queue.put_nowait(None)  # lets an open poll return, and the writer
+
+    async def _end_revoked(self) -> None:
+        """Say goodbye to those whose token was revoked since they came."""
+        for client in tuple(self.clients.values()):
+            if client.token_id is not None and not await self._lives(client.token_id):
+                self._expire(client)
 
     async def _sweep(self) -> None:
         """Close what stays connected without ever having presented a valid token."""
@@ -568,5 +583,7 @@ SOCKETS = web.AppKey("sockets", Sockets)
 
 def attach(app: web.Application) -> None:
     """Serve Socket.IO on `app`, whose CONFIG, DB and EVENTS are set."""
-    app[SOCKETS] = Sockets(app[CONFIG].cors_origins, secret_of(app), app[DB])
+    app[SOCKETS] = Sockets(
+        app[CONFIG].cors_origins, app[DB], partial(user_of_token, app), app[TOKENS].lives
+    )
     app[SOCKETS].attach(app)

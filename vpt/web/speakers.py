@@ -21,7 +21,7 @@ from vpt.errors import (
 )
 from vpt.model import Credential, Role
 from vpt.urls import parse_address
-from vpt.web.auth import bearer, read_token, secret_of
+from vpt.web.auth import bearer, user_of_token
 from vpt.web.keys import CONFIG, TOKENS
 from vpt.web.requests import json_response
 
@@ -51,7 +51,7 @@ async def speaker_of(request: web.Request) -> Speaker:
     if join_token and compare_digest(_bytes(token), _bytes(join_token)):
         return Speaker(Credential.JOIN)
     host_id = await request.app[TOKENS].host_of(token)
-    return Speaker(Credential.OWN, host_id) if host_id else _signed(request, token)
+    return Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
 
 
 def peer_of(request: web.Request) -> str:
@@ -82,8 +82,8 @@ def asked_to_register(handler: Handler) -> Handler:
     return answer
 
 
-def _signed(request: web.Request, token: str) -> Speaker:
-    user = read_token(secret_of(request.app), token)
+async def _signed(request: web.Request, token: str) -> Speaker:
+    user = await user_of_token(request.app, token)
     if user.role is Role.HOST:
         return Speaker(Credential.OWN, user.user_id)
     if user.role is Role.ADMIN:

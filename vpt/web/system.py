@@ -100,7 +100,7 @@ async def health(request: web.Request) -> web.Response:
         "checks": checks,
         "timestamp": datetime.now(UTC),
     }
-    if user_or_none(request) is not None:
+    if await user_or_none(request) is not None:
         answer["details"] = _details(database, external, hosts)
     return json_response(answer, 200 if well else _UNAVAILABLE)
 

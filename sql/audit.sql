@@ -1,0 +1,27 @@
+-- Who wrote what, when, from where.
+
+-- store_audit(ids, ats, user_ids, roles, token_ids, methods, routes, paths, statuses, peers, request_ids)
+INSERT INTO audit
+    (id, at, user_id, role, token_id, method, route, path, status, peer, request_id)
+SELECT *
+FROM unnest(
+    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::text[], $9::int[], $10::text[], $11::text[]
+)
+ON CONFLICT (id) DO NOTHING;
+
+-- audit_items(limit, before_at, before_id, user_id, method, since, until)
+SELECT a.id, a.at AS created_at, row_to_json(item)::text AS item
+FROM audit AS a,
+LATERAL (
+    SELECT
+        a.id, iso(a.at) AS at, a.user_id, a.role, a.token_id, a.method, a.route, a.path, a.status,
+        a.peer, a.request_id
+) AS item
+WHERE (a.at, a.id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+    AND ($4::text IS NULL OR a.user_id = $4)
+    AND ($5::text IS NULL OR a.method = $5)
+    AND ($6::timestamptz IS NULL OR a.at >= $6)
+    AND ($7::timestamptz IS NULL OR a.at < $7)
+ORDER BY a.at DESC, a.id DESC
+LIMIT $1::int;
