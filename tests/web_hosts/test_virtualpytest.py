@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import io
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.actors.fake_host import until
 from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
 from vpt.errors import NotRegisteredError
 from vpt.model import Credential, Device, Host, Registration, Role
+from vpt.web import requests
 from vpt.web.virtualpytest import LONGEST_END
 
 DATA = Path(__file__).parents[1] / "virtualpytest" / "data"
@@ -410,6 +413,30 @@ async def test_an_end_of_a_script_has_a_limit_of_its_own(
     async with client.post("/server/script/taskComplete", data=body, headers=sent) as response:
         assert response.status == 413
     assert len(lab.asked) == 1
+
+
+async def test_ends_of_scripts_have_a_limit_together(
+    client: Client, joining: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MOST_HELD", 150_000)
+    first = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"task_id": "t", "error": "' + b"x" * 100_000
+        await first.wait()
+        yield b'"}'
+
+    sent = {**joining, "Content-Type": "application/json"}
+    url = "/server/script/taskComplete"
+    waiting = asyncio.create_task(client.post(url, data=slow(), headers=sent))
+    await until(lambda: requests._held.size >= 100_000)
+    body = b'{"task_id": "u", "error": "' + b"x" * 100_000 + b'"}'
+    async with client.post(url, data=body, headers=sent) as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
+    first.set()
+    assert (await waiting).status == 200
+    assert requests._held.size == 0
+    assert await ended(client, joining, body) == 200
 
 
 async def chunks(body: bytes) -> AsyncIterator[bytes]:

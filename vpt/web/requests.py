@@ -18,7 +18,14 @@ import orjson
 from aiohttp import hdrs, http_exceptions, web
 from marshmallow import Schema, ValidationError
 
-from vpt.errors import BadRequestError, InvalidError, NotFoundError, TooLargeError, VptError
+from vpt.errors import (
+    BadRequestError,
+    InvalidError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    VptError,
+)
 from vpt.model import Json
 from vpt.web.middlewares import JSON_HEADERS
 
@@ -28,6 +35,8 @@ BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_WAIT = 60.0
 LONGEST_ID = 200
+#: Bytes of long bodies that all requests together may hold; who comes then is told to come again.
+MOST_HELD = 256 * 2**20
 LONGEST_CURSOR = 1024
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -100,13 +109,36 @@ async def _read_long(request: web.Request, most: int) -> bytes:
             async for chunk in request.content.iter_any():
                 chunks.append(chunk)
                 size += len(chunk)
+                _held.add(len(chunk))
                 if size > most:
                     raise TooLargeError
     except TimeoutError as error:
         raise SlowBodyError from error
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
         raise BadRequestError("The body is broken.") from error
+    finally:
+        _held.drop(size)
     return b"".join(chunks)
+
+
+class _Held:
+    """How much of long bodies has come and is not whole yet."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Hold more; UnavailableError when that is too much."""
+        self.size += size
+        if self.size > MOST_HELD:
+            raise UnavailableError("Too many long bodies at once.", retry_after=5)
+
+    def drop(self, size: int) -> None:
+        """Hold so much less."""
+        self.size -= size
+
+
+_held = _Held()
 
 
 def _parse_any_text(body: bytes) -> Json:
