@@ -143,6 +143,7 @@ def config(tmp_path: Path) -> Config:
         host_probe_timeout=0.5,
         run_grace=0.5,
         cancel_grace=0.5,
+        min_free_disk=0,  # whatever the machine of the tests has
         cors_origins=("https://pages.example",),
     )
 

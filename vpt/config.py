@@ -90,6 +90,14 @@ def _count(lowest: int = 0, highest: int | None = None) -> f.Integer:
     )
 
 
+def _percent() -> f.Float:
+    words = "expected a percentage, 0 to 100"
+    return f.Float(
+        validate=validate.Range(0, 100, error=words),
+        error_messages={"invalid": words, "special": words},
+    )
+
+
 def _is_url(*schemes: str) -> Any:
     def check(value: str) -> None:
         try:
@@ -160,6 +168,7 @@ class _Settings(Schema):
     inbox_limit = _count(1)
     max_body = Size()
     shutdown_grace = _seconds(zero=True)
+    min_free_disk = _percent()
     log_format = f.String(
         validate=validate.OneOf(["console", "json"], error="expected console or json")
     )
@@ -252,6 +261,7 @@ class Config:
     inbox_limit: int = 100
     max_body: int = 16 * 2**20
     shutdown_grace: float = 10.0
+    min_free_disk: float = 5.0  # percent
     log_format: str = field(default_factory=default_log_format)
     log_level: str = "info"
 
@@ -283,6 +293,7 @@ _PUBLIC = {
     "inbox_limit",
     "max_body",
     "shutdown_grace",
+    "min_free_disk",
     "log_format",
     "log_level",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from vpt.config import Config
 from vpt.db import Database
+from vpt.disk import Disk
 from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.measures import Tally
@@ -35,6 +37,7 @@ class NotedLab:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     refusal: VptError | None = None
     tally: Tally = field(default_factory=Tally)
+    disk: Disk = field(default_factory=lambda: Disk(Path("/"), 0))
     answer: Answer = field(default_factory=lambda: Answer(True, raw={"success": True, "n": 1}))
 
     def _note(self, *what: Any) -> None:

@@ -29,6 +29,8 @@ from vpt.artifacts import Artifacts
 from vpt.config import Config
 from vpt.db import Database, Session
 from vpt.dialects.base import Dialect, HostTroubleError
+from vpt.disk import EVERY as DISK_EVERY
+from vpt.disk import Disk
 from vpt.errors import (
     ConflictError,
     DatabaseAwayError,
@@ -96,6 +98,7 @@ class Lab:
         self._may_act = may_act
         self._sealer = Sealer(config.secret_key)
         self.tally = Tally()
+        self.disk = Disk(config.vpt_data_dir, config.min_free_disk)
         self._dispatcher = Dispatcher(self._tell)
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
         self._waits = Waits(self._dispatcher, events)
@@ -142,6 +145,7 @@ class Lab:
     async def start(self) -> None:
         """Load hosts, queue and campaigns, and go on where the last server stopped."""
         self._jobs = aiojobs.Scheduler(limit=None, close_timeout=5)
+        await self.disk.look()
         await self._hosts.start()
         await self._queue.load()
         for row in await self._db.rows("running_campaigns"):
@@ -154,6 +158,7 @@ class Lab:
             loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
             loop.create_task(every(_SAMPLE, self._samples.flush), name="samples"),
             loop.create_task(every(_PRUNE, self._prune), name="retention"),
+            loop.create_task(every(DISK_EVERY, self.disk.look), name="disk"),
         ]
         log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
 
@@ -184,9 +189,10 @@ class Lab:
         """Run it, at once or when a device is free; `key` is stored with it.
 
         Raises UnprocessableError when no registered host could ever run it, UnavailableError
-        when the queue is full or the server stops.
+        when the queue or the disk is full or the server stops.
         """
         self._open()
+        self.disk.check()
         timeout_s = new.queue_timeout_s or self._config.queue_timeout
         return await self._queue.submit(new, timeout_s, key)
 
@@ -258,6 +264,7 @@ class Lab:
     async def start_campaign(self, new: NewCampaign, key: RequestKey | None = None) -> str:
         """Run a campaign; give its execution's id. Raises like submit."""
         self._open()
+        self.disk.check()
         self._queue.check_room(sum(job.pending for job in self._campaigns.values()))
         for entry in new.entries:
             self._queue.possible(entry)

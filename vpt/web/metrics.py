@@ -207,6 +207,11 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "vpt_socketio_clients", "Connected pages.", len(self._app[SOCKETS].clients)
         )
+        yield GaugeMetricFamily(
+            "vpt_disk_free_ratio",
+            "How much of the data folder's disk is free, 0 to 1.",
+            lab.disk.room.share if lab.disk.room else math.nan,
+        )
 
 
 def _each(statuses: Iterable[StrEnum], counted: Mapping[str, int]) -> dict[str, float]:

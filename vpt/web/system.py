@@ -20,6 +20,7 @@ from aiohttp import web
 
 from vpt import __version__
 from vpt.config import Config
+from vpt.disk import Disk
 from vpt.health import DatabaseCheck, ExternalChecks, Verdict, targets_of
 from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
 from vpt.web.auth import needs, public, user_or_none
@@ -101,7 +102,7 @@ async def health(request: web.Request) -> web.Response:
         "timestamp": datetime.now(UTC),
     }
     if await user_or_none(request) is not None:
-        answer["details"] = _details(database, external, hosts)
+        answer["details"] = _details(database, external, hosts, request.app[LAB].disk)
     return json_response(answer, 200 if well else _UNAVAILABLE)
 
 
@@ -189,12 +190,19 @@ def _registered(request: web.Request) -> list[HostView]:
     return [view for view in request.app[LAB].views() if view.status is not HostStatus.OFFLINE]
 
 
-def _details(database: Verdict, external: Mapping[str, Verdict], hosts: list[HostView]) -> Json:
+def _details(
+    database: Verdict, external: Mapping[str, Verdict], hosts: list[HostView], disk: Disk
+) -> Json:
     lost = [view.host.id for view in hosts if view.status is HostStatus.LOST]
     return {
         "database": _told(database),
         "hosts": {"registered": len(hosts), "lost": lost},
         "external": {name: _told(verdict) for name, verdict in external.items()},
+        "disk": {
+            "ok": not disk.full,
+            "free_percent": disk.room and disk.room.percent,
+            "min_free_percent": disk.min_free,
+        },
     }
 
 

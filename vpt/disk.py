@@ -1,0 +1,81 @@
+"""Room on the disk of the data folder: looked at in the background, so that no request waits."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from vpt.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+EVERY = 10.0  # seconds between looks
+_RETRY = 30.0  # seconds after which a refused client may hope
+
+
+class DiskFullError(UnavailableError):
+    """The server's disk is nearly full: nothing new is started until there is room."""
+
+    code = "disk_full"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a disk has, in bytes."""
+
+    free: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """How much of it is free, 0 to 1."""
+        return self.free / self.total if self.total else 0.0
+
+    @property
+    def percent(self) -> float:
+        """How much of it is free, for people."""
+        return round(100 * self.share, 2)
+
+
+class Disk:
+    """The disk that a folder is on; below `min_free` percent it takes no new runs."""
+
+    def __init__(self, folder: Path, min_free: float) -> None:
+        self._folder = folder
+        self.min_free = min_free
+        self.room: Room | None = None  # None: not known, and nothing is refused for that
+        self.full = False  # as the last look found it
+
+    async def look(self) -> None:
+        """Look how much is free, and log when that begins or ceases to be too little."""
+        self.room = await asyncio.to_thread(_room_of, self._folder)
+        full = self.room is not None and self.room.share * 100 < self.min_free
+        if full is self.full:
+            return
+        self.full = full
+        percent = self.room.percent if self.room else None
+        if self.full:
+            log.error("disk_full", free_percent=percent, min_free_percent=self.min_free)
+        else:
+            log.info("disk_has_room", free_percent=percent, min_free_percent=self.min_free)
+
+    def check(self) -> None:
+        """Raise DiskFullError when a new run may not start; does no I/O."""
+        if self.full and self.room is not None:
+            raise DiskFullError(
+                f"The server's disk has {self.room.percent:g} % free, less than"
+                f" {self.min_free:g} %: nothing new is started until there is room.",
+                retry_after=_RETRY,
+            )
+
+
+def _room_of(folder: Path) -> Room | None:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return Room(usage.free, usage.total)
