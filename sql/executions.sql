@@ -31,6 +31,7 @@ LATERAL (
         page.host_id AS host, page.host_id, page.device_id, page.device_model, page.priority,
         page.attempt, cardinality(page.actions) AS total_steps, page.results,
         page.requested_by, page.cancel_requested_at IS NOT NULL AS cancel_requested,
+        page.pinned, page.pruned,
         iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
         iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
         extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
@@ -48,7 +49,7 @@ LATERAL (
         e.device_id, e.device_model, e.requirements, e.parameters, e.timeout_s, e.test_retries,
         e.wanted_device_id, e.wanted_host_id, e.priority, e.queue_timeout_s, e.attempt,
         cardinality(e.actions) AS total_steps, e.results, e.requested_by,
-        e.cancel_requested_at IS NOT NULL AS cancel_requested,
+        e.cancel_requested_at IS NOT NULL AS cancel_requested, e.pinned, e.pruned,
         iso(e.created_at) AS created_at, iso(e.queued_at) AS queued_at,
         iso(e.started_at) AS started_at, iso(e.completed_at) AS completed_at,
         extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s,
@@ -82,6 +83,7 @@ LATERAL (
             ) AS one
             WHERE a.execution_id = e.id
                 AND a.attempt = shown.n
+                AND e.pruned <> 'steps'
                 AND (s.step IS NOT NULL OR a.status <> 'running')
         ) AS steps
 ) AS item
@@ -92,6 +94,12 @@ WHERE e.id = $1
         WHERE execution_id = e.id
             AND attempt = $2
     ));
+
+-- pin_execution(id, pinned)
+UPDATE test_executions
+SET pinned = $2
+WHERE id = $1
+RETURNING id;
 
 -- campaign_execution_items(id, limit, before_at, before_id, status, campaign_id)
 -- `results` has what started and what was skipped; what still waits stands in no result.

@@ -20,6 +20,7 @@ WHERE id = ANY ($1::text[]);
 
 -- execution_events(id, after_seq, limit)
 -- An attempt's finished steps follow its own number one by one, so the key finds a page of them.
+-- Where the steps are pruned, the numbers tell that there was one; how it ended nobody knows.
 SELECT
     told.seq, told.attempt, told.step, told.status, told.step_status, told.screenshot,
     told.host_id, told.device_id, cardinality(e.actions) AS total_steps, e.campaign_execution_id
@@ -34,8 +35,17 @@ CROSS JOIN LATERAL (
     SELECT s.seq, s.attempt, s.step, 'running', s.status, s.screenshot, a.host_id, a.device_id
     FROM execution_attempts a
     JOIN execution_steps s ON s.execution_id = a.execution_id AND s.attempt = a.attempt
-    WHERE a.execution_id = e.id
+    WHERE a.execution_id = e.id AND e.pruned <> 'steps'
         AND s.step > $2 - a.seq AND s.step <= $2 - a.seq + $3::int AND s.seq IS NOT NULL
+    UNION ALL
+    SELECT gone.seq, a.attempt, gone.seq - a.seq, 'running', NULL, NULL, a.host_id, a.device_id
+    FROM (
+        SELECT *, coalesce(lead(seq) OVER (ORDER BY attempt), e.seq) AS next_seq
+        FROM execution_attempts
+        WHERE execution_id = e.id AND e.pruned = 'steps'
+    ) AS a
+    CROSS JOIN generate_series(
+        greatest(a.seq, $2) + 1, least(a.next_seq - 1, $2 + $3::int)) AS gone (seq)
     UNION ALL
     SELECT
         e.seq, e.attempt, e.end_step, e.status, e.end_step_status, NULL, e.host_id, e.device_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from vpt.errors import NotQueuedError
@@ -16,6 +17,7 @@ from vpt.web.requests import (
     json_response,
     json_text,
     load_body,
+    no_content,
     number_param,
     page_of,
     page_response,
@@ -28,6 +30,7 @@ from vpt.web.schemas import NOTHING
 
 HIGHEST_ATTEMPT = 1_000_000
 
+log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
 
@@ -85,6 +88,31 @@ async def explain_wait(request: web.Request) -> web.Response:
             "eta_s": round(usual_s * place.position / place.able, 1) if known else None,
         }
     )
+
+
+@routes.put("/api/executions/{id}/pin")
+@needs(Role.OPERATOR)
+async def pin_execution(request: web.Request) -> web.Response:
+    """Keep an execution with its steps and screenshots, however old it grows."""
+    await _pin(request, pinned=True)
+    item = await request.app[DB].value("execution_item", id=path_id(request), attempt=None)
+    return json_text(found(item))
+
+
+@routes.delete("/api/executions/{id}/pin")
+@needs(Role.OPERATOR)
+async def unpin_execution(request: web.Request) -> web.Response:
+    """Let an execution go when it is as old as the others that go."""
+    await _pin(request, pinned=False)
+    return no_content()
+
+
+async def _pin(request: web.Request, *, pinned: bool) -> None:
+    db, execution_id = request.app[DB], path_id(request)
+    found(await db.row("execution_status", execution_id=execution_id))
+    await load_body(request, NOTHING)
+    found(await db.row("pin_execution", id=execution_id, pinned=pinned))
+    log.info("test_execution_pinned", execution_id=execution_id, pinned=pinned)
 
 
 @routes.post("/api/executions/{id}/cancel")
