@@ -17,11 +17,21 @@ RETURNING execution_id;
 
 -- forget_requests()
 -- Some at a time, so that the statement ends within its time limit.
-DELETE FROM idempotency_keys
-WHERE ctid = ANY (ARRAY(
-    SELECT ctid
-    FROM idempotency_keys
-    WHERE created_at <= now() - interval '24 hours'
-    ORDER BY created_at
-    LIMIT 5000
-));
+WITH gone AS (
+    DELETE FROM idempotency_keys
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM idempotency_keys
+        WHERE created_at <= now() - interval '24 hours'
+        ORDER BY created_at
+        LIMIT 5000
+    ))
+    RETURNING 1
+)
+SELECT count(*)
+FROM gone;
+
+-- count_forgotten_requests()
+SELECT count(*)
+FROM idempotency_keys
+WHERE created_at <= now() - interval '24 hours';

@@ -57,3 +57,21 @@ WITH gone AS (
 )
 SELECT count(*)
 FROM gone
+
+-- oldest_sample()
+SELECT min(recorded_at)
+FROM host_health
+
+-- count_old_samples(since, raw_s, hourly_s)
+-- Of a day: how many would be thinned, and how many dropped; `next_day` NULL: that was the last.
+SELECT
+    count(*) FILTER (
+        WHERE samples IS NULL AND recorded_at >= now() - make_interval(secs => $3)
+    ) AS thinned,
+    count(*) FILTER (WHERE recorded_at < now() - make_interval(secs => $3)) AS dropped,
+    CASE WHEN $1 < now() - interval '1 day' THEN $1 + interval '1 day' END AS next_day
+FROM host_health
+WHERE recorded_at >= $1::timestamptz AND recorded_at < $1 + interval '1 day'
+    AND recorded_at < greatest(
+        date_trunc('hour', now() - make_interval(secs => $2), 'UTC'),
+        now() - make_interval(secs => $3))

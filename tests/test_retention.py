@@ -10,8 +10,9 @@ import pytest
 from tests.actors.fake_host import until
 from vpt import retention
 from vpt.db import Database
-from vpt.retention import PrunedSamples, prune_samples
+from vpt.retention import PrunedSamples, count_old_samples, prune_samples
 
+RAW_S, HOURLY_S = 7 * 86_400.0, 90 * 86_400.0
 HOURS = "date_trunc('hour', now(), 'UTC') - interval '{}'"
 
 
@@ -23,6 +24,20 @@ async def execute(db: Database, sql: str) -> None:
 async def fetch(db: Database, sql: str) -> list[tuple[Any, ...]]:
     async with db.session() as session:
         return [tuple(row) for row in await session._connection.fetch(sql)]
+
+
+async def pruned(db: Database) -> PrunedSamples:
+    async def breathe() -> None:
+        """Nobody else wants a turn."""
+
+    return await prune_samples(db, RAW_S, HOURLY_S, breathe)
+
+
+async def pruned_as_foretold(db: Database) -> PrunedSamples:
+    foretold = await count_old_samples(db, RAW_S, HOURLY_S)
+    done = await pruned(db)
+    assert done == foretold
+    return done
 
 
 @pytest.fixture
@@ -51,7 +66,7 @@ async def test_samples_older_than_a_week_become_hourly_means(hosts: Database) ->
     await sampled(hosts, "7 days 2 hours -5 minutes", "b", "NULL", "NULL", "30")
     await sampled(hosts, "7 days 1 hour", "a", "true", "40")
     await sampled(hosts, "6 days", "a", "true", "70")
-    assert await prune_samples(hosts) == PrunedSamples(thinned=6, dropped=0)
+    assert await pruned_as_foretold(hosts) == PrunedSamples(thinned=6, dropped=0)
     rows = await fetch(
         hosts,
         "SELECT host_id, recorded_at = date_trunc('hour', recorded_at, 'UTC'), ok, response_ms,"
@@ -68,9 +83,9 @@ async def test_samples_older_than_a_week_become_hourly_means(hosts: Database) ->
 
 async def test_pruning_again_changes_nothing(hosts: Database) -> None:
     await sampled(hosts, "8 days", "a", "true", "10")
-    assert (await prune_samples(hosts)).thinned == 1
+    assert (await pruned(hosts)).thinned == 1
     before = await fetch(hosts, "SELECT xmin, * FROM host_health")
-    assert await prune_samples(hosts) == PrunedSamples(0, 0)
+    assert await pruned_as_foretold(hosts) == PrunedSamples(0, 0)
     assert await fetch(hosts, "SELECT xmin, * FROM host_health") == before
 
 
@@ -80,7 +95,7 @@ async def test_what_is_older_than_90_days_goes_in_pieces(
     monkeypatch.setattr(retention, "_BATCH", 2)
     for days in (91, 92, 93, 94, 95, 89):
         await sampled(hosts, f"{days} days", "a", "true", "10")
-    assert await prune_samples(hosts) == PrunedSamples(thinned=1, dropped=5)
+    assert await pruned_as_foretold(hosts) == PrunedSamples(thinned=1, dropped=5)
     assert await fetch(hosts, "SELECT count(*) FROM host_health") == [(1,)]
 
 
@@ -89,7 +104,7 @@ async def test_a_host_may_be_deleted_while_its_samples_are_thinned(hosts: Databa
         await sampled(hosts, "8 days", host, "true", "10")
     async with hosts.transaction() as session:
         await session._connection.execute("SELECT FROM hosts WHERE id = 'a' FOR UPDATE")
-        pruning = asyncio.create_task(prune_samples(hosts))
+        pruning = asyncio.create_task(pruned(hosts))
         await until(lambda: somebody_waits(hosts))
         await session.row("delete_host", id="a")
     assert (await pruning).thinned == 1

@@ -11,6 +11,7 @@ import binascii
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,28 @@ class Picture:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """How many files there are or were, and their bytes.
+
+    `left` are executions whose files the disk did not give up, `error` says why not.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    left: tuple[str, ...] = ()
+    error: str | None = None
+
+    def __add__(self, other: Files) -> Files:
+        """Give both together."""
+        return Files(
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.left + other.left,
+            self.error or other.error,
+        )
+
+
 class Artifacts:
     """The store of one data folder."""
 
@@ -59,12 +82,29 @@ class Artifacts:
         folder, name = self._place(execution_id, attempt, step)
         return await asyncio.to_thread(_find, folder, name)
 
-    def _place(self, execution_id: str, attempt: str, step: str) -> tuple[Path, str]:
+    async def measure(self, execution_ids: Iterable[str]) -> Files:
+        """Say how many files these executions have."""
+        folders = [self._folder(execution_id) for execution_id in execution_ids]
+        return await asyncio.to_thread(lambda: sum(map(_measured, folders), Files()))
+
+    async def remove(self, execution_ids: Iterable[str]) -> Files:
+        """Remove all files of these executions; until `sync` a power cut may bring them back."""
+        folders = [self._folder(execution_id) for execution_id in execution_ids]
+        return await asyncio.to_thread(lambda: sum(map(_removed, folders), Files()))
+
+    async def sync(self) -> None:
+        """Wait until what was removed is removed for good; may take a second."""
+        await asyncio.to_thread(_sync, self._root)
+
+    def _folder(self, execution_id: str) -> Path:
         if not _ID.fullmatch(execution_id):
             raise NotFoundError
+        return self._root / execution_id
+
+    def _place(self, execution_id: str, attempt: str, step: str) -> tuple[Path, str]:
         if not _NUMBER.fullmatch(attempt) or not _NUMBER.fullmatch(step):
             raise NotFoundError
-        return self._root / execution_id, f"{attempt}-{step}"
+        return self._folder(execution_id), f"{attempt}-{step}"
 
 
 def _save(folder: Path, name: str, data: Any) -> str:
@@ -112,3 +152,39 @@ def _find(folder: Path, name: str) -> Picture:
         if path.is_file():
             return Picture(path, kind)
     raise NotFoundError
+
+
+def _sync(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # there never was a screenshot
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _measured(folder: Path) -> Files:
+    try:
+        with os.scandir(folder) as entries:
+            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
+    except FileNotFoundError:
+        return Files()
+    return Files(len(sizes), sum(sizes))
+
+
+def _removed(folder: Path) -> Files:
+    sizes = []
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        for entry in found:
+            sizes.append(entry.stat(follow_symlinks=False).st_size)
+            os.unlink(entry)  # noqa: PTH108 (twice as fast)
+        folder.rmdir()
+    except FileNotFoundError:
+        return Files()
+    except OSError as error:
+        return Files(len(sizes), sum(sizes), (folder.name,), str(error))
+    return Files(len(sizes), sum(sizes))

@@ -1,4 +1,4 @@
-"""The commands: serve, host, host-token, demo, token, migrate, grafana-env."""
+"""The commands: serve, host, host-token, demo, token, migrate, prune, grafana-env."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import asyncpg
 import click
 
 from vpt import __version__, config, grafana_role, logs
+from vpt.artifacts import Artifacts
 from vpt.config import Config, ConfigError
 from vpt.db import Database, migrate
 from vpt.embedded import EmbeddedError
@@ -23,13 +24,17 @@ from vpt.grafana_env import as_lines, grafana_env
 from vpt.host.cli import host_command
 from vpt.instance import TakenError
 from vpt.model import Role
+from vpt.prune import Ages, Pruned, Pruning, PruningError
 from vpt.tokens import HOST_NAME, listed_tokens, make_token, revoke_tokens
 from vpt.web.auth import issue_token
 
 TROUBLE = 2  # infrastructure
 USAGE = 4
 
-_TROUBLES = (EmbeddedError, DatabaseAwayError, TakenError, OSError, asyncpg.PostgresError)
+_TROUBLES = (
+    *(EmbeddedError, DatabaseAwayError, TakenError, PruningError),
+    *(OSError, asyncpg.PostgresError),
+)
 
 
 class Trouble(click.ClickException):
@@ -142,6 +147,34 @@ async def _migrate(settings: Config) -> int:
         return len(applied)
 
 
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+def prune(*, dry_run: bool) -> None:
+    """Delete what is older than the KEEP_..._DAYS settings; says how much it was.
+
+    A running server does it by itself once a day, and need not be stopped. Run it as the server's
+    user and with its settings, since the screenshots are in its data folder. What is pinned stays.
+    """
+    settings = read_config()
+    logs.setup(settings.log_format, "warning")
+    run(_prune(settings, dry_run=dry_run))
+
+
+async def _prune(settings: Config, *, dry_run: bool) -> None:
+    async with _opened(settings) as db:
+        pruning = Pruning(db, Artifacts(settings.vpt_data_dir), Ages.of(settings))
+        done = await (pruning.preview() if dry_run else pruning.prune())
+    click.echo("would go" if dry_run else "gone")
+    for line in _as_table(done):
+        click.echo(line)
+
+
+def _as_table(done: Pruned) -> list[str]:
+    counts = asdict(done)
+    counts["megabytes"] = round(counts.pop("bytes") / 1e6, 1)
+    return [f"{count:>14,} {name.replace('_', ' ')}" for name, count in counts.items()]
+
+
 @cli.command("grafana-env")
 def grafana_env_command() -> None:
     """Print the variables that Grafana needs, passwords among them, as NAME=value lines.
@@ -169,6 +202,19 @@ async def _database(settings: Config) -> AsyncIterator[str]:
         await server.stop()
 
 
+@asynccontextmanager
+async def _opened(settings: Config) -> AsyncIterator[Database]:
+    """Give the database, its schema up to date."""
+    async with _database(settings) as dsn:
+        await migrate(dsn)
+        db = Database(dsn)
+        await db.open()
+        try:
+            yield db
+        finally:
+            await db.close()
+
+
 def _host_name(_: Any, param: click.Parameter, name: str | None) -> str | None:
     if name is None or HOST_NAME.fullmatch(name):
         return name
@@ -194,21 +240,15 @@ def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
 
 
 async def _host_token(settings: Config, name: str | None, *, revoke: bool) -> None:
-    async with _database(settings) as dsn:
-        await migrate(dsn)
-        db = Database(dsn)
-        await db.open()
-        try:
-            if name is None:
-                for row in await listed_tokens(db):
-                    newest = row["newest"].strftime("%Y-%m-%dT%H:%M:%SZ")
-                    click.echo(f"{row['host_id']}  {row['tokens']}  newest {newest}")
-            elif revoke:
-                click.echo(f"{await revoke_tokens(db, name)} tokens of {name} revoked")
-            else:
-                click.echo(await make_token(db, name))
-        finally:
-            await db.close()
+    async with _opened(settings) as db:
+        if name is None:
+            for row in await listed_tokens(db):
+                newest = row["newest"].strftime("%Y-%m-%dT%H:%M:%SZ")
+                click.echo(f"{row['host_id']}  {row['tokens']}  newest {newest}")
+        elif revoke:
+            click.echo(f"{await revoke_tokens(db, name)} tokens of {name} revoked")
+        else:
+            click.echo(await make_token(db, name))
 
 
 @cli.command()

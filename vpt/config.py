@@ -90,6 +90,14 @@ def _count(lowest: int = 0, highest: int | None = None) -> f.Integer:
     )
 
 
+def _days() -> f.Float:
+    words = "expected a number of days, 1 to 36500"
+    return f.Float(
+        validate=validate.Range(1, 36500, error=words),
+        error_messages={"invalid": words, "special": words},
+    )
+
+
 def _percent() -> f.Float:
     words = "expected a percentage, 0 to 100"
     return f.Float(
@@ -168,6 +176,11 @@ class _Settings(Schema):
     inbox_limit = _count(1)
     max_body = Size()
     shutdown_grace = _seconds(zero=True)
+    keep_executions_days = _days()
+    keep_steps_days = _days()
+    keep_screenshots_days = _days()
+    keep_samples_days = _days()
+    keep_hourly_samples_days = _days()
     min_free_disk = _percent()
     log_format = f.String(
         validate=validate.OneOf(["console", "json"], error="expected console or json")
@@ -261,6 +274,11 @@ class Config:
     inbox_limit: int = 100
     max_body: int = 16 * 2**20
     shutdown_grace: float = 10.0
+    keep_executions_days: float = 730.0
+    keep_steps_days: float = 365.0
+    keep_screenshots_days: float = 14.0
+    keep_samples_days: float = 7.0
+    keep_hourly_samples_days: float = 90.0
     min_free_disk: float = 5.0  # percent
     log_format: str = field(default_factory=default_log_format)
     log_level: str = "info"
@@ -293,6 +311,11 @@ _PUBLIC = {
     "inbox_limit",
     "max_body",
     "shutdown_grace",
+    "keep_executions_days",
+    "keep_steps_days",
+    "keep_screenshots_days",
+    "keep_samples_days",
+    "keep_hourly_samples_days",
     "min_free_disk",
     "log_format",
     "log_level",

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from random import uniform
 from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -61,7 +62,7 @@ from vpt.model import (
     Submitted,
     TestProgress,
 )
-from vpt.retention import prune_samples
+from vpt.prune import Ages, Pruning
 from vpt.seal import Sealer
 
 log = structlog.get_logger(__name__)
@@ -70,7 +71,8 @@ _SWEEP = 5.0  # seconds
 _EXPLAIN = 0.25  # seconds between looks at why executions wait
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _SAMPLE = 5.0  # seconds between writes of how probes went
-_PRUNE = 3600.0  # seconds; so there is an hour's worth to do, and not a day's
+_THIN = 3600.0  # seconds; so there is an hour's worth of samples to do, and not a day's
+_PRUNE = (120.0, 600.0)  # seconds between looks whether a day is over, other ones at each start
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
 _LOOKS = 100  # a second at most, however many wait
@@ -107,6 +109,7 @@ class Lab:
         self._campaigns: dict[str, CampaignJob] = {}
         self._seen: set[str] = set()
         self._samples = Samples(db)
+        self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
         self._unsure: set[str] = set()  # leases that may stand in the database, and must not
         self._renewed: dict[str, tuple[str, str]] = {}  # leases that may run on: host and device
         self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -151,13 +154,15 @@ class Lab:
         for row in await self._db.rows("running_campaigns"):
             await self._run_campaign(row["id"])
         loop = asyncio.get_running_loop()
+        look = uniform(*_PRUNE)  # noqa: S311 (no secret)
         self._tasks = [
             loop.create_task(every(_SWEEP, self._queue.sweep), name="queue sweep"),
             loop.create_task(every(_SWEEP, self._sweep), name="lab sweep"),
             loop.create_task(every(_EXPLAIN, self._waits.tell), name="queue reasons"),
             loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
             loop.create_task(every(_SAMPLE, self._samples.flush), name="samples"),
-            loop.create_task(every(_PRUNE, self._prune), name="retention"),
+            loop.create_task(every(_THIN, self._pruning.prune_samples), name="samples by age"),
+            loop.create_task(every(look, self._pruning.prune_daily), name="pruning"),
             loop.create_task(every(DISK_EVERY, self.disk.look), name="disk"),
         ]
         log.info("lab_started", hosts=len(self._hosts), queued=len(self._dispatcher))
@@ -598,9 +603,6 @@ class Lab:
             await self._hosts.ask(
                 host_id, lambda ask: m.TakeLease(ask, device_id, lease_id, holder, seconds)
             )
-
-    async def _prune(self) -> None:
-        await prune_samples(self._db)
 
     async def _sweep(self) -> None:
         """Carry out what was stored and then not done, and forget what is too old to count."""
