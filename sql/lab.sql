@@ -141,13 +141,6 @@ UPDATE devices
 SET last_seen = now()
 WHERE host_id IN (SELECT id FROM host) AND NOT withdrawn
 
--- store_heartbeat(host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m, device_metrics)
-INSERT INTO host_health (
-    host_id, cpu_percent, memory_percent, disk_percent, temperature, load_1m, device_metrics
-)
-SELECT $1, $2, $3, $4, $5, $6, $7
-WHERE EXISTS (SELECT FROM hosts WHERE id = $1)
-
 -- store_draining(host_id, draining)
 UPDATE hosts
 SET draining = $2

@@ -1,77 +1,102 @@
--- How hosts answered probes over time: stored, thinned to hours, dropped.
+-- How hosts fare over time: samples, means of them, and what is dropped.
 
--- store_samples(host_ids, ages_s, oks, responses_ms)
-INSERT INTO host_health (host_id, recorded_at, ok, response_ms)
-SELECT h.id, now() - make_interval(secs => n.age_s), n.ok, n.response_ms
-FROM unnest($1::text[], $2::float8[], $3::boolean[], $4::float8[])
-    AS n (host_id, age_s, ok, response_ms)
+-- store_samples(host_ids, ages_s, oks, probes, responses_ms, cpus, memories, disks, temperatures, loads, device_metrics)
+INSERT INTO host_health (host_id, recorded_at, ok, probes, response_ms, cpu_percent, memory_percent,
+    disk_percent, temperature, load_1m, device_metrics)
+SELECT h.id, now() - make_interval(secs => n.age_s), n.ok, n.probes, n.response_ms, n.cpu, n.memory,
+    n.disk, n.temperature, n.load, n.device_metrics::jsonb
+FROM unnest($1::text[], $2::float8[], $3::boolean[], $4::integer[], $5::float8[], $6::float8[],
+        $7::float8[], $8::float8[], $9::float8[], $10::float8[], $11::text[])
+    AS n (host_id, age_s, ok, probes, response_ms, cpu, memory, disk, temperature, load,
+        device_metrics)
 JOIN hosts h ON h.id = n.host_id
 FOR KEY SHARE OF h
 
--- next_raw_hour(after, age_s)
--- The first hour that has samples to be thinned: all of it is older than that.
+-- newest_hour()
+SELECT max(at)
+FROM health_means
+WHERE span = 60
+
+-- next_hour(since)
+-- The first hour from then on that is over and has samples.
 SELECT date_trunc('hour', recorded_at, 'UTC')
 FROM host_health
-WHERE samples IS NULL
-    AND recorded_at >= coalesce($1::timestamptz, '-infinity')
-    AND recorded_at < date_trunc('hour', now() - make_interval(secs => $2), 'UTC')
+WHERE recorded_at >= coalesce($1::timestamptz, '-infinity')
+    AND recorded_at < date_trunc('hour', now(), 'UTC')
 ORDER BY recorded_at
 LIMIT 1
 
 -- keep_hosts()
--- Before their samples are touched: who deletes a host locks it first and its samples then.
+-- Before means of them are stored: none of them is deleted meanwhile.
 SELECT id
 FROM hosts
 ORDER BY id
 FOR KEY SHARE
 
--- thin_hour(hour)
--- Nothing is left to be thinned when it is sent again. What became of the devices is not kept.
-WITH gone AS (
-    DELETE FROM host_health
-    WHERE samples IS NULL AND recorded_at >= $1 AND recorded_at < $1 + interval '1 hour'
-    RETURNING *
-), means AS (
-    INSERT INTO host_health (
-        host_id, recorded_at, ok, response_ms, cpu_percent, memory_percent, disk_percent,
-        temperature, load_1m, samples, ok_share
-    )
-    SELECT host_id, $1, bool_and(ok), avg(response_ms), avg(cpu_percent), avg(memory_percent),
-        avg(disk_percent), avg(temperature), avg(load_1m), count(ok), avg(ok::integer)
-    FROM gone
-    GROUP BY host_id
-)
-SELECT count(*)
-FROM gone
+-- store_means(hour, span, age_s)
+-- Made again they take in what came late, and never lose what was dropped since. Those of an hour
+-- that is so old would be dropped at once.
+INSERT INTO health_means AS old (host_id, span, at, ok, probes, answered, response_ms, cpu_percent,
+    memory_percent, disk_percent, temperature, load_1m)
+SELECT host_id, span, at, ok, probes, answered, response_ms, cpu_percent, memory_percent,
+    disk_percent, temperature, load_1m
+FROM means_of_health($1, $1::timestamptz + interval '1 hour', $2)
+WHERE $1 >= date_trunc('hour', now() - make_interval(secs => $3), 'UTC')
+ON CONFLICT (host_id, span, at) DO UPDATE
+SET ok = excluded.ok, probes = excluded.probes, answered = excluded.answered,
+    response_ms = excluded.response_ms, cpu_percent = excluded.cpu_percent,
+    memory_percent = excluded.memory_percent, disk_percent = excluded.disk_percent,
+    temperature = excluded.temperature, load_1m = excluded.load_1m
+WHERE excluded.probes > old.probes
 
 -- drop_samples(age_s, limit)
+-- Whole hours, so that what is left of an hour never passes for all of it. Rows that somebody else
+-- deletes, with their host, are left to him.
 WITH gone AS (
     DELETE FROM host_health
     WHERE ctid = ANY (ARRAY (
         SELECT ctid
         FROM host_health
-        WHERE recorded_at < now() - make_interval(secs => $1)
+        WHERE recorded_at < date_trunc('hour', now() - make_interval(secs => $1), 'UTC')
         ORDER BY recorded_at
-        LIMIT $2))
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED))
     RETURNING 1
 )
 SELECT count(*)
 FROM gone
 
--- oldest_sample()
-SELECT min(recorded_at)
-FROM host_health
+-- drop_means(span, age_s, limit)
+WITH gone AS (
+    DELETE FROM health_means
+    WHERE ctid = ANY (ARRAY (
+        SELECT ctid
+        FROM health_means
+        WHERE span = $1 AND at < date_trunc('hour', now() - make_interval(secs => $2), 'UTC')
+        ORDER BY at
+        LIMIT $3
+        FOR UPDATE SKIP LOCKED))
+    RETURNING 1
+)
+SELECT count(*)
+FROM gone
 
--- count_old_samples(since, raw_s, hourly_s)
--- Of a day: how many would be thinned, and how many dropped; `next_day` NULL: that was the last.
-SELECT
-    count(*) FILTER (
-        WHERE samples IS NULL AND recorded_at >= now() - make_interval(secs => $3)
-    ) AS thinned,
-    count(*) FILTER (WHERE recorded_at < now() - make_interval(secs => $3)) AS dropped,
-    CASE WHEN $1 < now() - interval '1 day' THEN $1 + interval '1 day' END AS next_day
+-- count_hours()
+-- Hours that are over and have no means yet.
+SELECT count(DISTINCT date_trunc('hour', recorded_at, 'UTC'))
 FROM host_health
-WHERE recorded_at >= $1::timestamptz AND recorded_at < $1 + interval '1 day'
-    AND recorded_at < greatest(
-        date_trunc('hour', now() - make_interval(secs => $2), 'UTC'),
-        now() - make_interval(secs => $3))
+WHERE recorded_at < date_trunc('hour', now(), 'UTC')
+    AND recorded_at >= coalesce((
+        SELECT max(at) + interval '1 hour'
+        FROM health_means
+        WHERE span = 60), '-infinity')
+
+-- count_old_samples(age_s)
+SELECT count(*)
+FROM host_health
+WHERE recorded_at < date_trunc('hour', now() - make_interval(secs => $1), 'UTC')
+
+-- count_old_means(span, age_s)
+SELECT count(*)
+FROM health_means
+WHERE span = $1 AND at < date_trunc('hour', now() - make_interval(secs => $2), 'UTC')

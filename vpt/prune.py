@@ -50,7 +50,7 @@ class Pruned:
     screenshots: int = 0
     files: int = 0
     bytes: int = 0
-    samples_thinned: int = 0
+    sample_hours: int = 0
     samples_dropped: int = 0
     idempotency_keys: int = 0
 
@@ -217,9 +217,7 @@ class _Round:
         await self._keys()
         ages = (self._ages.samples, self._ages.hourly_samples)
         samples = await prune_samples(self._db, *ages, self._turn.breathe)
-        return Pruned(
-            samples_thinned=samples.thinned, samples_dropped=samples.dropped, **self._done
-        )
+        return Pruned(sample_hours=samples.hours, samples_dropped=samples.dropped, **self._done)
 
     async def _finish(self) -> None:
         """Remove the files that a round before unlinked, and did not live to remove."""
@@ -316,7 +314,7 @@ class _Preview:
             screenshots=screenshots,
             files=files.files,
             bytes=files.bytes,
-            samples_thinned=samples.thinned,
+            sample_hours=samples.hours,
             samples_dropped=samples.dropped,
             idempotency_keys=await self._db.value("count_forgotten_requests"),
         )

@@ -1,7 +1,8 @@
 -- What Grafana may read. Columns are named, so that a new one stays closed until it stands here:
 -- parameters, outputs, tokens, keys and leases never do.
 REVOKE ALL ON hosts, devices, test_cases, campaigns, campaign_executions, test_executions,
-    execution_attempts, execution_steps, host_health, server_instance, grafana_page FROM vpt_grafana;
+    execution_attempts, execution_steps, host_health, health_means, server_instance, grafana_page
+    FROM vpt_grafana;
 GRANT USAGE ON SCHEMA public TO vpt_grafana;
 GRANT SELECT (id, dialect, capabilities, tags, draining, status, reason, reason_until, last_seen,
     registered_at, created_at) ON hosts TO vpt_grafana;
@@ -20,7 +21,10 @@ GRANT SELECT (execution_id, attempt, host_id, device_id, status, error_kind, sta
     completed_at, released_at) ON execution_attempts TO vpt_grafana;
 GRANT SELECT (execution_id, attempt, step, action, status, tries, started_at, finished_at,
     duration_ms) ON execution_steps TO vpt_grafana;
-GRANT SELECT (host_id, recorded_at, ok, response_ms, cpu_percent, memory_percent, disk_percent,
-    temperature, load_1m) ON host_health TO vpt_grafana;
+GRANT SELECT (host_id, recorded_at, ok, probes, response_ms, cpu_percent, memory_percent,
+    disk_percent, temperature, load_1m) ON host_health TO vpt_grafana;
+GRANT SELECT (host_id, span, at, ok, probes, answered, response_ms, cpu_percent, memory_percent,
+    disk_percent, temperature, load_1m) ON health_means TO vpt_grafana;
+GRANT EXECUTE ON FUNCTION means_of_health, health_span, health_over TO vpt_grafana;
 GRANT SELECT (expires_at) ON server_instance TO vpt_grafana;
 GRANT SELECT (url) ON grafana_page TO vpt_grafana;

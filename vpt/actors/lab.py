@@ -70,8 +70,8 @@ log = structlog.get_logger(__name__)
 _SWEEP = 5.0  # seconds
 _EXPLAIN = 0.25  # seconds between looks at why executions wait
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
-_SAMPLE = 5.0  # seconds between writes of how probes went
-_THIN = 3600.0  # seconds; so there is an hour's worth of samples to do, and not a day's
+_SAMPLE = 5.0  # seconds between writes of how hosts fare
+_MEANS = 600.0  # seconds; so an hour has means soon after it is over
 _PRUNE = (120.0, 600.0)  # seconds between looks whether a day is over, other ones at each start
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _LOOK_AGAIN = 5.0  # seconds; news may be lost with a connection, the database's word is not
@@ -138,7 +138,7 @@ class Lab:
     def _probed(self, host_id: str, ms: float | None) -> None:
         if ms is not None:
             self._seen.add(host_id)
-        self._samples.note(host_id, ms)
+        self._samples.probed(host_id, ms)
 
     def _tell(self, host_id: str, message: m.Message) -> None:
         self._hosts.tell(host_id, message)
@@ -161,7 +161,7 @@ class Lab:
             loop.create_task(every(_EXPLAIN, self._waits.tell), name="queue reasons"),
             loop.create_task(every(_FLUSH, self._flush_seen), name="last seen"),
             loop.create_task(every(_SAMPLE, self._samples.flush), name="samples"),
-            loop.create_task(every(_THIN, self._pruning.prune_samples), name="samples by age"),
+            loop.create_task(every(_MEANS, self._pruning.prune_samples), name="means of samples"),
             loop.create_task(every(look, self._pruning.prune_daily), name="pruning"),
             loop.create_task(every(DISK_EVERY, self.disk.look), name="disk"),
         ]
@@ -420,11 +420,7 @@ class Lab:
         self._seen.add(host_id)
         self._hosts.tell(host_id, m.HeartbeatSeen())
         if stats or device_metrics:
-            names = ("cpu_percent", "memory_percent", "disk_percent", "temperature", "load_1m")
-            told = {name: (stats or {}).get(name) for name in names}
-            await self._db.row(
-                "store_heartbeat", host_id=host_id, device_metrics=device_metrics, **told
-            )
+            self._samples.told(host_id, stats, device_metrics)
 
     def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
         """Hand the end of a script to who waits for it; False when nobody does (any more).
