@@ -17,6 +17,13 @@ POSTGRES = "vpt-postgres"
 _MACRO = re.compile(r"\$([_a-zA-Z0-9]+)\(([^)]*)\)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _VARIABLE = re.compile(r"\$\{(\w+):sqlstring\}")
+_SCREEN = 1900  # pixels across; a panel asks for as many points as it is wide
+#: Grafana's intervals: up to this many seconds a point, so many seconds.
+_ROUNDED = (
+    *((1.5, 1), (3.5, 2), (7.5, 5), (12.5, 10), (17.5, 15), (25, 20), (45, 30), (90, 60)),
+    *((210, 120), (450, 300), (750, 600), (1050, 900), (1500, 1200), (2700, 1800), (5400, 3600)),
+    *((9000, 7200), (16200, 10800), (32400, 21600), (86400, 43200), (604800, 86400)),
+)
 
 
 def load(name: str, folder: Path = GRAFANA) -> Any:
@@ -50,6 +57,20 @@ def last_day() -> Range:
     """Give the dashboards' own range."""
     now = datetime.now(UTC)
     return Range(now - timedelta(days=1), now)
+
+
+def interval_of(seconds: float, points: float, least: float) -> str:
+    """Give $__interval as Grafana chooses it for a range of so many seconds."""
+    wanted = next(step for most, step in _ROUNDED if seconds / points < most)
+    return text_of(max(wanted, least))
+
+
+def text_of(seconds: float) -> str:
+    """Write an interval in its largest whole unit."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:g}{unit}"
+    raise ValueError(f"{seconds} s is no interval")
 
 
 def seconds_of(text: str) -> float:
@@ -101,13 +122,22 @@ class Statement:
     where: str
     sql: str
     format: str = "table"
+    points: float = _SCREEN
+    least: float = 10  # seconds; the datasource's timeInterval
+
+    def over(self, range_: timedelta) -> Range:
+        """Give what it looks at when the newest so and so long is chosen."""
+        now, seconds = datetime.now(UTC), range_.total_seconds()
+        return Range(now - range_, now, interval_of(seconds, self.points, self.least))
 
 
 def statements(board: Any) -> Iterator[Statement]:
     """Give every query of a dashboard's panels and annotations."""
     for panel in board["panels"]:
+        points = panel.get("maxDataPoints") or _SCREEN * panel["gridPos"]["w"] / 24
+        least = max(Statement.least, seconds_of(panel.get("interval") or "1s"))
         for target in panel.get("targets", []):
             where = f"{board['uid']}: {panel['title']}"
-            yield Statement(where, target["rawSql"], target["format"])
+            yield Statement(where, target["rawSql"], target["format"], points, least)
     for note in board["annotations"]["list"]:
         yield Statement(f"{board['uid']}: {note['name']}", note["target"]["rawSql"])

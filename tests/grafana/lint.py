@@ -16,8 +16,10 @@ from tests.grafana.kit import POSTGRES, dashboards, load
 UID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 DURATION = re.compile(r"(\d+(ms|[smhdw]))+")
 CORE = {"alertlist", "barchart", "bargauge", "stat", "state-timeline", "table", "timeseries"}
-UNITS = {"short", "percent", "s", "ms", "celsius"}
+UNITS = {"short", "percent", "s", "ms", "celsius", "dateTimeFromNow"}
 ROUTE = re.compile(r"\$\{vpt_url:raw\}/#/(executions|campaign-executions|hosts)/\$\{__value\.raw\}")
+#: Columns of a table, and the page of vpt that each leads to.
+LINKED = {"execution": "executions", "run": "campaign-executions", "host": "hosts"}
 VARIABLES = {
     "VPT_GRAFANA_DB_ADDRESS",
     "VPT_GRAFANA_DB_USER",
@@ -140,13 +142,27 @@ def _board(name: str, board: Any) -> Iterator[str]:
         yield from _sql(f"{name}: {note['name']}", note["target"]["rawSql"], known)
     for panel in board["panels"]:
         for target in panel.get("targets", []):
-            yield from _sql(f"{name}: {panel.get('title')}", target.get("rawSql", ""), known)
+            where, sql = f"{name}: {panel.get('title')}", target.get("rawSql", "")
+            yield from _sql(where, sql, known)
+            yield from _meaning(where, sql)
+
+
+def _meaning(where: str, sql: str) -> Iterator[str]:
+    if re.search(
+        r"(created|queued|started|completed|recorded)_at\s*>=?\s*now\(\)", sql, re.IGNORECASE
+    ):
+        newest = "recorded_at > now() - interval '1 hour'"  # of what is so now
+        if newest not in sql:
+            yield f"{where}: the dashboard's own range is not looked at"
+    share = re.search(r"'completed'( THEN 1 END)?\)(::numeric)? /", sql, re.IGNORECASE)
+    if share and "test_executions" in sql and "status IN ('completed', 'failed')" not in sql:
+        yield f"{where}: a rate is of the tests that have a verdict"
 
 
 def _panel(where: str, panel: Any) -> Iterator[str]:
     if not isinstance(panel.get("id"), int):
         yield f"{where}: id is missing"
-    if not panel.get("title") or not panel.get("description"):
+    if not panel.get("title") or not panel.get("description") or "hidden" in panel["title"].lower():
         yield f"{where}: title and description are for people"
     if panel.get("type") not in CORE:
         yield f"{where}: {panel.get('type')} is no panel of Grafana's own"
@@ -168,6 +184,21 @@ def _panel(where: str, panel: Any) -> Iterator[str]:
     if panel.get("type") == "stat" and nullable and not defaults.get("noValue"):
         yield f"{where}: nothing says what no rows mean"
     yield from _overrides(where, panel)
+    yield from _links(where, panel)
+
+
+def _links(where: str, panel: Any) -> Iterator[str]:
+    linked = {
+        override["matcher"]["options"]: entry["value"][0]["url"]
+        for override in panel["fieldConfig"]["overrides"]
+        for entry in override["properties"]
+        if entry["id"] == "links"
+    }
+    for column, page in LINKED.items():
+        sqls = [target.get("rawSql", "") for target in panel.get("targets", [])]
+        shown = any(re.search(rf"AS {column}\b", sql) for sql in sqls)
+        if panel["type"] == "table" and shown and f"/#/{page}/" not in linked.get(column, ""):
+            yield f"{where}: {column} does not lead to its page in vpt"
 
 
 def _target(where: str, target: Any) -> Iterator[str]:
@@ -188,6 +219,8 @@ def _overrides(where: str, panel: Any) -> Iterator[str]:
         properties = {entry["id"]: entry["value"] for entry in override["properties"]}
         if "thresholds" in properties and properties.get("color", {}).get("mode") != "thresholds":
             yield f"{where}: thresholds of a column colour only with color.mode thresholds"
+        if properties.get("unit", "short") not in UNITS:
+            yield f"{where}: unit is missing or unknown"
         for link in properties.get("links", []):
             if not ROUTE.fullmatch(link["url"]):
                 yield f"{where}: {link['url']} is no page of vpt"
@@ -209,8 +242,6 @@ def _sql(where: str, sql: str, variables: set[str]) -> Iterator[str]:
         yield f"{where}: rawSql is missing"
     if "--" in sql or "/*" in sql:
         yield f"{where}: comments are cut out before the macros"
-    if re.search(r"now\(\)\s*-\s*interval '24 hours'", sql, re.IGNORECASE):
-        yield f"{where}: the dashboard's own range is not looked at"
     plain = re.sub(r"\$__\w+", "", sql)
     for braced, form, bare in re.findall(r"\$\{(\w+)(?::(\w+))?\}|\$(\w+)", plain):
         if bare or form != "sqlstring":
@@ -282,8 +313,18 @@ def _data(where: str, rule: Any) -> Iterator[str]:
             yield f"{where}: its datasource is not the provisioned one"
         elif model["type"] == "threshold":
             (condition,) = model["conditions"]
-            if condition["evaluator"]["type"] not in _OPERATORS:
-                yield f"{where}: there is no such comparison"
+            yield from _condition(where, condition)
+
+
+def _condition(where: str, condition: Any) -> Iterator[str]:
+    fires, ends = condition["evaluator"], condition.get("unloadEvaluator")
+    if fires["type"] not in _OPERATORS:
+        yield f"{where}: there is no such comparison"
+    if ends is None:
+        return
+    between = fires["params"][0] - ends["params"][0]
+    if (fires["type"], ends["type"], between > 0) not in {("gt", "lt", True), ("lt", "gt", False)}:
+        yield f"{where}: it ends before the value is well again"
 
 
 def _notify(folder: Path) -> Iterator[str]:
@@ -322,6 +363,8 @@ def _ini(folder: Path) -> Iterator[str]:
     for (section, key), value in wanted.items():
         if ini.get(section, key, fallback=None) != value:
             yield f"grafana.ini: [{section}] {key} is {value}"
+    if ini.get("security", "strict_transport_security", fallback="false") != "false":
+        yield "grafana.ini: [security] strict_transport_security needs HTTPS"
     for section in ini.sections():
         for key, value in ini.items(section):
             if ";" in value or "#" in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.grafana.kit import (
     Statement,
     dashboards,
     expanded,
+    interval_of,
     last_day,
     seconds_of,
     statements,
@@ -38,8 +40,11 @@ async def rows_of(reader: Any, statement: Statement, values: dict[str, list[str]
         rows = list(await reader.fetch(sql))
     except asyncpg.PostgresError as error:
         raise AssertionError(f"{statement.where}: {error}: {sql}") from error
+    columns = (await reader.prepare(sql)).get_attributes()
+    naive = [one.name for one in columns if one.type.name in ("timestamp", "date")]
+    assert not naive, f"{statement.where}: {naive} have no zone"
     if statement.format == "time_series":
-        names = [one.name for one in (await reader.prepare(sql)).get_attributes()]
+        names = [one.name for one in columns]
         assert names[0] == "time", f"{statement.where}: Found no column named time"
         times = [row["time"] for row in rows]
         assert None not in times, statement.where
@@ -52,6 +57,7 @@ async def rows_of(reader: Any, statement: Statement, values: dict[str, list[str]
     [
         ("SELECT count(*) FROM test_execution", "table", "does not exist"),
         ("SELECT finished_at FROM test_executions", "table", "does not exist"),
+        ("SELECT created_at AT TIME ZONE 'UTC' FROM test_executions", "table", "have no zone"),
         ("SELECT sealed_secret FROM hosts", "table", "permission denied"),
         ("SELECT 1 FROM hosts WHERE id IN (${host:sqlstring})", "table", "syntax error"),
         ("SELECT count(*) FROM hosts", "time_series", "no column named time"),
@@ -135,8 +141,51 @@ async def test_the_documents_own_overview_query_holds(reader: Any, owner: Any) -
     assert float(rate) == 90
 
 
+async def test_devices_in_use_are_those_of_each_moment(reader: Any, owner: Any) -> None:
+    await owner.execute(SEED)
+    await owner.execute(
+        "UPDATE execution_attempts SET started_at = started_at - interval '23 hours 55 minutes'"
+        " WHERE execution_id = 'e1';"  # from before the range until within it
+        "UPDATE execution_attempts SET status = 'running', completed_at = NULL, released_at = NULL"
+        " WHERE execution_id = 'e3'"
+    )
+    used = await shown(reader, "devices", "Devices in use")
+    counted = [
+        await owner.fetchval(
+            "SELECT count(*) FROM execution_attempts WHERE started_at <= $1"
+            " AND coalesce(released_at, 'infinity') > $1",
+            moment,
+        )
+        for moment, _ in used
+    ]
+    assert [devices for _, devices in used] == counted
+    assert len(counted) == 121
+    assert len(set(counted)) > 1
+
+
 async def test_links_lead_to_the_page_that_the_server_named(reader: Any) -> None:
     assert (await values_of(reader, BOARDS["overview"]))["vpt_url"] == ["https://vpt.example"]
+
+
+@pytest.mark.parametrize(
+    ("hours", "points", "least", "interval"),
+    [
+        (6, 1900, 10, "10s"),
+        (6, 150, 60, "2m"),
+        (24, 950, 10, "2m"),
+        (24, 150, 60, "10m"),
+        (168, 150, 60, "1h"),
+        (720, 150, 60, "6h"),
+        (720, 20, 60, "1d"),
+        (1, 150, 300, "5m"),
+    ],
+)
+def test_an_interval_is_what_grafana_makes_of_range_and_points(
+    hours: int, points: int, least: int, interval: str
+) -> None:
+    assert interval_of(hours * 3600, points, least) == interval
+    statement = Statement("a panel", "", points=points, least=least)
+    assert statement.over(timedelta(hours=hours)).interval == interval
 
 
 def test_macros_become_what_grafana_makes_of_them() -> None:
