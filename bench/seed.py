@@ -25,16 +25,17 @@ async def fill_hosts(connection: Any, hosts: int) -> None:
 
 
 async def fill_samples(connection: Any, *, days: int = 30, raw_days: int = 7) -> None:
-    """Store samples of all hosts for the last `days`; those older than `raw_days` are hourly.
+    """Store samples of all hosts for the last `raw_days`, with means, and before that hourly means.
 
-    Raw, a host has a heartbeat each 30 s and a probe each minute: 864,000 rows a day of 200 hosts.
-    One probe of 500 was missed.
+    A host has a sample a minute: 295,000 rows a day of 200 hosts. One probe of 480 was missed.
     """
     await connection.execute("SELECT setseed(0.5)")
     await connection.execute(_HOURLY, days, raw_days)
     for day in range(raw_days, 0, -1):  # a statement each, so that none takes minutes
         await connection.execute(_RAW, day)
-    await connection.execute("ANALYZE host_health")
+        for span in (10, 60):
+            await connection.execute(_MEANS, day, span)
+    await connection.execute("ANALYZE host_health, health_means")
 
 
 async def fill_executions(connection: Any, *, a_day: int, days: int, until: float = 0) -> None:
@@ -44,6 +45,7 @@ async def fill_executions(connection: Any, *, a_day: int, days: int, until: floa
     the ten steps have a screenshot, whose file is not made. A third of all belongs to campaigns.
     """
     await connection.execute("SELECT setseed(0.5)")
+    await connection.execute(_CAMPAIGN)
     now = await connection.fetchval("SELECT now()")
     for day in range(days, 0, -1):
         since = now - dt.timedelta(days=until + day)
@@ -74,39 +76,48 @@ FROM generate_series(1, 50) AS n
 """
 
 _HOURLY = """
-INSERT INTO host_health (host_id, recorded_at, ok, response_ms, cpu_percent, memory_percent,
-    disk_percent, temperature, load_1m, samples, ok_share)
-SELECT id, hour, random() > 0.1, 5 + 10 * random(), 100 * random(), 40 + 20 * random(),
-    50 + random(), 50 + 10 * random(), 4 * random(), 60, 1 - 0.004 * random()
+INSERT INTO health_means (host_id, span, at, ok, probes, answered, response_ms, cpu_percent,
+    memory_percent, disk_percent, temperature, load_1m)
+SELECT id, 60, hour, missed = 0, 360, 360 - missed, 5 + 10 * random(), 100 * random(),
+    40 + 20 * random(), 50 + random(), 50 + 10 * random(), 4 * random()
 FROM generate_series(
         date_trunc('hour', now() - make_interval(days => $1::int), 'UTC'),
         date_trunc('hour', now() - make_interval(days => $2::int), 'UTC') - interval '1 hour',
         interval '1 hour') AS hour
 CROSS JOIN hosts
+CROSS JOIN LATERAL (SELECT abs(hashtext(id || hour)) % 3 AS missed) AS luck
 """
-# Of three rows two are heartbeats and one is a probe, ten seconds apart on each host.
+# Each minute has a sample of each host; one minute in 80 has a missed probe, too, and then the
+# next one, ten seconds later.
 _RAW = """
-INSERT INTO host_health (host_id, recorded_at, ok, response_ms, cpu_percent, memory_percent,
+INSERT INTO host_health (host_id, recorded_at, ok, probes, response_ms, cpu_percent, memory_percent,
     disk_percent, temperature, load_1m)
-SELECT id, at + random() * interval '10 seconds',
-    CASE WHEN probe THEN answered END, CASE WHEN probe AND answered THEN 5 + 10 * random() END,
-    CASE WHEN NOT probe THEN 100 * random() END, CASE WHEN NOT probe THEN 40 + 20 * random() END,
-    CASE WHEN NOT probe THEN 50 + random() END, CASE WHEN NOT probe THEN 50 + 10 * random() END,
-    CASE WHEN NOT probe THEN 4 * random() END
-FROM (
-    SELECT at + (n % 3) * interval '20 seconds' AS at, n % 3 = 1 AS probe, id,
-        random() > 0.002 AS answered
-    FROM generate_series(
-            date_trunc('hour', now() - make_interval(days => $1::int), 'UTC'),
-            CASE WHEN $1 = 1 THEN now()
-                ELSE date_trunc('hour', now() - make_interval(days => $1 - 1), 'UTC')
-            END - interval '1 minute',
-            interval '1 minute') AS at
-    CROSS JOIN generate_series(0, 2) AS n
-    CROSS JOIN hosts
-) AS sample
+SELECT id, at + number % 40 * interval '1 second' + nth * interval '10 seconds', nth <> 1,
+    CASE nth WHEN 0 THEN 6 ELSE 1 END, CASE WHEN nth <> 1 THEN 5 + 10 * random() END,
+    CASE nth WHEN 0 THEN 100 * random() END, CASE nth WHEN 0 THEN 40 + 20 * random() END,
+    CASE nth WHEN 0 THEN 50 + random() END, CASE nth WHEN 0 THEN 50 + 10 * random() END,
+    CASE nth WHEN 0 THEN 4 * random() END
+FROM generate_series(
+        date_trunc('hour', now() - make_interval(days => $1::int), 'UTC'),
+        CASE WHEN $1 = 1 THEN now()
+            ELSE date_trunc('hour', now() - make_interval(days => $1 - 1), 'UTC')
+        END - interval '1 minute',
+        interval '1 minute') AS at
+CROSS JOIN (SELECT id, row_number() OVER (ORDER BY id) AS number FROM hosts) AS host
+CROSS JOIN generate_series(0, 2) AS nth
+WHERE nth = 0 OR abs(hashtext(id || at)) % 80 = 0
+"""
+_MEANS = """
+INSERT INTO health_means (host_id, span, at, ok, probes, answered, response_ms, cpu_percent,
+    memory_percent, disk_percent, temperature, load_1m)
+SELECT host_id, span, at, ok, probes, answered, response_ms, cpu_percent, memory_percent,
+    disk_percent, temperature, load_1m
+FROM means_of_health(
+    date_trunc('hour', now() - make_interval(days => $1::int), 'UTC'),
+    date_trunc('hour', now() - make_interval(days => $1 - 1), 'UTC'), $2)
 """
 
+_CAMPAIGN = "INSERT INTO campaigns (id, name) VALUES ('nightly', 'Nightly') ON CONFLICT DO NOTHING"
 # Ids are as a server makes them: random, so that the indexes are as large as they would be.
 _CAMPAIGNS = """
 INSERT INTO campaign_executions (id, campaign_id, name, stop_on_failure, parallelism, priority,
