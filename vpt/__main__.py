@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from vpt.cli import TROUBLE, USAGE, cli
+from vpt.cli import cli
+from vpt.command import TROUBLE, USAGE
 from vpt.config import ConfigError
 
 

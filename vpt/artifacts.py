@@ -11,7 +11,9 @@ import binascii
 import os
 import re
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ MAX_BYTES = 8 * 2**20
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,6}")
+_STORED = re.compile(rf"{_ID.pattern}/{_NUMBER.pattern}-{_NUMBER.pattern}\.(png|jpeg)")
 _DATA_URL = re.compile(r"data:image/[a-z]+;base64,")
 _PNG = re.compile(rb"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR")
 _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
@@ -95,6 +98,38 @@ class Artifacts:
     async def sync(self) -> None:
         """Wait until what was removed is removed for good; may take a second."""
         await asyncio.to_thread(_sync, self._root)
+
+    def stored(self) -> Iterator[tuple[str, Path]]:
+        """Give every screenshot: its name, as `place` takes it, and its file."""
+        for path in sorted(self._root.glob("*/*")):
+            name = f"{path.parent.name}/{path.name}"
+            if _STORED.fullmatch(name):
+                yield name, path
+
+    @staticmethod
+    def place(folder: Path, name: str) -> Path:
+        """Give where a screenshot of this name stands in a copy of the store."""
+        if not _STORED.fullmatch(name):
+            raise NotFoundError
+        return folder / name
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a folder beside the store to fill; it is gone afterwards."""
+        self._root.parent.mkdir(parents=True, exist_ok=True)
+        folder = self._root.with_name(f".{self._root.name}.{secrets.token_hex(4)}")
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def become(self, staging: Path) -> None:
+        """Take what is in `staging` instead of all that is stored."""
+        with self.staging() as away:
+            if self._root.exists():
+                self._root.rename(away / self._root.name)
+            staging.rename(self._root)
 
     def _folder(self, execution_id: str) -> Path:
         if not _ID.fullmatch(execution_id):

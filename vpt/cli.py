@@ -1,63 +1,28 @@
-"""The commands: serve, host, host-token, demo, token, migrate, prune, grafana-env."""
+"""The commands: serve, host, host-token, demo, token, migrate, prune, grafana-env, db."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import click
 
 from vpt import __version__, config, grafana_role, logs
 from vpt.artifacts import Artifacts
-from vpt.config import Config, ConfigError
+from vpt.command import database, read_config, run
+from vpt.config import Config
 from vpt.db import Database, migrate
-from vpt.embedded import EmbeddedError
-from vpt.embedded import start as start_embedded
-from vpt.errors import DatabaseAwayError
+from vpt.db_command import db_group
 from vpt.grafana_env import as_lines, grafana_env
 from vpt.host.cli import host_command
-from vpt.instance import TakenError
 from vpt.model import Role
-from vpt.prune import Ages, Pruned, Pruning, PruningError
+from vpt.prune import Ages, Pruned, Pruning
 from vpt.tokens import HOST_NAME, listed_tokens, make_token, revoke_tokens
 from vpt.web.auth import issue_token
-
-TROUBLE = 2  # infrastructure
-USAGE = 4
-
-_TROUBLES = (
-    *(EmbeddedError, DatabaseAwayError, TakenError, PruningError),
-    *(OSError, asyncpg.PostgresError),
-)
-
-
-class Trouble(click.ClickException):
-    """Something around the command is in its way."""
-
-    exit_code = TROUBLE
-
-
-def run(work: Coroutine[Any, Any, int | None]) -> int:
-    """Run to the end on the fastest loop there is; give the exit code."""
-    try:
-        if sys.platform == "win32":
-            return asyncio.run(work) or 0
-        import uvloop  # noqa: PLC0415 (not on Windows)
-
-        return uvloop.run(work) or 0
-    except _TROUBLES as error:
-        raise Trouble(str(error) or type(error).__name__) from error
-
-
-def read_config() -> Config:
-    """Read the settings and make the keys that are missing."""
-    return config.with_keys(config.from_env())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,7 +106,7 @@ def migrate_command() -> None:
 
 
 async def _migrate(settings: Config) -> int:
-    async with _database(settings) as dsn:
+    async with database(settings) as dsn:
         applied = await migrate(dsn)
         await grafana_role.prepare(dsn, settings)
         return len(applied)
@@ -190,22 +155,9 @@ def grafana_env_command() -> None:
 
 
 @asynccontextmanager
-async def _database(settings: Config) -> AsyncIterator[str]:
-    """Give the DSN of DATABASE_URL or of the own database, which a running server may have up."""
-    if settings.database_url is not None:
-        yield settings.database_url
-        return
-    server = await start_embedded(settings.vpt_data_dir, bin_dir=settings.vpt_pg_bin)
-    try:
-        yield server.dsn
-    finally:
-        await server.stop()
-
-
-@asynccontextmanager
 async def _opened(settings: Config) -> AsyncIterator[Database]:
     """Give the database, its schema up to date."""
-    async with _database(settings) as dsn:
+    async with database(settings) as dsn:
         await migrate(dsn)
         db = Database(dsn)
         await db.open()
@@ -273,5 +225,4 @@ def _demo_folder(default: Path) -> Path:
 
 
 cli.add_command(host_command)
-
-__all__ = ["ConfigError", "TROUBLE", "USAGE", "cli"]
+cli.add_command(db_group)

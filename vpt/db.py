@@ -272,18 +272,23 @@ def is_pooler(dsn: str) -> bool:
     return parts.port == 6543 or "pgbouncer" in parse_qs(parts.query)  # noqa: PLR2004
 
 
+def migrations() -> list[Path]:
+    """Give the files of sql/migrations in their order."""
+    return sorted((SQL / "migrations").glob("*.sql"))
+
+
 async def migrate(dsn: str) -> list[str]:
     """Apply what is new of sql/migrations, one starter at a time; give the names applied."""
-    files = sorted((SQL / "migrations").glob("*.sql"))
     async with translated():
         connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
     try:
-        return await _apply(connection, files)
+        return await apply(connection, migrations())
     finally:
         await connection.close(timeout=2)
 
 
-async def _apply(connection: Any, files: Sequence[Path]) -> list[str]:
+async def apply(connection: Any, files: Sequence[Path]) -> list[str]:
+    """Apply those of `files` that the database does not have; give their names."""
     applied: list[str] = []
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import asyncpg
 import pytest
 import socketio
 
-from tests.actors.fake_host import FakeHost, Gate, until
+from tests.actors.fake_host import FakeHost, Gate
 from tests.conftest import TEMPLATE, Postgres, other_database
 from tests.system.kit import (
     ROOT,
@@ -32,22 +31,11 @@ from tests.system.kit import (
     free_port,
     joined,
     make,
-    open_folder,
     process,
     server,
 )
-from vpt import embedded
 from vpt.model import Role
 from vpt.web.auth import issue_token
-
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Give a folder that PostgreSQL may use, which as root is another user."""
-    with open_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -181,63 +169,6 @@ async def test_a_port_in_use_is_told_in_one_line(tmp_path: Path, dsn: str) -> No
 
 
 # ---------------------------------------------------------------- other databases
-
-
-@pytest.fixture
-async def external(folder: Path) -> AsyncIterator[str]:
-    """Give a PostgreSQL of somebody else's, over TCP: Debian's 15, or else our own on a port."""
-    if not DEBIAN.is_dir():
-        port = free_port()
-        started = await embedded.start(folder / "pg", port=port)
-        password = (folder / "pg" / "pg.password").read_text()
-        yield f"postgresql://vpt:{password}@127.0.0.1:{port}/vpt"
-        await started.stop()
-        return
-    data = folder / "pg15"
-    data.mkdir()
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        shutil.chown(data, "postgres")
-        user = {"user": "postgres"}
-    secret = folder / "password"
-    secret.write_text("it's a secret / of 15")
-    secret.chmod(0o644)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    made = await asyncio.create_subprocess_exec(
-        *(str(DEBIAN / "initdb"), "-N", "-D", str(data), "-U", "vpt", "-A", "scram-sha-256"),
-        *("--pwfile", str(secret)),
-        **user,
-        **quiet,
-    )
-    assert await made.wait() == 0
-    while True:  # a port that was free may be taken a moment later: then with another one
-        port = free_port()
-        running = await asyncio.create_subprocess_exec(
-            *(str(DEBIAN / "postgres"), "-D", str(data), "-p", str(port), "-k", ""),
-            *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"),
-            **user,
-            **quiet,
-        )
-        url = f"postgresql://vpt:it%27s%20a%20secret%20%2F%20of%2015@127.0.0.1:{port}/postgres"
-        ready = asyncio.create_task(until(lambda url=url: _reachable(url), 30))
-        ended = asyncio.create_task(running.wait())
-        await asyncio.wait([ready, ended], return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            break
-        ready.cancel()
-    await ready
-    ended.cancel()
-    yield url
-    running.send_signal(signal.SIGINT)
-    await running.wait()
-
-
-async def _reachable(url: str) -> bool:
-    try:
-        await (await asyncpg.connect(url)).close()
-    except (OSError, asyncpg.PostgresError):
-        return False
-    return True
 
 
 async def test_an_external_database_works_the_same(tmp_path: Path, external: str) -> None:

@@ -1,0 +1,73 @@
+"""`vpt db`: from the own database to a server of one's own, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.grafana.conftest import as_role
+from tests.system.kit import SECRET, process
+from tests.test_backup import (
+    SEED,
+    connected,
+    everything,
+    execute,
+    keep_pictures,
+    pictures,
+)
+from vpt import embedded
+from vpt.db import migrate
+
+
+async def said(folder: Path, *command: str, code: int = 0, **settings: Any) -> str:
+    """Run `vpt db ...` to its end; give what it said."""
+    settings = {"SECRET_KEY": SECRET, "LOG_FORMAT": "json"} | settings
+    async with process(folder, "-m", "vpt", "db", *command, **settings) as one:
+        assert await one.ended() == code, one.said()
+        assert "Traceback" not in one.said()
+        return one.said()
+
+
+async def there(place: Path, dsn: str) -> tuple[dict[str, list[str]], dict[str, bytes]]:
+    """Give all that a place has, but where its page is, which the command says anew."""
+    rows = await everything(dsn)
+    del rows["grafana_page"]
+    return rows, pictures(place)
+
+
+async def test_from_the_own_database_to_a_server_and_back(
+    tmp_path: Path, folder: Path, external: str
+) -> None:
+    own, others, again = (folder / name for name in ("own", "others", "again"))
+    file = str(tmp_path / "lab.vpt")
+    server = await embedded.start(own)
+    try:
+        await migrate(server.dsn)
+        await execute(server.dsn, SEED)
+        keep_pictures(own)
+        before = await there(own, server.dsn)
+        told = await said(tmp_path, "dump", file, VPT_DATA_DIR=own)
+        assert f"{file}: " in told
+        assert "16 tables and 3 screenshots" in told
+    finally:
+        await server.stop()
+    settings = {
+        "DATABASE_URL": external,
+        "VPT_DATA_DIR": others,
+        "VPT_GRAFANA_DB_PASSWORD": "to read",
+    }
+    assert "is there already" in await said(tmp_path, "dump", file, code=4, **settings)
+    assert "does not exist" in await said(tmp_path, "load", f"{file}2", code=4, **settings)
+    assert "nothing to dump" in await said(tmp_path, "dump", f"{file}2", code=2, **settings)
+    assert "16 tables" in await said(tmp_path, "load", file, **settings)
+    assert await there(others, external) == before
+    async with connected(as_role(external, "to read")) as reader:
+        assert await reader.fetchval("SELECT count(*) FROM hosts") == 2
+    assert "--force" in await said(tmp_path, "load", file, code=2, **settings)
+    await said(tmp_path, "dump", f"{file}2", **settings)
+    await said(tmp_path, "load", f"{file}2", VPT_DATA_DIR=again)
+    server = await embedded.start(again)
+    try:
+        assert await there(again, server.dsn) == before
+    finally:
+        await server.stop()
