@@ -358,14 +358,25 @@ def _lines(messages: Mapping[str, Any]) -> list[str]:
 def with_keys(config: Config) -> Config:
     """Fill in the keys that are missing, made once and kept 0600 in the data folder.
 
-    Raises ConfigError when the data folder cannot be written.
+    Raises ConfigError when the data folder cannot be written, or root would write into another's.
     """
+    _leave_to_its_owner(config.vpt_data_dir)
     return _filled(config, ("secret_key", "host_join_token", "vpt_grafana_db_password"))
 
 
 def with_grafana_keys(config: Config) -> Config:
     """Fill in what only Grafana needs, in the same way."""
     return _filled(config, ("grafana_admin_password", "grafana_secret_key"))
+
+
+def _leave_to_its_owner(folder: Path) -> None:
+    """Refuse root in the folder of another account, which could not read what root makes there."""
+    if sys.platform != "win32" and os.geteuid() == 0 and folder.exists():
+        owner = folder.stat().st_uid
+        if owner != 0:
+            raise ConfigError(
+                f"VPT_DATA_DIR: {folder} belongs to user {owner}: run vpt as that user"
+            )
 
 
 def _filled(config: Config, names: tuple[str, ...]) -> Config:
