@@ -359,6 +359,8 @@ def _ini(folder: Path) -> Iterator[str]:
         ("security", "secret_key"): "${GRAFANA_SECRET_KEY}",
         ("auth.anonymous", "enabled"): "false",
         ("users", "allow_sign_up"): "false",
+        ("log", "mode"): "console",
+        ("plugins", "preinstall_disabled"): "true",
     }
     for (section, key), value in wanted.items():
         if ini.get(section, key, fallback=None) != value:

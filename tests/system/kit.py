@@ -94,7 +94,7 @@ async def process(
     """Start a command of ours; whatever happens it is gone at the end."""
     env = environment(PYTHONPATH=ROOT, **settings) if cwd == ROOT else environment(**settings)
     log = folder / f"{time.monotonic_ns()}.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:  # several may write: supervisord opens it again
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, *command),
             env=env,
