@@ -92,10 +92,12 @@ class Place:
         return await everything(self.dsn), pictures(self.data)
 
     async def dump(self, file: Path, **options: Any) -> backup.Content:
-        return await dump(self.dsn, Artifacts(self.data), file, **options)
+        with backup.whole_file(file) as out:
+            return await dump(self.dsn, Artifacts(self.data), out, **options)
 
     async def load(self, file: Path, **options: Any) -> backup.Loaded:
-        return await load(self.dsn, Artifacts(self.data), file, Sealer(SECRET), **options)
+        with file.open("rb") as source:
+            return await load(self.dsn, Artifacts(self.data), source, Sealer(SECRET), **options)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZipFile
 
 import asyncpg
@@ -95,12 +95,28 @@ class Loaded:
 # ---------------------------------------------------------------- dump
 
 
-async def dump(dsn: str, artifacts: Artifacts, file: Path, *, screenshots: bool = True) -> Content:
-    """Write the database as it is at one moment, a server may run on it, and the screenshots.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write, which gets its name when it is whole and on the disk."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
-    `file` is there when all of it is. Raises BackupError, DatabaseAwayError or OSError.
+
+async def dump(
+    dsn: str, artifacts: Artifacts, out: IO[bytes], *, screenshots: bool = True
+) -> Content:
+    """Write the database as it is at one moment, and the screenshots; a server may run on it.
+
+    Raises BackupError, DatabaseAwayError or OSError.
     """
-    with _draft(file) as archive:
+    with ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         schema, tables = await _dump_rows(dsn, archive)
         # After the rows: a row that says so has had its picture before, and still has it.
         pictures = _dump_screenshots(archive, artifacts) if screenshots else None
@@ -108,21 +124,6 @@ async def dump(dsn: str, artifacts: Artifacts, file: Path, *, screenshots: bool 
         about = {"format": FORMAT, "vpt": __version__, "made_at": datetime.now(UTC).isoformat()}
         archive.writestr(_MANIFEST, json.dumps(about | asdict(content), indent=1))
     return content
-
-
-@contextmanager
-def _draft(file: Path) -> Iterator[ZipFile]:
-    """Give an archive that gets its name when it is whole and on the disk."""
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            with ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-                yield archive
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 async def _dump_rows(dsn: str, archive: ZipFile) -> tuple[list[str], list[Table]]:
@@ -176,14 +177,14 @@ def _dump_screenshots(archive: ZipFile, artifacts: Artifacts) -> int:
 
 
 async def load(
-    dsn: str, artifacts: Artifacts, file: Path, sealer: Sealer, *, force: bool = False
+    dsn: str, artifacts: Artifacts, source: IO[bytes], sealer: Sealer, *, force: bool = False
 ) -> Loaded:
     """Make the database and the screenshots what they are in the dump, or leave them as they are.
 
     A dump of an older schema is migrated. `force` is for a database that has data. Raises
     BackupError, DatabaseAwayError, OSError, or PostgreSQL's own error.
     """
-    with _opened(file) as archive, artifacts.staging() as staging:
+    with _opened(source) as archive, artifacts.staging() as staging:
         content = _content(archive)
         async with _connected(dsn) as connection, connection.transaction():
             session = await _alike(connection)
@@ -197,11 +198,11 @@ async def load(
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[ZipFile]:
+def _opened(source: IO[bytes]) -> Iterator[ZipFile]:
     try:
-        archive = ZipFile(file)
+        archive = ZipFile(source)
     except zipfile.BadZipFile as error:
-        raise BackupError(f"{file} is no dump of vpt, or not all of it.") from error
+        raise BackupError("This is no dump of vpt, or not all of it.") from error
     with archive:
         yield archive
 
@@ -213,11 +214,11 @@ def _content(archive: ZipFile) -> Content:
         tables = [Table(t["name"], t["columns"], t["rows"]) for t in about["tables"]]
         content = Content(about["schema"], tables, about["screenshots"])
     except (*_BROKEN, ValueError, TypeError) as error:
-        raise BackupError(f"{archive.filename} is no dump of vpt.") from error
+        raise BackupError("This is no dump of vpt.") from error
     if newer:
-        raise BackupError(f"{archive.filename} was made by a newer vpt ({about.get('vpt')}).")
+        raise BackupError(f"The dump was made by a newer vpt ({about.get('vpt')}).")
     if strange := {table.name for table in tables} - set(_made(content.schema)["TABLE"]):
-        raise BackupError(f"{archive.filename} has tables that are not vpt's: {sorted(strange)}")
+        raise BackupError(f"The dump has tables that are not vpt's: {sorted(strange)}")
     return content
 
 
@@ -262,10 +263,10 @@ async def _load_rows(connection: Any, archive: ZipFile, content: Content) -> Non
     """Load into the schema that the dump had: what later migrations do with rows is done then."""
     await apply(connection, _files(content.schema))
     for table in content.tables:
-        source = _chunks(archive, table.name)
-        status = await connection.copy_to_table(table.name, columns=table.columns, source=source)
+        rows = _chunks(archive, table.name)
+        status = await connection.copy_to_table(table.name, columns=table.columns, source=rows)
         if _count(status) != table.rows:
-            raise BackupError(f"{archive.filename} is broken: {table.name} lacks rows.")
+            raise BackupError(f"The dump is broken: {table.name} lacks rows.")
     await apply(connection, migrations())
 
 
@@ -275,7 +276,7 @@ async def _chunks(archive: ZipFile, table: str) -> AsyncIterator[bytes]:
             while chunk := member.read(_CHUNK):
                 yield chunk
     except _BROKEN as error:
-        raise BackupError(f"{archive.filename} is broken: {error}") from error
+        raise BackupError(f"The dump is broken: {error}") from error
 
 
 def _unpack(archive: ZipFile, staging: Path) -> None:
@@ -288,7 +289,7 @@ def _unpack(archive: ZipFile, staging: Path) -> None:
                 with archive.open(name) as source, path.open("xb") as target:
                     shutil.copyfileobj(source, target)
             except (*_BROKEN, NotFoundError) as error:
-                raise BackupError(f"{archive.filename} is broken: {name}: {error}") from error
+                raise BackupError(f"The dump is broken: {name}: {error}") from error
     os.sync()
 
 
