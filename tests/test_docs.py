@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from vpt.cli import cli
-from vpt.config import Config
+from vpt.config import Config, with_grafana_keys, with_keys
 
 ROOT = Path(__file__).parents[1]
 NOT_SETTINGS = {"embedded"}
@@ -31,3 +32,30 @@ def test_every_module_that_the_architecture_names_exists() -> None:
     paths = [word for word in words if word.startswith(("vpt/", "sql/")) and "*" not in word]
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_operators_page_names_what_there_is() -> None:
+    folder = ROOT / "docs"
+    page = (folder / "operations.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"(?:bin/vpt|-u vpt vpt vpt|`vpt) ([a-z][a-z-]*)", page))
+    assert commands >= {"db", "token", "migrate", "grafana-env", "host-token"}
+    assert commands - set(cli.commands) == set()
+    linked = re.findall(r"\]\(([^\s)]+)\)", page)
+    named = re.findall(r"\b(?:deploy/[\w.-]+|docker-compose\.yml|supervisord\.conf)", page)
+    assert linked
+    assert named
+    assert [name for name in linked if not (folder / name).exists()] == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    events = {"screenshot_lost"}
+    metrics = set(re.findall(r"`(vpt_\w+)`", page)) - {"vpt_grafana", "vpt_grafana_db_password"}
+    for names, file in ((events, "logs.md"), (metrics, "metrics.md")):
+        known = (folder / file).read_text(encoding="utf-8")
+        assert sorted(name for name in names if f"`{name}`" not in known) == []
+
+
+def test_the_operators_page_names_every_key_that_is_kept(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    with_grafana_keys(with_keys(Config(vpt_data_dir=tmp_path)))
+    kept = [path.name for path in tmp_path.iterdir()]
+    assert len(kept) > 3
+    assert [name for name in kept if f"`{name}`" not in page] == []

@@ -68,7 +68,7 @@ def load_command(*, file: IO[bytes], force: bool) -> None:
         click.echo(
             f"Warning: the SECRET_KEY here does not open the secrets of {len(loaded.sealed)} hosts"
             f" ({', '.join(loaded.sealed[:5])}): put the one of the dumped server in its place, or"
-            " let them register anew and set their API keys again.",
+            " restart them, so that they register anew, and set their API keys again.",
             err=True,
         )
 
