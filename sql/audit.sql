@@ -10,6 +10,26 @@ FROM unnest(
 )
 ON CONFLICT (id) DO NOTHING;
 
+-- drop_audit(age_s, limit)
+WITH gone AS (
+    DELETE FROM audit
+    WHERE id IN (
+        SELECT id
+        FROM audit
+        WHERE at < now() - make_interval(secs => $1)
+        ORDER BY at, id
+        LIMIT $2::int
+    )
+    RETURNING 1
+)
+SELECT count(*)
+FROM gone;
+
+-- count_old_audit(age_s)
+SELECT count(*)
+FROM audit
+WHERE at < now() - make_interval(secs => $1);
+
 -- audit_items(limit, before_at, before_id, user_id, method, since, until)
 SELECT a.id, a.at AS created_at, row_to_json(item)::text AS item
 FROM audit AS a,

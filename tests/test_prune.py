@@ -202,6 +202,21 @@ async def test_keys_of_requests_go_after_a_day(db: Database, tmp_path: Path) -> 
     assert [row["key"] for row in await fetch(db, "SELECT key FROM idempotency_keys")] == ["23"]
 
 
+async def test_the_audit_goes_at_the_age_of_executions(db: Database, tmp_path: Path) -> None:
+    for days in (729, 731, 732):
+        await execute(
+            db,
+            "INSERT INTO audit (id, at, user_id, role, method, route, path, status, peer,"
+            " request_id) VALUES ($1, now() - $2 * interval '1 day', 'ann', 'admin', 'PUT', '/',"
+            " '/', 200, '', '')",
+            str(days),
+            float(days),
+        )
+    assert (await pruning(db, tmp_path).preview()).audit == 2
+    assert (await pruning(db, tmp_path).prune()).audit == 2
+    assert [row["id"] for row in await fetch(db, "SELECT id FROM audit")] == ["729"]
+
+
 # ------------------------------------------------------------ what is told of it later
 
 

@@ -33,7 +33,7 @@ _REST = 0.25  # of the time that the work took
 _BATCH = 200  # executions of one statement
 _STEPS = 5000  # that they may have together, if there are several
 _SYNC = 10_000  # executions whose files are removed before the disk is waited for
-_KEYS = 5000  # idempotency keys of one statement, as it says
+_KEYS = 5000  # idempotency keys of one statement, as it says; entries of the audit
 
 
 class PruningError(Exception):
@@ -53,6 +53,7 @@ class Pruned:
     sample_hours: int = 0
     samples_dropped: int = 0
     idempotency_keys: int = 0
+    audit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,7 @@ class _Round:
         await self._campaigns()
         await self._executions()
         await self._keys()
+        await self._audit()
         ages = (self._ages.samples, self._ages.hourly_samples)
         samples = await prune_samples(self._db, *ages, self._turn.breathe)
         return Pruned(sample_hours=samples.hours, samples_dropped=samples.dropped, **self._done)
@@ -283,6 +285,14 @@ class _Round:
             self._done["idempotency_keys"] += gone
             await self._turn.breathe()
 
+    async def _audit(self) -> None:
+        """Drop what was written before the oldest execution."""
+        gone = _KEYS
+        while gone == _KEYS:
+            gone = await self._db.value("drop_audit", age_s=self._ages.executions, limit=_KEYS)
+            self._done["audit"] += gone
+            await self._turn.breathe()
+
 
 class _Preview:
     """Counts what a round would delete."""
@@ -317,6 +327,7 @@ class _Preview:
             sample_hours=samples.hours,
             samples_dropped=samples.dropped,
             idempotency_keys=await self._db.value("count_forgotten_requests"),
+            audit=await self._db.value("count_old_audit", age_s=self._ages.executions),
         )
 
     async def _files_left_behind(self) -> Files:
