@@ -19,7 +19,6 @@ INSERT INTO grafana_page (url) VALUES ('http://x');
 INSERT INTO health_means (host_id, span, at, ok, probes, answered, response_ms)
 VALUES ('pi-1', 60, '2026-01-01', NULL, 0, 0, 1e-300);
 INSERT INTO screenshots_to_remove (execution_id) VALUES ('e0');
-INSERT INTO pruner (id, expires_at) VALUES ('p', '-infinity');
 UPDATE execution_steps SET output = E'\\.\n\\N\t\u00fc\U0001f600\u0001', error = ''
 WHERE execution_id = 'e7';
 UPDATE host_health

@@ -29,7 +29,7 @@ SEED = "".join(
     (HERE / name).read_text(encoding="utf-8") for name in ("grafana/seed.sql", "backup_rows.sql")
 )
 LIVES = "INSERT INTO server_instance (id, expires_at) VALUES ('one', "
-OF_ONE_PLACE = {"schema_migrations", "server_instance"}
+OF_ONE_PLACE = {"schema_migrations", "server_instance", "pruner"}
 PICTURES = {"e1/1-1.png": b"\x89PNG", "e1/2-13.jpeg": b"\xff\xd8", "e7/1-1.png": b""}
 
 

@@ -43,8 +43,8 @@ _MANIFEST = "manifest.json"
 _LEVEL = 3  # of zlib: a little more than half the time of 6, for 5 % more bytes
 _CHUNK = 2**20
 _MADE = re.compile(r"^CREATE (?:OR REPLACE )?(TABLE|FUNCTION) (\w+)", re.MULTILINE)
-_OF_A_PROCESS = "server_instance"  # says which server lives: it means nothing elsewhere
-_SAID_ANEW = (_OF_A_PROCESS, "grafana_page")  # by each server at its start
+_OF_A_PROCESS = ("server_instance", "pruner")  # which server lives, who prunes: only here
+_SAID_ANEW = (*_OF_A_PROCESS, "grafana_page")  # by each server at its start
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
 _ALIKE = """
     SET LOCAL statement_timeout = 0;
@@ -135,7 +135,7 @@ async def _dump_rows(dsn: str, archive: ZipFile) -> tuple[list[str], list[Table]
         schema = await _schema(session)
         if not schema:
             raise BackupError("There is nothing to dump: the database has no tables of vpt.")
-        names = [name for name in _made(schema)["TABLE"] if name != _OF_A_PROCESS]
+        names = [name for name in _made(schema)["TABLE"] if name not in _OF_A_PROCESS]
         columns = {
             row["table_name"]: row["columns"]
             for row in await session.rows("columns_of", tables=names)
