@@ -1,10 +1,16 @@
-"""The page at /: static files, read once, no path of a request ever meets the file system."""
+"""The page at /: static files, read once, no path of a request ever meets the file system.
+
+The page names its files below a digest of them all, so that a browser keeps each for ever and yet
+never mixes those of two versions.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
 from vpt.web.auth import public
@@ -17,35 +23,67 @@ _TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-_FILES = {
-    path.name: (path.read_bytes(), _TYPES[path.suffix])
-    for path in sorted((Path(__file__).parent / "console").iterdir())
-    if path.suffix in _TYPES
-}
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
 _HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": _POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_FOR_EVER, _ASK = "public, max-age=31536000, immutable", "no-cache"
+
+
+def _read(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Give bytes and type of each file by its path in the folder."""
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), _TYPES[path.suffix])
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _TYPES
+    }
+
+
+def _digest(files: Mapping[str, tuple[bytes, str]]) -> str:
+    digest = hashlib.sha256()
+    for name, (body, _) in files.items():
+        digest.update(f"{name}\n{len(body)}\n".encode() + body)
+    return digest.hexdigest()[:16]
+
+
+_FILES = _read(Path(__file__).parent / "console")
+_VERSION = _digest(_FILES)
+_FRONT = _FILES["index.html"][0].replace(b"VERSION", _VERSION.encode())
+_TAG = f'"{_VERSION}"'
 
 
 @routes.get("/")
 @public
-async def front(_: web.Request) -> web.Response:
-    """Give the page."""
-    return _file("index.html")
+async def front(request: web.Request) -> web.Response:
+    """Give the page; 304 to who has it as it is."""
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _ASK, hdrs.ETAG: _TAG}
+    if any(tag.value == _VERSION for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=_FRONT, content_type="text/html", charset="utf-8", headers=headers)
 
 
-@routes.get("/console/{name}")
+@routes.get("/console/{version}/{name:.+}")
 @public
 async def static(request: web.Request) -> web.Response:
-    """Give one of the page's files."""
-    return _file(request.match_info["name"])
-
-
-def _file(name: str) -> web.Response:
-    if name not in _FILES:
+    """Give one of the page's files; to a page of an earlier version, those of today."""
+    if request.match_info["name"] not in _FILES:
         raise NotFoundError
-    body, kind = _FILES[name]
-    return web.Response(body=body, content_type=kind, charset="utf-8", headers=_HEADERS)
+    body, kind = _FILES[request.match_info["name"]]
+    known = request.match_info["version"] == _VERSION
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _FOR_EVER if known else _ASK}
+    return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)

@@ -1,0 +1,97 @@
+"""A real Chromium that looks at the page, and what must never happen while it does."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.system.kit import SECRET, Process
+from vpt.model import Role
+from vpt.web.auth import issue_token
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ready = BROWSER is not None and importlib.util.find_spec("playwright") is not None
+real_browser = pytest.mark.skipif(not ready, reason="needs Playwright and a Chromium")
+
+#: Milliseconds that something may take to be seen.
+SEEN = 10_000
+expect.set_options(timeout=SEEN)
+
+_WATCH = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) =>
+  violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
+window.longTasks = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) longTasks.push([entry.startTime, entry.duration]);
+}).observe({ type: "longtask", buffered: true });
+"""
+
+
+@dataclass
+class Seen:
+    """A page and what it complained of."""
+
+    page: Page
+    url: str
+    complaints: list[str] = field(default_factory=list)
+    #: What the test itself brings about, in a part of the complaint.
+    expected: tuple[str, ...] = ()
+
+    async def go(self, fragment: str) -> None:
+        """Go to a view."""
+        await self.page.goto(f"{self.url}/#{fragment}")
+
+    async def check(self) -> None:
+        """See that nothing was complained of, and that no policy was violated."""
+        heard = [one for one in self.complaints if not any(part in one for part in self.expected)]
+        assert heard == []
+        assert await self.page.evaluate("window.violations") == []
+
+
+def token(role: Role = Role.OPERATOR, user: str = "ann") -> str:
+    """Sign a token of the servers that `tests.system.kit` starts."""
+    return issue_token(SECRET, user, role, 1)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Run a browser."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def visit(
+    browser: Browser, server: Process, role: Role | None = Role.OPERATOR, /, **options: Any
+) -> AsyncIterator[Seen]:
+    """Open the page in a context of its own, signed in by the address; check it at the end."""
+    options = {"viewport": {"width": 1280, "height": 900}, **options}
+    context = await browser.new_context(**options)
+    await context.add_init_script(_WATCH)
+    page = await context.new_page()
+    seen = Seen(page, server.url)
+    page.on("console", lambda said: _note(seen, said.type, said.text))
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    await page.goto(server.url if role is None else f"{server.url}/#token={token(role)}")
+    yield seen
+    await seen.check()
+    await context.close()
+
+
+def _note(seen: Seen, kind: str, text: str) -> None:
+    if kind in {"error", "warning"}:
+        seen.complaints.append(text)

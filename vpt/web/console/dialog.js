@@ -1,0 +1,43 @@
+// The one dialog: questions, forms and pictures. The browser keeps the focus in it; Escape closes.
+
+import { button, fill, h, say } from "./h.js";
+
+const dialog = () => document.getElementById("dialog");
+
+/** Open it with a title and content; give what takes words for people: `tell(sentence)`. */
+export function open(title, ...content) {
+  fill(dialog(), h("div", { class: "stack" },
+    h("div", { class: "head" }, h("h2", { id: "dialog-title", class: "grow" }, title), button("Close", close)),
+    content));
+  if (!dialog().open) dialog().showModal();
+}
+
+/** Close it. */
+export function close() {
+  dialog().close();
+}
+
+/** Ask before something is done that cannot be undone; `work` may throw a sentence. */
+export function ask(title, question, verb, work) {
+  const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
+  const yes = button(verb, () => doing(yes, wrong, async () => {
+    await work();
+    close();
+  }), { class: "danger" });
+  open(title, h("p", {}, question), wrong, h("div", { class: "row" }, yes, button("Keep it", close)));
+}
+
+/** Do something by a button: not twice at once, and what goes wrong is said beside it. */
+export async function doing(control, wrong, work) {
+  control.disabled = true;
+  wrong.hidden = true;
+  try {
+    return await work();
+  } catch (error) {
+    say(wrong, error.message);
+    wrong.hidden = false;
+    return undefined;
+  } finally {
+    control.disabled = false;
+  }
+}

@@ -1,0 +1,92 @@
+// Makes elements. Text from outside only ever becomes a text node: there is no way to give HTML.
+
+/** Make an element: `on…` are listeners, `style` an object, true and false set and leave out. */
+export function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) set(node, name, value);
+  node.append(...nodes(children));
+  return node;
+}
+
+function set(node, name, value) {
+  if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+  else if (name === "style") for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
+  else if (name === "value" || name === "checked" || name === "indeterminate") node[name] = value;
+  else if (value === true) node.setAttribute(name, "");
+  else if (value !== false && value != null) node.setAttribute(name, value);
+}
+
+function nodes(children) {
+  return children.flat(Infinity).filter((child) => child != null && child !== false)
+    .map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
+}
+
+/** Replace what is in `parent`. */
+export function fill(parent, ...children) {
+  parent.replaceChildren(...nodes(children));
+  return parent;
+}
+
+/** Set a node's text where it differs, so that nothing is laid out anew for nothing. */
+export function say(node, text) {
+  const told = text == null ? "" : String(text);
+  if (node.textContent !== told) node.textContent = told;
+}
+
+/** Show or hide. */
+export function show(node, shown) {
+  if (node.hidden === Boolean(shown)) node.hidden = !shown;
+}
+
+/** Make a button. */
+export function button(text, onclick, attributes = {}) {
+  return h("button", { type: "button", onclick, ...attributes }, text);
+}
+
+/** Make a labelled field; `hint` says what goes in. */
+export function field(label, control, hint) {
+  return h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", {}, hint));
+}
+
+/** Make a select of [value, text] pairs. */
+export function select(options, value, attributes = {}) {
+  const node = h("select", attributes, options.map(([key, text]) => h("option", { value: key }, text)));
+  node.value = value ?? "";
+  if (node.selectedIndex < 0) node.selectedIndex = 0;
+  return node;
+}
+
+/** Keep a list's elements in step with `items`; `made` maps keys to {node, update(item)}. */
+export function keep(parent, made, items, keyOf, make) {
+  const wanted = new Set();
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const key = keyOf(item);
+    wanted.add(key);
+    let row = made.get(key);
+    if (!row) made.set(key, (row = make(item)));
+    row.update(item);
+    if (row.node === place) place = place.nextElementSibling;
+    else parent.insertBefore(row.node, place);
+  }
+  for (const [key, row] of made) {
+    if (wanted.has(key)) continue;
+    row.node.remove();
+    made.delete(key);
+  }
+}
+
+/** Do `work` for each item, a few milliseconds a frame, so that no frame takes long. */
+export async function inSlices(items, work, signal) {
+  let until = performance.now() + SLICE;
+  for (const item of items) {
+    if (performance.now() > until) {
+      await new Promise((go) => setTimeout(go));
+      until = performance.now() + SLICE;
+    }
+    if (signal.aborted) return;
+    work(item);
+  }
+}
+
+const SLICE = 12; // milliseconds

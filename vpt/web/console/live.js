@@ -1,0 +1,50 @@
+// The Socket.IO connection: comes back by itself, says how it is.
+
+import { get } from "./api.js";
+import { session } from "./session.js";
+import { io } from "./vendor/socket.io.esm.min.js";
+
+const EVENTS = ["test_progress", "step_progress", "queue_changed", "device_status", "host_status", "campaign_progress"];
+
+/** Tells "state" (detail: connecting, live or lost) and each event by its name (detail: payload). */
+export const live = new EventTarget();
+let socket = null;
+
+/** Listen for as long as `signal` lets. */
+export function hear(name, listener, signal) {
+  live.addEventListener(name, (event) => listener(event.detail), { signal });
+}
+
+/** Connect as who is signed in. */
+export function connect() {
+  disconnect();
+  tell("state", "connecting");
+  socket = io({ auth: (give) => give({ token: session.token }), transports: ["websocket", "polling"], reconnectionDelayMax: 3000 });
+  const own = socket;
+  own.on("connect", () => tell("state", "live"));
+  own.on("disconnect", (reason) => {
+    tell("state", "lost");
+    if (reason === "io server disconnect") again(own);
+  });
+  own.on("connect_error", () => {
+    tell("state", "lost");
+    if (!own.active) again(own); // refused: the token, most likely, of which REST tells
+  });
+  for (const name of EVENTS) own.on(name, (payload) => tell(name, payload));
+}
+
+/** End the connection. */
+export function disconnect() {
+  socket?.disconnect();
+  socket?.removeAllListeners();
+  socket = null;
+}
+
+async function again(own) {
+  await get("/api/system/status").catch(() => null);
+  setTimeout(() => own === socket && own.connect(), 1000);
+}
+
+function tell(name, detail) {
+  live.dispatchEvent(new CustomEvent(name, { detail }));
+}

@@ -1,0 +1,124 @@
+// Parts that several views show.
+
+import { ago, hostReason, moment, TONE } from "./format.js";
+import { button, h, say, show } from "./h.js";
+import { write } from "./api.js";
+import { can } from "./session.js";
+import { devices, runs, busy, takeHost } from "./store.js";
+import { deviceDialog } from "./views/device.js";
+
+/** Make a status that can change: {node, set(status)}. */
+export function pill(status) {
+  const node = h("span", { class: "pill" });
+  const set = (now) => {
+    if (node.textContent === now) return;
+    say(node, now);
+    node.className = `pill ${TONE[now] ?? "dim"}`;
+  };
+  if (status) set(status);
+  return { node, set };
+}
+
+/** Say that there is nothing, and what to do about it. */
+export function empty(title, ...next) {
+  return h("div", { class: "card" }, h("p", {}, h("strong", {}, title)), h("p", {}, next));
+}
+
+/** Make the link to an execution, campaign execution or host. */
+export function link(kind, id, text) {
+  return h("a", { href: `#/${kind}/${encodeURIComponent(id)}` }, text);
+}
+
+/** Make the bar of a run: {node, set(done, total)}. */
+export function bar(label) {
+  const node = h("progress", { "aria-label": label });
+  const set = (done, total) => {
+    if (done == null || !total) return node.removeAttribute("value");
+    if (node.max !== total) node.max = total;
+    if (node.value !== done || !node.hasAttribute("value")) node.value = done;
+  };
+  return { node, set };
+}
+
+/** Make a device's row: {node, update()}. */
+export function deviceRow(id) {
+  const name = h("span", {});
+  const model = h("small", {});
+  const status = pill();
+  const doing = h("div", { class: "doing", hidden: true });
+  const open = can("operator") && button("Use", () => deviceDialog(id), { class: "small" });
+  const node = h("li", { class: "device", "data-device": id },
+    h("span", {}, name, " ", model), status.node, open || h("span"), doing);
+  let running = null;
+  const update = () => {
+    const device = devices.get(id);
+    if (!device) return;
+    say(name, device.name);
+    say(model, device.model ?? "");
+    status.set(device.status);
+    if (open) open.setAttribute("aria-label", `Use ${device.name}`);
+    running = whatItDoes(doing, device, running);
+  };
+  update();
+  return { node, update };
+}
+
+function whatItDoes(place, device, before) {
+  const run = runs.get(busy.get(device.id));
+  if (run) {
+    const shown = before?.id === run.execution_id ? before : runLine(place, run);
+    shown.update(run);
+    show(place, true);
+    return shown;
+  }
+  const lease = device.lease;
+  say(place, lease ? `Leased to ${lease.holder} until ${moment(lease.expires_at)}` : "");
+  show(place, lease);
+  return null;
+}
+
+function runLine(place, run) {
+  const progress = bar("Steps done");
+  const title = link("executions", run.execution_id, "");
+  const count = h("small", {});
+  place.replaceChildren(h("span", {}, title, " ", count), progress.node);
+  const update = (now) => {
+    say(title, now.test_case_name ?? "A test");
+    say(count, now.total_steps ? `step ${Math.min((now.step ?? 0) + 1, now.total_steps)} of ${now.total_steps}` : "");
+    progress.set(now.step, now.total_steps);
+  };
+  return { id: run.execution_id, update };
+}
+
+/** Make the button that drains or resumes a host: {node, update(host)}; nothing for viewers. */
+export function drainButton(id, wrong) {
+  if (!can("operator")) return { node: null, update: () => {} };
+  let draining = false;
+  const order = async () => {
+    node.disabled = true;
+    try {
+      const host = await write("POST", `/api/hosts/${encodeURIComponent(id)}/${draining ? "resume" : "drain"}`);
+      takeHost({ ...host, draining: !draining });
+      show(wrong, false);
+    } catch (error) {
+      say(wrong, error.message);
+      show(wrong, true);
+    } finally {
+      node.disabled = false;
+    }
+  };
+  const node = button("Drain", order, { class: "small" });
+  const update = (host) => {
+    draining = host.draining;
+    say(node, draining ? "Resume" : "Drain");
+    node.setAttribute("aria-label", `${draining ? "Resume" : "Drain"} ${host.id}`);
+  };
+  return { node, update };
+}
+
+/** Say when a host was last seen and why it is held back. */
+export function hostLine(host) {
+  const reason = hostReason(host.reason);
+  const seen = host.status === "offline" ? `signed off, last seen ${ago(host.last_seen)}` : `seen ${ago(host.last_seen)}`;
+  return [reason, host.draining && host.status !== "draining" && "drains", seen].filter(Boolean).join(" · ");
+}

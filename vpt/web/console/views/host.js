@@ -1,0 +1,69 @@
+// One host: what it says of itself, its devices, and what may be ordered.
+
+import { get, write } from "../api.js";
+import { ask } from "../dialog.js";
+import { moment } from "../format.js";
+import { button, fill, h, say } from "../h.js";
+import { deviceRow, drainButton, hostLine, pill } from "../parts.js";
+import { can } from "../session.js";
+import { dropHost, hosts, runs, takeHost, watch } from "../store.js";
+
+/** Show it. */
+export function host({ id, signal }) {
+  const place = h("div", { class: "stack" }, h("p", { role: "status" }, "Reading…"));
+  const path = `/api/hosts/${encodeURIComponent(id)}`;
+  get(`${path}/status`, {}, signal).then((item) => {
+    if (signal.aborted) return;
+    takeHost(item);
+    fill(place, details(id, item, signal));
+  }).catch((error) => {
+    if (!signal.aborted) fill(place, h("p", { class: "wrong note", role: "alert" }, error.status === 404 ? `There is no host ${id}, or not any more.` : error.message));
+  });
+  const remove = () => ask(`Delete ${id}?`, "The host and its devices are forgotten; what they ran stays. It comes back when it registers again.", "Delete the host",
+    async () => {
+      await write("DELETE", path);
+      dropHost(id);
+      location.hash = "#/lab";
+    });
+  return { title: id, node: [
+    h("div", { class: "head" }, h("h1", {}, id),
+      h("a", { class: "button", href: `#/results?host_id=${encodeURIComponent(id)}` }, "What it ran"),
+      can("admin") && button("Delete", remove, { class: "danger" })),
+    place,
+  ] };
+}
+
+function details(id, item, signal) {
+  const status = pill();
+  const line = h("span", { class: "grow" });
+  const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
+  const drain = drainButton(id, wrong);
+  const rows = new Map(item.devices.map((device) => [device.id, deviceRow(device.id)]));
+  const update = () => {
+    const now = hosts.get(id);
+    if (!now) return;
+    status.set(now.status);
+    say(line, hostLine(now));
+    drain.update(now);
+  };
+  update();
+  watch("host", (ids) => ids.has(id) && update(), signal);
+  watch("device", (ids) => ids.forEach((one) => rows.get(one)?.update()), signal);
+  watch("run", (ids) => ids.forEach((one) => rows.get(runs.get(one)?.device_id)?.update()), signal);
+  return [
+    h("section", { class: "card stack" },
+      h("div", { class: "row" }, status.node, line, drain.node), wrong, facts(item)),
+    h("section", { class: "card" }, h("h2", {}, "Devices"), h("ul", {}, [...rows.values()].map((row) => row.node))),
+    h("section", { class: "card" }, h("h2", {}, "Hardware"), h("pre", { tabindex: "0" }, JSON.stringify(item.hardware ?? {}, null, 2))),
+  ];
+}
+
+function facts(item) {
+  const told = [
+    ["Address", item.host_url], ["Speaks", item.dialect], ["Can", item.capabilities.join(", ")], ["Tags", item.tags.join(", ")],
+    ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"], ["Cancel", item.protocol.cancel ? "yes" : "no"],
+    ["Registered", moment(item.registered_at)],
+  ];
+  return h("table", {}, h("tbody", {}, told.filter(([, value]) => value).map(([name, value]) =>
+    h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
+}

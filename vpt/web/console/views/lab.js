@@ -1,0 +1,176 @@
+// The lab: hosts and devices as they are now. Events touch only the node that changed.
+
+import { many } from "../format.js";
+import { field, fill, h, inSlices, say, select, show } from "../h.js";
+import { deviceRow, drainButton, empty, hostLine, link, pill } from "../parts.js";
+import { devices, hosts, known, runs, watch } from "../store.js";
+
+const HOSTS = ["available", "busy", "suspect", "lost", "draining", "offline"];
+const DEVICES = ["online", "busy", "leased", "offline", "disabled"];
+const COUNT = 300; // milliseconds between two counts
+const SEEN = 30_000; // milliseconds between two looks at the clock
+
+/** Show it. */
+export function lab({ query, signal }) {
+  const rows = new Map(); // device id → row
+  const cards = new Map(); // host id → card
+  const list = h("div", { class: "hosts" });
+  const summary = h("p", { role: "status", class: "grow" }, "Looking at the lab…");
+  const loose = h("ul", { class: "devices" });
+  const looseCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Devices without a host"), loose);
+  const nothing = h("div", { hidden: true }, empty("No host has joined yet.",
+    "On the machine that has the devices: ", h("code", {}, `vpt host --server ${location.origin} --name pi-1 --device desktop`),
+    ". HOST_JOIN_TOKEN must be set there to the server's join token. It appears here by itself."));
+  const unmatched = h("p", { hidden: true }, "No host fits this filter.");
+  const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => filter() });
+  const state = select([["", "any"], ...HOSTS.map((one) => [one, one])], query.get("status"), { onchange: () => filter() });
+
+  const filter = () => {
+    let any = false;
+    const wanted = text.value.trim().toLowerCase();
+    for (const [id, card] of cards) {
+      const fits = matches(hosts.get(id), wanted, state.value);
+      show(card.node, fits);
+      any ||= fits;
+    }
+    show(unmatched, !any && cards.size > 0);
+  };
+  const arrange = async () => {
+    for (const [id, card] of cards) if (!hosts.has(id)) card.remove();
+    const ids = [...hosts.keys()].sort(compare);
+    let place = list.firstElementChild;
+    await inSlices(ids, (id) => {
+      if (!hosts.has(id)) return;
+      let card = cards.get(id);
+      if (!card) cards.set(id, (card = hostCard(id, rows, cards)));
+      card.update(true);
+      if (card.node === place) place = place.nextElementSibling;
+      else list.insertBefore(card.node, place);
+      if (!matches(hosts.get(id), text.value.trim().toLowerCase(), state.value)) card.node.hidden = true;
+    }, signal);
+    if (signal.aborted) return;
+    placeLoose(loose, rows);
+    show(looseCard, loose.children.length);
+    show(nothing, known.loaded && !hosts.size && !devices.size);
+    list.setAttribute("aria-busy", String(!known.loaded));
+    filter();
+  };
+  const arranged = inTurn(arrange);
+  const count = () => say(summary, known.loaded ? counts() : "Looking at the lab…");
+  let counting = 0;
+  const recount = () => {
+    counting ||= setTimeout(() => ((counting = 0), count()), COUNT);
+  };
+
+  watch("list", arranged, signal);
+  watch("host", (ids) => {
+    for (const id of ids) cards.get(id)?.update(false);
+    if (state.value) filter();
+    recount();
+  }, signal);
+  watch("device", (ids) => {
+    for (const id of ids) rows.get(id)?.update();
+    recount();
+  }, signal);
+  watch("run", (ids) => {
+    for (const id of ids) rows.get(runs.get(id)?.device_id)?.update();
+    recount();
+  }, signal);
+  watch("list", recount, signal);
+  const clock = setInterval(() => [...cards.values()].forEach((card) => card.update(false)), SEEN);
+  signal.addEventListener("abort", () => (clearInterval(clock), clearTimeout(counting)));
+  arranged();
+  count();
+
+  return { title: "Lab", node: [
+    h("div", { class: "head" }, h("h1", {}, "Lab"), summary),
+    h("div", { class: "row" }, field("Find a host, device, model or tag", text), field("Host status", state)),
+    nothing, unmatched, list, looseCard,
+  ] };
+}
+
+function hostCard(id, rows, cards) {
+  const status = pill();
+  const line = h("small", { class: "grow" });
+  const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
+  const drain = drainButton(id, wrong);
+  const items = h("ul", { class: "devices" });
+  const node = h("section", { class: "card host", "data-host": id },
+    h("div", { class: "row" }, h("h2", {}, link("hosts", id, id)), status.node, line, drain.node), wrong, items);
+  let own = "";
+  const update = (whole) => {
+    const host = hosts.get(id);
+    if (!host) return;
+    status.set(host.status);
+    say(line, hostLine(host));
+    drain.update(host);
+    if (!whole || own === host.deviceIds.join("\n")) return;
+    own = host.deviceIds.join("\n");
+    fill(items, host.deviceIds.map((device) => {
+      if (!rows.has(device)) rows.set(device, deviceRow(device));
+      return rows.get(device).node;
+    }));
+  };
+  const remove = () => {
+    node.remove();
+    cards.delete(id);
+  };
+  return { node, update, remove };
+}
+
+function placeLoose(list, rows) {
+  const ids = [...devices.values()].filter((device) => !device.host_id).map((device) => device.id);
+  if (ids.length === list.children.length && !ids.length) return;
+  fill(list, ids.map((id) => {
+    if (!rows.has(id)) rows.set(id, deviceRow(id));
+    return rows.get(id).node;
+  }));
+}
+
+function matches(host, text, status) {
+  if (!host || (status && host.status !== status)) return false;
+  if (!text) return true;
+  const own = host.deviceIds.flatMap((id) => {
+    const device = devices.get(id);
+    return device ? [device.name, device.model ?? "", ...device.tags] : [];
+  });
+  return [host.id, ...host.tags, ...host.capabilities, ...own].some((one) => one.toLowerCase().includes(text));
+}
+
+function counts() {
+  const running = [...runs.values()].filter((run) => run.status === "running").length;
+  return [
+    `${many(hosts.size, "host")}${byStatus(hosts.values(), HOSTS)}`,
+    `${many(devices.size, "device")}${byStatus(devices.values(), DEVICES)}`,
+    `${running} running`, `${runs.size - running} waiting`,
+  ].join(" · ");
+}
+
+function byStatus(things, statuses) {
+  const counted = new Map();
+  for (const { status } of things) counted.set(status, (counted.get(status) ?? 0) + 1);
+  const told = statuses.filter((one) => counted.has(one)).map((one) => `${counted.get(one)} ${one}`);
+  return told.length ? ` (${told.join(", ")})` : "";
+}
+
+const { compare } = new Intl.Collator(undefined, { numeric: true });
+
+/** Do `work` again when asked meanwhile, never twice at once. */
+function inTurn(work) {
+  let at = false;
+  let again = false;
+  const go = async () => {
+    if (at) return void (again = true);
+    at = true;
+    try {
+      await work();
+    } finally {
+      at = false;
+    }
+    if (again) {
+      again = false;
+      go();
+    }
+  };
+  return go;
+}
