@@ -224,9 +224,11 @@ async def _follow(
 
 def _say_where_to_go_on(console: Console, server: Running) -> None:
     token = issue_token(str(server.config.secret_key), "demo", Role.ADMIN, 30)
-    console.print(f"\nThe server stays up at {server.url} until Ctrl-C. A token for 30 days:")
-    console.out(token, highlight=False)
-    console.out(f'\n  curl -H "Authorization: Bearer $TOKEN" {server.url}/api/executions?limit=5')
+    console.print("\nThe server stays up until Ctrl-C. Its page, signed in for 30 days:")
+    console.out(f"\n  {server.url}/#token={token}", highlight=False)
+    console.print("\nThe same token for the API:")
+    console.out(f"\n  TOKEN={token}", highlight=False)
+    console.out(f'  curl -H "Authorization: Bearer $TOKEN" {server.url}/api/executions?limit=5')
 
 
 # ---------------------------------------------------------------- the API, as anybody uses it

@@ -9,12 +9,19 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.actors.fake_host import FakeHost
+from tests.actors.fake_host import FakeHost, Gate, Reply, fails, passes, replies, says
 from tests.faults.kit import continued, host_is, stopped
-from tests.system.kit import Process, reference_host
+from tests.system.kit import Process, ask, execute, final, make, reference_host
 from vpt.model import Role
 
 from .kit import real_browser, token, visit
+
+#: A PNG of one pixel.
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+EVIL = "<img src=x onerror='window.evil=1'>\"</script><script>window.evil=1</script>"
 
 pytestmark = [real_browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -107,6 +114,118 @@ async def test_a_viewer_sees_all_and_no_control_that_writes(
         card = seen.page.locator("[data-host=tvs]")
         await expect(card.locator(".device")).to_have_count(2)
         await expect(card.get_by_role("button")).to_have_count(0)
+
+
+# ---------------------------------------------------------------- running
+
+
+async def test_a_run_is_started_and_watched_step_by_step_to_its_verdict(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    first, second = Gate(), Gate()
+    tv.on("tune", first.held(replies(success=True, output="channel 5", screenshot=PICTURE)))
+    tv.on("look", second.held(fails("no picture")))
+    await make(
+        api, {"command": "tune", "params": {"to": "${channel}"}}, "look", model="tv", name="Zapping"
+    )
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        await page.get_by_role("link", name="Run", exact=True).click()
+        await page.get_by_label("Which").select_option("Zapping")
+        await page.get_by_label("Device").select_option("tvs:tv2")
+        await page.get_by_label("Parameter channel").fill("5")
+        await page.get_by_role("button", name="Run").click()
+        await expect(page.get_by_role("heading", name="Zapping")).to_be_visible()
+        await first.reached()
+        told = page.get_by_role("status").filter(has_text="Step")
+        await expect(told).to_have_text("Step 1 of 2 runs on tvs:tv2.")
+        first.open()
+        steps = page.locator(".step")
+        await expect(steps.nth(0).locator(".pill")).to_have_text("passed")
+        await expect(steps.nth(0)).to_contain_text("channel 5")
+        picture = steps.nth(0).locator("img")
+        await expect(picture).to_have_js_property("naturalWidth", 1)
+        await expect(told).to_have_text("Step 2 of 2 runs on tvs:tv2.")
+        second.open()
+        await expect(page.get_by_text("The test failed")).to_be_visible()
+        await expect(steps.nth(1)).to_contain_text("no picture")
+        await expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+        await picture.click()
+        await expect(page.get_by_role("dialog").locator("img")).to_be_visible()
+    assert tv.actions[-2].body["params"] == {"to": 5}
+
+
+async def test_who_waits_is_told_why_and_may_cancel_it_and_what_runs(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    gate = Gate()
+    tv.on("hold", gate.held())
+    test_case_id = await make(api, "hold", model="tv", name="Holding")
+    running = await execute(api, test_case_id, device_id="tvs:tv1")
+    await gate.reached()
+    waiting = await execute(api, test_case_id, device_id="tvs:tv1")
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        device = page.locator("[data-device='tvs:tv1']")
+        await expect(device).to_contain_text("Holding step 1 of 1")
+        await seen.go("/run")
+        await expect(page.get_by_text("All that fit are busy: tvs:tv1.")).to_be_visible()
+        await seen.go(f"/executions/{waiting}")
+        await expect(page.get_by_text("All that fit are busy: tvs:tv1.")).to_be_visible()
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_text("Cancelled.")).to_be_visible()
+        await seen.go(f"/executions/{running}")
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_text("Cancelled after")).to_be_visible()
+        await seen.go("/lab")
+        await expect(device.locator(".pill")).to_have_text("online")
+        await expect(device).not_to_contain_text("Holding")
+
+
+async def test_a_campaign_is_followed_and_each_attempt_of_a_test_is_there(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    tv.on("shaky", says(Reply(500)), passes("good now"))
+    cases = [await make(api, word, model="tv", name=f"A {word} one") for word in ("shaky", "firm")]
+    body = {"name": "Evening", "test_cases": [{"test_case_id": one} for one in cases]}
+    await ask(api, "POST", "/api/campaigns", body)
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        await seen.go("/run")
+        await page.get_by_label("What").select_option("A campaign")
+        await page.get_by_label("Which").select_option("Evening")
+        await page.get_by_role("button", name="Run").click()
+        await expect(page.get_by_text("2 of 2 done · 2 passed")).to_be_visible()
+        await page.get_by_role("link", name="A shaky one").click()
+        await page.get_by_role(
+            "button", name="Attempt 1, error: its host answered nonsense"
+        ).click()
+        await expect(page.locator(".step .pill")).to_have_text("error")
+        await page.get_by_role("button", name="Attempt 2, completed").click()
+        await expect(page.locator(".step")).to_contain_text("good now")
+
+
+async def test_names_and_what_hosts_say_stay_text(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    tv.on(EVIL, fails(EVIL))
+    test_case_id = await make(api, EVIL, model="tv", name=EVIL, description=EVIL, tags=[EVIL])
+    execution_id = await execute(api, test_case_id)
+    await final(api, execution_id)
+    await ask(api, "PUT", "/api/devices/tvs:tv1", {"name": EVIL, "tags": [EVIL]})
+    async with visit(browser, vpt) as seen:
+        for fragment in (
+            "/lab",
+            "/hosts/tvs",
+            "/run",
+            f"/executions/{execution_id}",
+        ):
+            await seen.go(fragment)
+            await expect(
+                seen.page.get_by_text(EVIL).or_(seen.page.get_by_label(EVIL)).first
+            ).to_be_attached()
+        assert await seen.page.evaluate("window.evil") is None
+    await ask(api, "PUT", "/api/devices/tvs:tv1", {"name": "tv1", "tags": []})
 
 
 # ---------------------------------------------------------------- the files

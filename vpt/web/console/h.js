@@ -75,18 +75,3 @@ export function keep(parent, made, items, keyOf, make) {
     made.delete(key);
   }
 }
-
-/** Do `work` for each item, a few milliseconds a frame, so that no frame takes long. */
-export async function inSlices(items, work, signal) {
-  let until = performance.now() + SLICE;
-  for (const item of items) {
-    if (performance.now() > until) {
-      await new Promise((go) => setTimeout(go));
-      until = performance.now() + SLICE;
-    }
-    if (signal.aborted) return;
-    work(item);
-  }
-}
-
-const SLICE = 12; // milliseconds

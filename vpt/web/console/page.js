@@ -5,14 +5,20 @@ import { fill, h, say, show } from "./h.js";
 import { connect, disconnect, live } from "./live.js";
 import { forget, session, takeFromAddress } from "./session.js";
 import { clear } from "./store.js";
+import { campaignExecution } from "./views/campaignexecution.js";
+import { execution } from "./views/execution.js";
 import { host } from "./views/host.js";
 import { lab } from "./views/lab.js";
+import { run } from "./views/run.js";
 import { signIn } from "./views/signin.js";
 
-const NAV = [["/lab", "Lab"]];
+const NAV = [["/lab", "Lab"], ["/run", "Run"]];
 const VIEWS = [
   [/^\/lab$/, lab, "/lab"],
   [/^\/hosts\/([^/]+)$/, host, "/lab"],
+  [/^\/run$/, run, "/run"],
+  [/^\/executions\/([^/]+)$/, execution, "/results"],
+  [/^\/campaign-executions\/([^/]+)$/, campaignExecution, "/results"],
 ];
 const STATES = { connecting: "Connecting…", live: "Live", lost: "Connection lost" };
 const LOST = "The connection is lost: what you see may be old. Trying again…";

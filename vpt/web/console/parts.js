@@ -1,8 +1,8 @@
 // Parts that several views show.
 
-import { ago, hostReason, moment, TONE } from "./format.js";
+import { ago, FINAL, hostReason, moment, TONE } from "./format.js";
 import { button, h, say, show } from "./h.js";
-import { write } from "./api.js";
+import { blob, write } from "./api.js";
 import { can } from "./session.js";
 import { devices, runs, busy, takeHost } from "./store.js";
 import { deviceDialog } from "./views/device.js";
@@ -121,4 +121,60 @@ export function hostLine(host) {
   const reason = hostReason(host.reason);
   const seen = host.status === "offline" ? `signed off, last seen ${ago(host.last_seen)}` : `seen ${ago(host.last_seen)}`;
   return [reason, host.draining && host.status !== "draining" && "drains", seen].filter(Boolean).join(" · ");
+}
+
+/** Make the place where a view says what went wrong: {node, say(sentence)}; an empty one hides it. */
+export function trouble() {
+  const node = h("p", { class: "wrong note", role: "alert", hidden: true });
+  return {
+    node,
+    say(sentence) {
+      say(node, sentence);
+      show(node, sentence);
+    },
+  };
+}
+
+/** Make a button that saves a file which only a token can read. */
+export function saveButton(text, path, name, wrong) {
+  return button(text, async () => {
+    try {
+      const url = URL.createObjectURL(await blob(path));
+      h("a", { href: url, download: name }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10_000);
+      wrong.say("");
+    } catch (error) {
+      wrong.say(error.message);
+    }
+  });
+}
+
+/** Make the button that cancels what `path` names; `update(item)` hides it when there is nothing. */
+export function cancelButton(path, wrong) {
+  if (!can("operator")) return { node: null, update: () => {} };
+  const node = button("Cancel", async () => {
+    node.disabled = true;
+    try {
+      await write("POST", `${path}/cancel`);
+      say(node, "Cancelling…");
+      wrong.say("");
+    } catch (error) {
+      node.disabled = false;
+      wrong.say(error.message);
+    }
+  }, { class: "danger" });
+  const update = (item) => {
+    show(node, !FINAL.has(item.status));
+    if (item.cancel_requested) {
+      node.disabled = true;
+      say(node, "Cancelling…");
+    }
+  };
+  return { node, update };
+}
+
+/** Make the two columns of facts; what has no value is left out. */
+export function facts(pairs) {
+  return h("table", {}, h("tbody", {}, pairs.filter(([, value]) => value != null && value !== "" && value !== false)
+    .map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
 }

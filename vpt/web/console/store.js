@@ -78,6 +78,7 @@ export async function refresh() {
   for (const [when, name, payload] of recent) if (when > began - LAG) apply(name, payload);
   changed("list", "");
   await lookAtSteps(running);
+  await lookAtWaits(queued);
 }
 
 /** Take what REST said of a host, after an order for instance. */
@@ -174,6 +175,18 @@ function leave(id) {
 async function lookAtSteps(running) {
   for (const { execution_id: id } of running.slice(0, LOOKED_UP)) {
     if (runs.get(id)?.step == null) await lookUpRun(id);
+  }
+}
+
+/** Why those wait of which no event told since the page came. */
+async function lookAtWaits(queued) {
+  for (const { execution_id: id } of queued.slice(0, LOOKED_UP)) {
+    if (runs.get(id)?.wait) continue;
+    const wait = await get(`/api/executions/${encodeURIComponent(id)}/queue`).catch(() => null);
+    const run = runs.get(id);
+    if (!wait || !run || run.wait) continue;
+    run.wait = wait;
+    changed("run", id);
   }
 }
 

@@ -4,7 +4,7 @@ import { get, write } from "../api.js";
 import { ask } from "../dialog.js";
 import { moment } from "../format.js";
 import { button, fill, h, say } from "../h.js";
-import { deviceRow, drainButton, hostLine, pill } from "../parts.js";
+import { deviceRow, drainButton, facts, hostLine, pill } from "../parts.js";
 import { can } from "../session.js";
 import { dropHost, hosts, runs, takeHost, watch } from "../store.js";
 
@@ -52,18 +52,16 @@ function details(id, item, signal) {
   watch("run", (ids) => ids.forEach((one) => rows.get(runs.get(one)?.device_id)?.update()), signal);
   return [
     h("section", { class: "card stack" },
-      h("div", { class: "row" }, status.node, line, drain.node), wrong, facts(item)),
+      h("div", { class: "row" }, status.node, line, drain.node), wrong, factsOf(item)),
     h("section", { class: "card" }, h("h2", {}, "Devices"), h("ul", {}, [...rows.values()].map((row) => row.node))),
     h("section", { class: "card" }, h("h2", {}, "Hardware"), h("pre", { tabindex: "0" }, JSON.stringify(item.hardware ?? {}, null, 2))),
   ];
 }
 
-function facts(item) {
-  const told = [
+function factsOf(item) {
+  return facts([
     ["Address", item.host_url], ["Speaks", item.dialect], ["Can", item.capabilities.join(", ")], ["Tags", item.tags.join(", ")],
     ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"], ["Cancel", item.protocol.cancel ? "yes" : "no"],
     ["Registered", moment(item.registered_at)],
-  ];
-  return h("table", {}, h("tbody", {}, told.filter(([, value]) => value).map(([name, value]) =>
-    h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
+  ]);
 }

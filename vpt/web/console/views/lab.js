@@ -1,9 +1,10 @@
 // The lab: hosts and devices as they are now. Events touch only the node that changed.
 
 import { many } from "../format.js";
-import { field, fill, h, inSlices, say, select, show } from "../h.js";
+import { field, fill, h, say, select, show } from "../h.js";
 import { deviceRow, drainButton, empty, hostLine, link, pill } from "../parts.js";
 import { devices, hosts, known, runs, watch } from "../store.js";
+import { inSlices, inTurn } from "../work.js";
 
 const HOSTS = ["available", "busy", "suspect", "lost", "draining", "offline"];
 const DEVICES = ["online", "busy", "leased", "offline", "disabled"];
@@ -154,23 +155,3 @@ function byStatus(things, statuses) {
 }
 
 const { compare } = new Intl.Collator(undefined, { numeric: true });
-
-/** Do `work` again when asked meanwhile, never twice at once. */
-function inTurn(work) {
-  let at = false;
-  let again = false;
-  const go = async () => {
-    if (at) return void (again = true);
-    at = true;
-    try {
-      await work();
-    } finally {
-      at = false;
-    }
-    if (again) {
-      again = false;
-      go();
-    }
-  };
-  return go;
-}

@@ -1,0 +1,232 @@
+// One execution, as it happens and afterwards: every attempt, step, output, picture and error.
+
+import { blob, get } from "../api.js";
+import { open } from "../dialog.js";
+import { action, errorKind, FINAL, moment, seconds, waits } from "../format.js";
+import { button, fill, h, keep, say, show } from "../h.js";
+import { hear } from "../live.js";
+import { bar, cancelButton, facts, link, pill, saveButton, trouble } from "../parts.js";
+import { can } from "../session.js";
+import { inTurn } from "../work.js";
+
+const REST = 150; // milliseconds between two reads
+const LOOK = 5000; // milliseconds between two looks at the queue
+const LONG = 2000; // characters of output that are shown at once
+
+/** Show it. */
+export function execution({ id, signal }) {
+  const path = `/api/executions/${encodeURIComponent(id)}`;
+  const wrong = trouble();
+  const title = h("h1", {}, "Execution");
+  const status = pill();
+  const told = h("p", { role: "status", class: "grow" }, "Reading…");
+  const progress = bar("Steps done");
+  const cancel = cancelButton(path, wrong);
+  const again = h("a", { class: "button", hidden: true }, "Run again");
+  const history = h("a", { class: "button", hidden: true }, "History");
+  const about = h("section", { class: "card", hidden: true });
+  const attempts = h("div", { class: "row", role: "group", "aria-label": "Attempts" });
+  const list = h("ol", {});
+  const rest = h("p", { class: "faint" });
+  const steps = h("section", { class: "card stack", hidden: true }, h("h2", {}, "Steps"), attempts, list, rest);
+  const rows = new Map();
+  let picked = null; // an earlier attempt that somebody looks at
+  let drawn = null; // the attempt that the rows are of
+  let item = null;
+  let says = ""; // where the step that runs stands, in its host's words
+
+  const draw = () => {
+    say(title, item.test_case_name);
+    document.title = `${item.test_case_name} · vpt`;
+    status.set(item.status);
+    cancel.update(item);
+    show(again, can("operator"));
+    show(history, true);
+    again.href = `#/run?test_case_id=${encodeURIComponent(item.test_case_id)}`;
+    history.href = `#/results?test_case_id=${encodeURIComponent(item.test_case_id)}`;
+    const done = item.steps.filter((step) => step.status !== "running" && step.status !== "skipped").length;
+    progress.set(item.status === "queued" ? 0 : done, item.total_steps);
+    show(progress.node, !FINAL.has(item.status));
+    if (item.status !== "queued") say(told, sentence(item, done));
+    fill(about, facts(factsOf(item)));
+    show(about, true);
+    drawSteps();
+  };
+  const drawSteps = () => {
+    const attempt = picked ?? item.attempt;
+    if (attempt !== drawn) {
+      rows.clear();
+      fill(list);
+      drawn = attempt;
+    }
+    show(steps, item.attempts.length);
+    fill(attempts, item.attempts.length > 1 && item.attempts.map((one) => attemptButton(one, one.attempt === attempt, () => {
+      picked = one.attempt === item.attempt ? null : one.attempt;
+      load();
+    })));
+    const began = item.attempts.find((one) => one.attempt === attempt);
+    const span = spanOf(began, item.steps);
+    keep(list, rows, item.steps, (step) => step.index, () => stepRow(signal));
+    for (const step of item.steps) rows.get(step.index).place(step, span);
+    const last = item.steps.at(-1);
+    if (last?.status === "running" && says) rows.get(last.index).says(says);
+    const more = item.total_steps - item.steps.length;
+    say(rest, more > 0 && item.attempts.length ? `${more} more to come` : "");
+  };
+  const load = inTurn(async () => {
+    try {
+      item = await get(path, { attempt: picked }, signal);
+      if (signal.aborted) return;
+      if (item.status === "queued") say(told, await whyItWaits(path, signal));
+      draw();
+      wrong.say("");
+    } catch (error) {
+      if (signal.aborted) return;
+      say(told, "");
+      wrong.say(error.status === 404 ? "There is no such execution." : error.message);
+    }
+  }, REST);
+
+  hear("test_progress", (event) => {
+    if (event.execution_id !== id) return;
+    says = "";
+    load();
+  }, signal);
+  hear("queue_changed", (event) => event.execution_id === id && load(), signal);
+  hear("step_progress", (event) => {
+    if (event.execution_id !== id || !item) return;
+    says = progressWords(event.state);
+    rows.get(event.step)?.says(says);
+  }, signal);
+  hear("state", (state) => state === "live" && load(), signal);
+  const timer = setInterval(() => item?.status === "queued" && load(), LOOK);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  load();
+
+  return { title: "Execution", node: [
+    h("div", { class: "head" }, title, cancel.node, again, history, saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong)),
+    h("div", { class: "card stack" }, h("div", { class: "row" }, status.node, told), progress.node, wrong.node),
+    steps, about,
+  ] };
+}
+
+async function whyItWaits(path, signal) {
+  try {
+    return waits(await get(`${path}/queue`, {}, signal));
+  } catch (error) {
+    if (error.status === 409) return "Starts now.";
+    throw error;
+  }
+}
+
+function sentence(item, done) {
+  const took = item.duration_s == null ? "" : ` after ${seconds(item.duration_s)}`;
+  switch (item.status) {
+    case "running": return `Step ${Math.min(done + 1, item.total_steps)} of ${item.total_steps} runs on ${item.device_id}${item.attempt > 1 ? `, attempt ${item.attempt}` : ""}.`;
+    case "completed": return `Passed${took}.`;
+    case "failed": return `The test failed${took}${item.error ? `: ${item.error}` : "."}`;
+    case "error": return `Infrastructure, not the test: ${errorKind(item.error_kind)}${item.error ? ` (${item.error})` : ""}.`;
+    default: return `Cancelled${took}.`;
+  }
+}
+
+function factsOf(item) {
+  const parameters = Object.keys(item.parameters ?? {}).length ? h("pre", { tabindex: "0" }, JSON.stringify(item.parameters, null, 2)) : "";
+  return [
+    ["Host", item.host && link("hosts", item.host, item.host)], ["Device", item.device_id],
+    ["Asked for by", item.requested_by], ["Asked for", moment(item.created_at)],
+    ["Started", moment(item.started_at)], ["Ended", moment(item.completed_at)],
+    ["Needs", [item.device_model, ...item.requirements].join(", ")], ["Priority", item.priority],
+    ["Version of the test", item.test_case_version], ["Parameters", parameters],
+    ["Campaign", item.campaign_execution_id && link("campaign-executions", item.campaign_execution_id, "The campaign it belongs to")],
+  ];
+}
+
+function attemptButton(one, current, onclick) {
+  const why = one.error_kind ? `: ${errorKind(one.error_kind)}` : "";
+  return button(`Attempt ${one.attempt}, ${one.status}${why}, on ${one.host}`, onclick, { "aria-pressed": String(current), class: current ? "strong" : "" });
+}
+
+/** Give where an attempt begins and how long it is, in milliseconds. */
+function spanOf(attempt, steps) {
+  const from = new Date(attempt?.started_at ?? steps[0]?.started_at ?? 0).getTime();
+  const last = steps.reduce((most, step) => Math.max(most, new Date(step.finished_at ?? 0).getTime()), from);
+  const until = attempt?.completed_at ? new Date(attempt.completed_at).getTime() : last;
+  return { from, length: Math.max(1, until - from) };
+}
+
+function stepRow(signal) {
+  const number = h("span", { class: "number" });
+  const what = h("code", {});
+  const status = pill();
+  const took = h("small", {});
+  const now = h("small", { hidden: true });
+  const error = h("pre", { tabindex: "0", hidden: true, class: "wrong", "aria-label": "Error" });
+  const output = h("div", { hidden: true });
+  const shot = h("div", { hidden: true });
+  const part = h("i", {});
+  const node = h("li", { class: "step fresh" }, number, h("span", {}, what, " ", took), status.node,
+    h("div", { class: "track", "aria-hidden": "true" }, part), h("div", { class: "more" }, now, error, output, shot));
+  let shown = {};
+  const update = (step) => {
+    say(number, step.index);
+    say(what, action(step.action));
+    status.set(step.status);
+    say(took, [seconds(step.duration_ms == null ? null : step.duration_ms / 1000), step.tries > 1 && `${step.tries} tries`].filter(Boolean).join(", "));
+    say(error, step.error);
+    show(error, step.error);
+    if (step.status !== "running") show(now, false);
+    if (step.output !== shown.output) drawOutput(output, step.output);
+    if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url) drawShot(shot, step, signal);
+    shown = step;
+  };
+  const place = (step, { from, length }) => {
+    const begins = step.started_at ? new Date(step.started_at).getTime() - from : 0;
+    part.style.setProperty("left", `${Math.min(99, Math.max(0, (100 * begins) / length))}%`);
+    part.style.setProperty("width", `${Math.min(100, (100 * (step.duration_ms ?? 0)) / length)}%`);
+    show(part, step.started_at);
+  };
+  const says = (text) => {
+    say(now, text);
+    show(now, text);
+  };
+  return { node, update, place, says };
+}
+
+function drawOutput(place, output) {
+  show(place, output);
+  if (!output) return fill(place);
+  const text = typeof output === "string" ? output : JSON.stringify(output, null, 2);
+  if (text.length <= LONG) return fill(place, h("pre", { tabindex: "0", "aria-label": "Output" }, text));
+  const whole = h("pre", { tabindex: "0", "aria-label": "Output" });
+  const details = h("details", { ontoggle: () => details.open && say(whole, text) }, h("summary", {}, `Output, ${text.length} characters`), whole);
+  return fill(place, details);
+}
+
+/** Fetch a picture when it comes near to what is looked at: an <img> cannot show a token. */
+function drawShot(place, step, signal) {
+  const name = `What the device showed after step ${step.index}`;
+  const image = h("img", { alt: name });
+  const shot = h("button", { type: "button", class: "shot", "aria-label": `${name}, larger`, onclick: () => open(`Step ${step.index}`, h("img", { src: image.src, alt: name })) }, image);
+  fill(place, shot);
+  show(place, true);
+  const near = new IntersectionObserver(async (entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    near.disconnect();
+    try {
+      image.src = URL.createObjectURL(await blob(step.screenshot_url, signal));
+      signal.addEventListener("abort", () => URL.revokeObjectURL(image.src));
+    } catch (error) {
+      if (!signal.aborted) fill(place, h("small", {}, `The picture cannot be shown: ${error.message}`));
+    }
+  }, { rootMargin: "400px" });
+  near.observe(place);
+  signal.addEventListener("abort", () => near.disconnect());
+}
+
+function progressWords(state) {
+  if (!state || typeof state !== "object") return "";
+  const word = state.message ?? state.current_step ?? state.status ?? JSON.stringify(state);
+  const percent = typeof state.progress === "number" ? ` (${Math.round(state.progress)} %)` : "";
+  return `${typeof word === "string" ? word : JSON.stringify(word)}${percent}`.slice(0, 300);
+}

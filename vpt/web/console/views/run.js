@@ -1,0 +1,150 @@
+// Run something: what, where, with which parameters; and what waits and runs now.
+
+import { all, get, newKey, write } from "../api.js";
+import { doing } from "../dialog.js";
+import { waits } from "../format.js";
+import { field, fill, h, keep, say, select, show } from "../h.js";
+import { bar, empty, link, pill, trouble } from "../parts.js";
+import { can } from "../session.js";
+import { devices, known, runs, watch } from "../store.js";
+import { inTurn } from "../work.js";
+
+const SHOWN = 100; // of what waits and runs
+const NAME = /\$\$\{|\$\{([^{}]+)\}/g;
+const REST = 300; // milliseconds between two searches
+
+/** Show it. */
+export function run({ query, signal }) {
+  return { title: "Run", node: [
+    h("h1", {}, "Run"),
+    can("operator") ? wish(query, signal) : h("p", {}, "Your token may look, not run. Ask for one with the role operator to run tests."),
+    now(signal),
+  ] };
+}
+
+function wish(query, signal) {
+  const wrong = trouble();
+  const kind = select([["testcases", "A test case"], ["campaigns", "A campaign"]], query.has("campaign_id") ? "campaigns" : "testcases", { onchange: () => search() });
+  const find = h("input", { type: "search", oninput: () => search() });
+  const what = select([], "", { required: true, onchange: () => choose() });
+  const device = select([["", "Any that fits"]], "");
+  const wanted = field("Device", device);
+  const parameters = h("div", { class: "stack" });
+  const priority = h("input", { type: "number", min: "0", max: "100", value: "50" });
+  const urgent = field("Priority", priority, "0 to 100; higher goes first.");
+  const go = h("button", { class: "strong" }, "Run");
+  const none = h("div", { hidden: true });
+  const form = h("form", { class: "card stack" });
+  let chosen = null;
+  let first = query.get("test_case_id") ?? query.get("campaign_id");
+  let key = newKey();
+
+  const search = inTurn(async () => {
+    try {
+      const items = await all(`/api/${kind.value}`, { q: find.value.trim(), limit: 200 }, signal);
+      if (first && !items.some((item) => item.id === first)) {
+        await get(`/api/${kind.value}/${encodeURIComponent(first)}`, {}, signal).then((item) => items.unshift(item), () => {});
+      }
+      if (signal.aborted) return;
+      const before = first ?? what.value;
+      first = null;
+      fill(what, items.map((item) => h("option", { value: item.id }, item.name)));
+      what.value = items.some((item) => item.id === before) ? before : (items[0]?.id ?? "");
+      items.forEach((item) => offered.set(item.id, item));
+      const nothing = !items.length && !find.value;
+      show(form, !nothing);
+      show(none, nothing);
+      fill(none, kind.value === "testcases"
+        ? empty("There is no test case yet.", h("a", { href: "#/testcases/new" }, "Make the first one"), ", then run it here.")
+        : empty("There is no campaign yet.", h("a", { href: "#/campaigns/new" }, "Put test cases together"), ", then run them here."));
+      wrong.say("");
+      choose();
+    } catch (error) {
+      if (!signal.aborted) wrong.say(error.message);
+    }
+  }, REST);
+  const offered = new Map();
+  const choose = () => {
+    chosen = offered.get(what.value) ?? null;
+    key = newKey();
+    const single = kind.value === "testcases";
+    for (const node of [wanted, urgent, parameters]) show(node, single);
+    if (!single) return;
+    offerDevices();
+    fill(parameters, namesIn(chosen?.steps).map((name) => field(`Parameter ${name}`, h("input", { name, required: true }), "Text as it is; numbers, true, false and JSON keep their type.")));
+  };
+  const offerDevices = () => {
+    const before = device.value;
+    const fitting = [...devices.values()].filter((one) => one.model === chosen?.device_model).sort((a, b) => a.id.localeCompare(b.id));
+    fill(device, h("option", { value: "" }, "Any that fits"), fitting.map((one) => h("option", { value: one.id }, `${one.name} (${one.id}), ${one.status}`)));
+    device.value = fitting.some((one) => one.id === before) ? before : "";
+  };
+  const submit = (event) => {
+    event.preventDefault();
+    doing(go, wrong.node, async () => {
+      if (!chosen) throw new Error("Choose what to run.");
+      const path = `/api/${kind.value}/${encodeURIComponent(chosen.id)}/execute`;
+      const body = kind.value === "campaigns" ? {} : { device_id: device.value || null, priority: Number(priority.value), parameters: valuesIn(parameters) };
+      const answer = await write("POST", path, body, { key });
+      location.hash = answer.execution_id ? `#/executions/${encodeURIComponent(answer.execution_id)}` : `#/campaign-executions/${encodeURIComponent(answer.campaign_execution_id)}`;
+    }).then(() => (key = newKey()));
+  };
+  form.addEventListener("submit", submit);
+  fill(form,
+    h("div", { class: "row" }, field("What", kind), field("Find by name", find), field("Which", what)),
+    h("div", { class: "row" }, wanted, urgent), parameters, wrong.node, h("div", {}, go));
+  watch("list", offerDevices, signal);
+  search();
+  return [form, none];
+}
+
+/** Give the names of parameters in steps. */
+export function namesIn(value) {
+  const names = new Set();
+  for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME)) if (name) names.add(JSON.parse(`"${name}"`));
+  return [...names].sort();
+}
+
+function valuesIn(place) {
+  return Object.fromEntries([...place.querySelectorAll("input")].map((input) => [input.name, typed(input.value)]));
+}
+
+/** Give the value that a text means: what reads as JSON is that. */
+export function typed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+function now(signal) {
+  const list = h("ul", {});
+  const note = h("p", { class: "faint" });
+  const rows = new Map();
+  const draw = () => {
+    const items = [...runs.values()].sort((a, b) => (a.status === b.status ? 0 : a.status === "running" ? -1 : 1));
+    keep(list, rows, items.slice(0, SHOWN), (item) => item.execution_id, runRow);
+    say(note, !known.loaded ? "Looking…" : items.length ? (items.length > SHOWN ? `and ${items.length - SHOWN} more` : "") : "Nothing runs or waits.");
+  };
+  watch("run", draw, signal);
+  watch("list", draw, signal);
+  draw();
+  return h("section", { class: "card stack" }, h("h2", {}, "Now"), list, note);
+}
+
+function runRow(first) {
+  const title = link("executions", first.execution_id, "");
+  const where = h("small", {});
+  const status = pill();
+  const progress = bar("Steps done");
+  const node = h("li", { class: "device" }, h("span", {}, title, " ", where), status.node, h("span", {}), h("div", { class: "doing" }, progress.node));
+  const update = (item) => {
+    say(title, item.test_case_name ?? "A test");
+    status.set(item.status);
+    say(where, item.status === "queued" ? waits(item.wait) : (item.device_id ?? ""));
+    show(progress.node, item.status === "running");
+    progress.set(item.step, item.total_steps);
+  };
+  return { node, update };
+}
