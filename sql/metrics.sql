@@ -15,6 +15,20 @@ SELECT
 FROM test_executions
 WHERE started_at >= now() - make_interval(days => $1);
 
+-- success_by_day(days)
+-- Days are those of UTC; a day on which nothing began is not there.
+SELECT coalesce(json_agg(row_to_json(counted) ORDER BY counted.day), '[]')::text AS items
+FROM (
+    SELECT
+        to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
+        count(*) FILTER (WHERE status = 'completed') AS completed,
+        count(*) FILTER (WHERE status = 'failed') AS failed,
+        count(*) FILTER (WHERE status = 'error') AS error
+    FROM test_executions
+    WHERE started_at >= now() - make_interval(days => $1)
+    GROUP BY day
+) AS counted;
+
 -- device_metrics()
 SELECT
     coalesce(

@@ -39,7 +39,7 @@ async def vpt(postgres: Postgres, folder: Path) -> AsyncIterator[Process]:
     settings = {
         "DATABASE_URL": other_database(postgres.dsn, _NAME),
         "HOST_PROBE_INTERVAL": 0.3,
-        "HOST_PROBE_TIMEOUT": 1,
+        "HOST_PROBE_TIMEOUT": 0.6,
         "HOST_LOST_AFTER": 3,
         "CANCEL_GRACE": 1,
     }

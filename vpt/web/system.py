@@ -171,10 +171,11 @@ async def status(request: web.Request) -> web.Response:
 @routes.get("/api/metrics/success-rate")
 @needs(Role.VIEWER)
 async def success_rate(request: web.Request) -> web.Response:
-    """Give the share of passed tests among those with a verdict, in percent, of the last days."""
+    """Give the share of passed tests among those with a verdict, in percent, and each day's."""
     days = number_param(request, "days", lowest=1, highest=MAX_DAYS) or DEFAULT_DAYS
     row = await request.app[DB].row("success_rate", days=days)
-    return json_response({"days": days, **row})
+    by_day = orjson.loads(await request.app[DB].value("success_by_day", days=days))
+    return json_response({"days": days, **row, "by_day": by_day})
 
 
 @routes.get("/api/metrics/devices")

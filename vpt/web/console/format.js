@@ -30,6 +30,11 @@ export function seconds(value) {
   return `${(value / 3600).toFixed(1)} h`;
 }
 
+/** Say a share of a hundred. */
+export function percent(value) {
+  return value == null ? "none yet" : `${Number(value.toFixed(1))} %`;
+}
+
 /** Say how many of what. */
 export function many(number, one, more = `${one}s`) {
   return `${number} ${number === 1 ? one : more}`;
@@ -81,14 +86,4 @@ const KINDS = {
 /** Say what went wrong with the infrastructure. */
 export function errorKind(kind) {
   return kind ? (KINDS[kind] ?? kind) : "";
-}
-
-/** Say in a few words what a step does. */
-export function action(step) {
-  if (!step || typeof step !== "object") return "";
-  const name = step.command ?? step.action ?? step.type ?? "step";
-  const params = step.params && typeof step.params === "object" ? Object.entries(step.params) : [];
-  const more = params.map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
-  const told = `${typeof name === "string" ? name : JSON.stringify(name)} ${more}`.trim();
-  return told.length > 160 ? `${told.slice(0, 159)}…` : told;
 }

@@ -5,18 +5,28 @@ import { fill, h, say, show } from "./h.js";
 import { connect, disconnect, live } from "./live.js";
 import { forget, session, takeFromAddress } from "./session.js";
 import { clear } from "./store.js";
+import { campaign } from "./views/campaign.js";
 import { campaignExecution } from "./views/campaignexecution.js";
+import { campaigns } from "./views/campaigns.js";
 import { execution } from "./views/execution.js";
 import { host } from "./views/host.js";
 import { lab } from "./views/lab.js";
+import { results } from "./views/results.js";
 import { run } from "./views/run.js";
 import { signIn } from "./views/signin.js";
+import { testCase } from "./views/testcase.js";
+import { testCases } from "./views/testcases.js";
 
-const NAV = [["/lab", "Lab"], ["/run", "Run"]];
+const NAV = [["/lab", "Lab"], ["/run", "Run"], ["/results", "Results"], ["/testcases", "Test cases"], ["/campaigns", "Campaigns"]];
 const VIEWS = [
   [/^\/lab$/, lab, "/lab"],
   [/^\/hosts\/([^/]+)$/, host, "/lab"],
   [/^\/run$/, run, "/run"],
+  [/^\/results$/, results, "/results"],
+  [/^\/testcases$/, testCases, "/testcases"],
+  [/^\/testcases\/([^/]+)$/, testCase, "/testcases"],
+  [/^\/campaigns$/, campaigns, "/campaigns"],
+  [/^\/campaigns\/([^/]+)$/, campaign, "/campaigns"],
   [/^\/executions\/([^/]+)$/, execution, "/results"],
   [/^\/campaign-executions\/([^/]+)$/, campaignExecution, "/results"],
 ];
@@ -94,7 +104,9 @@ function leave(told) {
   waiting = "";
   banner();
   draw();
-  if (told) say(by("signin-error"), told);
+  if (!told) return;
+  say(by("signin-error"), told);
+  show(by("signin-error"), true);
 }
 
 function banner() {

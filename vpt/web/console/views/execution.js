@@ -2,7 +2,7 @@
 
 import { blob, get } from "../api.js";
 import { open } from "../dialog.js";
-import { action, errorKind, FINAL, moment, seconds, waits } from "../format.js";
+import { errorKind, FINAL, moment, seconds, waits } from "../format.js";
 import { button, fill, h, keep, say, show } from "../h.js";
 import { hear } from "../live.js";
 import { bar, cancelButton, facts, link, pill, saveButton, trouble } from "../parts.js";
@@ -170,7 +170,7 @@ function stepRow(signal) {
   let shown = {};
   const update = (step) => {
     say(number, step.index);
-    say(what, action(step.action));
+    say(what, step.action);
     status.set(step.status);
     say(took, [seconds(step.duration_ms == null ? null : step.duration_ms / 1000), step.tries > 1 && `${step.tries} tries`].filter(Boolean).join(", "));
     say(error, step.error);

@@ -8,7 +8,7 @@ import { forget, signIn as keep } from "../session.js";
 /** Show the form; `enter` is called when the token is good. */
 export function signIn(enter) {
   const token = h("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
-  const wrong = h("p", { id: "signin-error", class: "wrong note", role: "alert" });
+  const wrong = h("p", { id: "signin-error", class: "wrong note", role: "alert", hidden: true });
   const go = h("button", { class: "strong" }, "Sign in");
   const submit = (event) => {
     event.preventDefault();
