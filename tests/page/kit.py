@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.system.kit import SECRET, Process
@@ -26,6 +27,7 @@ real_browser = pytest.mark.skipif(not ready, reason="needs Playwright and a Chro
 SEEN = 10_000
 expect.set_options(timeout=SEEN)
 
+_AXE = AXE_FILE_PATH.read_text(encoding="utf-8") if ready else ""
 _WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -95,3 +97,27 @@ async def visit(
 def _note(seen: Seen, kind: str, text: str) -> None:
     if kind in {"error", "warning"}:
         seen.complaints.append(text)
+
+
+async def faults_of(page: Page) -> list[str]:
+    """Say what axe finds serious or critical, in light and in dark, and what a phone cuts off."""
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(_AXE)
+    faults = []
+    for scheme, rules in (("light", None), ("dark", ["color-contrast"])):
+        await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        options = {} if rules is None else {"runOnly": {"type": "rule", "values": rules}}
+        found = await page.evaluate("(options) => axe.run(document, options)", options)
+        faults += [
+            f"{scheme}: {one['id']}: {node['html'][:200]} {node['failureSummary']}"
+            for one in found["violations"]
+            if one["impact"] in {"serious", "critical"}
+            for node in one["nodes"]
+        ]
+    size = page.viewport_size
+    assert size is not None
+    await page.set_viewport_size({"width": 360, "height": 740})
+    wide = await page.evaluate("document.documentElement.scrollWidth")
+    faults += [f"a phone cuts it off at {wide} pixels"] if wide > 360 else []
+    await page.set_viewport_size(size)
+    return faults

@@ -15,7 +15,7 @@ from tests.faults.kit import continued, host_is, stopped
 from tests.system.kit import Process, ask, execute, final, make, reference_host
 from vpt.model import Role
 
-from .kit import real_browser, token, visit
+from .kit import faults_of, real_browser, token, visit
 
 #: A PNG of one pixel.
 PICTURE = (
@@ -330,6 +330,85 @@ async def test_a_campaign_is_made_reordered_and_deleted(
 # ---------------------------------------------------------------- what must not happen
 
 
+async def test_no_view_keeps_anybody_out_in_light_or_dark_or_on_a_phone(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    tv.on("bad", replies(success=True, output="o" * 3000, screenshot=PICTURE), fails("no"))
+    test_case_id = await make(api, "bad", "bad", model="tv", name="Bad " + "long" * 20)
+    execution_id = (await final(api, await execute(api, test_case_id)))["execution_id"]
+    body = {"name": "C", "test_cases": [{"test_case_id": test_case_id}]}
+    campaign = await ask(api, "POST", "/api/campaigns", body)
+    began = await ask(api, "POST", f"/api/campaigns/{campaign['id']}/execute")
+    campaign_execution_id = began["campaign_execution_id"]
+    await ask(api, "GET", f"/api/campaign-executions/{campaign_execution_id}?wait=30")
+    views = {
+        "/lab": "[data-host=tvs] .device",
+        "/hosts/tvs": ".device",
+        "/run": "option:text('Bad')",
+        f"/executions/{execution_id}": ".step img",
+        f"/campaign-executions/{campaign_execution_id}": ".step",
+        "/results": "td[data-label]",
+        f"/results?test_case_id={test_case_id}": ".strip",
+        "/testcases": "li",
+        f"/testcases/{test_case_id}": "textarea",
+        "/campaigns": "li",
+        f"/campaigns/{campaign['id']}": ".entry",
+        "/nowhere": "h1",
+    }
+    faults = []
+    async with visit(browser, vpt, Role.ADMIN) as seen:
+        for fragment, there in views.items():
+            await seen.go(fragment)
+            await seen.page.locator(there).first.wait_for(state="attached")
+            faults += [f"{fragment}: {one}" for one in await faults_of(seen.page)]
+        await seen.go("/lab")
+        await seen.page.get_by_role("button", name="Use tv1").click()
+        faults += [f"dialog: {one}" for one in await faults_of(seen.page)]
+        await seen.page.keyboard.press("Escape")
+        await seen.page.get_by_role("button", name="Sign out").click()
+        faults += [f"sign in: {one}" for one in await faults_of(seen.page)]
+    assert faults == []
+
+
+async def test_the_keyboard_is_enough(browser: Browser, vpt: Process, tv: FakeHost) -> None:
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        await expect(page.locator("[data-host=tvs] .device")).to_have_count(2)
+        await page.keyboard.press("Tab")
+        await expect(page.locator("#skip")).to_be_focused()
+        for _ in range(3):
+            await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Run", exact=True)).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Run")).to_be_focused()
+        await page.go_back()
+        await page.get_by_role("button", name="Use tv2").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+        await expect(page.get_by_role("button", name="Use tv2")).to_be_focused()
+
+
+async def test_a_revoked_token_asks_to_sign_in_again_and_comes_back_to_the_same_view(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession
+) -> None:
+    made = await ask(api, "POST", "/api/tokens", {"name": "lent", "role": "viewer"})
+    async with visit(browser, vpt, None) as seen:
+        page = seen.page
+        seen.expected = ("401",)
+        await seen.go(f"token={made['token']}".removeprefix("/"))
+        await expect(page.locator("#live")).to_have_text("Live")
+        await seen.go("/testcases")
+        await expect(page.get_by_label("Find by name")).to_be_visible()
+        await api.delete(f"/api/tokens/{made['id']}")
+        await page.get_by_label("Find by name").fill("x")
+        await expect(page.get_by_role("alert").filter(has_text="Sign in with")).to_be_visible()
+        await page.get_by_label("Token").fill(token(Role.VIEWER))
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_label("Find by name")).to_be_visible()
+
+
 async def test_names_and_what_hosts_say_stay_text(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:
@@ -354,30 +433,3 @@ async def test_names_and_what_hosts_say_stay_text(
             await seen.page.wait_for_function(SAYS, arg=EVIL)
         assert await seen.page.evaluate("window.evil") is None
     await ask(api, "PUT", "/api/devices/tvs:tv1", {"name": "tv1", "tags": []})
-
-
-# ---------------------------------------------------------------- the files
-
-
-async def test_the_pages_files_are_kept_for_ever_and_the_page_is_asked_for_anew(
-    vpt: Process, api: aiohttp.ClientSession
-) -> None:
-    async with api.get("/") as front:
-        text, headers = await front.text(), front.headers
-    assert headers["Cache-Control"] == "no-cache"
-    assert "unsafe" not in headers["Content-Security-Policy"]
-    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == (
-        "nosniff",
-        "no-referrer",
-    )
-    async with api.get("/", headers={"If-None-Match": headers["ETag"]}) as again:
-        assert again.status == 304
-    [script] = re.findall(r'src="([^"]+)"', text)
-    async with api.get(script) as module:
-        assert module.content_type == "text/javascript"
-        assert "immutable" in module.headers["Cache-Control"]
-    async with api.get(re.sub("/console/[0-9a-f]+/", "/console/older/", script)) as module:
-        assert (module.status, module.headers["Cache-Control"]) == (200, "no-cache")
-    for path in ("/console/x/../pages.py", "/console/x/%2e%2e/pages.py", "/console/x/"):
-        async with api.get(path) as refused:
-            assert refused.status == 404, path

@@ -7,12 +7,20 @@ export async function inSlices(items, work, signal) {
   let until = performance.now() + SLICE;
   for (const item of items) {
     if (performance.now() > until) {
-      await new Promise((go) => setTimeout(go));
+      await frame();
       until = performance.now() + SLICE;
     }
     if (signal.aborted) return;
     work(item);
   }
+}
+
+/** Wait for the next frame, or a moment where none is drawn. */
+function frame() {
+  return new Promise((go) => {
+    requestAnimationFrame(go);
+    setTimeout(go, 100);
+  });
 }
 
 /** Do `work` again when asked meanwhile, never twice at once, with `rest` milliseconds between. */

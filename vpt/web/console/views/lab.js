@@ -9,6 +9,9 @@ import { inSlices, inTurn } from "../work.js";
 const HOSTS = ["available", "busy", "suspect", "lost", "draining", "offline"];
 const DEVICES = ["online", "busy", "leased", "offline", "disabled"];
 const COUNT = 300; // milliseconds between two counts
+const NEAR = "1200px"; // of what is looked at, in which devices are drawn
+const HEAD = 4; // rem of a card without devices
+const ROW = 2.4; // rem of a device
 const SEEN = 30_000; // milliseconds between two looks at the clock
 
 /** Show it. */
@@ -26,6 +29,11 @@ export function lab({ query, signal }) {
   const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => filter() });
   const state = select([["", "any"], ...HOSTS.map((one) => [one, one])], query.get("status"), { onchange: () => filter() });
 
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) cards.get(target.dataset.host)?.draw();
+  }, { rootMargin: NEAR });
+  signal.addEventListener("abort", () => near.disconnect());
+
   const filter = () => {
     let any = false;
     const wanted = text.value.trim().toLowerCase();
@@ -37,13 +45,17 @@ export function lab({ query, signal }) {
     show(unmatched, !any && cards.size > 0);
   };
   const arrange = async () => {
-    for (const [id, card] of cards) if (!hosts.has(id)) card.remove();
+    for (const [id, card] of cards) {
+      if (hosts.has(id)) continue;
+      card.node.remove();
+      cards.delete(id);
+    }
     const ids = [...hosts.keys()].sort(compare);
     let place = list.firstElementChild;
     await inSlices(ids, (id) => {
       if (!hosts.has(id)) return;
       let card = cards.get(id);
-      if (!card) cards.set(id, (card = hostCard(id, rows, cards)));
+      if (!card) cards.set(id, (card = hostCard(id, rows, near)));
       card.update(true);
       if (card.node === place) place = place.nextElementSibling;
       else list.insertBefore(card.node, place);
@@ -90,7 +102,8 @@ export function lab({ query, signal }) {
   ] };
 }
 
-function hostCard(id, rows, cards) {
+/** Make a host's card. Its devices are drawn when it comes near to what is looked at. */
+function hostCard(id, rows, near) {
   const status = pill();
   const line = h("small", { class: "grow" });
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
@@ -98,25 +111,32 @@ function hostCard(id, rows, cards) {
   const items = h("ul", { class: "devices" });
   const node = h("section", { class: "card host", "data-host": id },
     h("div", { class: "row" }, h("h2", {}, link("hosts", id, id)), status.node, line, drain.node), wrong, items);
-  let own = "";
+  let drawn = false;
+  let own = null;
   const update = (whole) => {
     const host = hosts.get(id);
     if (!host) return;
     status.set(host.status);
     say(line, hostLine(host));
     drain.update(host);
-    if (!whole || own === host.deviceIds.join("\n")) return;
+    if (whole && own !== host.deviceIds.join("\n")) list(host);
+  };
+  const list = (host) => {
     own = host.deviceIds.join("\n");
+    node.style.setProperty("contain-intrinsic-size", `auto ${HEAD + ROW * host.deviceIds.length}rem`);
+    if (!drawn) return;
     fill(items, host.deviceIds.map((device) => {
       if (!rows.has(device)) rows.set(device, deviceRow(device));
       return rows.get(device).node;
     }));
   };
-  const remove = () => {
-    node.remove();
-    cards.delete(id);
+  const draw = () => {
+    drawn = true;
+    near.unobserve(node);
+    if (hosts.has(id)) list(hosts.get(id));
   };
-  return { node, update, remove };
+  near.observe(node);
+  return { node, update, draw };
 }
 
 function placeLoose(list, rows) {
