@@ -29,20 +29,19 @@ export async function write(method, path, body, { key, headers = {} } = {}) {
   return key ? patiently(work) : work();
 }
 
-/** Read all pages of a list, giving each to `take` as it comes. */
+/** Read all pages of a list, giving each to `take` as it comes, until that says false. */
 export async function eachPage(path, query, take, signal) {
   let cursor = null;
   do {
     const page = await get(path, cursor ? { ...query, cursor } : query, signal);
-    take(page.items);
-    cursor = page.next_cursor;
+    cursor = take(page.items) === false ? null : page.next_cursor;
   } while (cursor);
 }
 
-/** Read all of a list. */
-export async function all(path, query = {}, signal) {
+/** Read all of a list, or its newest: about as many as `most`. */
+export async function all(path, query = {}, signal, most = Infinity) {
   const items = [];
-  await eachPage(path, { limit: 500, ...query }, (page) => items.push(...page), signal);
+  await eachPage(path, { limit: 500, ...query }, (page) => items.push(...page) < most, signal);
   return items;
 }
 

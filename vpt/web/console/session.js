@@ -40,7 +40,7 @@ function read() {
   // Supabase's own tokens say "authenticated", and the role where users cannot edit it.
   const ours = "user_id" in claims || !("aud" in claims);
   const role = ours ? (claims.role ?? "operator") : claims.app_metadata?.role;
-  session.role = role in RANK ? role : "viewer";
+  session.role = Object.hasOwn(RANK, role) ? role : "viewer";
 }
 
 function claimsOf(token) {

@@ -5,10 +5,13 @@
 import { all, eachPage, get } from "./api.js";
 import { FINAL } from "./format.js";
 import { hear, live } from "./live.js";
+import { inTurn } from "./work.js";
 
 const LAG = 3000; // milliseconds by which what REST reads may be behind the events
 const EVERY = 60_000; // milliseconds between two whole looks
 const SETTLE = 250; // milliseconds in which news of what is not known yet is gathered
+const MOST = 1000; // of what waits are known
+const REST = 5000; // milliseconds between two whole looks because of news
 const LOOKED_UP = 20; // more are not asked for one by one
 
 export const hosts = new Map();
@@ -64,7 +67,7 @@ export async function refresh() {
   };
   const [running, queued] = await Promise.all([
     all("/api/executions", { status: "running" }),
-    all("/api/executions", { status: "queued" }),
+    all("/api/executions", { status: "queued" }, undefined, MOST),
     eachPage("/api/hosts", { limit: 100 }, takeHosts),
     eachPage("/api/devices", { status: "offline", limit: 500 }, takeLoose),
     eachPage("/api/devices", { status: "disabled", limit: 500 }, takeLoose),
@@ -230,6 +233,7 @@ const APPLY = {
   },
   queue_changed(event) {
     const run = runs.get(event.execution_id);
+    if (!run && runs.size > MOST) return;
     if (!run) return lookUp("run", event.execution_id);
     run.wait = event;
     changed("run", run.execution_id);
@@ -253,6 +257,8 @@ function apply(name, payload) {
   APPLY[name](payload);
 }
 
+const refreshSoon = inTurn(() => refresh().catch(() => {}), REST);
+
 /** Ask for what an event named and nobody knows, all that come in a moment together. */
 function lookUp(kind, id) {
   unknown[kind].add(id);
@@ -261,7 +267,7 @@ function lookUp(kind, id) {
     const asked = Object.fromEntries(Object.entries(unknown).map(([name, ids]) => [name, [...ids]]));
     for (const ids of Object.values(unknown)) ids.clear();
     if (!known.loaded) return;
-    if (Object.values(asked).some((ids) => ids.length > LOOKED_UP)) return void refresh().catch(() => {});
+    if (Object.values(asked).some((ids) => ids.length > LOOKED_UP)) return void refreshSoon();
     for (const one of asked.run) await lookUpRun(one);
     for (const one of asked.host) await lookUpHost(one);
     for (const one of asked.device) await lookUpDevice(one);

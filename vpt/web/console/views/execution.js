@@ -30,9 +30,11 @@ export function execution({ id, signal }) {
   const rest = h("p", { class: "faint" });
   const steps = h("section", { class: "card stack", hidden: true }, h("h2", {}, "Steps"), attempts, list, rest);
   const rows = new Map();
+  const tabs = new Map();
   let picked = null; // an earlier attempt that somebody looks at
   let drawn = null; // the attempt that the rows are of
   let item = null;
+  let aboutNow = "";
   let says = ""; // where the step that runs stands, in its host's words
 
   const draw = () => {
@@ -48,7 +50,9 @@ export function execution({ id, signal }) {
     progress.set(item.status === "queued" ? 0 : done, item.total_steps);
     show(progress.node, !FINAL.has(item.status));
     if (item.status !== "queued") say(told, sentence(item, done));
-    fill(about, facts(factsOf(item)));
+    const now = [item.status, item.attempt, item.host].join();
+    if (now !== aboutNow) fill(about, facts(factsOf(item)));
+    aboutNow = now;
     show(about, true);
     drawSteps();
   };
@@ -60,10 +64,11 @@ export function execution({ id, signal }) {
       drawn = attempt;
     }
     show(steps, item.attempts.length);
-    fill(attempts, item.attempts.length > 1 && item.attempts.map((one) => attemptButton(one, one.attempt === attempt, () => {
+    show(attempts, item.attempts.length > 1);
+    keep(attempts, tabs, item.attempts.map((one) => ({ ...one, current: one.attempt === attempt })), (one) => one.attempt, (one) => attemptButton(() => {
       picked = one.attempt === item.attempt ? null : one.attempt;
       load();
-    })));
+    }));
     const began = item.attempts.find((one) => one.attempt === attempt);
     const span = spanOf(began, item.steps);
     keep(list, rows, item.steps, (step) => step.index, () => stepRow(signal));
@@ -142,9 +147,15 @@ function factsOf(item) {
   ];
 }
 
-function attemptButton(one, current, onclick) {
-  const why = one.error_kind ? `: ${errorKind(one.error_kind)}` : "";
-  return button(`Attempt ${one.attempt}, ${one.status}${why}, on ${one.host}`, onclick, { "aria-pressed": String(current), class: current ? "strong" : "" });
+function attemptButton(onclick) {
+  const node = button("", onclick);
+  const update = (one) => {
+    const why = one.error_kind ? `: ${errorKind(one.error_kind)}` : "";
+    say(node, `Attempt ${one.attempt}, ${one.status}${why}, on ${one.host}`);
+    node.setAttribute("aria-pressed", String(one.current));
+    node.className = one.current ? "strong" : "";
+  };
+  return { node, update };
 }
 
 /** Give where an attempt begins and how long it is, in milliseconds. */

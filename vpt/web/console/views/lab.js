@@ -163,7 +163,7 @@ function counts() {
   return [
     `${many(hosts.size, "host")}${byStatus(hosts.values(), HOSTS)}`,
     `${many(devices.size, "device")}${byStatus(devices.values(), DEVICES)}`,
-    `${running} running`, `${runs.size - running} waiting`,
+    `${running} running`, `${runs.size - running}${runs.size - running >= 1000 ? " or more" : ""} waiting`,
   ].join(" · ");
 }
 

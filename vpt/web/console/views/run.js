@@ -92,7 +92,7 @@ function wish(query, signal) {
   form.addEventListener("submit", submit);
   fill(form,
     h("div", { class: "row" }, field("What", kind), field("Find by name", find), field("Which", what)),
-    h("div", { class: "row" }, wanted, urgent), parameters, wrong.node, h("div", {}, go));
+    h("div", { class: "row top" }, wanted, urgent), parameters, wrong.node, h("div", {}, go));
   watch("list", offerDevices, signal);
   search();
   return [form, none];
