@@ -85,6 +85,7 @@ async def visit(
     context = await browser.new_context(**options)
     await context.add_init_script(_WATCH)
     page = await context.new_page()
+    page.set_default_timeout(SEEN)
     seen = Seen(page, server.url)
     page.on("console", lambda said: _note(seen, said.type, said.text))
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
@@ -106,7 +107,9 @@ async def faults_of(page: Page) -> list[str]:
     faults = []
     for scheme, rules in (("light", None), ("dark", ["color-contrast"])):
         await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        options = {} if rules is None else {"runOnly": {"type": "rule", "values": rules}}
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if rules is not None:
+            options["runOnly"] = {"type": "rule", "values": rules}
         found = await page.evaluate("(options) => axe.run(document, options)", options)
         faults += [
             f"{scheme}: {one['id']}: {node['html'][:200]} {node['failureSummary']}"

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 
 from tests.actors.fake_host import FakeHost, Gate, Reply, fails, passes, replies, says
 from tests.faults.kit import continued, host_is, stopped
-from tests.system.kit import Process, ask, execute, final, make, reference_host
+from tests.system.kit import Process, ask, execute, final, make, reference_host, server
 from vpt.model import Role
 
 from .kit import faults_of, real_browser, token, visit
@@ -112,12 +112,19 @@ async def test_a_host_is_drained_and_a_device_leased_by_hand(
 
 
 async def test_a_viewer_sees_all_and_no_control_that_writes(
-    browser: Browser, vpt: Process, tv: FakeHost
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:
+    made = await ask(api, "POST", "/api/devices", {"name": "On a shelf", "model": "tv"})
     async with visit(browser, vpt, Role.VIEWER) as seen:
-        card = seen.page.locator("[data-host=tvs]")
-        await expect(card.locator(".device")).to_have_count(2)
-        await expect(card.get_by_role("button")).to_have_count(0)
+        page = seen.page
+        await expect(page.locator("[data-host=tvs] .device")).to_have_count(2)
+        await expect(page.get_by_text("On a shelf")).to_be_visible()
+        await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+        for fragment in ("/hosts/tvs", "/run", "/testcases", "/campaigns"):
+            await seen.go(fragment)
+            await expect(page.get_by_role("main").get_by_role("heading").first).to_be_visible()
+            await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    await api.delete(f"/api/devices/{made['id']}")
 
 
 # ---------------------------------------------------------------- running
@@ -433,3 +440,27 @@ async def test_names_and_what_hosts_say_stay_text(
             await seen.page.wait_for_function(SAYS, arg=EVIL)
         assert await seen.page.evaluate("window.evil") is None
     await ask(api, "PUT", "/api/devices/tvs:tv1", {"name": "tv1", "tags": []})
+
+
+# ---------------------------------------------------------------- the server is away: the last one
+
+
+async def test_a_server_that_is_away_is_told_and_waited_for(
+    browser: Browser, vpt: Process, folder: Path
+) -> None:
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        seen.expected = ("ERR_CONNECTION", "WebSocket", "503")
+        banner = page.locator("#banner")
+        await expect(page.locator("#live")).to_have_text("Live")
+        assert await vpt.stop() == 0
+        await expect(banner).to_contain_text("The connection is lost")
+        await expect(page.locator("#live")).to_have_text("Connection lost")
+        await page.get_by_role("link", name="Results").click()
+        await expect(banner).to_have_text("The server does not answer. Trying again…")
+        kept = {"DATABASE_URL": vpt.settings["DATABASE_URL"]}
+        async with server(folder, **kept, SERVER_PORT=vpt.url.rpartition(":")[2]):
+            await expect(page.get_by_text("Success rate").first).to_be_visible()
+            await expect(page.locator("caption")).to_be_visible()
+            await expect(page.locator("#live")).to_have_text("Live")
+            await expect(banner).to_be_hidden()

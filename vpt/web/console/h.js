@@ -56,6 +56,15 @@ export function select(options, value, attributes = {}) {
   return node;
 }
 
+/** Offer [value, text] pairs in a select, where they differ from what it offers. */
+export function offer(node, pairs) {
+  const now = node.value;
+  const shown = [...node.options].map((one) => `${one.value}\n${one.text}`).join("\n");
+  if (shown === pairs.map(([value, text]) => `${value}\n${text}`).join("\n")) return;
+  fill(node, pairs.map(([value, text]) => h("option", { value }, text)));
+  node.value = pairs.some(([value]) => value === now) ? now : (pairs[0]?.[0] ?? "");
+}
+
 /** Keep a list's elements in step with `items`; `made` maps keys to {node, update(item)}. */
 export function keep(parent, made, items, keyOf, make) {
   const wanted = new Set();

@@ -1,6 +1,6 @@
 // The Socket.IO connection: comes back by itself, says how it is.
 
-import { get } from "./api.js";
+import { get, line } from "./api.js";
 import { session } from "./session.js";
 import { io } from "./vendor/socket.io.esm.min.js";
 
@@ -41,7 +41,8 @@ export function disconnect() {
 }
 
 async function again(own) {
-  await get("/api/system/status").catch(() => null);
+  const error = await get("/api/system/status").then(() => null, (one) => one);
+  if (error?.status === 403) line.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
   setTimeout(() => own === socket && own.connect(), 1000);
 }
 

@@ -2,7 +2,7 @@
 
 import { all, get } from "../api.js";
 import { FINAL, many, moment, percent, seconds, TONE } from "../format.js";
-import { button, field, fill, h, keep, say, select, show } from "../h.js";
+import { button, field, fill, h, keep, offer, say, select, show } from "../h.js";
 import { hear } from "../live.js";
 import { empty, link, pill, trouble } from "../parts.js";
 import { plot } from "../plot.js";
@@ -119,20 +119,18 @@ function makeFilters(query, changed) {
   };
   const titles = { status: "Status", test_case_id: "Test case", campaign_id: "Campaign", host_id: "Host", device_id: "Device", since: "Since", until: "Until" };
   const fields = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, field(titles[name], control)]));
-  const offer = (control, pairs) => {
-    const now = control.value;
+  const offerAny = (control, pairs) => {
     const options = new Map(pairs);
-    if (now && !options.has(now)) options.set(now, now);
-    fill(control, [["", "any"], ...options].map(([value, text]) => h("option", { value }, text)));
-    control.value = now;
+    if (control.value && !options.has(control.value)) options.set(control.value, control.value);
+    offer(control, [["", "any"], ...options]);
   };
   const refill = () => {
-    offer(controls.host_id, [...hosts.keys()].sort().map((id) => [id, id]));
-    offer(controls.device_id, [...devices.values()].map((one) => [one.id, `${one.name} (${one.id})`]).sort((a, b) => a[1].localeCompare(b[1])));
+    offerAny(controls.host_id, [...hosts.keys()].sort().map((id) => [id, id]));
+    offerAny(controls.device_id, [...devices.values()].map((one) => [one.id, `${one.name} (${one.id})`]).sort((a, b) => a[1].localeCompare(b[1])));
   };
   const titled = (items) => items.map((item) => [item.id, item.name]);
-  all("/api/testcases").then((items) => offer(controls.test_case_id, titled(items)), () => {});
-  all("/api/campaigns").then((items) => offer(controls.campaign_id, titled(items)), () => {});
+  all("/api/testcases").then((items) => offerAny(controls.test_case_id, titled(items)), () => {});
+  all("/api/campaigns").then((items) => offerAny(controls.campaign_id, titled(items)), () => {});
   refill();
   const serves = (name, kind) => (kind === "executions" ? name !== "campaign_id" : name === "status" || name === "campaign_id");
   return {

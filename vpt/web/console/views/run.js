@@ -3,7 +3,7 @@
 import { all, get, newKey, write } from "../api.js";
 import { doing } from "../dialog.js";
 import { waits } from "../format.js";
-import { field, fill, h, keep, say, select, show } from "../h.js";
+import { field, fill, h, keep, offer, say, select, show } from "../h.js";
 import { bar, empty, link, pill, trouble } from "../parts.js";
 import { can } from "../session.js";
 import { devices, known, runs, watch } from "../store.js";
@@ -74,10 +74,8 @@ function wish(query, signal) {
     fill(parameters, namesIn(chosen?.steps).map((name) => field(`Parameter ${name}`, h("input", { name, required: true }), "Text as it is; numbers, true, false and JSON keep their type.")));
   };
   const offerDevices = () => {
-    const before = device.value;
     const fitting = [...devices.values()].filter((one) => one.model === chosen?.device_model).sort((a, b) => a.id.localeCompare(b.id));
-    fill(device, h("option", { value: "" }, "Any that fits"), fitting.map((one) => h("option", { value: one.id }, `${one.name} (${one.id}), ${one.status}`)));
-    device.value = fitting.some((one) => one.id === before) ? before : "";
+    offer(device, [["", "Any that fits"], ...fitting.map((one) => [one.id, `${one.name} (${one.id}), ${one.status}`])]);
   };
   const submit = (event) => {
     event.preventDefault();
