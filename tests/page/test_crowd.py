@@ -22,7 +22,7 @@ LONGEST = 100.0  # milliseconds
 #: Playwright's own ways to look take long in so large a page: these ask for what is cheap.
 _THERE = """(number) => document.getElementsByClassName("host").length === number
     && document.querySelector(".hosts").ariaBusy === "false" """
-_SAYS = "(text) => document.querySelector('.head [role=status]').textContent.includes(text)"
+_SAYS = "(text) => document.getElementById('counts').textContent.includes(text)"
 _SHOWN = """(number) => [...document.getElementsByClassName("host")]
     .filter((one) => !one.hidden).length === number"""
 _DRAWN = """(number) => document.getElementsByClassName("device").length === number"""

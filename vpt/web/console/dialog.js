@@ -4,7 +4,9 @@ import { button, fill, h, say } from "./h.js";
 
 const dialog = () => document.getElementById("dialog");
 
-/** Open it with a title and content; give what takes words for people: `tell(sentence)`. */
+dialog().addEventListener("close", () => dialog().open || fill(dialog()));
+
+/** Open it with a title and content. */
 export function open(title, ...content) {
   fill(dialog(), h("div", { class: "stack" },
     h("div", { class: "head" }, h("h2", { id: "dialog-title", class: "grow" }, title), button("Close", close)),

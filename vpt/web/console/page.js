@@ -46,6 +46,8 @@ function draw() {
   show(by("nav"), inside);
   show(by("leave"), inside);
   show(by("live"), inside);
+  show(by("who"), inside);
+  say(by("who"), `${session.user}, ${session.role}`);
   if (!inside) return place(signIn(enter), "Sign in");
   const { path, query } = address();
   const [match, view, section] = find(path);

@@ -42,7 +42,8 @@ export function deviceDialog(id) {
       now.status === "disabled" ? enable : disable);
   };
   draw();
-  open(device.name, h("p", { class: "faint" }, `${device.model ?? "no model"} · ${device.id}`), state, controls, wrong,
+  const run = h("a", { class: "button", href: `#/run?device_id=${encodeURIComponent(id)}` }, "Run a test on it");
+  open(device.name, h("p", { class: "faint" }, `${device.model ?? "no model"} · ${device.id}`), state, controls, wrong, device.model && h("div", {}, run),
     device.host_id && oneAction(device));
 }
 

@@ -60,7 +60,7 @@ function details(id, item, signal) {
 
 function factsOf(item) {
   return facts([
-    ["Address", item.host_url], ["Speaks", item.dialect], ["Can", item.capabilities.join(", ")], ["Tags", item.tags.join(", ")],
+    ["Address", item.host_url], ["Its own page", /^https?:/.test(item.page_url) && h("a", { href: item.page_url, rel: "noreferrer" }, item.page_url)], ["Speaks", item.dialect], ["Can", item.capabilities.join(", ")], ["Tags", item.tags.join(", ")],
     ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"], ["Cancel", item.protocol.cancel ? "yes" : "no"],
     ["Registered", moment(item.registered_at)],
   ]);

@@ -7,6 +7,7 @@ import { devices, hosts, known, runs, watch } from "../store.js";
 import { inSlices, inTurn } from "../work.js";
 
 const HOSTS = ["available", "busy", "suspect", "lost", "draining", "offline"];
+const TROUBLE = new Set(["suspect", "lost"]);
 const DEVICES = ["online", "busy", "leased", "offline", "disabled"];
 const COUNT = 300; // milliseconds between two counts
 const NEAR = "1200px"; // of what is looked at, in which devices are drawn
@@ -19,7 +20,7 @@ export function lab({ query, signal }) {
   const rows = new Map(); // device id → row
   const cards = new Map(); // host id → card
   const list = h("div", { class: "hosts" });
-  const summary = h("p", { role: "status", class: "grow" }, "Looking at the lab…");
+  const summary = h("p", { id: "counts", class: "grow" }, "Looking at the lab…");
   const loose = h("ul", { class: "devices" });
   const looseCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Devices without a host"), loose);
   const nothing = h("div", { hidden: true }, empty("No host has joined yet.",
@@ -27,7 +28,7 @@ export function lab({ query, signal }) {
     ". HOST_JOIN_TOKEN must be set there to the server's join token. It appears here by itself."));
   const unmatched = h("p", { hidden: true }, "No host fits this filter.");
   const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => filter() });
-  const state = select([["", "any"], ...HOSTS.map((one) => [one, one])], query.get("status"), { onchange: () => filter() });
+  const state = select([["", "any"], ["trouble", "suspect or lost"], ...HOSTS.map((one) => [one, one])], query.get("status"), { onchange: () => filter() });
 
   const near = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) if (isIntersecting) cards.get(target.dataset.host)?.draw();
@@ -149,7 +150,7 @@ function placeLoose(list, rows) {
 }
 
 function matches(host, text, status) {
-  if (!host || (status && host.status !== status)) return false;
+  if (!host || (status && host.status !== status && !(status === "trouble" && TROUBLE.has(host.status)))) return false;
   if (!text) return true;
   const own = host.deviceIds.flatMap((id) => {
     const device = devices.get(id);

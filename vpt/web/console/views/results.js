@@ -39,10 +39,12 @@ export function results({ query, signal }) {
   const load = inTurn(async () => {
     try {
       const told = await get(`/api/${kind.value}`, { ...wanted(), limit: PAGE, cursor: cursors[page] }, signal);
+      const newest = idOf(items[0]);
       items = told.items;
       cursors[page + 1] = told.next_cursor;
       wrong.say("");
       draw();
+      if (page === 0 && newest && newest !== idOf(items[0]) && wanted().test_case_id) drawAbove();
     } catch (error) {
       if (!signal.aborted) wrong.say(error.message);
     }
@@ -55,7 +57,7 @@ export function results({ query, signal }) {
       sort = { by, down: sort.by === by && !sort.down };
       draw();
     });
-    keep(body, rows, shown, (item) => item.execution_id ?? item.campaign_execution_id, () => resultRow(columns()));
+    keep(body, rows, shown, idOf, () => resultRow(columns()));
     show(newer, page > 0);
     show(older, cursors[page + 1]);
     say(where, items.length ? `Page ${page + 1}` : "");
@@ -74,6 +76,7 @@ export function results({ query, signal }) {
     history.replaceState(null, "", `#/results${kept.size ? `?${kept}` : ""}`);
     rows.clear();
     fill(body);
+    items = [];
     page = 0;
     cursors.length = 1;
     filters.fit(kind.value);
@@ -161,6 +164,10 @@ const CAMPAIGNS = [
   ["Took", (item) => seconds(item.summary.duration_s), (item) => item.summary.duration_s],
   ["By", (item) => item.requested_by, (item) => item.requested_by],
 ];
+
+function idOf(item) {
+  return item?.execution_id ?? item?.campaign_execution_id;
+}
 
 function drawHead(head, columns, sort, onsort) {
   const focused = head.contains(document.activeElement) ? document.activeElement.textContent : null;

@@ -9,6 +9,7 @@ import { can } from "../session.js";
 import { devices, known, runs, watch } from "../store.js";
 import { inTurn } from "../work.js";
 
+const SOME = 1000; // test cases or campaigns to choose from; more are found by name
 const SHOWN = 100; // of what waits and runs
 const NAME = /\$\$\{|\$\{([^{}]+)\}/g;
 const REST = 300; // milliseconds between two searches
@@ -36,12 +37,14 @@ function wish(query, signal) {
   const none = h("div", { hidden: true });
   const form = h("form", { class: "card stack" });
   let chosen = null;
+  const on = devices.get(query.get("device_id"));
+  let wished = on?.id; // where to run, until it could be chosen
   let first = query.get("test_case_id") ?? query.get("campaign_id");
   let key = newKey();
 
   const search = inTurn(async () => {
     try {
-      const items = await all(`/api/${kind.value}`, { q: find.value.trim(), limit: 200 }, signal);
+      const items = await all(`/api/${kind.value}`, { q: find.value.trim(), device_model: kind.value === "testcases" ? on?.model : null }, signal, SOME);
       if (first && !items.some((item) => item.id === first)) {
         await get(`/api/${kind.value}/${encodeURIComponent(first)}`, {}, signal).then((item) => items.unshift(item), () => {});
       }
@@ -55,7 +58,7 @@ function wish(query, signal) {
       show(form, !nothing);
       show(none, nothing);
       fill(none, kind.value === "testcases"
-        ? empty("There is no test case yet.", h("a", { href: "#/testcases/new" }, "Make the first one"), ", then run it here.")
+        ? empty(on ? `There is no test case for the model ${on.model} yet.` : "There is no test case yet.", h("a", { href: "#/testcases/new" }, "Make the first one"), ", then run it here.")
         : empty("There is no campaign yet.", h("a", { href: "#/campaigns/new" }, "Put test cases together"), ", then run them here."));
       wrong.say("");
       choose();
@@ -76,6 +79,10 @@ function wish(query, signal) {
   const offerDevices = () => {
     const fitting = [...devices.values()].filter((one) => one.model === chosen?.device_model).sort((a, b) => a.id.localeCompare(b.id));
     offer(device, [["", "Any that fits"], ...fitting.map((one) => [one.id, `${one.name} (${one.id}), ${one.status}`])]);
+    if (wished && fitting.some((one) => one.id === wished)) {
+      device.value = wished;
+      wished = null;
+    }
   };
   const submit = (event) => {
     event.preventDefault();
