@@ -13,6 +13,7 @@ import click
 
 from vpt import __version__, config, grafana_role, logs
 from vpt.artifacts import Artifacts
+from vpt.client.cli import commands as client_commands
 from vpt.command import database, read_config, run
 from vpt.config import Config
 from vpt.db import Database, migrate
@@ -226,3 +227,5 @@ def _demo_folder(default: Path) -> Path:
 
 cli.add_command(host_command)
 cli.add_command(db_group)
+for client_command in client_commands:
+    cli.add_command(client_command)

@@ -327,12 +327,7 @@ def from_env(env: Mapping[str, str] | None = None, *, folder: Path | None = None
 
     Raises ConfigError that names every setting at fault and what was expected.
     """
-    if env is None:
-        env = _dotenv(folder) | {k: v for k, v in os.environ.items() if v}
-    try:
-        config: Config = _Settings().load(env)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_lines(error.messages_dict))) from error
+    config: Config = _load(_Settings(), _environment(folder) if env is None else env)
     if config.host_lost_after < config.host_suspect_after:
         raise ConfigError("HOST_LOST_AFTER: expected at least HOST_SUSPECT_AFTER")
     return config
@@ -344,6 +339,48 @@ def log_level_now(*, folder: Path | None = None) -> str:
     Raises ConfigError.
     """
     return from_env({k: v for k, v in os.environ.items() if v} | _dotenv(folder)).log_level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """What the commands that ask a server need: its URL, and a user's token."""
+
+    vpt_server: str = "http://127.0.0.1:5109"
+    vpt_token: str | None = _hidden()
+
+
+class _ClientSettings(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    vpt_server = f.String(validate=_WEB)
+    vpt_token = f.String()
+
+    @pre_load
+    def _by_name(self, data: Mapping[str, str], **_: Any) -> dict[str, str]:
+        return {name.lower(): value for name, value in data.items() if name.isupper()}
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> ClientConfig:
+        return ClientConfig(**data)
+
+
+def client_from_env(given: Mapping[str, str | None], *, folder: Path | None = None) -> ClientConfig:
+    """Read as `from_env` does; what is given, and not None, wins. Raises ConfigError."""
+    named = {name: value for name, value in given.items() if value}
+    config: ClientConfig = _load(_ClientSettings(), _environment(folder) | named)
+    return config
+
+
+def _load(schema: Schema, env: Mapping[str, str]) -> Any:
+    try:
+        return schema.load(env)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_lines(error.messages_dict))) from error
+
+
+def _environment(folder: Path | None) -> dict[str, str]:
+    return _dotenv(folder) | {k: v for k, v in os.environ.items() if v}
 
 
 def _dotenv(folder: Path | None) -> dict[str, str]:

@@ -101,6 +101,12 @@ class UnprocessableError(VptError):
     status, code = 422, "unprocessable"
 
 
+class NothingFitsError(UnprocessableError):
+    """No registered host could ever run this."""
+
+    code = "nothing_fits"
+
+
 class LockedError(VptError):
     """The device is leased by somebody else."""
 

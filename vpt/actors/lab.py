@@ -193,7 +193,7 @@ class Lab:
     async def submit(self, new: NewExecution, key: RequestKey | None = None) -> Submitted:
         """Run it, at once or when a device is free; `key` is stored with it.
 
-        Raises UnprocessableError when no registered host could ever run it, UnavailableError
+        Raises NothingFitsError when no registered host could ever run it, UnavailableError
         when the queue or the disk is full or the server stops.
         """
         self._open()

@@ -14,7 +14,7 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
 from vpt.actors.machine import action_name
 from vpt.db import Database, Session
-from vpt.errors import ConflictError, DatabaseAwayError, UnavailableError, UnprocessableError
+from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
     ErrorKind,
@@ -78,10 +78,10 @@ class Queue:
             raise UnavailableError("The queue is full.", retry_after=10)
 
     def possible(self, new: NewExecution) -> None:
-        """Raise UnprocessableError when no registered host could ever run it."""
+        """Raise NothingFitsError when no registered host could ever run it."""
         why = self._dispatcher.impossible(wish_of(new))
         if why is not None:
-            raise UnprocessableError(why)
+            raise NothingFitsError(why)
 
     async def submit(
         self, new: NewExecution, timeout_s: float, key: RequestKey | None = None

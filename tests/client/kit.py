@@ -1,0 +1,234 @@
+"""The command line as CI has it: a process of its own, whose words and exit code are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.actors.fake_host import until
+from tests.system.kit import ROOT, environment
+
+_STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_TIME = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)
+
+
+@dataclass
+class Cli:
+    """Where the command is to go, and as whom."""
+
+    url: str
+    token: str
+
+    def environment(self, **more: Any) -> dict[str, str]:
+        """Give what tells the command where to go, and nothing else of this machine."""
+        return environment(PYTHONPATH=ROOT, VPT_SERVER=self.url, VPT_TOKEN=self.token, **more)
+
+    async def __call__(self, *args: object, said: str = "") -> Ended:
+        """Run `vpt` to its end; `said` is what it reads."""
+        async with self.under_way(*args, said=said) as running:
+            return await running.ended()
+
+    @asynccontextmanager
+    async def under_way(self, *args: object, said: str = "") -> AsyncIterator[Running]:
+        """Run `vpt`; whatever happens it is gone at the end."""
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "vpt", *map(str, args)),
+            env=self.environment(),
+            cwd="/",  # where no .env is
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert child.stdin is not None
+        child.stdin.write(said.encode())
+        child.stdin.close()
+        running = Running(child)
+        try:
+            yield running
+        finally:
+            await running.gone()
+
+
+@dataclass
+class Ended:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Give what it said without the times of day."""
+        return _TIME.sub("", self.out).splitlines()
+
+
+class Running:
+    """A command that goes on."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+        self.out, self.err = b"", b""
+        self._readers = [
+            asyncio.create_task(self._read("out", child.stdout)),
+            asyncio.create_task(self._read("err", child.stderr)),
+        ]
+
+    async def _read(self, name: str, stream: asyncio.StreamReader | None) -> None:
+        assert stream is not None
+        while data := await stream.read(65536):
+            setattr(self, name, getattr(self, name) + data)
+
+    async def says(self, words: str) -> None:
+        """Wait until it has said that."""
+        await until(
+            lambda: words.encode() in self.out + self.err or self._child.returncode is not None
+        )
+        assert words.encode() in self.out + self.err, (self.out + self.err).decode()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._child.pid, number)
+
+    async def ended(self) -> Ended:
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self._readers)
+            code = await self._child.wait()
+        assert "Traceback" not in self.err.decode(), self.err.decode()
+        return Ended(code, self.out.decode(), self.err.decode())
+
+    async def gone(self) -> None:
+        if self._child.returncode is None:
+            self._child.kill()
+        await self._child.wait()
+        await asyncio.gather(*self._readers)
+
+
+class Scissors:
+    """A proxy that lets the first answers to some requests get lost, and knows what it carried."""
+
+    def __init__(self, url: str, *, cuts: str, times: int, refuses: str = "nothing") -> None:
+        """Lose `times` answers to what begins with `cuts`; take no request of `refuses`."""
+        self._far = urlsplit(url)
+        self._cuts, self._times, self._refuses = cuts.encode(), times, refuses.encode()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+        self.carried: list[bytes] = []
+        self._carriers: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Scissors:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await asyncio.gather(*self._carriers)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._carriers.add(asyncio.create_task(self._carry(reader, writer)))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._far.hostname, self._far.port)
+        back = asyncio.create_task(self._pump(far_reader, writer))
+        try:
+            while asked := await reader.read(65536):
+                self.carried.append(asked)
+                if self._refuses in asked.split(b"\r\n")[0]:
+                    return
+                lost = asked.startswith(self._cuts) and self._times > 0
+                if lost:
+                    self._times -= 1
+                    back.cancel()
+                    await asyncio.wait({back})
+                far_writer.write(asked)
+                if lost:
+                    assert b" 202 " in await far_reader.readline(), "it was accepted"
+                    return
+        finally:
+            for one in (writer, far_writer):
+                one.transport.abort()
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
+            await asyncio.wait({back})
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+
+class Terminal:
+    """A person before a terminal: sees what is drawn, types, and presses Ctrl-C."""
+
+    def __init__(self, cli: Cli, *args: object) -> None:
+        self._far, near = os.openpty()
+        os.set_blocking(self._far, False)
+        fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.drawn = ""
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "vpt", *map(str, args)],
+            env=cli.environment(TERM="xterm"),
+            cwd="/",
+            stdin=near,
+            stdout=near,
+            stderr=near,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (one call)
+        )
+        os.close(near)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        os.close(self._far)
+
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):  # nothing new, or the command is over
+            while data := os.read(self._far, 65536):
+                self.drawn += _STEERING.sub("", data.decode())
+
+    async def shows(self, words: str) -> None:
+        """Wait until it was drawn, since the last key was pressed."""
+
+        def shown() -> bool:
+            self._look()
+            return words in self.drawn or self._child.poll() is not None
+
+        await until(shown)
+        self._look()
+        assert words in self.drawn, self.drawn
+
+    def types(self, keys: str) -> None:
+        self.drawn = ""
+        os.write(self._far, keys.encode())
+
+    async def ended(self) -> int:
+        """Wait for its end; give its exit code."""
+
+        def over() -> bool:
+            self._look()
+            return self._child.poll() is not None
+
+        await until(over)
+        self._look()
+        assert "Traceback" not in self.drawn, self.drawn
+        return self._child.returncode

@@ -1,0 +1,1 @@
+"""The command line for people and CI; it knows a server by REST and Socket.IO only."""

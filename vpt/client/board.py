@@ -1,0 +1,220 @@
+"""What a run looks like: a line for each thing that happens, or a table on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from vpt.client.words import one_line, seconds, why_it_waits
+from vpt.model import ExecutionStatus, Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MARKS = {
+    "completed": ("✔ passed", "green"),
+    "failed": ("✘ failed", "red"),
+    "error": ("! error", "magenta"),
+    "cancelled": ("- cancelled", "yellow"),
+    "skipped": ("- skipped", "dim"),
+    "running": ("running", "cyan"),
+    "queued": ("waits", "dim"),
+}
+
+
+@dataclass
+class Test:
+    """One test of the run, as it is now."""
+
+    __test__ = False
+
+    name: str
+    status: str = "queued"
+    attempt: int = 0
+    step: int = 0
+    total: int = 0
+    where: str = ""
+    waits: str = ""
+    took_s: float | None = None
+    untold: list[str] = field(default_factory=list)  # until its name is known
+
+    def say(self) -> list[str]:
+        """Give what was not said yet."""
+        words, self.untold = self.untold, []
+        return [f"{self.name}: {word}" for word in words]
+
+
+@dataclass
+class Board:
+    """All tests of a run, by the ids of their executions."""
+
+    title: str
+    tests: dict[str, Test] = field(default_factory=dict)
+    done: int = 0
+    total: int = 1
+
+    def test(self, execution_id: str) -> Test:
+        """Give a test, which may be heard of before its name is known."""
+        return self.tests.setdefault(execution_id, Test(""))
+
+    def hear(self, name: str, event: Json) -> list[str]:
+        """Take an event; give the lines that are to be said now."""
+        if name == "campaign_progress":
+            self.done, self.total = event["done"], event["total"]
+            return []
+        test = self.test(event["execution_id"])
+        words = self._waits(test, event) if name == "queue_changed" else self._goes_on(test, event)
+        test.untold += [words] if words else []
+        return test.say() if test.name else []
+
+    def _waits(self, test: Test, event: Json) -> str | None:
+        words = why_it_waits(event)
+        if test.status != ExecutionStatus.QUEUED or test.waits == words:
+            return None
+        test.waits = words
+        return words
+
+    def _goes_on(self, test: Test, event: Json) -> str:
+        test.status, test.step, test.total = event["status"], event["step"], event["total_steps"]
+        test.where = event["device_id"] or ""
+        test.waits = ""
+        at = f" ({test.where})" if test.where else ""
+        if ExecutionStatus(test.status).final:
+            return f"{_MARKS[test.status][0][2:]}{at}"
+        if test.step:
+            return f"step {test.step}/{test.total} {event['step_status']}{at}"
+        test.attempt = event["attempt"]
+        steps = "1 step" if test.total == 1 else f"{test.total} steps"
+        return f"attempt {test.attempt} begins, {steps}{at}"
+
+    def learn(self, execution: Json) -> list[str]:
+        """Take what the API says of an execution, or of a result; give what is to be said now."""
+        test = self.test(execution["execution_id"])
+        test.name = one_line(execution["test_case_name"], 60)
+        if not _over(test):
+            test.status = execution["status"]
+        test.where = execution["device_id"] or test.where
+        test.took_s = execution["duration_s"]
+        return test.say()
+
+    def table(self) -> Table:
+        """Draw it."""
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415 (for terminals only)
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(title=Text(self.title), title_justify="left")
+        for title in ("test case", "device", "steps", "", "verdict", "time"):
+            table.add_column(title)
+        for test in self._shown():
+            words, style = _MARKS[test.status]
+            table.add_row(
+                Text(test.name),
+                Text(test.where),
+                ProgressBar(test.total or 1, test.step, width=12),
+                f"{test.step}/{test.total}" if test.total else "",
+                Text(test.waits or words, style),
+                seconds(test.took_s),
+            )
+        return table
+
+    def _shown(self) -> Iterable[Test]:
+        """Give those that fit on a terminal: what runs, and the last ones that are over."""
+        tests = list(self.tests.values())
+        going = [test for test in tests if not _over(test)]
+        over = [test for test in tests if _over(test)]
+        room = max(0, _MOST_ROWS - len(going))
+        return [*(over[-room:] if room else ()), *going[:_MOST_ROWS]]
+
+
+_MOST_ROWS = 30
+
+
+def _over(test: Test) -> bool:
+    return test.status == "skipped" or ExecutionStatus(test.status).final
+
+
+class Screen(Protocol):
+    """Where a run is shown while it goes on."""
+
+    terminal: bool
+
+    def say(self, words: str) -> None:
+        """Say something of which one line is the whole."""
+
+    def event(self, lines: list[str]) -> None:
+        """Say what happened, where no table shows it."""
+
+    def pause(self) -> None:
+        """Give the terminal free: a question is coming."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Lines:
+    """Plain lines with the time: for CI."""
+
+    terminal = False
+
+    def say(self, words: str) -> None:
+        """Say it with the time."""
+        click.echo(f"{datetime.now().astimezone():%H:%M:%S} {words}")
+
+    def event(self, lines: list[str]) -> None:
+        """Say each with the time."""
+        for line in lines:
+            self.say(line)
+
+    def pause(self) -> None:
+        """Nothing is in the way."""
+
+    resume = pause
+
+
+class Terminal:
+    """A table that is drawn anew as things happen."""
+
+    terminal = True
+
+    def __init__(self, board: Board) -> None:
+        """Take what is drawn."""
+        from rich.console import Console  # noqa: PLC0415 (for terminals only)
+        from rich.live import Live  # noqa: PLC0415
+
+        self._console = Console(highlight=False, markup=False)
+        self._live: Any = Live(
+            console=self._console,
+            refresh_per_second=8,
+            get_renderable=board.table,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def say(self, words: str) -> None:
+        """Say it above the table."""
+        self._console.print(words)
+
+    def event(self, lines: list[str]) -> None:
+        """Leave it to the table."""
+
+    def pause(self) -> None:
+        """Leave the table as it is now."""
+        self._live.stop()
+
+    def resume(self) -> None:
+        """Draw it again below."""
+        self._live.start()
+
+
+def screen_for(board: Board) -> Screen:
+    """Give a table where a person sits before it, else lines."""
+    from rich.console import Console  # noqa: PLC0415
+
+    watched = sys.stdin.isatty() and sys.stdout.isatty() and not Console().is_dumb_terminal
+    return Terminal(board) if watched else Lines()
