@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vpt import config
-from vpt.client.exits import MisuseError
+from vpt.client.exits import Exit, MisuseError
+from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
 
 if TYPE_CHECKING:
     from vpt.client.api import Api
@@ -66,7 +67,11 @@ def connected(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # names may be beyond what a terminal can show
-    return asyncio.run(connect())
+    try:
+        return asyncio.run(connect())
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.TROUBLE
 
 
 # ---------------------------------------------------------------- vpt run
@@ -250,4 +255,135 @@ def parameter(text: str) -> Any:
     return value
 
 
-commands: tuple[click.Command, ...] = (run_group,)
+# ---------------------------------------------------------------- vpt ls
+
+
+@click.group("ls", short_help="List hosts, devices, test cases, campaigns or executions.")
+def ls_group() -> None:
+    """List what the server has, the newest first.
+
+    A table on a terminal; else a line each with tabs between the columns, and no heading. With
+    --json each line is an object with all that the server says of it.
+
+    \b
+    vpt ls hosts --status lost
+    vpt ls executions --status failed --since 2026-11-01 --limit 1000 --json
+    vpt ls devices --model pixel | cut -f 1
+    """
+
+
+def _listed(what: str, listing: str, help_text: str, **filters: Any) -> None:
+    """Add a command that lists; `filters` are options by the names of the query's fields."""
+
+    def list_command(
+        *, server: str | None, token: str | None, limit: int, as_json: bool, **given: Any
+    ) -> None:
+        from vpt.client import listing as listings  # noqa: PLC0415
+
+        chosen = getattr(listings, listing)
+        connected(
+            server,
+            token,
+            lambda api: listings.show(api, chosen, limit, given, as_json=as_json),
+        )
+
+    command: Callable[..., Any] = with_server(list_command)
+    command = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(
+        command
+    )
+    command = click.option(
+        "--limit",
+        type=click.IntRange(1),
+        default=100,
+        show_default=True,
+        help="So many at most.",
+    )(command)
+    for name, option in reversed(filters.items()):
+        flag = option.pop("flag", f"--{name.replace('_', '-')}")
+        command = click.option(flag, name, **option)(command)
+    ls_group.command(what, help=help_text)(command)
+
+
+def _one_of(choices: Any) -> dict[str, Any]:
+    return {"type": click.Choice([*map(str, choices)]), "help": "Only these."}
+
+
+def _only(metavar: str, words: str, flag: str | None = None) -> dict[str, Any]:
+    more = {"flag": flag} if flag else {}
+    return {"metavar": metavar, "help": words, **more}
+
+
+_listed(
+    "hosts",
+    "HOSTS",
+    "List hosts with their status and the number of their devices.",
+    status=_one_of(HostStatus),
+    tag=_only("TAG", "Only with this tag."),
+    capability=_only("NAME", "Only with this capability."),
+)
+_listed(
+    "devices",
+    "DEVICES",
+    "List devices with their models and status.",
+    status=_one_of(DeviceStatus),
+    model=_only("MODEL", "Only of this model."),
+    host_id=_only("ID", "Only of this host.", "--host"),
+    tag=_only("TAG", "Only with this tag."),
+)
+_listed(
+    "testcases",
+    "TEST_CASES",
+    "List test cases.",
+    q=_only("TEXT", "Only with this in their names.", "--name"),
+    device_model=_only("MODEL", "Only for this model.", "--model"),
+    tag=_only("TAG", "Only with this tag."),
+)
+_listed(
+    "campaigns",
+    "CAMPAIGNS",
+    "List campaigns.",
+    q=_only("TEXT", "Only with this in their names.", "--name"),
+)
+_listed(
+    "executions",
+    "EXECUTIONS",
+    "List executions with their verdicts.",
+    status=_one_of(ExecutionStatus),
+    test_case_id=_only("ID", "Only of this test case.", "--testcase"),
+    host_id=_only("ID", "Only on this host.", "--host"),
+    device_id=_only("ID", "Only on this device.", "--device"),
+    campaign_execution_id=_only("ID", "Only of this run of a campaign.", "--campaign-execution"),
+    since=_only("TIME", "Only made at this time or later (ISO 8601; UTC unless it says)."),
+    until=_only("TIME", "Only made before this time."),
+)
+
+
+# ---------------------------------------------------------------- vpt logs
+
+
+@click.command("logs", short_help="Tell an execution step by step.")
+@click.argument("execution")
+@click.option(
+    "--attempt", type=click.IntRange(1), metavar="N", help="Only this attempt [all of them]."
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on until it is over.")
+@with_server
+def logs_command(
+    *, execution: str, attempt: int | None, follow: bool, server: str | None, token: str | None
+) -> None:
+    """Tell an execution: its attempts, steps, outputs, errors, and links to its screenshots.
+
+    EXECUTION is the id of a test's execution or of a campaign's, as `vpt run` and `vpt ls
+    executions` show them. The links work for an hour, without a token.
+
+    \b
+    vpt logs 4f1c0d6e8a --attempt 1
+    vpt logs 4f1c0d6e8a --follow
+    """
+    from vpt.client.story import tell  # noqa: PLC0415
+
+    patience = PATIENCE if follow else 0.0
+    connected(server, token, lambda api: tell(api, execution, attempt, follow=follow), patience)
+
+
+commands: tuple[click.Command, ...] = (run_group, ls_group, logs_command)

@@ -20,7 +20,7 @@ from vpt.client.exits import Exit, TroubleError
 from vpt.client.interrupts import Interrupts, says_yes
 from vpt.client.kinds import TEST_CASE, Kind, find
 from vpt.client.wire import Wire
-from vpt.client.words import one_line, seconds, why_not_passed
+from vpt.client.words import one_line, seconds, summary, why_not_passed
 from vpt.model import ExecutionStatus, Json
 
 #: Seconds: of a long poll, at the beginning and later; between looks at a campaign's results.
@@ -241,7 +241,7 @@ class _Run:
             told += bad
             click.echo(_verdict(test, why))
         if self._kind is not TEST_CASE:
-            click.echo(_summary(known["summary"]))
+            click.echo(summary(known["summary"]))
         click.echo(self._page)
         return await self._reported(_EXITS.get(known["status"], Exit.TROUBLE))
 
@@ -327,9 +327,3 @@ def _verdict(test: Json, why: str) -> str:
     where = ", ".join(part for part in (test["device_id"], seconds(test["duration_s"])) if part)
     line = f"{words.get(test['status'], test['status']):9} {one_line(test['test_case_name'], 100)}"
     return line + (f" ({where})" if where else "") + (f": {why}" if why else "")
-
-
-def _summary(summary: Json) -> str:
-    kinds = ("completed", "passed"), ("failed",), ("error",), ("cancelled",), ("skipped",)
-    counts = [f"{summary[kind[0]]} {kind[-1]}" for kind in kinds if summary[kind[0]]]
-    return f"{summary['total']} tests: {', '.join(counts)} in {seconds(summary['duration_s'])}"

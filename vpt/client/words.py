@@ -79,3 +79,10 @@ def what_is_invalid(errors: Mapping[str, Any], at: str = "") -> str:
             listed = what if isinstance(what, list) else [what]
             told.append(f"{where}: {' '.join(map(str, listed))}")
     return "; ".join(told)
+
+
+def summary(counts: Json) -> str:
+    """Say how the tests of a campaign ended."""
+    kinds = ("completed", "passed"), ("failed",), ("error",), ("cancelled",), ("skipped",)
+    told = [f"{counts[kind[0]]} {kind[-1]}" for kind in kinds if counts[kind[0]]]
+    return f"{counts['total']} tests: {', '.join(told)} in {seconds(counts['duration_s'])}"

@@ -1,0 +1,102 @@
+"""`vpt ls` and `vpt logs`: what is there, and what happened."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tests.client.kit import Cli, Terminal
+from tests.conftest import Client
+from tests.web.kit import PNG, FakeHost, got, made, test_case
+from vpt.db import Database
+
+
+async def test_lists_have_columns_filters_and_all_pages_up_to_the_limit(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    for number in range(3):
+        await made(operator, "/api/testcases", test_case(name=f"Case {number}\t!", tags=["a"]))
+    listed = await vpt("ls", "testcases", "--limit", "2", "--tag", "a")
+    assert (listed.code, listed.err) == (0, "")
+    rows = [line.split("\t") for line in listed.out.splitlines()]
+    assert [row[1:5] for row in rows] == [[f"Case {n} !", "pixel", "2", "a"] for n in (2, 1)]
+    objects = await vpt("ls", "testcases", "--name", "case 1", "--json")
+    assert [json.loads(line)["name"] for line in objects.out.splitlines()] == ["Case 1\t!"]
+    assert (await vpt("ls", "devices", "--model", "pixel", "--host", "host-1")).out == (
+        "host-1:tv-1\ttv-1\tpixel\tonline\thost-1\n"
+    )
+    assert (await vpt("ls", "executions", "--since", "yesterday")).code == 4
+
+
+async def test_a_list_goes_on_page_after_page(vpt: Cli, db: Database) -> None:
+    test_case = {"name": "n", "description": "", "steps": [{}], "device_model": "tv"}
+    more = {"requirements": [], "tags": [], "timeout_s": None, "test_retries": 0}
+    rows = [{"id": f"tc_{number}", **test_case, **more} for number in range(2100)]
+    async with db.transaction() as session:
+        await session.many("insert_test_case", rows)
+    listed = await vpt("ls", "testcases", "--limit", "2050")
+    assert len({line.split("\t")[0] for line in listed.out.splitlines()}) == 2050
+
+
+async def test_on_a_terminal_a_list_is_a_table_with_a_heading(host: FakeHost, vpt: Cli) -> None:
+    with Terminal(vpt, "ls", "hosts") as terminal:
+        assert await terminal.ended() == 0
+        assert "last seen" in terminal.drawn and "host-1" in terminal.drawn
+
+
+async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    said = {"output": "one\n::error::two\x07", "screenshot": PNG}
+    steps = [
+        {"command": "look", "answers": said},
+        {"command": "press", "success": False, "answers": {"error": "stuck"}},
+        {"command": "never"},
+    ]
+    case = await made(operator, "/api/testcases", test_case(steps=steps, test_retries=1))
+    execution_id = (await vpt("run", "testcase", case["id"], "--no-wait")).out.strip()
+    await got(operator, f"/api/executions/{execution_id}", wait=10)
+    whole, second = [
+        (await vpt("logs", execution_id, *more)).out for more in ((), ("--attempt", "2"))
+    ]
+    links = re.findall(rf"screenshot: ({vpt.url}\S+)", whole)
+    assert len(links) == 2
+    async with operator.session.get(links[0], headers={"Authorization": ""}) as picture:
+        assert picture.content_type == "image/png"
+    told = re.sub(r", \d+ ms|\?expires\S+", "", whole).splitlines()
+    attempt = [
+        "  step 1, look: passed",
+        "    output:",
+        "    | one",
+        "    | ::error::two\ufffd",
+        f"    screenshot: {vpt.url}/screenshots/{execution_id}/1/1.png",
+        "  step 2, press: failed",
+        "    error:",
+        "    | stuck",
+        "  step 3, never: skipped",
+        "attempt 1: failed",
+    ]
+    assert told[:12] == [
+        f"Start the app, execution {execution_id}",
+        "attempt 1 on host-1:tv-1 of host-1",
+        *attempt,
+    ]
+    assert "attempt 2: failed" in second and "attempt 1 on" not in second
+    assert (await vpt("logs", "nothing")).code == 4
+
+
+async def test_logs_follow_a_run_and_a_campaign_to_the_end(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    case = await made(operator, "/api/testcases", test_case())
+    body = {"name": "Nightly", "test_cases": [{"test_case_id": case["id"]}] * 2}
+    campaign = await made(operator, "/api/campaigns", body)
+    host.gate.clear()
+    started = await made(operator, f"/api/campaigns/{campaign['id']}/execute", {})
+    async with vpt.under_way("logs", started["campaign_execution_id"], "-f") as running:
+        await running.says("attempt 1 on host-1:tv-1")
+        host.gate.set()
+        ended = await running.ended()
+    assert ended.code == 0
+    assert ended.out.count("step 2, press_key: passed") == 2
+    assert ended.lines[-1].startswith("campaign Nightly: completed, 2 tests: 2 passed in ")
