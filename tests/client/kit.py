@@ -14,7 +14,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,10 +31,12 @@ class Cli:
 
     url: str
     token: str
+    settings: dict[str, str] = field(default_factory=dict)
 
     def environment(self, **more: Any) -> dict[str, str]:
         """Give what tells the command where to go, and nothing else of this machine."""
-        return environment(PYTHONPATH=ROOT, VPT_SERVER=self.url, VPT_TOKEN=self.token, **more)
+        where = {"PYTHONPATH": ROOT, "VPT_SERVER": self.url, "VPT_TOKEN": self.token}
+        return environment(**where, **self.settings, **more)
 
     async def __call__(self, *args: object, said: str = "") -> Ended:
         """Run `vpt` to its end; `said` is what it reads."""

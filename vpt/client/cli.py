@@ -386,4 +386,127 @@ def logs_command(
     connected(server, token, lambda api: tell(api, execution, attempt, follow=follow), patience)
 
 
-commands: tuple[click.Command, ...] = (run_group, ls_group, logs_command)
+# ---------------------------------------------------------------- vpt import, vpt export
+
+
+@click.command("import", short_help="Make the server have the test cases and campaigns of files.")
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH...",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option(
+    "--prune", is_flag=True, help="Delete what is in no file, campaigns and test cases alike."
+)
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+@with_server
+def import_command(
+    *,
+    paths: tuple[Path, ...],
+    dry_run: bool,
+    prune: bool,
+    yes: bool,
+    server: str | None,
+    token: str | None,
+) -> None:
+    """Make the server have the test cases and campaigns that files say, by their names.
+
+    PATH is a file, or a folder of which all .yaml, .yml and .json files are read. Everything is
+    checked before the first change; only what differs is written, and nothing that somebody
+    changed meanwhile is overwritten. After a failure the same command does the rest.
+
+    \b
+    vpt export tests/lab
+    vpt import tests/lab --dry-run
+    vpt import tests/lab --prune --yes
+
+    A file, as `vpt export` writes it; what is left out has its default:
+
+    \b
+    test_cases:
+      - name: Start the app
+        device_model: pixel
+        steps:
+          - command: launch_app
+            params: {app: "${app}"}
+    campaigns:
+      - name: Nightly
+        test_cases:
+          - test_case: Start the app
+            parameters: {app: news}
+    """
+    from vpt.client.sync import bring  # noqa: PLC0415
+
+    connected(
+        server,
+        token,
+        lambda api: bring(api, list(paths), dry_run=dry_run, prune=prune, yes=yes),
+    )
+
+
+@click.command("export", short_help="Write the server's test cases and campaigns into files.")
+@click.argument("to", metavar="[FOLDER|FILE|-]", default="-")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="Of standard output and of the files of a folder; a FILE's name tells its own.",
+)
+@click.option(
+    "--prune", is_flag=True, help="Delete a FOLDER's files of what is not on the server any more."
+)
+@with_server
+def export_command(
+    *, to: str, form: str, prune: bool, server: str | None, token: str | None
+) -> None:
+    """Write all test cases and campaigns, by name and without ids: for git, or another server.
+
+    To a folder (a file for each), to one file that ends in .yaml, .yml or .json, or to standard
+    output. The same content gives the same bytes.
+
+    \b
+    vpt export tests/lab --prune
+    vpt export lab.yaml
+    vpt export --format json | jq -r '.test_cases[].name'
+    """
+    from vpt.client.sync import export  # noqa: PLC0415
+
+    connected(server, token, lambda api: export(api, to, form, prune=prune))
+
+
+# ---------------------------------------------------------------- vpt completion
+
+
+@click.command("completion", short_help="Print a script that completes commands and options.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(context: click.Context, *, shell: str) -> None:
+    """Print a script that lets a shell complete the names of commands and options.
+
+    \b
+    bash (4.4 or newer), in ~/.bashrc:          eval "$(vpt completion bash)"
+    zsh, in ~/.zshrc:                           eval "$(vpt completion zsh)"
+    fish: vpt completion fish > ~/.config/fish/completions/vpt.fish
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    known = get_completion_class(shell)
+    if known is None:
+        raise AssertionError(shell)
+    root = context.find_root().command
+    click.echo(known(root, {}, "vpt", "_VPT_COMPLETE").source())
+
+
+commands: tuple[click.Command, ...] = (
+    run_group,
+    ls_group,
+    logs_command,
+    import_command,
+    export_command,
+    completion_command,
+)
