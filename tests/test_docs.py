@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from vpt.cli import cli
-from vpt.config import Config, with_grafana_keys, with_keys
+from vpt.config import ClientConfig, Config, with_grafana_keys, with_keys
 
 ROOT = Path(__file__).parents[1]
 NOT_SETTINGS = {"embedded"}
@@ -17,14 +18,22 @@ NOT_SETTINGS = {"embedded"}
 
 def test_every_setting_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = {item.name.upper() for item in fields(Config) if item.name not in NOT_SETTINGS}
+    settings = (*fields(Config), *fields(ClientConfig))
+    names = {item.name.upper() for item in settings if item.name not in NOT_SETTINGS}
     assert sorted(name for name in names if f"`{name}`" not in readme) == []
 
 
 def test_every_command_explains_itself() -> None:
-    for name, command in cli.commands.items():
-        assert command.help, name
-        assert all(p.help for p in command.params if isinstance(p, click.Option)), name
+    for command in _all_of(cli):
+        assert command.help, command.name
+        assert all(p.help for p in command.params if isinstance(p, click.Option)), command.name
+
+
+def _all_of(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from _all_of(command)
 
 
 def test_every_module_that_the_architecture_names_exists() -> None:

@@ -1,4 +1,4 @@
-"""The commands: serve, host, host-token, demo, token, migrate, prune, grafana-env, db."""
+"""The commands of servers and hosts, and where those of clients come in."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def cli() -> None:
     A host:        vpt host --server http://127.0.0.1:5109 --name pi-1
     A user token:  vpt token --user me
     A host token:  vpt host-token pi-1
+    A run, for CI: vpt run campaign Nightly --junit report.xml
 
     Settings come from the environment and from .env in the working folder; the README lists
     them. Exit codes: 0 passed, 1 a test failed, 2 infrastructure, 3 waited too long, 4 usage.

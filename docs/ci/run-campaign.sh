@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs a campaign for CI and publishes what came of it: run-campaign.sh CAMPAIGN [REPORT.xml]
+# VPT_SERVER and VPT_TOKEN say where and as whom, VPT_WAIT (seconds) how long at most.
+# Exits as `vpt run` does: 0 passed, 1 a test failed, 2 infrastructure, 3 waited too long, 4 usage.
+set -uo pipefail
+
+if [ $# -lt 1 ]; then
+    echo "usage: run-campaign.sh CAMPAIGN [REPORT.xml]" >&2
+    exit 4
+fi
+campaign=$1 report=${2:-vpt-report.xml}
+
+# A CI system that cancels the job tells this shell only: pass it on, and vpt cancels the run.
+vpt run campaign "$campaign" --junit "$report" --wait-timeout "${VPT_WAIT:-7200}" &
+run=$!
+trap 'kill -TERM $run 2>/dev/null' INT TERM
+code=0
+wait $run || code=$?
+while kill -0 $run 2>/dev/null; do # a signal ended the wait, not the run
+    code=0
+    wait $run || code=$?
+done
+
+case $code in
+0) words="passed" ;;
+1) words="failed" ;;
+2) words="was not judged: infrastructure, not the product" ;;
+3) words="is not over yet" ;;
+4) words="was not started: wrong usage" ;;
+*) words="ended with $code" ;;
+esac
+echo "Campaign $campaign $words."
+if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then
+    {
+        echo "### $campaign $words"
+        [ -s "$report" ] && echo "JUnit report: \`$report\`"
+    } >>"$GITHUB_STEP_SUMMARY"
+fi
+exit "$code"
