@@ -339,7 +339,7 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestHistories = _tested(Histories, 800)
-TestMatchedHistories = _tested(MatchedHistories, 800)
-TestSerialHistories = _tested(SerialHistories, 400)
-TestSerialMatchedHistories = _tested(SerialMatchedHistories, 400)
+TestHistories = _tested(Histories, 400)
+TestMatchedHistories = _tested(MatchedHistories, 400)
+TestSerialHistories = _tested(SerialHistories, 250)
+TestSerialMatchedHistories = _tested(SerialMatchedHistories, 250)
