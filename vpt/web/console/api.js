@@ -47,7 +47,10 @@ export async function all(path, query = {}, signal, most = Infinity) {
 
 /** Read a file as a blob: what an <img> or a download cannot ask for with a token. */
 export async function blob(path, signal) {
-  return patiently(() => send("GET", path, { signal, read: (response) => response.blob() }), signal);
+  return patiently(
+    () => send("GET", path, { signal, read: (response) => response.blob() }),
+    signal,
+  );
 }
 
 /** Give the object with its version: [object, ETag]. */
@@ -58,7 +61,9 @@ export async function getWithTag(path, signal) {
 
 /** Make a key under which a request is done once, however often it is sent. */
 export function newKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, "0"),
+  ).join("");
 }
 
 function withQuery(path, query) {
@@ -81,13 +86,24 @@ async function patiently(work, signal) {
 function pause(seconds, signal) {
   return new Promise((go, stop) => {
     const timer = setTimeout(go, seconds * 1000);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), stop(signal.reason)), { once: true });
+    signal?.addEventListener("abort", () => (clearTimeout(timer), stop(signal.reason)), {
+      once: true,
+    });
   });
 }
 
-async function send(method, path, { body, headers = {}, signal, read = (response) => response.json() } = {}) {
+async function send(
+  method,
+  path,
+  { body, headers = {}, signal, read = (response) => response.json() } = {},
+) {
   const token = session.token;
-  const options = { method, headers: { Authorization: `Bearer ${token}`, ...headers }, signal, cache: "no-store" };
+  const options = {
+    method,
+    headers: { Authorization: `Bearer ${token}`, ...headers },
+    signal,
+    cache: "no-store",
+  };
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
@@ -111,7 +127,11 @@ async function refusal(response, token) {
   if (after > 0) error.retryAfter = Math.min(after, 30);
   if (response.status !== 503) line.dispatchEvent(new Event("answered"));
   if (response.status === 401 && token === session.token) {
-    line.dispatchEvent(new CustomEvent("refused", { detail: "Your token is not valid, or not any more. Sign in with another one." }));
+    line.dispatchEvent(
+      new CustomEvent("refused", {
+        detail: "Your token is not valid, or not any more. Sign in with another one.",
+      }),
+    );
   }
   return error;
 }
@@ -125,6 +145,9 @@ function sentence(said, status) {
 
 function flat(errors, path) {
   if (Array.isArray(errors)) return errors.flatMap((one) => flat(one, path));
-  if (errors && typeof errors === "object") return Object.entries(errors).flatMap(([key, one]) => flat(one, [...path, /^\d+$/.test(key) ? `number ${Number(key) + 1}` : key]));
+  if (errors && typeof errors === "object")
+    return Object.entries(errors).flatMap(([key, one]) =>
+      flat(one, [...path, /^\d+$/.test(key) ? `number ${Number(key) + 1}` : key]),
+    );
   return [`${path.join(", ")}: ${errors}`];
 }

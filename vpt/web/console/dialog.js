@@ -8,9 +8,20 @@ dialog().addEventListener("close", () => dialog().open || fill(dialog()));
 
 /** Open it with a title and content. */
 export function open(title, ...content) {
-  fill(dialog(), h("div", { class: "stack" },
-    h("div", { class: "head" }, h("h2", { id: "dialog-title", class: "grow" }, title), button("Close", close)),
-    content));
+  fill(
+    dialog(),
+    h(
+      "div",
+      { class: "stack" },
+      h(
+        "div",
+        { class: "head" },
+        h("h2", { id: "dialog-title", class: "grow" }, title),
+        button("Close", close),
+      ),
+      content,
+    ),
+  );
   if (!dialog().open) dialog().showModal();
 }
 
@@ -22,11 +33,21 @@ export function close() {
 /** Ask before something is done that cannot be undone; `work` may throw a sentence. */
 export function ask(title, question, verb, work) {
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
-  const yes = button(verb, () => doing(yes, wrong, async () => {
-    await work();
-    close();
-  }), { class: "danger" });
-  open(title, h("p", {}, question), wrong, h("div", { class: "row" }, yes, button("Keep it", close)));
+  const yes = button(
+    verb,
+    () =>
+      doing(yes, wrong, async () => {
+        await work();
+        close();
+      }),
+    { class: "danger" },
+  );
+  open(
+    title,
+    h("p", {}, question),
+    wrong,
+    h("div", { class: "row" }, yes, button("Keep it", close)),
+  );
 }
 
 /** Do something by a button: not twice at once, and what goes wrong is said beside it. */

@@ -44,14 +44,30 @@ export const FINAL = new Set(["completed", "failed", "error", "cancelled"]);
 
 /** The colour that a status has. */
 export const TONE = {
-  available: "good", online: "good", completed: "good", passed: "good",
-  busy: "info", running: "info", leased: "info",
-  suspect: "warn", draining: "warn", cancelled: "warn", queued: "dim",
-  lost: "bad", failed: "bad", error: "infra",
-  offline: "dim", disabled: "dim", skipped: "dim",
+  available: "good",
+  online: "good",
+  completed: "good",
+  passed: "good",
+  busy: "info",
+  running: "info",
+  leased: "info",
+  suspect: "warn",
+  draining: "warn",
+  cancelled: "warn",
+  queued: "dim",
+  lost: "bad",
+  failed: "bad",
+  error: "infra",
+  offline: "dim",
+  disabled: "dim",
+  skipped: "dim",
 };
 
-const REASONS = { probes: "misses probes", flapping: "comes and goes, held back", broken: "its actor fails, held back" };
+const REASONS = {
+  probes: "misses probes",
+  flapping: "comes and goes, held back",
+  broken: "its actor fails, held back",
+};
 
 /** Say why a host is held back. */
 export function hostReason(reason) {
@@ -71,16 +87,23 @@ const WAITS = {
 /** Say in a sentence why an execution waits. */
 export function waits(wait) {
   if (!wait) return "Waits for a device.";
-  const names = wait.names?.length ? `: ${wait.names.slice(0, 5).join(", ")}${wait.names.length > 5 ? " …" : ""}` : "";
+  const names = wait.names?.length
+    ? `: ${wait.names.slice(0, 5).join(", ")}${wait.names.length > 5 ? " …" : ""}`
+    : "";
   const place = wait.position ? ` Number ${wait.position} in line` : "";
   const eta = place && wait.eta_s != null ? `, about ${seconds(wait.eta_s)} to go` : "";
   return `${WAITS[wait.reason] ?? wait.reason}${names}.${place}${eta}${place ? "." : ""}`;
 }
 
 const KINDS = {
-  host_lost: "its host went away", host_error: "its host answered nonsense", host_refused: "its host refused it",
-  step_timeout: "a step took too long", run_timeout: "the attempt took too long",
-  queue_timeout: "it waited too long", server_restarted: "the server was restarted", internal: "vpt made a mistake",
+  host_lost: "its host went away",
+  host_error: "its host answered nonsense",
+  host_refused: "its host refused it",
+  step_timeout: "a step took too long",
+  run_timeout: "the attempt took too long",
+  queue_timeout: "it waited too long",
+  server_restarted: "the server was restarted",
+  internal: "vpt made a mistake",
 };
 
 /** Say what went wrong with the infrastructure. */

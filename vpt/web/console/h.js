@@ -10,14 +10,17 @@ export function h(tag, attributes = {}, ...children) {
 
 function set(node, name, value) {
   if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-  else if (name === "style") for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
+  else if (name === "style")
+    for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
   else if (name === "value" || name === "checked" || name === "indeterminate") node[name] = value;
   else if (value === true) node.setAttribute(name, "");
   else if (value !== false && value != null) node.setAttribute(name, value);
 }
 
 function nodes(children) {
-  return children.flat(Infinity).filter((child) => child != null && child !== false)
+  return children
+    .flat(Infinity)
+    .filter((child) => child != null && child !== false)
     .map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
 }
 
@@ -45,12 +48,22 @@ export function button(text, onclick, attributes = {}) {
 
 /** Make a labelled field; `hint` says what goes in. */
 export function field(label, control, hint) {
-  return h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", {}, hint));
+  return h(
+    "label",
+    { class: "field" },
+    h("span", {}, label),
+    control,
+    hint && h("small", {}, hint),
+  );
 }
 
 /** Make a select of [value, text] pairs. */
 export function select(options, value, attributes = {}) {
-  const node = h("select", attributes, options.map(([key, text]) => h("option", { value: key }, text)));
+  const node = h(
+    "select",
+    attributes,
+    options.map(([key, text]) => h("option", { value: key }, text)),
+  );
   node.value = value ?? "";
   if (node.selectedIndex < 0) node.selectedIndex = 0;
   return node;
@@ -61,7 +74,10 @@ export function offer(node, pairs) {
   const now = node.value;
   const shown = [...node.options].map((one) => `${one.value}\n${one.text}`).join("\n");
   if (shown === pairs.map(([value, text]) => `${value}\n${text}`).join("\n")) return;
-  fill(node, pairs.map(([value, text]) => h("option", { value }, text)));
+  fill(
+    node,
+    pairs.map(([value, text]) => h("option", { value }, text)),
+  );
   node.value = pairs.some(([value]) => value === now) ? now : (pairs[0]?.[0] ?? "");
 }
 

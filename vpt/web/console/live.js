@@ -4,7 +4,14 @@ import { get, line } from "./api.js";
 import { session } from "./session.js";
 import { io } from "./vendor/socket.io.esm.min.js";
 
-const EVENTS = ["test_progress", "step_progress", "queue_changed", "device_status", "host_status", "campaign_progress"];
+const EVENTS = [
+  "test_progress",
+  "step_progress",
+  "queue_changed",
+  "device_status",
+  "host_status",
+  "campaign_progress",
+];
 
 /** Tells "state" (detail: connecting, live or lost) and each event by its name (detail: payload). */
 export const live = new EventTarget();
@@ -19,7 +26,11 @@ export function hear(name, listener, signal) {
 export function connect() {
   disconnect();
   tell("state", "connecting");
-  socket = io({ auth: (give) => give({ token: session.token }), transports: ["websocket", "polling"], reconnectionDelayMax: 3000 });
+  socket = io({
+    auth: (give) => give({ token: session.token }),
+    transports: ["websocket", "polling"],
+    reconnectionDelayMax: 3000,
+  });
   const own = socket;
   own.on("connect", () => tell("state", "live"));
   own.on("disconnect", (reason) => {
@@ -41,8 +52,12 @@ export function disconnect() {
 }
 
 async function again(own) {
-  const error = await get("/api/system/status").then(() => null, (one) => one);
-  if (error?.status === 403) line.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+  const error = await get("/api/system/status").then(
+    () => null,
+    (one) => one,
+  );
+  if (error?.status === 403)
+    line.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
   setTimeout(() => own === socket && own.connect(), 1000);
 }
 

@@ -17,7 +17,13 @@ import { signIn } from "./views/signin.js";
 import { testCase } from "./views/testcase.js";
 import { testCases } from "./views/testcases.js";
 
-const NAV = [["/lab", "Lab"], ["/run", "Run"], ["/results", "Results"], ["/testcases", "Test cases"], ["/campaigns", "Campaigns"]];
+const NAV = [
+  ["/lab", "Lab"],
+  ["/run", "Run"],
+  ["/results", "Results"],
+  ["/testcases", "Test cases"],
+  ["/campaigns", "Campaigns"],
+];
 const VIEWS = [
   [/^\/lab$/, lab, "/lab"],
   [/^\/hosts\/([^/]+)$/, host, "/lab"],
@@ -81,7 +87,13 @@ function decoded(text) {
 }
 
 function nowhere() {
-  return { title: "Not here", node: [h("h1", {}, "There is no such view"), h("p", {}, h("a", { href: "#/lab" }, "Go to the lab"))] };
+  return {
+    title: "Not here",
+    node: [
+      h("h1", {}, "There is no such view"),
+      h("p", {}, h("a", { href: "#/lab" }, "Go to the lab")),
+    ],
+  };
 }
 
 function place(node, title) {
@@ -132,7 +144,10 @@ addEventListener("hashchange", () => {
 });
 by("leave").addEventListener("click", () => leave());
 by("skip").addEventListener("click", () => by("main").querySelector("h1")?.focus());
-fill(by("nav"), NAV.map(([path, text]) => h("a", { href: `#${path}` }, text)));
+fill(
+  by("nav"),
+  NAV.map(([path, text]) => h("a", { href: `#${path}` }, text)),
+);
 takeFromAddress();
 if (session.token) connect();
 draw();

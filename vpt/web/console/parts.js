@@ -47,8 +47,14 @@ export function deviceRow(id) {
   const status = pill();
   const doing = h("div", { class: "doing", hidden: true });
   const open = can("operator") && button("Use", () => deviceDialog(id), { class: "small" });
-  const node = h("li", { class: "device", "data-device": id },
-    h("span", {}, name, " ", model), status.node, open || h("span"), doing);
+  const node = h(
+    "li",
+    { class: "device", "data-device": id },
+    h("span", {}, name, " ", model),
+    status.node,
+    open || h("span"),
+    doing,
+  );
   let running = null;
   const update = () => {
     const device = devices.get(id);
@@ -84,7 +90,12 @@ function runLine(place, run) {
   place.replaceChildren(h("span", {}, title, " ", count), progress.node);
   const update = (now) => {
     say(title, now.test_case_name ?? "A test");
-    say(count, now.total_steps ? `step ${Math.min((now.step ?? 0) + 1, now.total_steps)} of ${now.total_steps}` : "");
+    say(
+      count,
+      now.total_steps
+        ? `step ${Math.min((now.step ?? 0) + 1, now.total_steps)} of ${now.total_steps}`
+        : "",
+    );
     progress.set(now.step, now.total_steps);
   };
   return { id: run.execution_id, update };
@@ -97,7 +108,10 @@ export function drainButton(id, wrong) {
   const order = async () => {
     node.disabled = true;
     try {
-      const host = await write("POST", `/api/hosts/${encodeURIComponent(id)}/${draining ? "resume" : "drain"}`);
+      const host = await write(
+        "POST",
+        `/api/hosts/${encodeURIComponent(id)}/${draining ? "resume" : "drain"}`,
+      );
       takeHost({ ...host, draining: !draining });
       show(wrong, false);
     } catch (error) {
@@ -119,8 +133,13 @@ export function drainButton(id, wrong) {
 /** Say when a host was last seen and why it is held back. */
 export function hostLine(host) {
   const reason = hostReason(host.reason);
-  const seen = host.status === "offline" ? `signed off, last seen ${ago(host.last_seen)}` : `seen ${ago(host.last_seen)}`;
-  return [reason, host.draining && host.status !== "draining" && "drains", seen].filter(Boolean).join(" · ");
+  const seen =
+    host.status === "offline"
+      ? `signed off, last seen ${ago(host.last_seen)}`
+      : `seen ${ago(host.last_seen)}`;
+  return [reason, host.draining && host.status !== "draining" && "drains", seen]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** Make the place where a view says what went wrong: {node, say(sentence)}; an empty one hides it. */
@@ -152,17 +171,21 @@ export function saveButton(text, path, name, wrong) {
 /** Make the button that cancels what `path` names; `update(item)` hides it when there is nothing. */
 export function cancelButton(path, wrong) {
   if (!can("operator")) return { node: null, update: () => {} };
-  const node = button("Cancel", async () => {
-    node.disabled = true;
-    try {
-      await write("POST", `${path}/cancel`);
-      say(node, "Cancelling…");
-      wrong.say("");
-    } catch (error) {
-      node.disabled = false;
-      wrong.say(error.message);
-    }
-  }, { class: "danger" });
+  const node = button(
+    "Cancel",
+    async () => {
+      node.disabled = true;
+      try {
+        await write("POST", `${path}/cancel`);
+        say(node, "Cancelling…");
+        wrong.say("");
+      } catch (error) {
+        node.disabled = false;
+        wrong.say(error.message);
+      }
+    },
+    { class: "danger" },
+  );
   const update = (item) => {
     show(node, !FINAL.has(item.status));
     if (item.cancel_requested) {
@@ -175,6 +198,15 @@ export function cancelButton(path, wrong) {
 
 /** Make the two columns of facts; what has no value is left out. */
 export function facts(pairs) {
-  return h("table", {}, h("tbody", {}, pairs.filter(([, value]) => value != null && value !== "" && value !== false)
-    .map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
+  return h(
+    "table",
+    {},
+    h(
+      "tbody",
+      {},
+      pairs
+        .filter(([, value]) => value != null && value !== "" && value !== false)
+        .map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value))),
+    ),
+  );
 }

@@ -10,9 +10,15 @@ export async function plot(place, times, series, unit, signal) {
   let drawn = null;
   const draw = () => {
     drawn?.destroy();
-    drawn = new UPlot(options(place, series, unit), [times, ...series.map((one) => one.values)], place);
+    drawn = new UPlot(
+      options(place, series, unit),
+      [times, ...series.map((one) => one.values)],
+      place,
+    );
   };
-  const resized = new ResizeObserver(() => drawn.setSize({ width: place.clientWidth, height: HEIGHT }));
+  const resized = new ResizeObserver(() =>
+    drawn.setSize({ width: place.clientWidth, height: HEIGHT }),
+  );
   draw();
   resized.observe(place);
   dark.addEventListener("change", draw, { signal });
@@ -25,14 +31,32 @@ export async function plot(place, times, series, unit, signal) {
 function options(place, series, unit) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  const axis = { stroke: colour("--faint"), grid: { stroke: colour("--edge"), width: 1 }, ticks: { stroke: colour("--edge"), width: 1 } };
+  const axis = {
+    stroke: colour("--faint"),
+    grid: { stroke: colour("--edge"), width: 1 },
+    ticks: { stroke: colour("--edge"), width: 1 },
+  };
   return {
     width: place.clientWidth || 300,
     height: HEIGHT,
     legend: { show: false },
     cursor: { show: false },
-    scales: { y: { range: (_, low, high) => (unit === "%" ? [0, 105] : [0, Math.max(high, 0.1) * 1.1]) } },
-    axes: [axis, { ...axis, size: 60, values: (_, values) => values.map((value) => `${value} ${unit}`) }],
-    series: [{}, ...series.map((one) => ({ label: one.label, stroke: colour(one.colour), width: 2, spanGaps: true, points: { show: true, size: 5 } }))],
+    scales: {
+      y: { range: (_, low, high) => (unit === "%" ? [0, 105] : [0, Math.max(high, 0.1) * 1.1]) },
+    },
+    axes: [
+      axis,
+      { ...axis, size: 60, values: (_, values) => values.map((value) => `${value} ${unit}`) },
+    ],
+    series: [
+      {},
+      ...series.map((one) => ({
+        label: one.label,
+        stroke: colour(one.colour),
+        width: 2,
+        spanGaps: true,
+        points: { show: true, size: 5 },
+      })),
+    ],
   };
 }

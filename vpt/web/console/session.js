@@ -45,7 +45,10 @@ function read() {
 
 function claimsOf(token) {
   try {
-    const bytes = Uint8Array.from(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+    const bytes = Uint8Array.from(
+      atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")),
+      (c) => c.charCodeAt(0),
+    );
     return JSON.parse(new TextDecoder().decode(bytes)) ?? {};
   } catch {
     return {};

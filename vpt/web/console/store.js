@@ -101,7 +101,8 @@ export function takeDevice(device) {
 function sayAgain(id) {
   const since = performance.now() - LAG;
   for (const [when, name, payload] of recent) {
-    if (when > since && (payload.host_id ?? payload.device_id) === id && name.endsWith("_status")) apply(name, payload);
+    if (when > since && (payload.host_id ?? payload.device_id) === id && name.endsWith("_status"))
+      apply(name, payload);
   }
 }
 
@@ -250,7 +251,8 @@ for (const name of Object.keys(APPLY)) {
 }
 live.addEventListener("state", ({ detail }) => detail === "live" && refresh().catch(() => {}));
 setInterval(() => {
-  if (known.loaded && !document.hidden && performance.now() - looked > EVERY) refresh().catch(() => {});
+  if (known.loaded && !document.hidden && performance.now() - looked > EVERY)
+    refresh().catch(() => {});
 }, 5000);
 
 function apply(name, payload) {
@@ -264,7 +266,9 @@ function lookUp(kind, id) {
   unknown[kind].add(id);
   looking ??= setTimeout(async () => {
     looking = null;
-    const asked = Object.fromEntries(Object.entries(unknown).map(([name, ids]) => [name, [...ids]]));
+    const asked = Object.fromEntries(
+      Object.entries(unknown).map(([name, ids]) => [name, [...ids]]),
+    );
     for (const ids of Object.values(unknown)) ids.clear();
     if (!known.loaded) return;
     if (Object.values(asked).some((ids) => ids.length > LOOKED_UP)) return void refreshSoon();
@@ -282,7 +286,8 @@ async function lookUpHost(id) {
 async function lookUpDevice(id) {
   const device = await get(`/api/devices/${encodeURIComponent(id)}`).catch(() => null);
   if (!device) return;
-  if (device.host_id && !hosts.get(device.host_id)?.deviceIds.includes(id)) await lookUpHost(device.host_id);
+  if (device.host_id && !hosts.get(device.host_id)?.deviceIds.includes(id))
+    await lookUpHost(device.host_id);
   else takeDevice(device);
 }
 

@@ -7,7 +7,14 @@ import { empty, trouble } from "../parts.js";
 import { can } from "../session.js";
 import { devices } from "../store.js";
 
-const FRESH = { name: "", description: "", test_cases: [], stop_on_failure: false, parallelism: 1, priority: 50 };
+const FRESH = {
+  name: "",
+  description: "",
+  test_cases: [],
+  stop_on_failure: false,
+  parallelism: 1,
+  priority: 50,
+};
 
 /** Show one; `new` makes one, of another one where `from` names it. */
 export function campaign({ id, query, signal }) {
@@ -15,13 +22,53 @@ export function campaign({ id, query, signal }) {
   const place = h("div", {}, h("p", { role: "status" }, "Reading…"));
   const title = id === "new" ? "New campaign" : "Campaign";
   const read = async () => {
-    const [tests, item] = await Promise.all([all("/api/testcases", {}, signal), from ? get(`/api/campaigns/${encodeURIComponent(from)}`, {}, signal) : FRESH]);
+    const [tests, item] = await Promise.all([
+      all("/api/testcases", {}, signal),
+      from ? get(`/api/campaigns/${encodeURIComponent(from)}`, {}, signal) : FRESH,
+    ]);
     if (signal.aborted) return;
-    if (!tests.length) return void fill(place, empty("A campaign needs test cases, and there is none yet.", h("a", { href: "#/testcases/new" }, "Make the first one"), "."));
-    fill(place, form(id === "new" && from ? { ...item, name: `Copy of ${item.name}`.slice(0, 100) } : item, id === "new" ? null : id, tests));
+    if (!tests.length)
+      return void fill(
+        place,
+        empty(
+          "A campaign needs test cases, and there is none yet.",
+          h("a", { href: "#/testcases/new" }, "Make the first one"),
+          ".",
+        ),
+      );
+    fill(
+      place,
+      form(
+        id === "new" && from ? { ...item, name: `Copy of ${item.name}`.slice(0, 100) } : item,
+        id === "new" ? null : id,
+        tests,
+      ),
+    );
   };
-  read().catch((error) => signal.aborted || fill(place, h("p", { class: "wrong note", role: "alert" }, error.status === 404 ? "There is no such campaign, or not any more." : error.message)));
-  return { title, node: [h("div", { class: "head" }, h("h1", {}, title), h("a", { class: "button", href: "#/campaigns" }, "All campaigns")), place] };
+  read().catch(
+    (error) =>
+      signal.aborted ||
+      fill(
+        place,
+        h(
+          "p",
+          { class: "wrong note", role: "alert" },
+          error.status === 404 ? "There is no such campaign, or not any more." : error.message,
+        ),
+      ),
+  );
+  return {
+    title,
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, title),
+        h("a", { class: "button", href: "#/campaigns" }, "All campaigns"),
+      ),
+      place,
+    ],
+  };
 }
 
 function form(item, id, tests) {
@@ -29,7 +76,12 @@ function form(item, id, tests) {
   const saved = h("p", { role: "status" });
   const writes = can("operator");
   const name = h("input", { value: item.name, required: true, maxlength: 100, readonly: !writes });
-  const description = h("textarea", { rows: 2, maxlength: 1000, value: item.description, readonly: !writes });
+  const description = h("textarea", {
+    rows: 2,
+    maxlength: 1000,
+    value: item.description,
+    readonly: !writes,
+  });
   const number = (value, more) => h("input", { type: "number", value, readonly: !writes, ...more });
   const parallelism = number(item.parallelism, { min: 1, max: 1000 });
   const priority = number(item.priority, { min: 0, max: 100 });
@@ -41,8 +93,12 @@ function form(item, id, tests) {
     say(saved, "");
     doing(save, wrong.node, async () => {
       const body = {
-        name: name.value, description: description.value, test_cases: entries.value(),
-        stop_on_failure: stop.checked, parallelism: Number(parallelism.value || 1), priority: Number(priority.value || 0),
+        name: name.value,
+        description: description.value,
+        test_cases: entries.value(),
+        stop_on_failure: stop.checked,
+        parallelism: Number(parallelism.value || 1),
+        priority: Number(priority.value || 0),
       };
       if (id) {
         await write("PUT", `/api/campaigns/${encodeURIComponent(id)}`, body);
@@ -53,25 +109,59 @@ function form(item, id, tests) {
       }
     });
   };
-  return h("form", { class: "card stack", onsubmit: submit },
-    field("Name", name), field("Description", description), entries.node,
-    h("div", { class: "row top" }, field("At once", parallelism, "How many tests may run side by side."), field("Priority", priority, "0 to 100; higher goes first.")),
+  return h(
+    "form",
+    { class: "card stack", onsubmit: submit },
+    field("Name", name),
+    field("Description", description),
+    entries.node,
+    h(
+      "div",
+      { class: "row top" },
+      field("At once", parallelism, "How many tests may run side by side."),
+      field("Priority", priority, "0 to 100; higher goes first."),
+    ),
     h("label", { class: "check" }, stop, "Start nothing more after the first failure"),
     wrong.node,
-    h("div", { class: "row" }, writes && save,
-      id && writes && h("a", { class: "button", href: `#/run?campaign_id=${encodeURIComponent(id)}` }, "Run"),
-      id && h("a", { class: "button", href: `#/results?show=campaign-executions&campaign_id=${encodeURIComponent(id)}` }, "Results"),
-      id && writes && h("a", { class: "button", href: `#/campaigns/new?from=${encodeURIComponent(id)}` }, "Copy"), saved));
+    h(
+      "div",
+      { class: "row" },
+      writes && save,
+      id &&
+        writes &&
+        h("a", { class: "button", href: `#/run?campaign_id=${encodeURIComponent(id)}` }, "Run"),
+      id &&
+        h(
+          "a",
+          {
+            class: "button",
+            href: `#/results?show=campaign-executions&campaign_id=${encodeURIComponent(id)}`,
+          },
+          "Results",
+        ),
+      id &&
+        writes &&
+        h("a", { class: "button", href: `#/campaigns/new?from=${encodeURIComponent(id)}` }, "Copy"),
+      saved,
+    ),
+  );
 }
 
 function entriesEditor(first, tests, writes) {
   const names = new Map(tests.map((test) => [test.id, test.name]));
   const list = h("ol", {});
-  const pick = h("select", { "aria-label": "Test case to add" }, tests.map((test) => h("option", { value: test.id }, test.name)));
+  const pick = h(
+    "select",
+    { "aria-label": "Test case to add" },
+    tests.map((test) => h("option", { value: test.id }, test.name)),
+  );
   let rows = [];
   const draw = () => {
     rows.forEach((row, place) => say(row.number, place + 1));
-    fill(list, rows.map((row) => row.node));
+    fill(
+      list,
+      rows.map((row) => row.node),
+    );
   };
   const move = (row, by) => {
     const place = rows.indexOf(row);
@@ -83,11 +173,17 @@ function entriesEditor(first, tests, writes) {
     row.node.querySelector(by < 0 ? ".up" : ".down").focus();
   };
   const add = (entry) => {
-    const row = entryRow(entry, names.get(entry.test_case_id) ?? entry.test_case_id, writes, (by) => move(row, by), () => {
-      rows = rows.filter((one) => one !== row);
-      draw();
-      pick.focus();
-    });
+    const row = entryRow(
+      entry,
+      names.get(entry.test_case_id) ?? entry.test_case_id,
+      writes,
+      (by) => move(row, by),
+      () => {
+        rows = rows.filter((one) => one !== row);
+        draw();
+        pick.focus();
+      },
+    );
     rows.push(row);
   };
   first.forEach(add);
@@ -96,23 +192,65 @@ function entriesEditor(first, tests, writes) {
     if (!rows.length) throw new Error("Add at least one test case.");
     return rows.map((row, place) => row.value(place + 1));
   };
-  const more = writes && h("div", { class: "row" }, h("div", { class: "grow" }, pick), button("Add", () => {
-    add({ test_case_id: pick.value });
-    draw();
-  }));
-  return { value, node: h("section", { class: "stack" }, h("h2", {}, "Tests, in this order"), list, more,
-    h("datalist", { id: "devices" }, [...devices.values()].map((one) => h("option", { value: one.id }, one.name)))) };
+  const more =
+    writes &&
+    h(
+      "div",
+      { class: "row" },
+      h("div", { class: "grow" }, pick),
+      button("Add", () => {
+        add({ test_case_id: pick.value });
+        draw();
+      }),
+    );
+  return {
+    value,
+    node: h(
+      "section",
+      { class: "stack" },
+      h("h2", {}, "Tests, in this order"),
+      list,
+      more,
+      h(
+        "datalist",
+        { id: "devices" },
+        [...devices.values()].map((one) => h("option", { value: one.id }, one.name)),
+      ),
+    ),
+  };
 }
 
 function entryRow(entry, name, writes, move, remove) {
   const number = h("span", { class: "number" });
-  const device = h("input", { list: "devices", value: entry.device_id ?? "", placeholder: "any that fits", readonly: !writes });
+  const device = h("input", {
+    list: "devices",
+    value: entry.device_id ?? "",
+    placeholder: "any that fits",
+    readonly: !writes,
+  });
   const given = Object.keys(entry.parameters ?? {}).length ? JSON.stringify(entry.parameters) : "";
-  const parameters = h("input", { value: given, placeholder: '{"name": "value"}', spellcheck: "false", readonly: !writes });
-  const node = h("li", { class: "entry" }, number, h("a", { href: `#/testcases/${encodeURIComponent(entry.test_case_id)}` }, name),
-    field("Device", device), field("Parameters (JSON)", parameters),
-    writes && h("div", { class: "row" }, button("↑", () => move(-1), { class: "small up", "aria-label": `${name}: earlier` }),
-      button("↓", () => move(1), { class: "small down", "aria-label": `${name}: later` }), button("Remove", remove, { class: "small", "aria-label": `Remove ${name}` })));
+  const parameters = h("input", {
+    value: given,
+    placeholder: '{"name": "value"}',
+    spellcheck: "false",
+    readonly: !writes,
+  });
+  const node = h(
+    "li",
+    { class: "entry" },
+    number,
+    h("a", { href: `#/testcases/${encodeURIComponent(entry.test_case_id)}` }, name),
+    field("Device", device),
+    field("Parameters (JSON)", parameters),
+    writes &&
+      h(
+        "div",
+        { class: "row" },
+        button("↑", () => move(-1), { class: "small up", "aria-label": `${name}: earlier` }),
+        button("↓", () => move(1), { class: "small down", "aria-label": `${name}: later` }),
+        button("Remove", remove, { class: "small", "aria-label": `Remove ${name}` }),
+      ),
+  );
   const value = (place) => {
     let values = {};
     try {
@@ -120,7 +258,12 @@ function entryRow(entry, name, writes, move, remove) {
     } catch (error) {
       throw new Error(`The parameters of number ${place} are not JSON: ${error.message}`);
     }
-    return { test_case_id: entry.test_case_id, device_id: device.value.trim() || null, host_id: entry.host_id ?? null, parameters: values };
+    return {
+      test_case_id: entry.test_case_id,
+      device_id: device.value.trim() || null,
+      host_id: entry.host_id ?? null,
+      parameters: values,
+    };
   };
   return { node, number, value };
 }

@@ -45,39 +45,80 @@ export function campaignExecution({ id, signal }) {
     cancel.update(item);
     show(again, can("operator"));
     again.href = `#/run?campaign_id=${encodeURIComponent(item.campaign_id)}`;
-    const done = summary.completed + summary.failed + summary.error + summary.cancelled + summary.skipped;
+    const done =
+      summary.completed + summary.failed + summary.error + summary.cancelled + summary.skipped;
     progress.set(done, summary.total);
     show(progress.node, !FINAL.has(item.status));
     say(told, sentence(summary, done));
-    keep(list, rows, results.map((result, place) => ({ ...result, place: place + 1 })), (result) => result.execution_id ?? `skipped ${result.place}`, resultRow);
+    keep(
+      list,
+      rows,
+      results.map((result, place) => ({ ...result, place: place + 1 })),
+      (result) => result.execution_id ?? `skipped ${result.place}`,
+      resultRow,
+    );
     const waiting = summary.total - results.length;
     say(rest, waiting > 0 ? `${waiting} more wait for their turn` : "");
-    fill(about, facts([
-      ["Asked for by", item.requested_by], ["Started", moment(item.started_at)], ["Ended", moment(item.completed_at)],
-      ["At once", item.parallelism], ["Priority", item.priority], ["Stops at the first failure", item.stop_on_failure ? "yes" : "no"],
-    ]));
+    fill(
+      about,
+      facts([
+        ["Asked for by", item.requested_by],
+        ["Started", moment(item.started_at)],
+        ["Ended", moment(item.completed_at)],
+        ["At once", item.parallelism],
+        ["Priority", item.priority],
+        ["Stops at the first failure", item.stop_on_failure ? "yes" : "no"],
+      ]),
+    );
   };
 
   hear("campaign_progress", (event) => event.campaign_execution_id === id && load(), signal);
-  hear("test_progress", (event) => {
-    if (event.campaign_execution_id !== id) return;
-    const row = rows.get(event.execution_id);
-    if (row) row.progress(event);
-    else load();
-  }, signal);
+  hear(
+    "test_progress",
+    (event) => {
+      if (event.campaign_execution_id !== id) return;
+      const row = rows.get(event.execution_id);
+      if (row) row.progress(event);
+      else load();
+    },
+    signal,
+  );
   hear("state", (state) => state === "live" && load(), signal);
   load();
 
-  return { title: "Campaign", node: [
-    h("div", { class: "head" }, title, cancel.node, again, saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong)),
-    h("div", { class: "card stack" }, h("div", { class: "row" }, status.node, told), progress.node, wrong.node),
-    h("section", { class: "card stack" }, h("h2", {}, "Tests"), list, rest), about,
-  ] };
+  return {
+    title: "Campaign",
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        title,
+        cancel.node,
+        again,
+        saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong),
+      ),
+      h(
+        "div",
+        { class: "card stack" },
+        h("div", { class: "row" }, status.node, told),
+        progress.node,
+        wrong.node,
+      ),
+      h("section", { class: "card stack" }, h("h2", {}, "Tests"), list, rest),
+      about,
+    ],
+  };
 }
 
 function sentence(summary, done) {
   const parts = [`${done} of ${summary.total} done`];
-  for (const [key, text] of [["completed", "passed"], ["failed", "failed"], ["error", "infrastructure errors"], ["cancelled", "cancelled"], ["skipped", "skipped"]]) {
+  for (const [key, text] of [
+    ["completed", "passed"],
+    ["failed", "failed"],
+    ["error", "infrastructure errors"],
+    ["cancelled", "cancelled"],
+    ["skipped", "skipped"],
+  ]) {
     if (summary[key]) parts.push(`${summary[key]} ${text}`);
   }
   if (summary.success_rate != null) parts.push(`success rate ${summary.success_rate} %`);
@@ -91,7 +132,14 @@ function resultRow(first) {
   const status = pill();
   const progress = bar("Steps done");
   const more = h("div", { class: "more", hidden: true }, progress.node);
-  const node = h("li", { class: "step" }, number, h("span", {}, title, " ", where), status.node, more);
+  const node = h(
+    "li",
+    { class: "step" },
+    number,
+    h("span", {}, title, " ", where),
+    status.node,
+    more,
+  );
   const update = (result) => {
     say(number, result.place);
     say(title, result.test_case_name ?? "A test");

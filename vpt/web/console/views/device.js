@@ -7,10 +7,18 @@ import { button, field, fill, h, say, select, show } from "../h.js";
 import { can, session } from "../session.js";
 import { devices, takeDevice } from "../store.js";
 
-const TERMS = [["600", "10 minutes"], ["3600", "1 hour"], ["28800", "8 hours"]];
+const TERMS = [
+  ["600", "10 minutes"],
+  ["3600", "1 hour"],
+  ["28800", "8 hours"],
+];
 const SAMPLES = {
   web: { command: "take_screenshot", action_type: "web", params: {} },
-  other: { command: "execute_bash_command", action_type: "desktop", params: { command: "echo hello" } },
+  other: {
+    command: "execute_bash_command",
+    action_type: "desktop",
+    params: { command: "echo hello" },
+  },
 };
 
 /** Open the dialog of a device. */
@@ -23,14 +31,21 @@ export function deviceDialog(id) {
   const controls = h("div", { class: "row" });
   const term = select(TERMS, "600", { "aria-label": "How long" });
   const act = (text, work, more) => {
-    const node = button(text, () => doing(node, wrong, async () => {
-      await work();
-      takeDevice(await get(path));
-      draw();
-    }), more);
+    const node = button(
+      text,
+      () =>
+        doing(node, wrong, async () => {
+          await work();
+          takeDevice(await get(path));
+          draw();
+        }),
+      more,
+    );
     return node;
   };
-  const lease = act("Lease", () => write("POST", `${path}/lease`, { ttl_s: Number(term.value) }), { class: "strong" });
+  const lease = act("Lease", () => write("POST", `${path}/lease`, { ttl_s: Number(term.value) }), {
+    class: "strong",
+  });
   const release = act("Release", () => write("DELETE", `${path}/lease`));
   const disable = act("Take out of service", () => write("PUT", path, { status: "disabled" }));
   const enable = act("Back into service", () => write("PUT", path, { status: "online" }));
@@ -38,13 +53,29 @@ export function deviceDialog(id) {
     const now = devices.get(id) ?? device;
     say(state, stateOf(now));
     const mine = now.lease?.holder === session.user;
-    fill(controls, !now.lease && term, !now.lease && lease, (mine || (now.lease && can("admin"))) && release,
-      now.status === "disabled" ? enable : disable);
+    fill(
+      controls,
+      !now.lease && term,
+      !now.lease && lease,
+      (mine || (now.lease && can("admin"))) && release,
+      now.status === "disabled" ? enable : disable,
+    );
   };
   draw();
-  const run = h("a", { class: "button", href: `#/run?device_id=${encodeURIComponent(id)}` }, "Run a test on it");
-  open(device.name, h("p", { class: "faint" }, `${device.model ?? "no model"} · ${device.id}`), state, controls, wrong, device.model && h("div", {}, run),
-    device.host_id && oneAction(device));
+  const run = h(
+    "a",
+    { class: "button", href: `#/run?device_id=${encodeURIComponent(id)}` },
+    "Run a test on it",
+  );
+  open(
+    device.name,
+    h("p", { class: "faint" }, `${device.model ?? "no model"} · ${device.id}`),
+    state,
+    controls,
+    wrong,
+    device.model && h("div", {}, run),
+    device.host_id && oneAction(device),
+  );
 }
 
 function stateOf(device) {
@@ -54,7 +85,11 @@ function stateOf(device) {
 
 function oneAction(device) {
   const sample = SAMPLES[device.model] ?? SAMPLES.other;
-  const body = h("textarea", { rows: 7, spellcheck: "false", value: JSON.stringify(sample, null, 2) });
+  const body = h("textarea", {
+    rows: 7,
+    spellcheck: "false",
+    value: JSON.stringify(sample, null, 2),
+  });
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
   const said = h("div", { role: "status" });
   const go = h("button", { class: "strong" }, "Run this action");
@@ -65,13 +100,30 @@ function oneAction(device) {
       const action = asObject(body.value);
       const local = device.local_id === null ? {} : { device_id: device.local_id };
       show(wrong, false);
-      fill(said, answer(await write("POST", `/api/hosts/${encodeURIComponent(device.host_id)}/execute`, { ...action, ...local })));
+      fill(
+        said,
+        answer(
+          await write("POST", `/api/hosts/${encodeURIComponent(device.host_id)}/execute`, {
+            ...action,
+            ...local,
+          }),
+        ),
+      );
     });
   };
-  return h("form", { class: "stack", onsubmit: submit },
+  return h(
+    "form",
+    { class: "stack", onsubmit: submit },
     h("h3", {}, "One action by hand"),
-    field("Action (JSON)", body, "Goes to the host as it is. It is refused while a test or somebody else has the device."),
-    wrong, h("div", {}, go), said);
+    field(
+      "Action (JSON)",
+      body,
+      "Goes to the host as it is. It is refused while a test or somebody else has the device.",
+    ),
+    wrong,
+    h("div", {}, go),
+    said,
+  );
 }
 
 function asObject(text) {
@@ -81,7 +133,8 @@ function asObject(text) {
   } catch (error) {
     throw new Error(`This is not JSON: ${error.message}`);
   }
-  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("An action is a JSON object: { … }.");
+  if (value === null || typeof value !== "object" || Array.isArray(value))
+    throw new Error("An action is a JSON object: { … }.");
   return value;
 }
 
@@ -89,7 +142,16 @@ function answer({ success, result, duration_ms: ms }) {
   const { screenshot, output, error } = result ?? {};
   const url = typeof screenshot === "string" && screenshot && pictureUrl(screenshot);
   return [
-    h("p", {}, h("span", { class: `pill ${success ? "good" : "bad"}` }, success ? "succeeded" : "did not succeed"), ` in ${seconds(ms / 1000)}`),
+    h(
+      "p",
+      {},
+      h(
+        "span",
+        { class: `pill ${success ? "good" : "bad"}` },
+        success ? "succeeded" : "did not succeed",
+      ),
+      ` in ${seconds(ms / 1000)}`,
+    ),
     error && h("pre", {}, error),
     output && h("pre", {}, typeof output === "string" ? output : JSON.stringify(output, null, 2)),
     url && h("img", { src: url, alt: "What the device shows" }),
@@ -98,7 +160,9 @@ function answer({ success, result, duration_ms: ms }) {
 
 function pictureUrl(base64) {
   try {
-    const bytes = Uint8Array.from(atob(base64.replace(/^data:[^,]*,/, "")), (char) => char.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(base64.replace(/^data:[^,]*,/, "")), (char) =>
+      char.charCodeAt(0),
+    );
     return URL.createObjectURL(new Blob([bytes]));
   } catch {
     return null;

@@ -28,7 +28,14 @@ export function execution({ id, signal }) {
   const attempts = h("div", { class: "row", role: "group", "aria-label": "Attempts" });
   const list = h("ol", {});
   const rest = h("p", { class: "faint" });
-  const steps = h("section", { class: "card stack", hidden: true }, h("h2", {}, "Steps"), attempts, list, rest);
+  const steps = h(
+    "section",
+    { class: "card stack", hidden: true },
+    h("h2", {}, "Steps"),
+    attempts,
+    list,
+    rest,
+  );
   const rows = new Map();
   const tabs = new Map();
   let picked = null; // an earlier attempt that somebody looks at
@@ -46,7 +53,9 @@ export function execution({ id, signal }) {
     show(history, true);
     again.href = `#/run?test_case_id=${encodeURIComponent(item.test_case_id)}`;
     history.href = `#/results?test_case_id=${encodeURIComponent(item.test_case_id)}`;
-    const done = item.steps.filter((step) => step.status !== "running" && step.status !== "skipped").length;
+    const done = item.steps.filter(
+      (step) => step.status !== "running" && step.status !== "skipped",
+    ).length;
     progress.set(item.status === "queued" ? 0 : done, item.total_steps);
     show(progress.node, !FINAL.has(item.status));
     if (item.status !== "queued") say(told, sentence(item, done));
@@ -65,13 +74,26 @@ export function execution({ id, signal }) {
     }
     show(steps, item.attempts.length);
     show(attempts, item.attempts.length > 1);
-    keep(attempts, tabs, item.attempts.map((one) => ({ ...one, current: one.attempt === attempt })), (one) => one.attempt, (one) => attemptButton(() => {
-      picked = one.attempt === item.attempt ? null : one.attempt;
-      load();
-    }));
+    keep(
+      attempts,
+      tabs,
+      item.attempts.map((one) => ({ ...one, current: one.attempt === attempt })),
+      (one) => one.attempt,
+      (one) =>
+        attemptButton(() => {
+          picked = one.attempt === item.attempt ? null : one.attempt;
+          load();
+        }),
+    );
     const began = item.attempts.find((one) => one.attempt === attempt);
     const span = spanOf(began, item.steps);
-    keep(list, rows, item.steps, (step) => step.index, () => stepRow(signal));
+    keep(
+      list,
+      rows,
+      item.steps,
+      (step) => step.index,
+      () => stepRow(signal),
+    );
     for (const step of item.steps) rows.get(step.index).place(step, span);
     const last = item.steps.at(-1);
     if (last?.status === "running" && says) rows.get(last.index).says(says);
@@ -92,27 +114,53 @@ export function execution({ id, signal }) {
     }
   }, REST);
 
-  hear("test_progress", (event) => {
-    if (event.execution_id !== id) return;
-    says = "";
-    load();
-  }, signal);
+  hear(
+    "test_progress",
+    (event) => {
+      if (event.execution_id !== id) return;
+      says = "";
+      load();
+    },
+    signal,
+  );
   hear("queue_changed", (event) => event.execution_id === id && load(), signal);
-  hear("step_progress", (event) => {
-    if (event.execution_id !== id || !item) return;
-    says = progressWords(event.state);
-    rows.get(event.step)?.says(says);
-  }, signal);
+  hear(
+    "step_progress",
+    (event) => {
+      if (event.execution_id !== id || !item) return;
+      says = progressWords(event.state);
+      rows.get(event.step)?.says(says);
+    },
+    signal,
+  );
   hear("state", (state) => state === "live" && load(), signal);
   const timer = setInterval(() => item?.status === "queued" && load(), LOOK);
   signal.addEventListener("abort", () => clearInterval(timer));
   load();
 
-  return { title: "Execution", node: [
-    h("div", { class: "head" }, title, cancel.node, again, history, saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong)),
-    h("div", { class: "card stack" }, h("div", { class: "row" }, status.node, told), progress.node, wrong.node),
-    steps, about,
-  ] };
+  return {
+    title: "Execution",
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        title,
+        cancel.node,
+        again,
+        history,
+        saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong),
+      ),
+      h(
+        "div",
+        { class: "card stack" },
+        h("div", { class: "row" }, status.node, told),
+        progress.node,
+        wrong.node,
+      ),
+      steps,
+      about,
+    ],
+  };
 }
 
 async function whyItWaits(path, signal) {
@@ -127,23 +175,39 @@ async function whyItWaits(path, signal) {
 function sentence(item, done) {
   const took = item.duration_s == null ? "" : ` after ${seconds(item.duration_s)}`;
   switch (item.status) {
-    case "running": return `Step ${Math.min(done + 1, item.total_steps)} of ${item.total_steps} runs on ${item.device_id}${item.attempt > 1 ? `, attempt ${item.attempt}` : ""}.`;
-    case "completed": return `Passed${took}.`;
-    case "failed": return `The test failed${took}${item.error ? `: ${item.error}` : "."}`;
-    case "error": return `Infrastructure, not the test: ${errorKind(item.error_kind)}${item.error ? ` (${item.error})` : ""}.`;
-    default: return `Cancelled${took}.`;
+    case "running":
+      return `Step ${Math.min(done + 1, item.total_steps)} of ${item.total_steps} runs on ${item.device_id}${item.attempt > 1 ? `, attempt ${item.attempt}` : ""}.`;
+    case "completed":
+      return `Passed${took}.`;
+    case "failed":
+      return `The test failed${took}${item.error ? `: ${item.error}` : "."}`;
+    case "error":
+      return `Infrastructure, not the test: ${errorKind(item.error_kind)}${item.error ? ` (${item.error})` : ""}.`;
+    default:
+      return `Cancelled${took}.`;
   }
 }
 
 function factsOf(item) {
-  const parameters = Object.keys(item.parameters ?? {}).length ? h("pre", { tabindex: "0" }, JSON.stringify(item.parameters, null, 2)) : "";
+  const parameters = Object.keys(item.parameters ?? {}).length
+    ? h("pre", { tabindex: "0" }, JSON.stringify(item.parameters, null, 2))
+    : "";
   return [
-    ["Host", item.host && link("hosts", item.host, item.host)], ["Device", item.device_id],
-    ["Asked for by", item.requested_by], ["Asked for", moment(item.created_at)],
-    ["Started", moment(item.started_at)], ["Ended", moment(item.completed_at)],
-    ["Needs", [item.device_model, ...item.requirements].join(", ")], ["Priority", item.priority],
-    ["Version of the test", item.test_case_version], ["Parameters", parameters],
-    ["Campaign", item.campaign_execution_id && link("campaign-executions", item.campaign_execution_id, "The campaign it belongs to")],
+    ["Host", item.host && link("hosts", item.host, item.host)],
+    ["Device", item.device_id],
+    ["Asked for by", item.requested_by],
+    ["Asked for", moment(item.created_at)],
+    ["Started", moment(item.started_at)],
+    ["Ended", moment(item.completed_at)],
+    ["Needs", [item.device_model, ...item.requirements].join(", ")],
+    ["Priority", item.priority],
+    ["Version of the test", item.test_case_version],
+    ["Parameters", parameters],
+    [
+      "Campaign",
+      item.campaign_execution_id &&
+        link("campaign-executions", item.campaign_execution_id, "The campaign it belongs to"),
+    ],
   ];
 }
 
@@ -161,7 +225,10 @@ function attemptButton(onclick) {
 /** Give where an attempt begins and how long it is, in milliseconds. */
 function spanOf(attempt, steps) {
   const from = new Date(attempt?.started_at ?? steps[0]?.started_at ?? 0).getTime();
-  const last = steps.reduce((most, step) => Math.max(most, new Date(step.finished_at ?? 0).getTime()), from);
+  const last = steps.reduce(
+    (most, step) => Math.max(most, new Date(step.finished_at ?? 0).getTime()),
+    from,
+  );
   const until = attempt?.completed_at ? new Date(attempt.completed_at).getTime() : last;
   return { from, length: Math.max(1, until - from) };
 }
@@ -176,19 +243,35 @@ function stepRow(signal) {
   const output = h("div", { hidden: true });
   const shot = h("div", { hidden: true });
   const part = h("i", {});
-  const node = h("li", { class: "step fresh" }, number, h("span", {}, what, " ", took), status.node,
-    h("div", { class: "track", "aria-hidden": "true" }, part), h("div", { class: "more" }, now, error, output, shot));
+  const node = h(
+    "li",
+    { class: "step fresh" },
+    number,
+    h("span", {}, what, " ", took),
+    status.node,
+    h("div", { class: "track", "aria-hidden": "true" }, part),
+    h("div", { class: "more" }, now, error, output, shot),
+  );
   let shown = {};
   const update = (step) => {
     say(number, step.index);
     say(what, step.action);
     status.set(step.status);
-    say(took, [seconds(step.duration_ms == null ? null : step.duration_ms / 1000), step.tries > 1 && `${step.tries} tries`].filter(Boolean).join(", "));
+    say(
+      took,
+      [
+        seconds(step.duration_ms == null ? null : step.duration_ms / 1000),
+        step.tries > 1 && `${step.tries} tries`,
+      ]
+        .filter(Boolean)
+        .join(", "),
+    );
     say(error, step.error);
     show(error, step.error);
     if (step.status !== "running") show(now, false);
     if (step.output !== shown.output) drawOutput(output, step.output);
-    if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url) drawShot(shot, step, signal);
+    if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url)
+      drawShot(shot, step, signal);
     shown = step;
   };
   const place = (step, { from, length }) => {
@@ -208,9 +291,15 @@ function drawOutput(place, output) {
   show(place, output);
   if (!output) return fill(place);
   const text = typeof output === "string" ? output : JSON.stringify(output, null, 2);
-  if (text.length <= LONG) return fill(place, h("pre", { tabindex: "0", "aria-label": "Output" }, text));
+  if (text.length <= LONG)
+    return fill(place, h("pre", { tabindex: "0", "aria-label": "Output" }, text));
   const whole = h("pre", { tabindex: "0", "aria-label": "Output" });
-  const details = h("details", { ontoggle: () => details.open && say(whole, text) }, h("summary", {}, `Output, ${text.length} characters`), whole);
+  const details = h(
+    "details",
+    { ontoggle: () => details.open && say(whole, text) },
+    h("summary", {}, `Output, ${text.length} characters`),
+    whole,
+  );
   return fill(place, details);
 }
 
@@ -218,19 +307,32 @@ function drawOutput(place, output) {
 function drawShot(place, step, signal) {
   const name = `What the device showed after step ${step.index}`;
   const image = h("img", { alt: name });
-  const shot = h("button", { type: "button", class: "shot", "aria-label": `${name}, larger`, onclick: () => open(`Step ${step.index}`, h("img", { src: image.src, alt: name })) }, image);
+  const shot = h(
+    "button",
+    {
+      type: "button",
+      class: "shot",
+      "aria-label": `${name}, larger`,
+      onclick: () => open(`Step ${step.index}`, h("img", { src: image.src, alt: name })),
+    },
+    image,
+  );
   fill(place, shot);
   show(place, true);
-  const near = new IntersectionObserver(async (entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    near.disconnect();
-    try {
-      image.src = URL.createObjectURL(await blob(step.screenshot_url, signal));
-      signal.addEventListener("abort", () => URL.revokeObjectURL(image.src));
-    } catch (error) {
-      if (!signal.aborted) fill(place, h("small", {}, `The picture cannot be shown: ${error.message}`));
-    }
-  }, { rootMargin: "400px" });
+  const near = new IntersectionObserver(
+    async (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      near.disconnect();
+      try {
+        image.src = URL.createObjectURL(await blob(step.screenshot_url, signal));
+        signal.addEventListener("abort", () => URL.revokeObjectURL(image.src));
+      } catch (error) {
+        if (!signal.aborted)
+          fill(place, h("small", {}, `The picture cannot be shown: ${error.message}`));
+      }
+    },
+    { rootMargin: "400px" },
+  );
   near.observe(place);
   signal.addEventListener("abort", () => near.disconnect());
 }

@@ -12,25 +12,51 @@ import { dropHost, hosts, runs, takeHost, watch } from "../store.js";
 export function host({ id, signal }) {
   const place = h("div", { class: "stack" }, h("p", { role: "status" }, "Reading…"));
   const path = `/api/hosts/${encodeURIComponent(id)}`;
-  get(`${path}/status`, {}, signal).then((item) => {
-    if (signal.aborted) return;
-    takeHost(item);
-    fill(place, details(id, item, signal));
-  }).catch((error) => {
-    if (!signal.aborted) fill(place, h("p", { class: "wrong note", role: "alert" }, error.status === 404 ? `There is no host ${id}, or not any more.` : error.message));
-  });
-  const remove = () => ask(`Delete ${id}?`, "The host and its devices are forgotten; what they ran stays. It comes back when it registers again.", "Delete the host",
-    async () => {
-      await write("DELETE", path);
-      dropHost(id);
-      location.hash = "#/lab";
+  get(`${path}/status`, {}, signal)
+    .then((item) => {
+      if (signal.aborted) return;
+      takeHost(item);
+      fill(place, details(id, item, signal));
+    })
+    .catch((error) => {
+      if (!signal.aborted)
+        fill(
+          place,
+          h(
+            "p",
+            { class: "wrong note", role: "alert" },
+            error.status === 404 ? `There is no host ${id}, or not any more.` : error.message,
+          ),
+        );
     });
-  return { title: id, node: [
-    h("div", { class: "head" }, h("h1", {}, id),
-      h("a", { class: "button", href: `#/results?host_id=${encodeURIComponent(id)}` }, "What it ran"),
-      can("admin") && button("Delete", remove, { class: "danger" })),
-    place,
-  ] };
+  const remove = () =>
+    ask(
+      `Delete ${id}?`,
+      "The host and its devices are forgotten; what they ran stays. It comes back when it registers again.",
+      "Delete the host",
+      async () => {
+        await write("DELETE", path);
+        dropHost(id);
+        location.hash = "#/lab";
+      },
+    );
+  return {
+    title: id,
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, id),
+        h(
+          "a",
+          { class: "button", href: `#/results?host_id=${encodeURIComponent(id)}` },
+          "What it ran",
+        ),
+        can("admin") && button("Delete", remove, { class: "danger" }),
+      ),
+      place,
+    ],
+  };
 }
 
 function details(id, item, signal) {
@@ -51,17 +77,45 @@ function details(id, item, signal) {
   watch("device", (ids) => ids.forEach((one) => rows.get(one)?.update()), signal);
   watch("run", (ids) => ids.forEach((one) => rows.get(runs.get(one)?.device_id)?.update()), signal);
   return [
-    h("section", { class: "card stack" },
-      h("div", { class: "row" }, status.node, line, drain.node), wrong, factsOf(item)),
-    h("section", { class: "card" }, h("h2", {}, "Devices"), h("ul", {}, [...rows.values()].map((row) => row.node))),
-    h("section", { class: "card" }, h("h2", {}, "Hardware"), h("pre", { tabindex: "0" }, JSON.stringify(item.hardware ?? {}, null, 2))),
+    h(
+      "section",
+      { class: "card stack" },
+      h("div", { class: "row" }, status.node, line, drain.node),
+      wrong,
+      factsOf(item),
+    ),
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "Devices"),
+      h(
+        "ul",
+        {},
+        [...rows.values()].map((row) => row.node),
+      ),
+    ),
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "Hardware"),
+      h("pre", { tabindex: "0" }, JSON.stringify(item.hardware ?? {}, null, 2)),
+    ),
   ];
 }
 
 function factsOf(item) {
   return facts([
-    ["Address", item.host_url], ["Its own page", /^https?:/.test(item.page_url) && h("a", { href: item.page_url, rel: "noreferrer" }, item.page_url)], ["Speaks", item.dialect], ["Can", item.capabilities.join(", ")], ["Tags", item.tags.join(", ")],
-    ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"], ["Cancel", item.protocol.cancel ? "yes" : "no"],
+    ["Address", item.host_url],
+    [
+      "Its own page",
+      /^https?:/.test(item.page_url) &&
+        h("a", { href: item.page_url, rel: "noreferrer" }, item.page_url),
+    ],
+    ["Speaks", item.dialect],
+    ["Can", item.capabilities.join(", ")],
+    ["Tags", item.tags.join(", ")],
+    ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"],
+    ["Cancel", item.protocol.cancel ? "yes" : "no"],
     ["Registered", moment(item.registered_at)],
   ]);
 }

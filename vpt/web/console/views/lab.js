@@ -22,17 +22,37 @@ export function lab({ query, signal }) {
   const list = h("div", { class: "hosts" });
   const summary = h("p", { id: "counts", class: "grow" }, "Looking at the lab…");
   const loose = h("ul", { class: "devices" });
-  const looseCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Devices without a host"), loose);
-  const nothing = h("div", { hidden: true }, empty("No host has joined yet.",
-    "On the machine that has the devices: ", h("code", {}, `vpt host --server ${location.origin} --name pi-1 --device desktop`),
-    ". HOST_JOIN_TOKEN must be set there to the server's join token. It appears here by itself."));
+  const looseCard = h(
+    "section",
+    { class: "card", hidden: true },
+    h("h2", {}, "Devices without a host"),
+    loose,
+  );
+  const nothing = h(
+    "div",
+    { hidden: true },
+    empty(
+      "No host has joined yet.",
+      "On the machine that has the devices: ",
+      h("code", {}, `vpt host --server ${location.origin} --name pi-1 --device desktop`),
+      ". HOST_JOIN_TOKEN must be set there to the server's join token. It appears here by itself.",
+    ),
+  );
   const unmatched = h("p", { hidden: true }, "No host fits this filter.");
   const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => filter() });
-  const state = select([["", "any"], ["trouble", "suspect or lost"], ...HOSTS.map((one) => [one, one])], query.get("status"), { onchange: () => filter() });
+  const state = select(
+    [["", "any"], ["trouble", "suspect or lost"], ...HOSTS.map((one) => [one, one])],
+    query.get("status"),
+    { onchange: () => filter() },
+  );
 
-  const near = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) if (isIntersecting) cards.get(target.dataset.host)?.draw();
-  }, { rootMargin: NEAR });
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries)
+        if (isIntersecting) cards.get(target.dataset.host)?.draw();
+    },
+    { rootMargin: NEAR },
+  );
   signal.addEventListener("abort", () => near.disconnect());
 
   const filter = () => {
@@ -53,15 +73,20 @@ export function lab({ query, signal }) {
     }
     const ids = [...hosts.keys()].sort(compare);
     let place = list.firstElementChild;
-    await inSlices(ids, (id) => {
-      if (!hosts.has(id)) return;
-      let card = cards.get(id);
-      if (!card) cards.set(id, (card = hostCard(id, rows, near)));
-      card.update(true);
-      if (card.node === place) place = place.nextElementSibling;
-      else list.insertBefore(card.node, place);
-      if (!matches(hosts.get(id), text.value.trim().toLowerCase(), state.value)) card.node.hidden = true;
-    }, signal);
+    await inSlices(
+      ids,
+      (id) => {
+        if (!hosts.has(id)) return;
+        let card = cards.get(id);
+        if (!card) cards.set(id, (card = hostCard(id, rows, near)));
+        card.update(true);
+        if (card.node === place) place = place.nextElementSibling;
+        else list.insertBefore(card.node, place);
+        if (!matches(hosts.get(id), text.value.trim().toLowerCase(), state.value))
+          card.node.hidden = true;
+      },
+      signal,
+    );
     if (signal.aborted) return;
     placeLoose(loose, rows);
     show(looseCard, loose.children.length);
@@ -77,30 +102,53 @@ export function lab({ query, signal }) {
   };
 
   watch("list", arranged, signal);
-  watch("host", (ids) => {
-    for (const id of ids) cards.get(id)?.update(false);
-    if (state.value) filter();
-    recount();
-  }, signal);
-  watch("device", (ids) => {
-    for (const id of ids) rows.get(id)?.update();
-    recount();
-  }, signal);
-  watch("run", (ids) => {
-    for (const id of ids) rows.get(runs.get(id)?.device_id)?.update();
-    recount();
-  }, signal);
+  watch(
+    "host",
+    (ids) => {
+      for (const id of ids) cards.get(id)?.update(false);
+      if (state.value) filter();
+      recount();
+    },
+    signal,
+  );
+  watch(
+    "device",
+    (ids) => {
+      for (const id of ids) rows.get(id)?.update();
+      recount();
+    },
+    signal,
+  );
+  watch(
+    "run",
+    (ids) => {
+      for (const id of ids) rows.get(runs.get(id)?.device_id)?.update();
+      recount();
+    },
+    signal,
+  );
   watch("list", recount, signal);
   const clock = setInterval(() => [...cards.values()].forEach((card) => card.update(false)), SEEN);
   signal.addEventListener("abort", () => (clearInterval(clock), clearTimeout(counting)));
   arranged();
   count();
 
-  return { title: "Lab", node: [
-    h("div", { class: "head" }, h("h1", {}, "Lab"), summary),
-    h("div", { class: "row" }, field("Find a host, device, model or tag", text), field("Host status", state)),
-    nothing, unmatched, list, looseCard,
-  ] };
+  return {
+    title: "Lab",
+    node: [
+      h("div", { class: "head" }, h("h1", {}, "Lab"), summary),
+      h(
+        "div",
+        { class: "row" },
+        field("Find a host, device, model or tag", text),
+        field("Host status", state),
+      ),
+      nothing,
+      unmatched,
+      list,
+      looseCard,
+    ],
+  };
 }
 
 /** Make a host's card. Its devices are drawn when it comes near to what is looked at. */
@@ -110,8 +158,13 @@ function hostCard(id, rows, near) {
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
   const drain = drainButton(id, wrong);
   const items = h("ul", { class: "devices" });
-  const node = h("section", { class: "card host", "data-host": id },
-    h("div", { class: "row" }, h("h2", {}, link("hosts", id, id)), status.node, line, drain.node), wrong, items);
+  const node = h(
+    "section",
+    { class: "card host", "data-host": id },
+    h("div", { class: "row" }, h("h2", {}, link("hosts", id, id)), status.node, line, drain.node),
+    wrong,
+    items,
+  );
   let drawn = false;
   let own = null;
   const update = (whole) => {
@@ -124,12 +177,18 @@ function hostCard(id, rows, near) {
   };
   const list = (host) => {
     own = host.deviceIds.join("\n");
-    node.style.setProperty("contain-intrinsic-size", `auto ${HEAD + ROW * host.deviceIds.length}rem`);
+    node.style.setProperty(
+      "contain-intrinsic-size",
+      `auto ${HEAD + ROW * host.deviceIds.length}rem`,
+    );
     if (!drawn) return;
-    fill(items, host.deviceIds.map((device) => {
-      if (!rows.has(device)) rows.set(device, deviceRow(device));
-      return rows.get(device).node;
-    }));
+    fill(
+      items,
+      host.deviceIds.map((device) => {
+        if (!rows.has(device)) rows.set(device, deviceRow(device));
+        return rows.get(device).node;
+      }),
+    );
   };
   const draw = () => {
     drawn = true;
@@ -143,20 +202,29 @@ function hostCard(id, rows, near) {
 function placeLoose(list, rows) {
   const ids = [...devices.values()].filter((device) => !device.host_id).map((device) => device.id);
   if (ids.length === list.children.length && !ids.length) return;
-  fill(list, ids.map((id) => {
-    if (!rows.has(id)) rows.set(id, deviceRow(id));
-    return rows.get(id).node;
-  }));
+  fill(
+    list,
+    ids.map((id) => {
+      if (!rows.has(id)) rows.set(id, deviceRow(id));
+      return rows.get(id).node;
+    }),
+  );
 }
 
 function matches(host, text, status) {
-  if (!host || (status && host.status !== status && !(status === "trouble" && TROUBLE.has(host.status)))) return false;
+  if (
+    !host ||
+    (status && host.status !== status && !(status === "trouble" && TROUBLE.has(host.status)))
+  )
+    return false;
   if (!text) return true;
   const own = host.deviceIds.flatMap((id) => {
     const device = devices.get(id);
     return device ? [device.name, device.model ?? "", ...device.tags] : [];
   });
-  return [host.id, ...host.tags, ...host.capabilities, ...own].some((one) => one.toLowerCase().includes(text));
+  return [host.id, ...host.tags, ...host.capabilities, ...own].some((one) =>
+    one.toLowerCase().includes(text),
+  );
 }
 
 function counts() {
@@ -164,14 +232,17 @@ function counts() {
   return [
     `${many(hosts.size, "host")}${byStatus(hosts.values(), HOSTS)}`,
     `${many(devices.size, "device")}${byStatus(devices.values(), DEVICES)}`,
-    `${running} running`, `${runs.size - running}${runs.size - running >= 1000 ? " or more" : ""} waiting`,
+    `${running} running`,
+    `${runs.size - running}${runs.size - running >= 1000 ? " or more" : ""} waiting`,
   ].join(" · ");
 }
 
 function byStatus(things, statuses) {
   const counted = new Map();
   for (const { status } of things) counted.set(status, (counted.get(status) ?? 0) + 1);
-  const told = statuses.filter((one) => counted.has(one)).map((one) => `${counted.get(one)} ${one}`);
+  const told = statuses
+    .filter((one) => counted.has(one))
+    .map((one) => `${counted.get(one)} ${one}`);
   return told.length ? ` (${told.join(", ")})` : "";
 }
 

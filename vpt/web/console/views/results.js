@@ -13,17 +13,34 @@ const PAGE = 50;
 const HISTORY = 100; // executions of a test that are looked at
 const REST = 2000; // milliseconds between two reads because of news
 const STATUSES = ["queued", "running", "completed", "failed", "error", "cancelled"];
-const DAYS = [["7", "7 days"], ["30", "30 days"], ["90", "90 days"]];
+const DAYS = [
+  ["7", "7 days"],
+  ["30", "30 days"],
+  ["90", "90 days"],
+];
 
 /** Show it. */
 export function results({ query, signal }) {
-  const kind = select([["executions", "Tests"], ["campaign-executions", "Campaigns"]], query.get("show"), { onchange: () => changed() });
+  const kind = select(
+    [
+      ["executions", "Tests"],
+      ["campaign-executions", "Campaigns"],
+    ],
+    query.get("show"),
+    { onchange: () => changed() },
+  );
   const filters = makeFilters(query, () => changed());
   const wrong = trouble();
   const body = h("tbody", {});
   const head = h("thead", {});
   const nothing = h("div", { hidden: true });
-  const table = h("table", { class: "stacked" }, h("caption", { class: "faint" }, "Newest first; a column's title sorts what is shown."), head, body);
+  const table = h(
+    "table",
+    { class: "stacked" },
+    h("caption", { class: "faint" }, "Newest first; a column's title sorts what is shown."),
+    head,
+    body,
+  );
   const newer = button("Newer", () => turn(-1));
   const older = button("Older", () => turn(1));
   const where = h("span", { role: "status" });
@@ -38,7 +55,11 @@ export function results({ query, signal }) {
   const columns = () => (kind.value === "executions" ? TESTS : CAMPAIGNS);
   const load = inTurn(async () => {
     try {
-      const told = await get(`/api/${kind.value}`, { ...wanted(), limit: PAGE, cursor: cursors[page] }, signal);
+      const told = await get(
+        `/api/${kind.value}`,
+        { ...wanted(), limit: PAGE, cursor: cursors[page] },
+        signal,
+      );
       const newest = idOf(items[0]);
       items = told.items;
       cursors[page + 1] = told.next_cursor;
@@ -64,7 +85,16 @@ export function results({ query, signal }) {
     show(table, items.length);
     const filtered = Object.values(wanted()).some(Boolean);
     show(nothing, !items.length);
-    fill(nothing, filtered ? h("p", {}, "Nothing fits these filters.") : empty("Nothing ran yet.", h("a", { href: "#/run" }, "Run something"), ": it appears here."));
+    fill(
+      nothing,
+      filtered
+        ? h("p", {}, "Nothing fits these filters.")
+        : empty(
+            "Nothing ran yet.",
+            h("a", { href: "#/run" }, "Run something"),
+            ": it appears here.",
+          ),
+    );
   };
   const turn = (by) => {
     page += by;
@@ -100,55 +130,115 @@ export function results({ query, signal }) {
   drawAbove();
   load();
 
-  return { title: "Results", node: [
-    h("h1", {}, "Results"),
-    h("div", { class: "card row" }, field("Show", kind), filters.nodes),
-    above, wrong.node,
-    h("div", { class: "card stack" }, nothing, h("div", { class: "scroll" }, table), h("div", { class: "row" }, newer, older, where)),
-  ] };
+  return {
+    title: "Results",
+    node: [
+      h("h1", {}, "Results"),
+      h("div", { class: "card row" }, field("Show", kind), filters.nodes),
+      above,
+      wrong.node,
+      h(
+        "div",
+        { class: "card stack" },
+        nothing,
+        h("div", { class: "scroll" }, table),
+        h("div", { class: "row" }, newer, older, where),
+      ),
+    ],
+  };
 }
 
 function makeFilters(query, changed) {
-  const named = (name, options) => select([["", "any"], ...options], query.get(name), { onchange: changed });
+  const named = (name, options) =>
+    select([["", "any"], ...options], query.get(name), { onchange: changed });
   const given = (name) => (query.get(name) ? [[query.get(name), query.get(name)]] : []);
   const controls = {
-    status: named("status", STATUSES.map((one) => [one, one])),
+    status: named(
+      "status",
+      STATUSES.map((one) => [one, one]),
+    ),
     test_case_id: named("test_case_id", given("test_case_id")),
     campaign_id: named("campaign_id", given("campaign_id")),
     host_id: named("host_id", given("host_id")),
     device_id: named("device_id", given("device_id")),
-    since: h("input", { type: "datetime-local", onchange: changed, value: query.get("since") ?? "" }),
-    until: h("input", { type: "datetime-local", onchange: changed, value: query.get("until") ?? "" }),
+    since: h("input", {
+      type: "datetime-local",
+      onchange: changed,
+      value: query.get("since") ?? "",
+    }),
+    until: h("input", {
+      type: "datetime-local",
+      onchange: changed,
+      value: query.get("until") ?? "",
+    }),
   };
-  const titles = { status: "Status", test_case_id: "Test case", campaign_id: "Campaign", host_id: "Host", device_id: "Device", since: "Since", until: "Until" };
-  const fields = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, field(titles[name], control)]));
+  const titles = {
+    status: "Status",
+    test_case_id: "Test case",
+    campaign_id: "Campaign",
+    host_id: "Host",
+    device_id: "Device",
+    since: "Since",
+    until: "Until",
+  };
+  const fields = Object.fromEntries(
+    Object.entries(controls).map(([name, control]) => [name, field(titles[name], control)]),
+  );
   const offerAny = (control, pairs) => {
     const options = new Map(pairs);
     if (control.value && !options.has(control.value)) options.set(control.value, control.value);
     offer(control, [["", "any"], ...options]);
   };
   const refill = () => {
-    offerAny(controls.host_id, [...hosts.keys()].sort().map((id) => [id, id]));
-    offerAny(controls.device_id, [...devices.values()].map((one) => [one.id, `${one.name} (${one.id})`]).sort((a, b) => a[1].localeCompare(b[1])));
+    offerAny(
+      controls.host_id,
+      [...hosts.keys()].sort().map((id) => [id, id]),
+    );
+    offerAny(
+      controls.device_id,
+      [...devices.values()]
+        .map((one) => [one.id, `${one.name} (${one.id})`])
+        .sort((a, b) => a[1].localeCompare(b[1])),
+    );
   };
   const titled = (items) => items.map((item) => [item.id, item.name]);
-  all("/api/testcases").then((items) => offerAny(controls.test_case_id, titled(items)), () => {});
-  all("/api/campaigns").then((items) => offerAny(controls.campaign_id, titled(items)), () => {});
+  all("/api/testcases").then(
+    (items) => offerAny(controls.test_case_id, titled(items)),
+    () => {},
+  );
+  all("/api/campaigns").then(
+    (items) => offerAny(controls.campaign_id, titled(items)),
+    () => {},
+  );
   refill();
-  const serves = (name, kind) => (kind === "executions" ? name !== "campaign_id" : name === "status" || name === "campaign_id");
+  const serves = (name, kind) =>
+    kind === "executions" ? name !== "campaign_id" : name === "status" || name === "campaign_id";
   return {
     nodes: Object.values(fields),
     refill,
     fit: (kind) => Object.entries(fields).forEach(([name, node]) => show(node, serves(name, kind))),
-    values: (kind) => Object.fromEntries(Object.entries(controls).filter(([name]) => serves(name, kind)).map(([name, control]) =>
-      [name, control.type === "datetime-local" && control.value ? new Date(control.value).toISOString() : control.value])),
+    values: (kind) =>
+      Object.fromEntries(
+        Object.entries(controls)
+          .filter(([name]) => serves(name, kind))
+          .map(([name, control]) => [
+            name,
+            control.type === "datetime-local" && control.value
+              ? new Date(control.value).toISOString()
+              : control.value,
+          ]),
+      ),
   };
 }
 
 // --- the table
 
 const TESTS = [
-  ["Test", (item) => link("executions", item.execution_id, item.test_case_name), (item) => item.test_case_name],
+  [
+    "Test",
+    (item) => link("executions", item.execution_id, item.test_case_name),
+    (item) => item.test_case_name,
+  ],
   ["Verdict", (item) => pill(item.status).node, (item) => item.status],
   ["Device", (item) => item.device_id ?? "", (item) => item.device_id ?? ""],
   ["Attempts", (item) => item.attempt, (item) => item.attempt],
@@ -157,9 +247,17 @@ const TESTS = [
   ["By", (item) => item.requested_by, (item) => item.requested_by],
 ];
 const CAMPAIGNS = [
-  ["Campaign", (item) => link("campaign-executions", item.campaign_execution_id, item.name), (item) => item.name],
+  [
+    "Campaign",
+    (item) => link("campaign-executions", item.campaign_execution_id, item.name),
+    (item) => item.name,
+  ],
   ["Verdict", (item) => pill(item.status).node, (item) => item.status],
-  ["Passed", (item) => `${item.summary.completed} of ${item.summary.total}`, (item) => item.summary.completed],
+  [
+    "Passed",
+    (item) => `${item.summary.completed} of ${item.summary.total}`,
+    (item) => item.summary.completed,
+  ],
   ["Asked for", (item) => moment(item.created_at), (item) => item.created_at],
   ["Took", (item) => seconds(item.summary.duration_s), (item) => item.summary.duration_s],
   ["By", (item) => item.requested_by, (item) => item.requested_by],
@@ -171,9 +269,26 @@ function idOf(item) {
 
 function drawHead(head, columns, sort, onsort) {
   const focused = head.contains(document.activeElement) ? document.activeElement.textContent : null;
-  fill(head, h("tr", {}, columns.map(([title]) => h("th", { scope: "col", "aria-sort": sort.by === title ? (sort.down ? "descending" : "ascending") : null },
-    button(title, () => onsort(title)), sort.by === title && (sort.down ? " ↓" : " ↑")))));
-  if (focused) [...head.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
+  fill(
+    head,
+    h(
+      "tr",
+      {},
+      columns.map(([title]) =>
+        h(
+          "th",
+          {
+            scope: "col",
+            "aria-sort": sort.by === title ? (sort.down ? "descending" : "ascending") : null,
+          },
+          button(title, () => onsort(title)),
+          sort.by === title && (sort.down ? " ↓" : " ↑"),
+        ),
+      ),
+    ),
+  );
+  if (focused)
+    [...head.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
 }
 
 function sorted(items, columns, { by, down }) {
@@ -191,55 +306,131 @@ function resultRow(columns) {
     const now = JSON.stringify(item);
     if (now === shown) return;
     shown = now;
-    fill(node, columns.map(([title, draw]) => h("td", { "data-label": title }, draw(item))));
+    fill(
+      node,
+      columns.map(([title, draw]) => h("td", { "data-label": title }, draw(item))),
+    );
   };
   return { node, update };
 }
 
 // --- what stands above it
 
-const LETTERS = { completed: "✓", failed: "✗", error: "!", cancelled: "–", queued: "…", running: "…" };
+const LETTERS = {
+  completed: "✓",
+  failed: "✗",
+  error: "!",
+  cancelled: "–",
+  queued: "…",
+  running: "…",
+};
 
 function historyOf(test, signal) {
-  const place = h("section", { class: "card stack" }, h("h2", {}, "History"), h("p", { role: "status" }, "Reading…"));
-  get("/api/executions", { test_case_id: test, limit: HISTORY }, signal).then(({ items }) => {
-    if (signal.aborted) return;
-    const runs = items.reverse();
-    const canvas = h("div", { class: "plot", role: "img", "aria-label": "How long each run took, the newest to the right" });
-    const timed = runs.filter((run) => run.duration_s != null && run.status === "completed");
-    fill(place, h("h2", {}, "History"),
-      runs.length ? h("p", { role: "status" }, verdictsOf(runs)) : h("p", {}, "It never ran."),
-      h("div", { class: "strip", role: "list", "aria-label": "Verdicts, the newest last" }, runs.map(square)),
-      timed.length > 1 && [h("h3", {}, "How long it took when it passed"), canvas]);
-    if (timed.length > 1) {
-      plot(canvas, timed.map((run) => new Date(run.created_at) / 1000), [{ label: "Seconds", values: timed.map((run) => run.duration_s), colour: "--bar" }], "s", signal);
-    }
-  }, (error) => signal.aborted || fill(place, h("p", { class: "wrong note" }, error.message)));
+  const place = h(
+    "section",
+    { class: "card stack" },
+    h("h2", {}, "History"),
+    h("p", { role: "status" }, "Reading…"),
+  );
+  get("/api/executions", { test_case_id: test, limit: HISTORY }, signal).then(
+    ({ items }) => {
+      if (signal.aborted) return;
+      const runs = items.reverse();
+      const canvas = h("div", {
+        class: "plot",
+        role: "img",
+        "aria-label": "How long each run took, the newest to the right",
+      });
+      const timed = runs.filter((run) => run.duration_s != null && run.status === "completed");
+      fill(
+        place,
+        h("h2", {}, "History"),
+        runs.length ? h("p", { role: "status" }, verdictsOf(runs)) : h("p", {}, "It never ran."),
+        h(
+          "div",
+          { class: "strip", role: "list", "aria-label": "Verdicts, the newest last" },
+          runs.map(square),
+        ),
+        timed.length > 1 && [h("h3", {}, "How long it took when it passed"), canvas],
+      );
+      if (timed.length > 1) {
+        plot(
+          canvas,
+          timed.map((run) => new Date(run.created_at) / 1000),
+          [{ label: "Seconds", values: timed.map((run) => run.duration_s), colour: "--bar" }],
+          "s",
+          signal,
+        );
+      }
+    },
+    (error) => signal.aborted || fill(place, h("p", { class: "wrong note" }, error.message)),
+  );
   return place;
 }
 
 function square(run) {
   const told = `${run.status}, ${moment(run.created_at)}`;
-  return h("span", { role: "listitem" }, h("a", { href: `#/executions/${encodeURIComponent(run.execution_id)}`, class: TONE[run.status] ?? "dim", title: told, "aria-label": told }, LETTERS[run.status] ?? "?"));
+  return h(
+    "span",
+    { role: "listitem" },
+    h(
+      "a",
+      {
+        href: `#/executions/${encodeURIComponent(run.execution_id)}`,
+        class: TONE[run.status] ?? "dim",
+        title: told,
+        "aria-label": told,
+      },
+      LETTERS[run.status] ?? "?",
+    ),
+  );
 }
 
 function verdictsOf(runs) {
   const judged = runs.filter((run) => run.status === "completed" || run.status === "failed");
   if (!judged.length) return "No verdict yet.";
   const passed = judged.filter((run) => run.status === "completed").length;
-  const changes = judged.filter((run, place) => place && run.status !== judged[place - 1].status).length;
+  const changes = judged.filter(
+    (run, place) => place && run.status !== judged[place - 1].status,
+  ).length;
   const again = judged.filter((run) => run.status === "completed" && run.attempt > 1).length;
   const flaky = judged.length > 1 ? (100 * changes) / (judged.length - 1) : 0;
-  return `Of the last ${many(judged.length, "verdict")} ${passed} passed (${percent((100 * passed) / judged.length)}). ` +
-    `The verdict changed ${many(changes, "time")} (flakiness ${percent(flaky)}); ${again} passed only on a later attempt.`;
+  return (
+    `Of the last ${many(judged.length, "verdict")} ${passed} passed (${percent((100 * passed) / judged.length)}). ` +
+    `The verdict changed ${many(changes, "time")} (flakiness ${percent(flaky)}); ${again} passed only on a later attempt.`
+  );
 }
 
 function successRate(signal) {
   const told = h("p", { role: "status" }, "Reading…");
-  const canvas = h("div", { class: "plot", role: "img", "aria-label": "Success rate by day; the table below has the figures", hidden: true });
+  const canvas = h("div", {
+    class: "plot",
+    role: "img",
+    "aria-label": "Success rate by day; the table below has the figures",
+    hidden: true,
+  });
   const figures = h("tbody", {});
-  const table = h("details", { hidden: true }, h("summary", {}, "As a table"),
-    h("table", {}, h("thead", {}, h("tr", {}, ["Day", "Passed", "Failed", "Infrastructure errors", "Success rate"].map((title) => h("th", { scope: "col" }, title)))), figures));
+  const table = h(
+    "details",
+    { hidden: true },
+    h("summary", {}, "As a table"),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Day", "Passed", "Failed", "Infrastructure errors", "Success rate"].map((title) =>
+            h("th", { scope: "col" }, title),
+          ),
+        ),
+      ),
+      figures,
+    ),
+  );
   const days = select(DAYS, "30", { "aria-label": "Period", onchange: () => draw() });
   let drawing = new AbortController();
   const draw = async () => {
@@ -248,16 +439,50 @@ function successRate(signal) {
     const own = AbortSignal.any([drawing.signal, signal]);
     try {
       const rate = await get("/api/metrics/success-rate", { days: days.value }, own);
-      const by_day = rate.by_day.map((day) => ({ ...day, rate: day.completed + day.failed ? (100 * day.completed) / (day.completed + day.failed) : null }));
-      say(told, rate.total ? `${percent(rate.success_rate)} of ${rate.completed + rate.failed} verdicts; ${many(rate.error, "infrastructure error")} apart.` : "Nothing ran in this time.");
-      fill(figures, by_day.map((day) => h("tr", {}, [day.day, day.completed, day.failed, day.error, percent(day.rate)].map((one) => h("td", {}, one)))));
+      const by_day = rate.by_day.map((day) => ({
+        ...day,
+        rate:
+          day.completed + day.failed ? (100 * day.completed) / (day.completed + day.failed) : null,
+      }));
+      say(
+        told,
+        rate.total
+          ? `${percent(rate.success_rate)} of ${rate.completed + rate.failed} verdicts; ${many(rate.error, "infrastructure error")} apart.`
+          : "Nothing ran in this time.",
+      );
+      fill(
+        figures,
+        by_day.map((day) =>
+          h(
+            "tr",
+            {},
+            [day.day, day.completed, day.failed, day.error, percent(day.rate)].map((one) =>
+              h("td", {}, one),
+            ),
+          ),
+        ),
+      );
       show(canvas, by_day.length > 1);
       show(table, by_day.length);
-      if (by_day.length > 1) await plot(canvas, by_day.map((day) => new Date(day.day) / 1000), [{ label: "Success rate", values: by_day.map((day) => day.rate), colour: "--bar" }], "%", own);
+      if (by_day.length > 1)
+        await plot(
+          canvas,
+          by_day.map((day) => new Date(day.day) / 1000),
+          [{ label: "Success rate", values: by_day.map((day) => day.rate), colour: "--bar" }],
+          "%",
+          own,
+        );
     } catch (error) {
       if (!own.aborted) say(told, error.message);
     }
   };
   draw();
-  return h("section", { class: "card stack" }, h("div", { class: "head" }, h("h2", { class: "grow" }, "Success rate"), h("div", {}, days)), told, canvas, table);
+  return h(
+    "section",
+    { class: "card stack" },
+    h("div", { class: "head" }, h("h2", { class: "grow" }, "Success rate"), h("div", {}, days)),
+    told,
+    canvas,
+    table,
+  );
 }

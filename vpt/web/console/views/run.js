@@ -16,16 +16,32 @@ const REST = 300; // milliseconds between two searches
 
 /** Show it. */
 export function run({ query, signal }) {
-  return { title: "Run", node: [
-    h("h1", {}, "Run"),
-    can("operator") ? wish(query, signal) : h("p", {}, "Your token may look, not run. Ask for one with the role operator to run tests."),
-    now(signal),
-  ] };
+  return {
+    title: "Run",
+    node: [
+      h("h1", {}, "Run"),
+      can("operator")
+        ? wish(query, signal)
+        : h(
+            "p",
+            {},
+            "Your token may look, not run. Ask for one with the role operator to run tests.",
+          ),
+      now(signal),
+    ],
+  };
 }
 
 function wish(query, signal) {
   const wrong = trouble();
-  const kind = select([["testcases", "A test case"], ["campaigns", "A campaign"]], query.has("campaign_id") ? "campaigns" : "testcases", { onchange: () => search() });
+  const kind = select(
+    [
+      ["testcases", "A test case"],
+      ["campaigns", "A campaign"],
+    ],
+    query.has("campaign_id") ? "campaigns" : "testcases",
+    { onchange: () => search() },
+  );
   const find = h("input", { type: "search", oninput: () => search() });
   const what = select([], "", { required: true, onchange: () => choose() });
   const device = select([["", "Any that fits"]], "");
@@ -44,22 +60,46 @@ function wish(query, signal) {
 
   const search = inTurn(async () => {
     try {
-      const items = await all(`/api/${kind.value}`, { q: find.value.trim(), device_model: kind.value === "testcases" ? on?.model : null }, signal, SOME);
+      const items = await all(
+        `/api/${kind.value}`,
+        { q: find.value.trim(), device_model: kind.value === "testcases" ? on?.model : null },
+        signal,
+        SOME,
+      );
       if (first && !items.some((item) => item.id === first)) {
-        await get(`/api/${kind.value}/${encodeURIComponent(first)}`, {}, signal).then((item) => items.unshift(item), () => {});
+        await get(`/api/${kind.value}/${encodeURIComponent(first)}`, {}, signal).then(
+          (item) => items.unshift(item),
+          () => {},
+        );
       }
       if (signal.aborted) return;
       const before = first ?? what.value;
       first = null;
-      fill(what, items.map((item) => h("option", { value: item.id }, item.name)));
+      fill(
+        what,
+        items.map((item) => h("option", { value: item.id }, item.name)),
+      );
       what.value = items.some((item) => item.id === before) ? before : (items[0]?.id ?? "");
       items.forEach((item) => offered.set(item.id, item));
       const nothing = !items.length && !find.value;
       show(form, !nothing);
       show(none, nothing);
-      fill(none, kind.value === "testcases"
-        ? empty(on ? `There is no test case for the model ${on.model} yet.` : "There is no test case yet.", h("a", { href: "#/testcases/new" }, "Make the first one"), ", then run it here.")
-        : empty("There is no campaign yet.", h("a", { href: "#/campaigns/new" }, "Put test cases together"), ", then run them here."));
+      fill(
+        none,
+        kind.value === "testcases"
+          ? empty(
+              on
+                ? `There is no test case for the model ${on.model} yet.`
+                : "There is no test case yet.",
+              h("a", { href: "#/testcases/new" }, "Make the first one"),
+              ", then run it here.",
+            )
+          : empty(
+              "There is no campaign yet.",
+              h("a", { href: "#/campaigns/new" }, "Put test cases together"),
+              ", then run them here.",
+            ),
+      );
       wrong.say("");
       choose();
     } catch (error) {
@@ -74,11 +114,25 @@ function wish(query, signal) {
     for (const node of [wanted, urgent, parameters]) show(node, single);
     if (!single) return;
     offerDevices();
-    fill(parameters, namesIn(chosen?.steps).map((name) => field(`Parameter ${name}`, h("input", { name, required: true }), "Text as it is; numbers, true, false and JSON keep their type.")));
+    fill(
+      parameters,
+      namesIn(chosen?.steps).map((name) =>
+        field(
+          `Parameter ${name}`,
+          h("input", { name, required: true }),
+          "Text as it is; numbers, true, false and JSON keep their type.",
+        ),
+      ),
+    );
   };
   const offerDevices = () => {
-    const fitting = [...devices.values()].filter((one) => one.model === chosen?.device_model).sort((a, b) => a.id.localeCompare(b.id));
-    offer(device, [["", "Any that fits"], ...fitting.map((one) => [one.id, `${one.name} (${one.id}), ${one.status}`])]);
+    const fitting = [...devices.values()]
+      .filter((one) => one.model === chosen?.device_model)
+      .sort((a, b) => a.id.localeCompare(b.id));
+    offer(device, [
+      ["", "Any that fits"],
+      ...fitting.map((one) => [one.id, `${one.name} (${one.id}), ${one.status}`]),
+    ]);
     if (wished && fitting.some((one) => one.id === wished)) {
       device.value = wished;
       wished = null;
@@ -89,15 +143,35 @@ function wish(query, signal) {
     doing(go, wrong.node, async () => {
       if (!chosen) throw new Error("Choose what to run.");
       const path = `/api/${kind.value}/${encodeURIComponent(chosen.id)}/execute`;
-      const body = kind.value === "campaigns" ? {} : { device_id: device.value || null, priority: Number(priority.value), parameters: valuesIn(parameters) };
+      const body =
+        kind.value === "campaigns"
+          ? {}
+          : {
+              device_id: device.value || null,
+              priority: Number(priority.value),
+              parameters: valuesIn(parameters),
+            };
       const answer = await write("POST", path, body, { key });
-      location.hash = answer.execution_id ? `#/executions/${encodeURIComponent(answer.execution_id)}` : `#/campaign-executions/${encodeURIComponent(answer.campaign_execution_id)}`;
+      location.hash = answer.execution_id
+        ? `#/executions/${encodeURIComponent(answer.execution_id)}`
+        : `#/campaign-executions/${encodeURIComponent(answer.campaign_execution_id)}`;
     }).then(() => (key = newKey()));
   };
   form.addEventListener("submit", submit);
-  fill(form,
-    h("div", { class: "row" }, field("What", kind), field("Find by name", find), field("Which", what)),
-    h("div", { class: "row top" }, wanted, urgent), parameters, wrong.node, h("div", {}, go));
+  fill(
+    form,
+    h(
+      "div",
+      { class: "row" },
+      field("What", kind),
+      field("Find by name", find),
+      field("Which", what),
+    ),
+    h("div", { class: "row top" }, wanted, urgent),
+    parameters,
+    wrong.node,
+    h("div", {}, go),
+  );
   watch("list", offerDevices, signal);
   search();
   return [form, none];
@@ -106,12 +180,15 @@ function wish(query, signal) {
 /** Give the names of parameters in steps. */
 export function namesIn(value) {
   const names = new Set();
-  for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME)) if (name) names.add(JSON.parse(`"${name}"`));
+  for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME))
+    if (name) names.add(JSON.parse(`"${name}"`));
   return [...names].sort();
 }
 
 function valuesIn(place) {
-  return Object.fromEntries([...place.querySelectorAll("input")].map((input) => [input.name, typed(input.value)]));
+  return Object.fromEntries(
+    [...place.querySelectorAll("input")].map((input) => [input.name, typed(input.value)]),
+  );
 }
 
 /** Give the value that a text means: what reads as JSON is that. */
@@ -128,9 +205,20 @@ function now(signal) {
   const note = h("p", { class: "faint" });
   const rows = new Map();
   const draw = () => {
-    const items = [...runs.values()].sort((a, b) => (a.status === b.status ? 0 : a.status === "running" ? -1 : 1));
+    const items = [...runs.values()].sort((a, b) =>
+      a.status === b.status ? 0 : a.status === "running" ? -1 : 1,
+    );
     keep(list, rows, items.slice(0, SHOWN), (item) => item.execution_id, runRow);
-    say(note, !known.loaded ? "Looking…" : items.length ? (items.length > SHOWN ? `and ${items.length - SHOWN} more` : "") : "Nothing runs or waits.");
+    say(
+      note,
+      !known.loaded
+        ? "Looking…"
+        : items.length
+          ? items.length > SHOWN
+            ? `and ${items.length - SHOWN} more`
+            : ""
+          : "Nothing runs or waits.",
+    );
   };
   watch("run", draw, signal);
   watch("list", draw, signal);
@@ -143,7 +231,14 @@ function runRow(first) {
   const where = h("small", {});
   const status = pill();
   const progress = bar("Steps done");
-  const node = h("li", { class: "device" }, h("span", {}, title, " ", where), status.node, h("span", {}), h("div", { class: "doing" }, progress.node));
+  const node = h(
+    "li",
+    { class: "device" },
+    h("span", {}, title, " ", where),
+    status.node,
+    h("span", {}),
+    h("div", { class: "doing" }, progress.node),
+  );
   const update = (item) => {
     say(title, item.test_case_name ?? "A test");
     status.set(item.status);

@@ -7,7 +7,12 @@ import { forget, signIn as keep } from "../session.js";
 
 /** Show the form; `enter` is called when the token is good. */
 export function signIn(enter) {
-  const token = h("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
+  const token = h("input", {
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    spellcheck: "false",
+  });
   const wrong = h("p", { id: "signin-error", class: "wrong note", role: "alert", hidden: true });
   const go = h("button", { class: "strong" }, "Sign in");
   const submit = (event) => {
@@ -18,16 +23,21 @@ export function signIn(enter) {
         await get("/api/system/status");
       } catch (error) {
         forget();
-        throw error.status === 401 ? new Error("This token is not valid. It may have ended, or be of another server.") : error;
+        throw error.status === 401
+          ? new Error("This token is not valid. It may have ended, or be of another server.")
+          : error;
       }
       enter();
     });
   };
-  return h("form", { class: "card stack narrow", onsubmit: submit },
+  return h(
+    "form",
+    { class: "card stack narrow", onsubmit: submit },
     h("h1", {}, "Sign in"),
     h("p", {}, "Paste a token. On the server's machine, this makes one:"),
     h("pre", {}, "vpt token --user me"),
     field("Token", token),
     wrong,
-    h("div", {}, go));
+    h("div", {}, go),
+  );
 }

@@ -8,11 +8,28 @@ import { can } from "../session.js";
 import { devices } from "../store.js";
 
 const SAMPLES = [
-  ["a shell command", { command: "execute_bash_command", action_type: "desktop", params: { command: "echo hello", expected_output: "hello" } }],
-  ["an HTTP request", { command: "http_request", action_type: "desktop", params: { url: "http://127.0.0.1/", expected_status: 200 } }],
+  [
+    "a shell command",
+    {
+      command: "execute_bash_command",
+      action_type: "desktop",
+      params: { command: "echo hello", expected_output: "hello" },
+    },
+  ],
+  [
+    "an HTTP request",
+    {
+      command: "http_request",
+      action_type: "desktop",
+      params: { url: "http://127.0.0.1/", expected_status: 200 },
+    },
+  ],
   ["a pause", { command: "wait", action_type: "desktop", params: { seconds: 1 } }],
   ["open a browser", { command: "open_browser", action_type: "web", params: {} }],
-  ["go to a page", { command: "navigate_to_url", action_type: "web", params: { url: "https://example.org/" } }],
+  [
+    "go to a page",
+    { command: "navigate_to_url", action_type: "web", params: { url: "https://example.org/" } },
+  ],
   ["wait for text", { command: "wait_for_text", action_type: "web", params: { text: "Welcome" } }],
   ["a screenshot", { command: "take_screenshot", action_type: "web", params: {} }],
 ];
@@ -23,7 +40,16 @@ const KEYS = [
   ["delay_s", "seconds to wait before it"],
 ];
 const NUMBERS = ["timeout_s", "retries", "delay_s"];
-const FRESH = { name: "", description: "", device_model: "", steps: [SAMPLES[0][1]], tags: [], requirements: [], timeout_s: null, test_retries: 0 };
+const FRESH = {
+  name: "",
+  description: "",
+  device_model: "",
+  steps: [SAMPLES[0][1]],
+  tags: [],
+  requirements: [],
+  timeout_s: null,
+  test_retries: 0,
+};
 
 /** Show one; `new` makes one, of another one where `from` names it. */
 export function testCase({ id, query, signal }) {
@@ -32,13 +58,41 @@ export function testCase({ id, query, signal }) {
   const title = id === "new" ? "New test case" : "Test case";
   if (!from) fill(place, form(FRESH, null, null));
   else {
-    getWithTag(`/api/testcases/${encodeURIComponent(from)}`, signal).then(([item, tag]) => {
-      if (signal.aborted) return;
-      const copy = id === "new";
-      fill(place, copy ? form({ ...item, name: `Copy of ${item.name}`.slice(0, 100) }, null, null) : form(item, id, tag));
-    }, (error) => signal.aborted || fill(place, h("p", { class: "wrong note", role: "alert" }, error.status === 404 ? "There is no such test case, or not any more." : error.message)));
+    getWithTag(`/api/testcases/${encodeURIComponent(from)}`, signal).then(
+      ([item, tag]) => {
+        if (signal.aborted) return;
+        const copy = id === "new";
+        fill(
+          place,
+          copy
+            ? form({ ...item, name: `Copy of ${item.name}`.slice(0, 100) }, null, null)
+            : form(item, id, tag),
+        );
+      },
+      (error) =>
+        signal.aborted ||
+        fill(
+          place,
+          h(
+            "p",
+            { class: "wrong note", role: "alert" },
+            error.status === 404 ? "There is no such test case, or not any more." : error.message,
+          ),
+        ),
+    );
   }
-  return { title, node: [h("div", { class: "head" }, h("h1", {}, title), h("a", { class: "button", href: "#/testcases" }, "All test cases")), place] };
+  return {
+    title,
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, title),
+        h("a", { class: "button", href: "#/testcases" }, "All test cases"),
+      ),
+      place,
+    ],
+  };
 }
 
 function form(item, id, tag) {
@@ -47,7 +101,12 @@ function form(item, id, tag) {
   const writes = can("operator");
   const text = (value, more = {}) => h("input", { value: value ?? "", readonly: !writes, ...more });
   const name = text(item.name, { required: true, maxlength: 100 });
-  const description = h("textarea", { rows: 2, maxlength: 1000, value: item.description, readonly: !writes });
+  const description = h("textarea", {
+    rows: 2,
+    maxlength: 1000,
+    value: item.description,
+    readonly: !writes,
+  });
   const model = text(item.device_model, { required: true, maxlength: 100, list: "models" });
   const tags = text(item.tags.join(", "));
   const requirements = text(item.requirements.join(", "));
@@ -62,9 +121,14 @@ function form(item, id, tag) {
     say(saved, "");
     doing(save, wrong.node, async () => {
       const body = {
-        name: name.value, description: description.value, device_model: model.value, steps: steps.value(),
-        tags: wordsIn(tags.value), requirements: wordsIn(requirements.value),
-        timeout_s: timeout.value === "" ? null : Number(timeout.value), test_retries: Number(retries.value || 0),
+        name: name.value,
+        description: description.value,
+        device_model: model.value,
+        steps: steps.value(),
+        tags: wordsIn(tags.value),
+        requirements: wordsIn(requirements.value),
+        timeout_s: timeout.value === "" ? null : Number(timeout.value),
+        test_retries: Number(retries.value || 0),
       };
       if (!id) {
         const made = await write("POST", "/api/testcases", body);
@@ -72,31 +136,86 @@ function form(item, id, tag) {
         return;
       }
       try {
-        const now = await write("PUT", `/api/testcases/${encodeURIComponent(id)}`, body, { headers: { "If-Match": version } });
+        const now = await write("PUT", `/api/testcases/${encodeURIComponent(id)}`, body, {
+          headers: { "If-Match": version },
+        });
         version = `"${now.version}"`;
         say(saved, `Saved as version ${now.version}.`);
       } catch (error) {
-        throw error.status === 412 ? new Error("Somebody else changed it meanwhile. Copy your steps, load the page again and put them in.") : error;
+        throw error.status === 412
+          ? new Error(
+              "Somebody else changed it meanwhile. Copy your steps, load the page again and put them in.",
+            )
+          : error;
       }
     });
   };
-  return h("form", { class: "card stack", onsubmit: submit },
-    h("datalist", { id: "models" }, [...new Set([...devices.values()].map((one) => one.model).filter(Boolean))].sort().map((one) => h("option", { value: one }))),
-    h("div", { class: "row top" }, field("Name", name), field("Device model", model, "Runs on devices of this model.")),
+  return h(
+    "form",
+    { class: "card stack", onsubmit: submit },
+    h(
+      "datalist",
+      { id: "models" },
+      [...new Set([...devices.values()].map((one) => one.model).filter(Boolean))]
+        .sort()
+        .map((one) => h("option", { value: one })),
+    ),
+    h(
+      "div",
+      { class: "row top" },
+      field("Name", name),
+      field("Device model", model, "Runs on devices of this model."),
+    ),
     field("Description", description),
-    h("div", { class: "row top" }, field("Tags", tags, "Separated by commas."), field("Needs", requirements, "Capabilities that device or host must have, separated by commas.")),
+    h(
+      "div",
+      { class: "row top" },
+      field("Tags", tags, "Separated by commas."),
+      field(
+        "Needs",
+        requirements,
+        "Capabilities that device or host must have, separated by commas.",
+      ),
+    ),
     steps.node,
-    h("div", { class: "row top" }, field("Time limit", timeout, "Seconds of one attempt; empty: the server's."), field("More attempts", retries, "After a failure; the last one decides.")),
+    h(
+      "div",
+      { class: "row top" },
+      field("Time limit", timeout, "Seconds of one attempt; empty: the server's."),
+      field("More attempts", retries, "After a failure; the last one decides."),
+    ),
     wrong.node,
-    h("div", { class: "row" }, writes && save,
-      id && writes && h("a", { class: "button", href: `#/run?test_case_id=${encodeURIComponent(id)}` }, "Run"),
-      id && h("a", { class: "button", href: `#/results?test_case_id=${encodeURIComponent(id)}` }, "History"),
-      id && writes && h("a", { class: "button", href: `#/testcases/new?from=${encodeURIComponent(id)}` }, "Copy"), saved));
+    h(
+      "div",
+      { class: "row" },
+      writes && save,
+      id &&
+        writes &&
+        h("a", { class: "button", href: `#/run?test_case_id=${encodeURIComponent(id)}` }, "Run"),
+      id &&
+        h(
+          "a",
+          { class: "button", href: `#/results?test_case_id=${encodeURIComponent(id)}` },
+          "History",
+        ),
+      id &&
+        writes &&
+        h("a", { class: "button", href: `#/testcases/new?from=${encodeURIComponent(id)}` }, "Copy"),
+      saved,
+    ),
+  );
 }
 
 function stepsEditor(first, writes) {
   const wrong = h("p", { id: "steps-wrong", role: "status", class: "wrong note", hidden: true });
-  const area = h("textarea", { rows: 18, spellcheck: "false", readonly: !writes, value: JSON.stringify(first, null, 2), "aria-describedby": "steps-wrong", oninput: () => check() });
+  const area = h("textarea", {
+    rows: 18,
+    spellcheck: "false",
+    readonly: !writes,
+    value: JSON.stringify(first, null, 2),
+    "aria-describedby": "steps-wrong",
+    oninput: () => check(),
+  });
   const check = () => {
     let told = "";
     try {
@@ -121,12 +240,49 @@ function stepsEditor(first, writes) {
     }
     return check();
   };
-  const help = h("details", {}, h("summary", {}, "What a step is"),
-    h("p", {}, "Each step is a JSON object that goes to the device's host as it is. The server itself reads only:"),
-    h("table", {}, h("tbody", {}, KEYS.map(([key, text]) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, text))))),
-    h("p", {}, h("code", {}, "${name}"), " in any text is asked for when the test is run; ", h("code", {}, "$${"), " is a literal ", h("code", {}, "${"), "."));
-  const samples = writes && h("div", { class: "row", role: "group", "aria-label": "Add a step" }, "Add:", SAMPLES.map(([text, step]) => button(text, () => add(step), { class: "small" })));
-  return { node: h("div", { class: "stack" }, field("Steps (JSON)", area), wrong, samples, help), value: read };
+  const help = h(
+    "details",
+    {},
+    h("summary", {}, "What a step is"),
+    h(
+      "p",
+      {},
+      "Each step is a JSON object that goes to the device's host as it is. The server itself reads only:",
+    ),
+    h(
+      "table",
+      {},
+      h(
+        "tbody",
+        {},
+        KEYS.map(([key, text]) =>
+          h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, text)),
+        ),
+      ),
+    ),
+    h(
+      "p",
+      {},
+      h("code", {}, "${name}"),
+      " in any text is asked for when the test is run; ",
+      h("code", {}, "$${"),
+      " is a literal ",
+      h("code", {}, "${"),
+      ".",
+    ),
+  );
+  const samples =
+    writes &&
+    h(
+      "div",
+      { class: "row", role: "group", "aria-label": "Add a step" },
+      "Add:",
+      SAMPLES.map(([text, step]) => button(text, () => add(step), { class: "small" })),
+    );
+  return {
+    node: h("div", { class: "stack" }, field("Steps (JSON)", area), wrong, samples, help),
+    value: read,
+  };
 }
 
 function parsed(text) {
@@ -142,15 +298,21 @@ function parsed(text) {
 
 function checkStep(step, place) {
   const where = `Step ${place + 1}`;
-  if (step === null || typeof step !== "object" || Array.isArray(step)) throw new Error(`${where} is not an object: { … }.`);
+  if (step === null || typeof step !== "object" || Array.isArray(step))
+    throw new Error(`${where} is not an object: { … }.`);
   const filledIn = (value) => typeof value === "string" && /^\$\{[^{}]+\}$/.test(value);
   for (const key of NUMBERS) {
-    if (key in step && !filledIn(step[key]) && !(typeof step[key] === "number" && step[key] >= 0)) throw new Error(`${where}: ${key} is a number from 0.`);
+    if (key in step && !filledIn(step[key]) && !(typeof step[key] === "number" && step[key] >= 0))
+      throw new Error(`${where}: ${key} is a number from 0.`);
   }
   const go = step.continue_on_failure;
-  if (go !== undefined && typeof go !== "boolean" && !filledIn(go)) throw new Error(`${where}: continue_on_failure is true or false.`);
+  if (go !== undefined && typeof go !== "boolean" && !filledIn(go))
+    throw new Error(`${where}: continue_on_failure is true or false.`);
 }
 
 function wordsIn(text) {
-  return text.split(",").map((word) => word.trim()).filter(Boolean);
+  return text
+    .split(",")
+    .map((word) => word.trim())
+    .filter(Boolean);
 }

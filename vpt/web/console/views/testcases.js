@@ -14,25 +14,58 @@ const REST = 250; // milliseconds between two searches
 /** Show them. */
 export function testCases({ query, signal }) {
   return listView({
-    title: "Test cases", path: "/api/testcases", place: "testcases", query, signal,
-    filters: [["q", "Find by name"], ["tag", "Tag"], ["device_model", "Device model"]],
-    nothing: () => empty("There is no test case yet.", "A test case is a list of steps for a device model. ",
-      can("operator") && h("a", { href: "#/testcases/new" }, "Make the first one"), can("operator") ? "." : "Somebody with the role operator can make one."),
-    about: (item) => [h("span", {}, `${item.device_model} · ${many(item.steps.length, "step")}`), item.tags.map((tag) => h("span", { class: "tag" }, tag))],
+    title: "Test cases",
+    path: "/api/testcases",
+    place: "testcases",
+    query,
+    signal,
+    filters: [
+      ["q", "Find by name"],
+      ["tag", "Tag"],
+      ["device_model", "Device model"],
+    ],
+    nothing: () =>
+      empty(
+        "There is no test case yet.",
+        "A test case is a list of steps for a device model. ",
+        can("operator") && h("a", { href: "#/testcases/new" }, "Make the first one"),
+        can("operator") ? "." : "Somebody with the role operator can make one.",
+      ),
+    about: (item) => [
+      h("span", {}, `${item.device_model} · ${many(item.steps.length, "step")}`),
+      item.tags.map((tag) => h("span", { class: "tag" }, tag)),
+    ],
     run: (id) => `#/run?test_case_id=${encodeURIComponent(id)}`,
     results: (id) => `#/results?test_case_id=${encodeURIComponent(id)}`,
-    question: "What it ran stays in the results. A test case that a campaign uses cannot be deleted.",
+    question:
+      "What it ran stays in the results. A test case that a campaign uses cannot be deleted.",
   });
 }
 
 /** Show a list of things with names: test cases and campaigns. */
-export function listView({ title, path, place, query, signal, filters, nothing, about, run, results, question }) {
+export function listView({
+  title,
+  path,
+  place,
+  query,
+  signal,
+  filters,
+  nothing,
+  about,
+  run,
+  results,
+  question,
+}) {
   const wrong = trouble();
   const list = h("ul", {});
   const empties = h("div", { hidden: true });
   const more = button("More", () => load(cursor), { hidden: true });
   const rows = new Map();
-  const inputs = filters.map(([name, label]) => [name, label, h("input", { type: "search", value: query.get(name) ?? "", oninput: () => search() })]);
+  const inputs = filters.map(([name, label]) => [
+    name,
+    label,
+    h("input", { type: "search", value: query.get(name) ?? "", oninput: () => search() }),
+  ]);
   let items = [];
   let cursor = null;
   const load = async (from) => {
@@ -55,15 +88,26 @@ export function listView({ title, path, place, query, signal, filters, nothing, 
   const row = (first) => {
     const name = h("a", { href: `#/${place}/${encodeURIComponent(first.id)}` });
     const what = h("div", { class: "row faint" });
-    const remove = () => ask(`Delete ${first.name}?`, question, "Delete it", async () => {
-      await write("DELETE", `${path}/${encodeURIComponent(first.id)}`);
-      await load(null);
-    });
-    const link = (text, href) => h("a", { class: "button", href, "aria-label": `${text} ${first.name}` }, text);
-    const node = h("li", { class: "device" }, h("div", {}, name, what), h("div", { class: "row" },
-      can("operator") && link("Run", run(first.id)), link("Results", results(first.id)),
-      can("operator") && link("Copy", `#/${place}/new?from=${encodeURIComponent(first.id)}`),
-      can("operator") && button("Delete", remove, { "aria-label": `Delete ${first.name}` })));
+    const remove = () =>
+      ask(`Delete ${first.name}?`, question, "Delete it", async () => {
+        await write("DELETE", `${path}/${encodeURIComponent(first.id)}`);
+        await load(null);
+      });
+    const link = (text, href) =>
+      h("a", { class: "button", href, "aria-label": `${text} ${first.name}` }, text);
+    const node = h(
+      "li",
+      { class: "device" },
+      h("div", {}, name, what),
+      h(
+        "div",
+        { class: "row" },
+        can("operator") && link("Run", run(first.id)),
+        link("Results", results(first.id)),
+        can("operator") && link("Copy", `#/${place}/new?from=${encodeURIComponent(first.id)}`),
+        can("operator") && button("Delete", remove, { "aria-label": `Delete ${first.name}` }),
+      ),
+    );
     const update = (item) => {
       say(name, item.name);
       fill(what, about(item));
@@ -71,9 +115,22 @@ export function listView({ title, path, place, query, signal, filters, nothing, 
     return { node, update };
   };
   search();
-  return { title, node: [
-    h("div", { class: "head" }, h("h1", {}, title), can("operator") && h("a", { class: "button strong", href: `#/${place}/new` }, "New")),
-    h("div", { class: "row" }, inputs.map(([, label, input]) => field(label, input))),
-    wrong.node, h("section", { class: "card stack" }, empties, list, h("div", {}, more)),
-  ] };
+  return {
+    title,
+    node: [
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, title),
+        can("operator") && h("a", { class: "button strong", href: `#/${place}/new` }, "New"),
+      ),
+      h(
+        "div",
+        { class: "row" },
+        inputs.map(([, label, input]) => field(label, input)),
+      ),
+      wrong.node,
+      h("section", { class: "card stack" }, empties, list, h("div", {}, more)),
+    ],
+  };
 }
