@@ -162,6 +162,8 @@ async def test_a_run_is_started_and_watched_step_by_step_to_its_verdict(
         await expect(page.get_by_text("The test failed")).to_be_visible()
         await expect(steps.nth(1)).to_contain_text("no picture")
         await expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+        await page.get_by_role("button", name="Keep for ever").click()
+        await expect(page.get_by_role("button", name="Let it grow old")).to_be_visible()
         await picture.click()
         await expect(page.get_by_role("dialog").locator("img")).to_be_visible()
     assert tv.actions[-2].body["params"] == {"to": 5}

@@ -23,10 +23,10 @@ export async function get(path, query = {}, signal) {
 }
 
 /** Write; `key` makes it safe to send again, so then it waits as reading does. */
-export async function write(method, path, body, { key, headers = {} } = {}) {
+export async function write(method, path, body, { key, headers = {}, signal } = {}) {
   const more = key ? { ...headers, "Idempotency-Key": key } : headers;
-  const work = () => send(method, path, { body, headers: more });
-  return key ? patiently(work) : work();
+  const work = () => send(method, path, { body, headers: more, signal });
+  return key ? patiently(work, signal) : work();
 }
 
 /** Read all pages of a list, giving each to `take` as it comes, until that says false. */

@@ -196,6 +196,31 @@ export function cancelButton(path, wrong) {
   return { node, update };
 }
 
+/** Make the button that keeps what `path` names, however old it grows; `changed` is called after. */
+export function pinButton(path, wrong, changed) {
+  if (!can("operator")) return { node: null, update: () => {} };
+  let pinned = false;
+  const node = button("", async () => {
+    node.disabled = true;
+    try {
+      await write(pinned ? "DELETE" : "PUT", `${path}/pin`);
+      wrong.say("");
+      changed();
+    } catch (error) {
+      wrong.say(error.message);
+    } finally {
+      node.disabled = false;
+    }
+  });
+  const update = (item) => {
+    pinned = item.pinned;
+    say(node, pinned ? "Let it grow old" : "Keep for ever");
+    show(node, FINAL.has(item.status));
+  };
+  show(node, false);
+  return { node, update };
+}
+
 /** Make the two columns of facts; what has no value is left out. */
 export function facts(pairs) {
   return h(

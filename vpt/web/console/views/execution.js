@@ -5,7 +5,7 @@ import { open } from "../dialog.js";
 import { errorKind, FINAL, moment, seconds, waits } from "../format.js";
 import { button, fill, h, keep, say, show } from "../h.js";
 import { hear } from "../live.js";
-import { bar, cancelButton, facts, link, pill, saveButton, trouble } from "../parts.js";
+import { bar, cancelButton, facts, link, pill, pinButton, saveButton, trouble } from "../parts.js";
 import { can } from "../session.js";
 import { inTurn } from "../work.js";
 
@@ -22,6 +22,7 @@ export function execution({ id, signal }) {
   const told = h("p", { role: "status", class: "grow" }, "Reading…");
   const progress = bar("Steps done");
   const cancel = cancelButton(path, wrong);
+  const pin = pinButton(path, wrong, () => load());
   const again = h("a", { class: "button", hidden: true }, "Run again");
   const history = h("a", { class: "button", hidden: true }, "History");
   const about = h("section", { class: "card", hidden: true });
@@ -49,6 +50,7 @@ export function execution({ id, signal }) {
     document.title = `${item.test_case_name} · vpt`;
     status.set(item.status);
     cancel.update(item);
+    pin.update(item);
     show(again, can("operator"));
     show(history, true);
     again.href = `#/run?test_case_id=${encodeURIComponent(item.test_case_id)}`;
@@ -97,8 +99,7 @@ export function execution({ id, signal }) {
     for (const step of item.steps) rows.get(step.index).place(step, span);
     const last = item.steps.at(-1);
     if (last?.status === "running" && says) rows.get(last.index).says(says);
-    const more = item.total_steps - item.steps.length;
-    say(rest, more > 0 && item.attempts.length ? `${more} more to come` : "");
+    say(rest, restOf(item));
   };
   const load = inTurn(async () => {
     try {
@@ -146,6 +147,7 @@ export function execution({ id, signal }) {
         { class: "head" },
         title,
         cancel.node,
+        pin.node,
         again,
         history,
         saveButton("JUnit", `${path}/junit`, `${id}.xml`, wrong),
@@ -170,6 +172,12 @@ async function whyItWaits(path, signal) {
     if (error.status === 409) return "Starts now.";
     throw error;
   }
+}
+
+function restOf(item) {
+  if (item.pruned !== "nothing") return `Its ${item.pruned} were old, and are gone.`;
+  const more = item.total_steps - item.steps.length;
+  return more > 0 && !FINAL.has(item.status) ? `${more} more to come` : "";
 }
 
 function sentence(item, done) {

@@ -151,7 +151,7 @@ function wish(query, signal) {
               priority: Number(priority.value),
               parameters: valuesIn(parameters),
             };
-      const answer = await write("POST", path, body, { key });
+      const answer = await write("POST", path, body, { key, signal });
       location.hash = answer.execution_id
         ? `#/executions/${encodeURIComponent(answer.execution_id)}`
         : `#/campaign-executions/${encodeURIComponent(answer.campaign_execution_id)}`;
