@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 
 from tests.actors.fake_host import FakeHost, Gate, Reply, fails, passes, replies, says
 from tests.faults.kit import continued, host_is, stopped
-from tests.system.kit import Process, ask, execute, final, make, reference_host, server
+from tests.system.kit import Process, ask, execute, final, make, reference_host
 from vpt.model import Role
 
 from .kit import faults_of, real_browser, token, visit
@@ -61,12 +61,6 @@ async def test_the_token_of_the_address_is_removed_at_once_and_kept_for_the_tab(
         await expect(seen.page.locator("#live")).to_have_text("Live")
 
 
-async def test_a_lab_without_hosts_says_how_one_joins(browser: Browser, vpt: Process) -> None:
-    async with visit(browser, vpt) as seen:
-        await expect(seen.page.get_by_text("No host has joined yet.")).to_be_visible()
-        await expect(seen.page.get_by_text(f"vpt host --server {vpt.url}")).to_be_visible()
-
-
 # ---------------------------------------------------------------- the lab
 
 
@@ -74,7 +68,7 @@ async def test_a_host_is_seen_to_come_to_go_and_to_come_back(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, folder: Path
 ) -> None:
     async with visit(browser, vpt) as seen:
-        await expect(seen.page.get_by_text("No host has joined yet.")).to_be_visible()
+        await expect(seen.page.locator("#live")).to_have_text("Live")
         card = seen.page.locator("[data-host=lab]")
         async with reference_host(vpt, folder) as host:
             await expect(card.locator(".pill").first).to_have_text("available")
@@ -443,27 +437,3 @@ async def test_names_and_what_hosts_say_stay_text(
             await seen.page.wait_for_function(SAYS, arg=EVIL)
         assert await seen.page.evaluate("window.evil") is None
     await ask(api, "PUT", "/api/devices/tvs:tv1", {"name": "tv1", "tags": []})
-
-
-# ---------------------------------------------------------------- the server is away: the last one
-
-
-async def test_a_server_that_is_away_is_told_and_waited_for(
-    browser: Browser, vpt: Process, folder: Path
-) -> None:
-    async with visit(browser, vpt) as seen:
-        page = seen.page
-        seen.expected = ("ERR_CONNECTION", "WebSocket", "503")
-        banner = page.locator("#banner")
-        await expect(page.locator("#live")).to_have_text("Live")
-        assert await vpt.stop() == 0
-        await expect(banner).to_contain_text("The connection is lost")
-        await expect(page.locator("#live")).to_have_text("Connection lost")
-        await page.get_by_role("link", name="Results").click()
-        await expect(banner).to_have_text("The server does not answer. Trying again…")
-        kept = {"DATABASE_URL": vpt.settings["DATABASE_URL"]}
-        async with server(folder, **kept, SERVER_PORT=vpt.url.rpartition(":")[2]):
-            await expect(page.get_by_text("Success rate").first).to_be_visible()
-            await expect(page.locator("caption")).to_be_visible()
-            await expect(page.locator("#live")).to_have_text("Live")
-            await expect(banner).to_be_hidden()
