@@ -73,7 +73,7 @@ async def crowd(api: aiohttp.ClientSession) -> AsyncIterator[None]:
 
 
 async def _all_there(page: Page) -> None:
-    await page.wait_for_function(_THERE, arg=HOSTS, polling=200)
+    await page.wait_for_function(_THERE, arg=HOSTS, polling=200, timeout=30_000)
 
 
 async def test_no_task_takes_long_while_it_loads_changes_scrolls_and_is_searched(
