@@ -310,7 +310,7 @@ async def test_nothing_is_left_when_the_host_stops(server: FakeServer, tmp_path:
     own = psutil.Process()
     before = set(own.children(recursive=True))
     async with running(server, tmp_path / "data") as host:
-        acting = asyncio.create_task(host.bash(f"echo $$ > {file}; sleep 1000 & wait"))
+        acting = asyncio.create_task(host.bash(f"sleep 1000 & echo $$ > {file}; wait"))
         await written(file)
         started = set(own.children(recursive=True)) - before
         assert len(started) >= 3  # bash, sleep, and the warden that watches them
