@@ -1,13 +1,9 @@
 -- Who wrote what, when, from where.
 
--- store_audit(ids, ats, user_ids, roles, token_ids, methods, routes, paths, statuses, peers, request_ids)
+-- store_audit(entries)
+-- As one JSON array: to write eleven arrays costs the server ten times as much.
 INSERT INTO audit
-    (id, at, user_id, role, token_id, method, route, path, status, peer, request_id)
-SELECT *
-FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::int[], $10::text[], $11::text[]
-)
+SELECT (json_populate_recordset(NULL::audit, $1::text::json)).*
 ON CONFLICT (id) DO NOTHING;
 
 -- drop_audit(age_s, limit)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from itertools import islice
-from uuid import uuid4
+from itertools import count, islice
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field, json
 
 from vpt.db import Database
 from vpt.errors import DatabaseAwayError
@@ -26,6 +26,18 @@ _LAST = 2.0
 _AT_ONCE, _KEPT = 1000, 100_000
 
 
+#: What is sent twice is written once by its id, which need not be secret.
+_FIRST, _numbers = secrets.token_hex(8), count(1)
+
+
+def _new_id() -> str:
+    return f"{_FIRST}{next(_numbers):012x}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Entry(Struct, frozen=True):
     """One request that was to change something, and what it was answered."""
 
@@ -38,6 +50,8 @@ class Entry(Struct, frozen=True):
     status: int
     peer: str
     request_id: str
+    id: str = field(default_factory=_new_id)
+    at: datetime = field(default_factory=_now)
 
 
 class Audit:
@@ -45,15 +59,15 @@ class Audit:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: deque[tuple[str, datetime, Entry]] = deque()
+        self._waiting: deque[Entry] = deque()
         self._come = asyncio.Event()
 
     def note(self, entry: Entry) -> None:
         """Keep an entry for the next batch; never waits."""
         if len(self._waiting) >= _KEPT:
-            _, at, lost = self._waiting.popleft()
-            log.error("audit_lost", at=at, user_id=lost.user_id, path=lost.path)
-        self._waiting.append((uuid4().hex, datetime.now(UTC), entry))
+            lost = self._waiting.popleft()
+            log.error("audit_lost", at=lost.at, user_id=lost.user_id, path=lost.path)
+        self._waiting.append(entry)
         self._come.set()
 
     @asynccontextmanager
@@ -88,21 +102,7 @@ class Audit:
         """
         while self._waiting:
             batch = list(islice(self._waiting, _AT_ONCE))
-            entries = [entry for _, _, entry in batch]
-            await self._db.row(
-                "store_audit",
-                ids=[one for one, _, _ in batch],
-                ats=[at for _, at, _ in batch],
-                user_ids=[entry.user_id for entry in entries],
-                roles=[entry.role for entry in entries],
-                token_ids=[entry.token_id for entry in entries],
-                methods=[entry.method for entry in entries],
-                routes=[entry.route for entry in entries],
-                paths=[entry.path for entry in entries],
-                statuses=[entry.status for entry in entries],
-                peers=[entry.peer for entry in entries],
-                request_ids=[entry.request_id for entry in entries],
-            )
-            written = {one for one, _, _ in batch}
-            while self._waiting and self._waiting[0][0] in written:
+            await self._db.row("store_audit", entries=json.encode(batch).decode())
+            written = {entry.id for entry in batch}
+            while self._waiting and self._waiting[0].id in written:
                 self._waiting.popleft()
