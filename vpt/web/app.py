@@ -14,6 +14,7 @@ from vpt.events import Events
 from vpt.web import (
     campaigns,
     devices,
+    documents,
     executions,
     hosts,
     junit,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 RESOURCES = (
     *(system, metrics, testcases, executions, campaigns, junit),
-    *(hosts, virtualpytest, devices, screenshots, tokens, pages),
+    *(hosts, virtualpytest, devices, screenshots, tokens, documents, pages),
 )
 #: Seconds for which a browser remembers a preflight's answer.
 PREFLIGHT_AGE = 600
@@ -49,6 +50,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     tokens.setup(app)
     system.setup(app)
     metrics.setup(app)
+    documents.setup(app)
     for resource in RESOURCES:
         app.add_routes(resource.routes)
     _allow_origins(app, config.cors_origins)

@@ -4,61 +4,53 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 from aiohttp import web
 
 from vpt.db import Session
-from vpt.errors import InvalidError, UnprocessableError
+from vpt.errors import (
+    ConflictError,
+    InvalidError,
+    UnprocessableError,
+)
 from vpt.model import Json, NewCampaign, NewExecution, RequestKey, Role
+from vpt.web import answers
 from vpt.web.auth import needs, user_of
-from vpt.web.idempotency import once
+from vpt.web.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.keys import DB, LAB
+from vpt.web.operations import body_of, operation, page_of, query_of
+from vpt.web.params import WAIT, Page, choice, text
 from vpt.web.requests import (
-    Page,
-    choice_param,
     found,
     json_response,
     json_text,
     list_response,
-    load_body,
     no_content,
-    page_of,
     path_id,
-    text_param,
-    wait_param,
 )
 from vpt.web.schemas import CAMPAIGN, NOTHING
-from vpt.web.testcases import filled_steps, new_execution, resolve_device, test_cases
+from vpt.web.testcases import NOT_STARTED, filled_steps, new_execution, resolve_device, test_cases
 
 routes = web.RouteTableDef()
 
 
-class CampaignStatus(StrEnum):
-    """Where a campaign execution stands."""
-
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-
-
 @routes.get("/api/campaigns")
 @needs(Role.VIEWER)
+@operation(lists=answers.Campaign, query=(text("q", "A part of the name."),))
 async def list_campaigns(request: web.Request) -> web.Response:
-    """Answer with a page; filter q (part of the name)."""
-    page, q = page_of(request), text_param(request, "q")
-    rows = await request.app[DB].rows("campaign_items", id=None, q=q, **page.args())
+    """List campaigns, newest first."""
+    page, filters = page_of(request), query_of(request)
+    rows = await request.app[DB].rows("campaign_items", id=None, **filters, **page.args())
     return list_response(rows, page)
 
 
 @routes.post("/api/campaigns")
 @needs(Role.OPERATOR)
+@operation(answers.Campaign, 201, body=CAMPAIGN, refuses=(UnprocessableError,))
 async def create_campaign(request: web.Request) -> web.Response:
     """Make a campaign."""
-    campaign = await load_body(request, CAMPAIGN)
+    campaign = await body_of(request)
     entries = campaign.pop("test_cases")
     campaign_id = f"ca_{secrets.token_hex(8)}"
     async with request.app[DB].transaction() as session:
@@ -70,18 +62,20 @@ async def create_campaign(request: web.Request) -> web.Response:
 
 @routes.get("/api/campaigns/{id}")
 @needs(Role.VIEWER)
+@operation(answers.Campaign)
 async def get_campaign(request: web.Request) -> web.Response:
-    """Answer with a campaign."""
+    """Show a campaign."""
     return json_text(await _item(request, path_id(request)))
 
 
 @routes.put("/api/campaigns/{id}")
 @needs(Role.OPERATOR)
+@operation(answers.Campaign, body=CAMPAIGN, refuses=(UnprocessableError,))
 async def put_campaign(request: web.Request) -> web.Response:
     """Replace a campaign; what it runs already goes on as it began."""
     db, campaign_id = request.app[DB], path_id(request)
     found(await db.row("campaign_to_run", id=campaign_id))
-    campaign = await load_body(request, CAMPAIGN)
+    campaign = await body_of(request)
     entries = campaign.pop("test_cases")
     async with db.transaction() as session:
         await _check_references(session, entries)
@@ -93,6 +87,7 @@ async def put_campaign(request: web.Request) -> web.Response:
 
 @routes.delete("/api/campaigns/{id}")
 @needs(Role.OPERATOR)
+@operation(None, 204)
 async def delete_campaign(request: web.Request) -> web.Response:
     """Delete a campaign; what it ran stays."""
     found(await request.app[DB].row("delete_campaign", id=path_id(request)))
@@ -101,13 +96,20 @@ async def delete_campaign(request: web.Request) -> web.Response:
 
 @routes.post("/api/campaigns/{id}/execute")
 @needs(Role.OPERATOR)
+@operation(
+    answers.CampaignStarted,
+    202,
+    headers=(IDEMPOTENCY_KEY,),
+    body=NOTHING,
+    refuses=NOT_STARTED,
+)
 async def execute_campaign(request: web.Request) -> web.Response:
     """Start a campaign execution."""
     db, campaign_id = request.app[DB], path_id(request)
 
     async def start(key: RequestKey | None) -> web.Response:
         found(await db.row("campaign_to_run", id=campaign_id))
-        await load_body(request, NOTHING)
+        await body_of(request)
         async with db.session() as session:
             new = await _new_campaign(session, campaign_id, user_of(request).user_id)
         execution_id = await request.app[LAB].start_campaign(new, key)
@@ -121,24 +123,26 @@ async def execute_campaign(request: web.Request) -> web.Response:
 
 @routes.get("/api/campaign-executions")
 @needs(Role.VIEWER)
+@operation(
+    lists=answers.CampaignExecution,
+    query=(
+        choice("status", "Where they stand.", answers.CampaignStatus),
+        text("campaign_id", "Of which campaign."),
+    ),
+)
 async def list_campaign_executions(request: web.Request) -> web.Response:
-    """Answer with a page; filters status, campaign_id."""
-    page = page_of(request)
-    rows = await request.app[DB].rows(
-        "campaign_execution_items",
-        id=None,
-        status=choice_param(request, "status", CampaignStatus),
-        campaign_id=text_param(request, "campaign_id"),
-        **page.args(),
-    )
+    """List runs of campaigns, newest first."""
+    page, filters = page_of(request), query_of(request)
+    rows = await request.app[DB].rows("campaign_execution_items", id=None, **filters, **page.args())
     return list_response(rows, page)
 
 
 @routes.get("/api/campaign-executions/{id}")
 @needs(Role.VIEWER)
+@operation(answers.CampaignExecution, query=(WAIT,))
 async def get_campaign_execution(request: web.Request) -> web.Response:
-    """Answer with a campaign execution, with `?wait=` as soon as it is final."""
-    execution_id, seconds = path_id(request), wait_param(request)
+    """Show a run of a campaign."""
+    execution_id, seconds = path_id(request), query_of(request)["wait"]
     item = await _execution_item(request, execution_id)
     if seconds:
         await request.app[LAB].until_campaign_final(execution_id, seconds)
@@ -148,11 +152,12 @@ async def get_campaign_execution(request: web.Request) -> web.Response:
 
 @routes.post("/api/campaign-executions/{id}/cancel")
 @needs(Role.OPERATOR)
+@operation(answers.CampaignCancelled, 202, body=NOTHING, refuses=(ConflictError,))
 async def cancel_campaign_execution(request: web.Request) -> web.Response:
     """Wish the end of a campaign execution."""
     execution_id = path_id(request)
     status = found(await request.app[DB].value("campaign_status", id=execution_id))
-    await load_body(request, NOTHING)
+    await body_of(request)
     await request.app[LAB].cancel_campaign(execution_id, user_of(request).user_id)
     return json_response({"campaign_execution_id": execution_id, "status": status}, 202)
 

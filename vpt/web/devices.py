@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import structlog
@@ -11,23 +11,23 @@ from aiohttp import web
 from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
-from vpt.errors import ConflictError, UnprocessableError
+from vpt.errors import ConflictError, LockedError, UnprocessableError
 from vpt.model import DeviceStatus, Json, Role
+from vpt.web import answers
 from vpt.web.auth import allowed, needs, user_of
 from vpt.web.host_schemas import LABEL, NAME, words
 from vpt.web.keys import DB, LAB
+from vpt.web.operations import body_of, operation, page_of, query_of
+from vpt.web.params import choice, text
 from vpt.web.requests import (
-    choice_param,
     found,
     json_response,
     json_text,
     list_response,
-    load_body,
     no_content,
-    page_of,
     path_id,
-    text_param,
 )
+from vpt.web.schemas import Number
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
@@ -36,17 +36,18 @@ routes = web.RouteTableDef()
 _WISHES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
 
 
-class DeviceEdit(Schema):
-    """The body of PUT: what is not named stays as it is."""
+class DeviceEditSchema(Schema):
+    """What people may change of a device; what is not named stays as it is."""
 
     name = f.String(validate=LABEL)
     capabilities = words()
     tags = words()
     status = f.String(validate=validate.OneOf(_WISHES))
+    example: ClassVar[Json] = {"name": "TV of the lobby", "tags": ["lobby"]}
 
 
-class NewDevice(Schema):
-    """The body of POST."""
+class DeviceSchema(Schema):
+    """A device that no host declares."""
 
     name = f.String(required=True, validate=LABEL)
     model = f.String(required=True, validate=LABEL)
@@ -55,6 +56,12 @@ class NewDevice(Schema):
     capabilities = words(load_default=list)
     tags = words(load_default=list)
     status = f.String(load_default=None, validate=validate.OneOf(_WISHES))
+    example: ClassVar[Json] = {
+        "name": "TV of the lobby",
+        "model": "tv",
+        "host_id": "pi-1",
+        "local_id": "tv-lobby",
+    }
 
     @validates_schema
     def _host_and_local_id_go_together(self, data: Json, **_: Any) -> None:
@@ -64,37 +71,40 @@ class NewDevice(Schema):
             raise ValidationError("Required together with local_id.", "host_id")
 
 
-class NewLease(Schema):
-    """The body of POST …/lease."""
+class LeaseSchema(Schema):
+    """For how many seconds to have the device for oneself."""
 
-    ttl_s = f.Float(load_default=600.0, validate=validate.Range(1, 86_400))
+    ttl_s = Number(load_default=600.0, validate=validate.Range(1, 86_400))
+    example: ClassVar[Json] = {"ttl_s": 1800}
 
 
-_EDIT, _NEW, _LEASE = DeviceEdit(), NewDevice(), NewLease()
+_EDIT, _NEW, _LEASE = DeviceEditSchema(), DeviceSchema(), LeaseSchema()
 
 
 @routes.get("/api/devices")
 @needs(Role.VIEWER)
+@operation(
+    lists=answers.Device,
+    query=(
+        choice("status", "What they are good for now.", DeviceStatus),
+        text("model", "Of which model.", example="desktop"),
+        text("host_id", "On which host.", example="pi-1"),
+        text("tag", "A tag it has."),
+    ),
+)
 async def list_devices(request: web.Request) -> web.Response:
-    """List devices, newest first; filters status, model, host_id and tag."""
-    page = page_of(request)
-    rows = await request.app[DB].rows(
-        "device_items",
-        id=None,
-        status=choice_param(request, "status", DeviceStatus),
-        model=text_param(request, "model"),
-        host_id=text_param(request, "host_id"),
-        tag=text_param(request, "tag"),
-        **page.args(),
-    )
+    """List devices, newest first."""
+    page, filters = page_of(request), query_of(request)
+    rows = await request.app[DB].rows("device_items", id=None, **filters, **page.args())
     return list_response(rows, page)
 
 
 @routes.post("/api/devices")
 @needs(Role.OPERATOR)
+@operation(answers.Device, 201, body=_NEW, refuses=(ConflictError, UnprocessableError))
 async def add_device(request: web.Request) -> web.Response:
     """Add a device that no host declares; 422 when its host does not exist."""
-    new = await load_body(request, _NEW)
+    new = await body_of(request)
     host_id = new["host_id"]
     device_id = f"{host_id}:{new['local_id']}" if host_id else uuid.uuid4().hex
     if host_id and not await request.app[DB].value("host_exists", id=host_id):
@@ -108,6 +118,7 @@ async def add_device(request: web.Request) -> web.Response:
 
 @routes.get("/api/devices/{id}")
 @needs(Role.VIEWER)
+@operation(answers.Device)
 async def show_device(request: web.Request) -> web.Response:
     """Show one device."""
     row = await _row(request, path_id(request))
@@ -116,7 +127,8 @@ async def show_device(request: web.Request) -> web.Response:
 
 @routes.get("/api/devices/{id}/schema")
 @needs(Role.VIEWER)
-async def show_schema(request: web.Request) -> web.Response:
+@operation(answers.DeviceActions)
+async def show_device_schema(request: web.Request) -> web.Response:
     """Show what a VirtualPyTest device's actions and verifications look like; 404 without."""
     schema = await request.app[DB].value("device_schema", id=path_id(request))
     return json_text(found(schema))
@@ -124,11 +136,12 @@ async def show_schema(request: web.Request) -> web.Response:
 
 @routes.put("/api/devices/{id}")
 @needs(Role.OPERATOR)
+@operation(answers.Device, body=_EDIT)
 async def edit_device(request: web.Request) -> web.Response:
     """Change what people may change; it outlives every re-registration of the host."""
     device_id = path_id(request)
     await _row(request, device_id)
-    body = await load_body(request, _EDIT)
+    body = await body_of(request)
     edited = await request.app[DB].row(
         "edit_device",
         id=device_id,
@@ -144,6 +157,7 @@ async def edit_device(request: web.Request) -> web.Response:
 
 @routes.delete("/api/devices/{id}")
 @needs(Role.OPERATOR)
+@operation(None, 204, refuses=(ConflictError,))
 async def delete_device(request: web.Request) -> web.Response:
     """Delete a device that its host does not declare and that nothing holds."""
     device_id = path_id(request)
@@ -157,11 +171,12 @@ async def delete_device(request: web.Request) -> web.Response:
 
 @routes.post("/api/devices/{id}/lease")
 @needs(Role.OPERATOR)
+@operation(answers.Lease, body=_LEASE, refuses=(ConflictError, LockedError))
 async def lease_device(request: web.Request) -> web.Response:
     """Have the device for oneself; asking again renews."""
     device_id = path_id(request)
     await _row(request, device_id)
-    body = await load_body(request, _LEASE)
+    body = await body_of(request)
     user_id = user_of(request).user_id
     lease = await request.app[LAB].lease(device_id, user_id, body["ttl_s"])
     return json_response({"lease_id": lease["id"], "expires_at": lease["expires_at"]})
@@ -169,6 +184,7 @@ async def lease_device(request: web.Request) -> web.Response:
 
 @routes.delete("/api/devices/{id}/lease")
 @needs(Role.OPERATOR)
+@operation(None, 204, refuses=(LockedError,))
 async def end_lease(request: web.Request) -> web.Response:
     """Give a device back, as its holder or as an admin."""
     user = user_of(request)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 from aiohttp import web
 
-from vpt.errors import NotQueuedError
+from vpt.errors import ConflictError, NotQueuedError
 from vpt.model import ExecutionStatus, Role
+from vpt.web import answers
 from vpt.web.auth import needs, user_of
 from vpt.web.keys import DB, LAB
-from vpt.web.requests import (
-    choice_param,
-    found,
-    json_response,
-    json_text,
-    load_body,
-    no_content,
-    number_param,
-    page_of,
-    page_response,
-    path_id,
-    text_param,
-    time_param,
-    wait_param,
-)
+from vpt.web.operations import body_of, operation, page_of, query_of
+from vpt.web.params import WAIT, choice, moment, number, text
+from vpt.web.requests import found, json_response, json_text, no_content, page_response, path_id
 from vpt.web.schemas import NOTHING
 
 HIGHEST_ATTEMPT = 1_000_000
+_ATTEMPT = number(
+    "attempt", "Whose steps to show; else the last one's.", lowest=1, highest=HIGHEST_ATTEMPT
+)
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
@@ -36,9 +26,21 @@ routes = web.RouteTableDef()
 
 @routes.get("/api/executions")
 @needs(Role.VIEWER)
+@operation(
+    lists=answers.ListedExecution,
+    query=(
+        choice("status", "Where they stand.", ExecutionStatus),
+        text("test_case_id", "Of which test case."),
+        text("host_id", "On which host.", example="pi-1"),
+        text("device_id", "On which device.", example="pi-1:desktop"),
+        text("campaign_execution_id", "Of which run of a campaign."),
+        moment("since", "Made then or later."),
+        moment("until", "Made before."),
+    ),
+)
 async def list_executions(request: web.Request) -> web.Response:
-    """Answer with a page; filters of what they are, `since` and `until` of when they were made."""
-    page, filters = page_of(request), _filters(request)
+    """List executions, newest first."""
+    page, filters = page_of(request), query_of(request)
     async with request.app[DB].transaction() as session:
         if any(filters.values()):
             await session.row("plan_anew")
@@ -46,22 +48,13 @@ async def list_executions(request: web.Request) -> web.Response:
     return page_response(row)
 
 
-def _filters(request: web.Request) -> dict[str, Any]:
-    texts = ("test_case_id", "host_id", "device_id", "campaign_execution_id")
-    return {
-        "status": choice_param(request, "status", ExecutionStatus),
-        "since": time_param(request, "since"),
-        "until": time_param(request, "until"),
-        **{name: text_param(request, name) for name in texts},
-    }
-
-
 @routes.get("/api/executions/{id}")
 @needs(Role.VIEWER)
+@operation(answers.Execution, query=(WAIT, _ATTEMPT))
 async def get_execution(request: web.Request) -> web.Response:
-    """Answer with an execution, with `?wait=` as soon as it is final; `?attempt=` picks steps."""
-    execution_id, seconds = path_id(request), wait_param(request)
-    attempt = number_param(request, "attempt", lowest=1, highest=HIGHEST_ATTEMPT)
+    """Show an execution, with its attempts and the steps of one."""
+    execution_id, query = path_id(request), query_of(request)
+    seconds, attempt = query["wait"], query["attempt"]
     found(await request.app[DB].row("execution_status", execution_id=execution_id))
     if seconds:
         await request.app[LAB].until_final(execution_id, seconds)
@@ -71,6 +64,7 @@ async def get_execution(request: web.Request) -> web.Response:
 
 @routes.get("/api/executions/{id}/queue")
 @needs(Role.VIEWER)
+@operation(answers.QueuePlace, refuses=(NotQueuedError,))
 async def explain_wait(request: web.Request) -> web.Response:
     """Say why an execution waits, for what, its place, and about how long (s) it will."""
     db, execution_id = request.app[DB], path_id(request)
@@ -92,6 +86,7 @@ async def explain_wait(request: web.Request) -> web.Response:
 
 @routes.put("/api/executions/{id}/pin")
 @needs(Role.OPERATOR)
+@operation(answers.Execution, body=NOTHING)
 async def pin_execution(request: web.Request) -> web.Response:
     """Keep an execution with its steps and screenshots, however old it grows."""
     await _pin(request, pinned=True)
@@ -101,6 +96,7 @@ async def pin_execution(request: web.Request) -> web.Response:
 
 @routes.delete("/api/executions/{id}/pin")
 @needs(Role.OPERATOR)
+@operation(None, 204, body=NOTHING)
 async def unpin_execution(request: web.Request) -> web.Response:
     """Let an execution go when it is as old as the others that go."""
     await _pin(request, pinned=False)
@@ -110,17 +106,18 @@ async def unpin_execution(request: web.Request) -> web.Response:
 async def _pin(request: web.Request, *, pinned: bool) -> None:
     db, execution_id = request.app[DB], path_id(request)
     found(await db.row("execution_status", execution_id=execution_id))
-    await load_body(request, NOTHING)
+    await body_of(request)
     found(await db.row("pin_execution", id=execution_id, pinned=pinned))
     log.info("test_execution_pinned", execution_id=execution_id, pinned=pinned)
 
 
 @routes.post("/api/executions/{id}/cancel")
 @needs(Role.OPERATOR)
+@operation(answers.ExecutionCancelled, 202, body=NOTHING, refuses=(ConflictError,))
 async def cancel_execution(request: web.Request) -> web.Response:
     """Wish the end of an execution."""
     execution_id = path_id(request)
     row = found(await request.app[DB].row("execution_status", execution_id=execution_id))
-    await load_body(request, NOTHING)
+    await body_of(request)
     await request.app[LAB].cancel(execution_id, user_of(request).user_id)
     return json_response({"execution_id": execution_id, "status": row["status"]}, 202)

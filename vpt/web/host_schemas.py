@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
 from vpt.model import Credential, Device, Host, Json, Registration
 from vpt.urls import LONGEST_URL, check_host_url
+from vpt.web.schemas import Flag
 
 NAME = validate.Regexp(
     r"[A-Za-z0-9._-]{1,64}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
@@ -39,7 +40,7 @@ class _Told(Schema):
         unknown = EXCLUDE
 
 
-class DeclaredDevice(_Told):
+class DeclaredDeviceSchema(_Told):
     """One device of a registration."""
 
     device_id = f.String(required=True, validate=NAME)
@@ -48,28 +49,36 @@ class DeclaredDevice(_Told):
     capabilities = words(load_default=list, allow_none=True)
 
 
-class Protocol(_Told):
+class ProtocolSchema(_Told):
     """What more than the least a host can do."""
 
-    idempotency = f.Boolean(load_default=False)
-    cancel = f.Boolean(load_default=False)
+    idempotency = Flag(load_default=False)
+    cancel = Flag(load_default=False)
 
 
-class RegistrationBody(_Told):
-    """The body of POST /api/hosts/register."""
+class RegistrationSchema(_Told):
+    """What a host says of itself when it joins."""
 
     host_name = f.String(required=True, validate=NAME)
     host_url = f.String(required=True, validate=validate.Length(1, LONGEST_URL))
     capabilities = words(load_default=list, allow_none=True)
     hardware = f.Dict(keys=f.String(), load_default=dict, allow_none=True)
     devices = f.List(
-        f.Nested(DeclaredDevice),
+        f.Nested(DeclaredDeviceSchema),
         load_default=list,
         allow_none=True,
         validate=validate.Length(max=MOST_DEVICES),
     )
-    protocol = f.Nested(Protocol, load_default=dict, allow_none=True)
+    protocol = f.Nested(ProtocolSchema, load_default=dict, allow_none=True)
     host_secret = f.String(load_default=None, allow_none=True, validate=_SECRET)
+    example: ClassVar[Json] = {
+        "host_name": "pi-1",
+        "host_url": "http://10.0.0.7:5110",
+        "capabilities": ["desktop"],
+        "devices": [{"device_id": "desktop", "name": "Desktop of pi-1", "model": "desktop"}],
+        "protocol": {"idempotency": True, "cancel": True},
+        "host_secret": "0123456789abcdef0123456789abcdef",
+    }
 
     @validates_schema
     def _names_each_device_once(self, data: Json, **_: Any) -> None:
@@ -80,8 +89,18 @@ class RegistrationBody(_Told):
             seen.add(device["device_id"])
 
 
+class HeartbeatSchema(_Told):
+    """A sign of life; what of `system_stats` makes no sense is left out."""
+
+    system_stats = f.Raw(
+        allow_none=True,
+        metadata={"description": f"An object of numbers: {', '.join(sorted(STATS))}."},
+    )
+    example: ClassVar[Json] = {"system_stats": {"cpu_percent": 12.5, "load_1m": 0.4}}
+
+
 def registration(body: Json, *, peer: str, credential: Credential) -> Registration:
-    """Make the registration out of a loaded RegistrationBody; InvalidError for a wrong URL."""
+    """Make the registration out of a loaded RegistrationSchema; InvalidError for a wrong URL."""
     protocol = body["protocol"] or {}
     host = Host(
         id=body["host_name"],

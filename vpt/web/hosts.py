@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import structlog
 from aiohttp import web
-from marshmallow import Schema, validate
+from marshmallow import INCLUDE, Schema, validate
 from marshmallow import fields as f
 
-from vpt.errors import InvalidError, NotFoundError, VptError
+from vpt.errors import (
+    ActionTimeoutError,
+    BadGatewayError,
+    ConflictError,
+    HostUnreachableError,
+    LockedError,
+    NotFoundError,
+    NotRegisteredError,
+    UnprocessableError,
+    VptError,
+)
 from vpt.model import HostStatus, Json, Role
 from vpt.seal import Sealer
+from vpt.web import answers
 from vpt.web.auth import needs, own_credential, secret_of, user_of
-from vpt.web.host_schemas import RegistrationBody, registration, stats_of, words
+from vpt.web.host_schemas import (
+    HeartbeatSchema,
+    RegistrationSchema,
+    registration,
+    stats_of,
+    words,
+)
 from vpt.web.keys import DB, LAB
+from vpt.web.operations import HOST, body_of, operation, page_of, query_of
+from vpt.web.params import choice, text
 from vpt.web.requests import (
     LONGEST_ID,
-    choice_param,
     found,
     json_response,
     json_text,
     list_response,
-    load_body,
     no_content,
-    page_of,
     path_id,
-    read_json,
-    text_param,
 )
+from vpt.web.schemas import Number
 from vpt.web.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
 
 log = structlog.get_logger(__name__)
@@ -45,14 +59,43 @@ _HEADER = validate.Regexp(
 )
 
 
-class HostEdit(Schema):
-    """The body of PUT /api/hosts/<id>; an api_key of null takes the key away."""
+class HostEditSchema(Schema):
+    """What people may change of a host; an api_key of null takes the key away."""
 
     tags = words()
     api_key = f.String(allow_none=True, validate=_HEADER)
+    example: ClassVar[Json] = {"tags": ["second floor"]}
 
 
-_REGISTRATION, _EDIT = RegistrationBody(), HostEdit()
+class ActionSchema(Schema):
+    """An action, which goes to the host as it is, and what the server reads of it."""
+
+    class Meta:
+        """All else is for the host."""
+
+        unknown = INCLUDE
+
+    device_id = f.String(
+        allow_none=True,
+        validate=validate.Length(1, LONGEST_ID),
+        metadata={"description": "Required where the host has several."},
+    )
+    timeout_s = Number(
+        allow_none=True, validate=validate.Range(0, LONGEST_ACTION, min_inclusive=False)
+    )
+    example: ClassVar[Json] = {
+        "device_id": "desktop",
+        "command": "http_request",
+        "action_type": "desktop",
+        "params": {"url": "http://127.0.0.1:5109/api/health/live"},
+        "timeout_s": 10,
+    }
+
+
+_REGISTRATION, _HEARTBEAT = RegistrationSchema(), HeartbeatSchema()
+_EDIT, _ACTION = HostEditSchema(), ActionSchema()
+#: What a host may be told that nobody knows, or knows as a better one.
+_TO_KNOWN = (NotRegisteredError, ConflictError)
 
 
 # --- what people see and order
@@ -60,22 +103,24 @@ _REGISTRATION, _EDIT = RegistrationBody(), HostEdit()
 
 @routes.get("/api/hosts")
 @needs(Role.VIEWER)
+@operation(
+    lists=answers.Host,
+    query=(
+        choice("status", "What they are good for now.", HostStatus),
+        text("tag", "A tag it has."),
+        text("capability", "A capability it has.", example="desktop"),
+    ),
+)
 async def list_hosts(request: web.Request) -> web.Response:
-    """List hosts, newest first; filters status, tag and capability."""
-    page = page_of(request)
-    rows = await request.app[DB].rows(
-        "host_items",
-        id=None,
-        status=choice_param(request, "status", HostStatus),
-        tag=text_param(request, "tag"),
-        capability=text_param(request, "capability"),
-        **page.args(),
-    )
+    """List hosts with their devices, newest first."""
+    page, filters = page_of(request), query_of(request)
+    rows = await request.app[DB].rows("host_items", id=None, **filters, **page.args())
     return list_response(rows, page)
 
 
 @routes.get("/api/hosts/{id}/status")
 @needs(Role.VIEWER)
+@operation(answers.Host)
 async def show_host(request: web.Request) -> web.Response:
     """Show one host with its devices."""
     return await _shown(request, path_id(request))
@@ -83,10 +128,11 @@ async def show_host(request: web.Request) -> web.Response:
 
 @routes.put("/api/hosts/{id}")
 @needs(Role.ADMIN)
+@operation(answers.Host, body=_EDIT)
 async def edit_host(request: web.Request) -> web.Response:
     """Set a host's tags and the key with which vpt calls it; the key is never read back."""
     host_id = await _known(request)
-    body = await load_body(request, _EDIT)
+    body = await body_of(request)
     key = body.get("api_key")
     edited = await request.app[DB].value(
         "edit_host",
@@ -103,6 +149,7 @@ async def edit_host(request: web.Request) -> web.Response:
 
 @routes.delete("/api/hosts/{id}")
 @needs(Role.ADMIN)
+@operation(None, 204, refuses=(ConflictError,))
 async def delete_host(request: web.Request) -> web.Response:
     """Forget a host and its devices; 409 while it runs something."""
     await request.app[LAB].delete_host(path_id(request))
@@ -111,6 +158,7 @@ async def delete_host(request: web.Request) -> web.Response:
 
 @routes.post("/api/hosts/{id}/drain")
 @needs(Role.OPERATOR)
+@operation(answers.Host)
 async def drain_host(request: web.Request) -> web.Response:
     """Let a host finish what it runs and give it nothing new."""
     return await _drained(request, on=True)
@@ -118,6 +166,7 @@ async def drain_host(request: web.Request) -> web.Response:
 
 @routes.post("/api/hosts/{id}/resume")
 @needs(Role.OPERATOR)
+@operation(answers.Host)
 async def resume_host(request: web.Request) -> web.Response:
     """End a drain."""
     return await _drained(request, on=False)
@@ -125,7 +174,15 @@ async def resume_host(request: web.Request) -> web.Response:
 
 @routes.post("/api/hosts/{id}/execute")
 @needs(Role.OPERATOR)
-async def execute(request: web.Request) -> web.Response:
+@operation(
+    answers.ActionResult,
+    body=_ACTION,
+    refuses=(
+        *(ConflictError, LockedError, UnprocessableError),
+        *(BadGatewayError, HostUnreachableError, ActionTimeoutError),
+    ),
+)
+async def execute_on_host(request: web.Request) -> web.Response:
     """Run one action on a device now and answer with what the host said."""
     host_id = path_id(request)
     action = await _action_body(request, host_id)
@@ -181,8 +238,7 @@ async def _drained(request: web.Request, *, on: bool) -> web.Response:
 async def _action_body(request: web.Request, host_id: str) -> Json:
     """Read the action; that there is no such host goes before what is wrong with the body."""
     try:
-        body = await read_json(request)
-        _check_action(body)
+        body: Json = await body_of(request)
     except VptError:
         if all(view.host.id != host_id for view in request.app[LAB].views()):
             raise NotFoundError from None
@@ -192,31 +248,17 @@ async def _action_body(request: web.Request, host_id: str) -> Json:
     return body
 
 
-def _check_action(body: Json) -> None:
-    """Check by hand what a schema would check: this is the path on which milliseconds count."""
-    device_id, timeout_s = body.get("device_id"), body.get("timeout_s")
-    if device_id is not None and not (
-        isinstance(device_id, str) and 0 < len(device_id) <= LONGEST_ID
-    ):
-        raise InvalidError({"device_id": ["Not a valid string."]})
-    if timeout_s is None:
-        return
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise InvalidError({"timeout_s": ["Not a valid number."]})
-    if not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_ACTION:
-        raise InvalidError({"timeout_s": [f"Expected seconds above 0, at most {LONGEST_ACTION}."]})
-
-
 # --- what hosts say
 
 
 @routes.post("/api/hosts/register")
 @own_credential
-async def register(request: web.Request) -> web.Response:
+@operation(answers.Registered, body=_REGISTRATION, refuses=(ConflictError,), credentials=HOST)
+async def register_host(request: web.Request) -> web.Response:
     """Take a host in, or take it again with what it says now; exactly 200, as hosts expect."""
     speaker, peer = await speaker_of(request), peer_of(request)
     require_json(request)
-    body = await load_body(request, _REGISTRATION)
+    body = await body_of(request)
     speaker.speaks_for(body["host_name"])
     told = registration(body, peer=peer, credential=speaker.credential)
     await request.app[LAB].register(told, peer=peer)
@@ -232,6 +274,7 @@ async def register(request: web.Request) -> web.Response:
 @routes.post("/api/hosts/{id}/heartbeat")
 @own_credential
 @asked_to_register
+@operation(answers.Heard, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
 async def heartbeat(request: web.Request) -> web.Response:
     """Note that a host lives, and what it says of its own health."""
     host_id, speaker, body = await _word_of_host(request)
@@ -242,7 +285,8 @@ async def heartbeat(request: web.Request) -> web.Response:
 @routes.post("/api/hosts/{id}/unregister")
 @own_credential
 @asked_to_register
-async def unregister(request: web.Request) -> web.Response:
+@operation(answers.Heard, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
+async def unregister_host(request: web.Request) -> web.Response:
     """Let a host say goodbye: it is offline until it registers again."""
     host_id, speaker, _body = await _word_of_host(request)
     await request.app[LAB].unregister(host_id, speaker.credential)
@@ -255,4 +299,4 @@ async def _word_of_host(request: web.Request) -> tuple[str, Speaker, Json]:
     if not request.body_exists:
         return host_id, speaker, {}
     require_json(request)
-    return host_id, speaker, await read_json(request)
+    return host_id, speaker, await body_of(request)

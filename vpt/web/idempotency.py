@@ -15,10 +15,25 @@ from vpt.errors import BadRequestError, KeyReusedError
 from vpt.model import RequestKey
 from vpt.web.auth import user_of
 from vpt.web.keys import DB
+from vpt.web.params import Param
 from vpt.web.requests import read_json
 
-HEADER = "Idempotency-Key"
 LONGEST_KEY = 200
+
+
+def _read_key(key: str) -> str:
+    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        raise BadRequestError(f"{IDEMPOTENCY_KEY.name} is 1 to {LONGEST_KEY} printable characters.")
+    return key
+
+
+IDEMPOTENCY_KEY = Param(
+    "Idempotency-Key",
+    "The same key with the same body within 24 hours starts nothing and is answered as the first.",
+    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+    _read_key,
+    example="nightly-2026-01-31",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +88,9 @@ async def _start_first(
 
 
 def _name_of(request: web.Request) -> _Name | None:
-    key = request.headers.get(HEADER)
+    key = IDEMPOTENCY_KEY.of(request.headers)
     if key is None:
         return None
-    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
-        raise BadRequestError(f"{HEADER} is 1 to {LONGEST_KEY} printable characters.")
     return _Name(user_of(request).user_id, request.method, request.path, key)
 
 

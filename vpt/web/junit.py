@@ -12,13 +12,18 @@ from aiohttp import hdrs, web
 from vpt.model import Role
 from vpt.web.auth import needs
 from vpt.web.keys import DB, LAB
-from vpt.web.requests import found, path_id, wait_param
+from vpt.web.operations import Answer, operation, query_of
+from vpt.web.params import WAIT
+from vpt.web.requests import found, path_id
 
 routes = web.RouteTableDef()
+
+_XML = Answer({"application/xml": None})
 
 
 @routes.get("/api/executions/{id}/junit")
 @needs(Role.VIEWER)
+@operation(_XML, query=(WAIT,))
 async def execution_junit(request: web.Request) -> web.Response:
     """Answer with JUnit XML, with `?wait=` as soon as it is final; else it says that it is not."""
     return await _answer(request, "execution_id", request.app[LAB].until_final)
@@ -26,6 +31,7 @@ async def execution_junit(request: web.Request) -> web.Response:
 
 @routes.get("/api/campaign-executions/{id}/junit")
 @needs(Role.VIEWER)
+@operation(_XML, query=(WAIT,))
 async def campaign_junit(request: web.Request) -> web.Response:
     """Answer with JUnit XML of all its tests, in its order; `?wait=` as above."""
     return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
@@ -34,7 +40,7 @@ async def campaign_junit(request: web.Request) -> web.Response:
 async def _answer(
     request: web.Request, kind: str, until_final: Callable[[str, float], Awaitable[None]]
 ) -> web.Response:
-    name, seconds = path_id(request), wait_param(request)
+    name, seconds = path_id(request), query_of(request)["wait"]
     wanted: dict[str, Any] = {"execution_id": None, "campaign_execution_id": None} | {kind: name}
     head = found(await request.app[DB].row("junit_head", **wanted))
     if seconds:

@@ -36,6 +36,7 @@ from vpt.model import (
 )
 from vpt.web.auth import bearer, own_credential, require
 from vpt.web.keys import CONFIG, DB, EVENTS, LAB, REQUESTS
+from vpt.web.operations import METRICS_TOKEN, USER, Answer, operation
 from vpt.web.sockets import SOCKETS
 from vpt.web.system import PULSE
 
@@ -75,6 +76,10 @@ def setup(app: web.Application) -> None:
 
 @routes.get("/metrics")
 @own_credential
+@operation(
+    Answer({"text/plain": None, "application/openmetrics-text": None}),
+    credentials=(USER, METRICS_TOKEN),
+)
 async def metrics(request: web.Request) -> web.Response:
     """Give all figures, in the format that the caller's Accept prefers."""
     await _admit(request)

@@ -1,16 +1,11 @@
-"""What comes in and goes out: strict bodies, query parameters, pages, JSON answers."""
+"""What comes in and goes out: strict bodies, pages, JSON answers."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,27 +23,21 @@ from vpt.errors import (
 )
 from vpt.model import Json
 from vpt.web.middlewares import JSON_HEADERS
+from vpt.web.params import Page, make_cursor
 
 MAX_DEPTH = 50
 LONG_BODY = 256 * 1024
 BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-MAX_WAIT = 60.0
 LONGEST_ID = 200
 #: Bytes of long bodies that all requests together may hold; who comes then is told to come again.
 MOST_HELD = 256 * 2**20
-LONGEST_CURSOR = 1024
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 #: Makes every digit a 0: to look for 19 of those is 20 times as fast as a regular expression.
 _DIGITS = bytes(ord("0" if chr(byte) in "0123456789" else " ") for byte in range(256))
 _LONG_NUMBER = b"0" * 19
-_LIMIT = re.compile(r"[0-9]{1,9}")
 
-Choice = TypeVar("Choice", bound=StrEnum)
 Made = TypeVar("Made")
 
 
@@ -56,19 +45,6 @@ class SlowBodyError(VptError):
     """The body did not arrive in time."""
 
     status, code = 408, "slow_body"
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of a list: `limit` items older than the one that `before_at`, `before_id` name."""
-
-    limit: int
-    before_at: datetime | None = None
-    before_id: str | None = None
-
-    def args(self) -> dict[str, Any]:
-        """Give a query's `limit, before_at, before_id`; one row more tells of a next page."""
-        return {"limit": self.limit + 1, "before_at": self.before_at, "before_id": self.before_id}
 
 
 async def load_body(request: web.Request, schema: Schema) -> Any:
@@ -237,88 +213,6 @@ def path_id(request: web.Request, name: str = "id") -> str:
     if not 0 < len(value) <= LONGEST_ID or not value.isprintable():
         raise NotFoundError
     return value
-
-
-def text_param(request: web.Request, name: str) -> str | None:
-    """Give a filter of the query, None when it is absent or empty."""
-    value = request.query.get(name)
-    if value is None:
-        return None
-    if len(value) > LONGEST_ID or not value.isprintable():
-        raise BadRequestError(f"`{name}` makes no sense.")
-    return value or None
-
-
-def choice_param(request: web.Request, name: str, choices: type[Choice]) -> str | None:
-    """Give a filter that is one of `choices`, None when it is absent."""
-    value = text_param(request, name)
-    if value is not None and value not in set(choices):
-        raise BadRequestError(f"`{name}` is one of {', '.join(choices)}.")
-    return value
-
-
-def time_param(request: web.Request, name: str) -> datetime | None:
-    """Give a moment of the query (ISO 8601, UTC where it names no zone), None when absent."""
-    value = text_param(request, name)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise BadRequestError(f"`{name}` is not a time in ISO 8601.") from error
-
-
-def wait_param(request: web.Request) -> float:
-    """Give `?wait=` in seconds, 0 when absent."""
-    value = request.query.get("wait", "0")
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_WAIT:
-        raise BadRequestError(f"`wait` is a number of seconds from 0 to {MAX_WAIT:.0f}.")
-    return seconds
-
-
-def number_param(request: web.Request, name: str, *, lowest: int, highest: int) -> int | None:
-    """Give a whole number of the query, None when absent."""
-    value = request.query.get(name)
-    if value is None:
-        return None
-    if not _LIMIT.fullmatch(value) or not lowest <= int(value) <= highest:
-        raise BadRequestError(f"`{name}` is a whole number from {lowest} to {highest}.")
-    return int(value)
-
-
-def page_of(request: web.Request) -> Page:
-    """Give the page that `limit` and `cursor` ask for."""
-    limit = number_param(request, "limit", lowest=1, highest=MAX_LIMIT) or DEFAULT_LIMIT
-    cursor = request.query.get("cursor")
-    if cursor is None:
-        return Page(limit)
-    before_at, before_id = _read_cursor(cursor)
-    return Page(limit, before_at, before_id)
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    try:
-        if len(cursor) > LONGEST_CURSOR:
-            raise ValueError(cursor)  # noqa: TRY301
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        digits, _, before_id = raw.decode().partition(" ")
-        microseconds = int(digits)
-        if not 0 <= microseconds <= _LAST_MICROSECOND or not before_id.isprintable():
-            raise ValueError(cursor)  # noqa: TRY301
-    except (ValueError, binascii.Error) as error:
-        raise BadRequestError("`cursor` is none that a list gave.") from error
-    return _EPOCH + timedelta(microseconds=microseconds), before_id
-
-
-def make_cursor(created_at: datetime, row_id: str) -> str:
-    """Name the last item of a page."""
-    microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(f"{microseconds} {row_id}".encode()).decode().rstrip("=")
 
 
 def list_response(rows: Sequence[Any], page: Page) -> web.Response:

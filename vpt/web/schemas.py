@@ -60,7 +60,7 @@ def _reference() -> f.String:
 
 
 #: What the server itself reads of a step; all else is for the host.
-_STEP_FIELDS: Mapping[str, f.Field[Any]] = {
+STEP_FIELDS: Mapping[str, f.Field[Any]] = {
     "timeout_s": _seconds(),
     "retries": _whole(0, 100),
     "continue_on_failure": Flag(),
@@ -68,10 +68,14 @@ _STEP_FIELDS: Mapping[str, f.Field[Any]] = {
 }
 
 
+#: What may stand in the place of any of these, as JSON Schema has it: it takes the value's type.
+PARAMETER: Json = {"type": "string", "pattern": r"^\$\{[^{}]+\}$"}
+
+
 def step_errors(step: Json, *, filled_in: bool) -> dict[str, Any]:
     """Give what is wrong with the server's own keys; until filled in, `${name}` may stand there."""
     errors = {}
-    for key, field in _STEP_FIELDS.items():
+    for key, field in STEP_FIELDS.items():
         if key not in step or (not filled_in and is_name(step[key])):
             continue
         try:
@@ -106,11 +110,17 @@ class Step(f.Dict):
 class _Item(Schema):
     """An object that may come back as it was read: fields that only the server sets are dropped."""
 
-    read_only: ClassVar[frozenset[str]] = frozenset({"id", "version", "created_at", "updated_at"})
+    id = f.String(dump_only=True)
+    created_at = f.DateTime(dump_only=True)
+    updated_at = f.DateTime(dump_only=True)
 
     @pre_load
     def _without_read_only(self, data: Json, **_: Any) -> Json:
-        return {key: value for key, value in data.items() if key not in self.read_only}
+        return {
+            key: value
+            for key, value in data.items()
+            if key in self.load_fields or key not in self.fields
+        }
 
 
 class TestCaseSchema(_Item):
@@ -126,6 +136,24 @@ class TestCaseSchema(_Item):
     tags = words()
     timeout_s = _seconds(load_default=None, allow_none=True)
     test_retries = _whole(0, MOST_RETRIES, load_default=0)
+    version = f.Integer(dump_only=True)
+    example: ClassVar[Json] = {
+        "name": "The app starts",
+        "description": "",
+        "steps": [
+            {
+                "command": "http_request",
+                "action_type": "desktop",
+                "params": {"url": "${url}"},
+                "timeout_s": 30,
+            }
+        ],
+        "device_model": "desktop",
+        "requirements": [],
+        "tags": ["smoke"],
+        "timeout_s": None,
+        "test_retries": 0,
+    }
 
 
 class ExecuteSchema(Schema):
@@ -137,6 +165,12 @@ class ExecuteSchema(Schema):
     parameters = f.Dict(load_default=dict)
     timeout_s = _seconds(load_default=None, allow_none=True)
     queue_timeout_s = _seconds(load_default=None, allow_none=True)
+    example: ClassVar[Json] = {
+        "device_id": "pi-1:desktop",
+        "priority": 80,
+        "parameters": {"url": "http://127.0.0.1:5109/api/health/live"},
+        "timeout_s": 120,
+    }
 
 
 class EntrySchema(Schema):
@@ -151,8 +185,6 @@ class EntrySchema(Schema):
 class CampaignSchema(_Item):
     """A campaign."""
 
-    read_only = frozenset({"id", "created_at", "updated_at"})
-
     name = title()
     description = f.String(load_default="", validate=validate.Length(max=1000))
     test_cases = f.List(
@@ -161,9 +193,30 @@ class CampaignSchema(_Item):
     stop_on_failure = Flag(load_default=False)
     parallelism = _whole(1, 1000, load_default=1)
     priority = _whole(0, 100, load_default=50)
+    example: ClassVar[Json] = {
+        "name": "Every night",
+        "description": "",
+        "test_cases": [
+            {
+                "test_case_id": "tc_0123456789abcdef",
+                "device_id": None,
+                "host_id": None,
+                "parameters": {"url": "http://127.0.0.1:5109/api/health/live"},
+            }
+        ],
+        "stop_on_failure": False,
+        "parallelism": 1,
+        "priority": 50,
+    }
+
+
+class NothingSchema(Schema):
+    """No field at all: an empty body, or {}."""
+
+    example: ClassVar[Json] = {}
 
 
 TEST_CASE = TestCaseSchema()
 EXECUTE = ExecuteSchema()
 CAMPAIGN = CampaignSchema()
-NOTHING = Schema()
+NOTHING = NothingSchema()

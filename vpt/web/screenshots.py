@@ -14,18 +14,33 @@ from aiohttp import hdrs, web
 
 from vpt.errors import InvalidTokenError
 from vpt.model import Role
+from vpt.web import answers
 from vpt.web.auth import own_credential, require, secret_of
 from vpt.web.keys import ARTIFACTS
+from vpt.web.operations import JSON, SIGNED_LINK, USER, Answer, operation
+from vpt.web.params import Param
 from vpt.web.requests import json_response
 
 LINK_SECONDS = 3600
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg"}
+_SIGN = Param(
+    "sign",
+    "With 1 the answer is a link that works for an hour without a token.",
+    {"type": "string"},
+    str,
+    example="1",
+)
 
 routes = web.RouteTableDef()
 
 
 @routes.get("/screenshots/{execution_id}/{attempt}/{step}.png")
 @own_credential
+@operation(
+    Answer({**dict.fromkeys(_TYPES.values()), JSON: answers.SignedLink}),
+    query=(_SIGN,),
+    credentials=(USER, SIGNED_LINK),
+)
 async def get_screenshot(request: web.Request) -> web.StreamResponse:
     """Answer with the picture, with `?sign=1` with a link to it."""
     if "signature" in request.query:
@@ -35,7 +50,7 @@ async def get_screenshot(request: web.Request) -> web.StreamResponse:
     match = request.match_info
     artifacts = request.app[ARTIFACTS]
     picture = await artifacts.find(match["execution_id"], match["attempt"], match["step"])
-    if request.query.get("sign") == "1" and "signature" not in request.query:
+    if _SIGN.of(request.query) == "1" and "signature" not in request.query:
         return json_response(_link(request))
     return web.FileResponse(
         picture.path,

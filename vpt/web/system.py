@@ -23,13 +23,17 @@ from vpt.config import Config
 from vpt.disk import Disk
 from vpt.health import DatabaseCheck, ExternalChecks, Verdict, targets_of
 from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
+from vpt.web import answers
 from vpt.web.auth import needs, public, user_or_none
 from vpt.web.keys import CONFIG, DB, LAB
-from vpt.web.requests import json_response, json_text, number_param
+from vpt.web.operations import JSON, NOBODY, USER, Answer, operation, query_of
+from vpt.web.params import number
+from vpt.web.requests import json_response, json_text
 
 routes = web.RouteTableDef()
 
 DEFAULT_DAYS, MAX_DAYS = 30, 3650
+_DAYS = number("days", "Of how many days.", lowest=1, highest=MAX_DAYS, absent=DEFAULT_DAYS)
 #: Seconds between two looks at the loop and the processor; the worst of the last ones is kept.
 _BEAT, _BEATS = 1.0, 60
 _UNAVAILABLE = 503
@@ -84,6 +88,11 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
 
 @routes.get("/api/health")
 @public
+@operation(
+    answers.Health,
+    also={_UNAVAILABLE: Answer({JSON: answers.Health})},
+    credentials=(NOBODY, USER),
+)
 async def health(request: web.Request) -> web.Response:
     """Say whether all that vpt leans on is well; 503 when something is not."""
     database = await request.app[_DATABASE].verdict()
@@ -108,14 +117,16 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/api/health/live")
 @public
-async def live(_: web.Request) -> web.Response:
+@operation(answers.Alive)
+async def health_live(_: web.Request) -> web.Response:
     """Say that the loop answers."""
     return json_response({"status": "alive"})
 
 
 @routes.get("/api/health/ready")
 @public
-async def ready(request: web.Request) -> web.Response:
+@operation(answers.Alive, also={_UNAVAILABLE: Answer({JSON: answers.Alive})})
+async def health_ready(request: web.Request) -> web.Response:
     """Say whether the database answers."""
     verdict = await request.app[_DATABASE].verdict()
     status = "ready" if verdict.ok else "not_ready"
@@ -124,7 +135,8 @@ async def ready(request: web.Request) -> web.Response:
 
 @routes.get("/api/system/info")
 @needs(Role.VIEWER)
-async def info(request: web.Request) -> web.Response:
+@operation(answers.SystemInfo)
+async def system_info(request: web.Request) -> web.Response:
     """Say what this server is; durations in seconds, no secret, no URL with user info."""
     config, pulse = request.app[CONFIG], request.app[PULSE]
     return json_response(
@@ -145,7 +157,8 @@ async def info(request: web.Request) -> web.Response:
 
 @routes.get("/api/system/status")
 @needs(Role.VIEWER)
-async def status(request: web.Request) -> web.Response:
+@operation(answers.SystemStatus)
+async def system_status(request: web.Request) -> web.Response:
     """Say how busy the lab and the process are; memory in bytes, lag in milliseconds."""
     counts = await request.app[DB].row("lab_counts")
     rate = await request.app[DB].row("success_rate", days=DEFAULT_DAYS)
@@ -170,9 +183,10 @@ async def status(request: web.Request) -> web.Response:
 
 @routes.get("/api/metrics/success-rate")
 @needs(Role.VIEWER)
+@operation(answers.SuccessRate, query=(_DAYS,))
 async def success_rate(request: web.Request) -> web.Response:
     """Give the share of passed tests among those with a verdict, in percent, and each day's."""
-    days = number_param(request, "days", lowest=1, highest=MAX_DAYS) or DEFAULT_DAYS
+    days = query_of(request)["days"]
     row = await request.app[DB].row("success_rate", days=days)
     by_day = orjson.loads(await request.app[DB].value("success_by_day", days=days))
     return json_response({"days": days, **row, "by_day": by_day})
@@ -180,6 +194,7 @@ async def success_rate(request: web.Request) -> web.Response:
 
 @routes.get("/api/metrics/devices")
 @needs(Role.VIEWER)
+@operation(answers.DevicesFigures)
 async def device_metrics(request: web.Request) -> web.Response:
     """Give each device's number of executions, success rate (percent) and mean seconds."""
     items = await request.app[DB].value("device_metrics")

@@ -13,21 +13,28 @@ from aiohttp import hdrs, web
 
 from vpt import parameters
 from vpt.db import Database, Session
-from vpt.errors import PreconditionError, UnprocessableError
+from vpt.disk import DiskFullError
+from vpt.errors import (
+    ConflictError,
+    KeyReusedError,
+    NothingFitsError,
+    PreconditionError,
+    UnprocessableError,
+)
 from vpt.model import Json, NewExecution, RequestKey, Role, Submitted
+from vpt.web import answers
 from vpt.web.auth import needs, user_of
-from vpt.web.idempotency import once
+from vpt.web.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.keys import DB, LAB
+from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_of
+from vpt.web.params import Param, text
 from vpt.web.requests import (
     found,
     json_response,
     json_text,
     list_response,
-    load_body,
     no_content,
-    page_of,
     path_id,
-    text_param,
 )
 from vpt.web.schemas import EXECUTE, TEST_CASE, check_steps
 
@@ -35,28 +42,56 @@ log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
 _ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
+#: Why an accepted wish may not be carried out.
+NOT_STARTED = (
+    UnprocessableError,
+    NothingFitsError,
+    KeyReusedError,
+    ConflictError,
+    DiskFullError,
+)
+_ONE = Answer({JSON: answers.TestCase}, headers=(hdrs.ETAG,))
+
+
+def _read_versions(header: str) -> list[int] | None:
+    """Give the versions that If-Match allows, None for any; a weak one never matches."""
+    if header.strip() == "*":
+        return None
+    return [int(version) for version in _ETAG.findall(header.strip())]
+
+
+_IF_MATCH = Param(
+    hdrs.IF_MATCH,
+    "The ETag of what you read: 412 when somebody changed it since.",
+    {"type": "string"},
+    _read_versions,
+    example='"1"',
+)
 
 
 @routes.get("/api/testcases")
 @needs(Role.VIEWER)
+@operation(
+    lists=answers.TestCase,
+    query=(
+        text("q", "A part of the name."),
+        text("device_model", "For which devices.", example="desktop"),
+        text("tag", "A tag it has.", example="smoke"),
+    ),
+)
 async def list_test_cases(request: web.Request) -> web.Response:
-    """Answer with a page; filters q (part of the name), device_model, tag."""
-    page = page_of(request)
-    rows = await request.app[DB].rows(
-        "test_case_items",
-        **page.args(),
-        q=text_param(request, "q"),
-        device_model=text_param(request, "device_model"),
-        tag=text_param(request, "tag"),
-    )
+    """List test cases, newest first."""
+    page, filters = page_of(request), query_of(request)
+    rows = await request.app[DB].rows("test_case_items", **page.args(), **filters)
     return list_response(rows, page)
 
 
 @routes.post("/api/testcases")
 @needs(Role.OPERATOR)
+@operation(_ONE, 201, body=TEST_CASE)
 async def create_test_case(request: web.Request) -> web.Response:
     """Make a test case."""
-    test_case = await load_body(request, TEST_CASE)
+    test_case = await body_of(request)
     test_case_id = f"tc_{secrets.token_hex(8)}"
     await request.app[DB].row("insert_test_case", id=test_case_id, **test_case)
     return await _answer(request, test_case_id, 201)
@@ -64,19 +99,21 @@ async def create_test_case(request: web.Request) -> web.Response:
 
 @routes.get("/api/testcases/{id}")
 @needs(Role.VIEWER)
+@operation(_ONE)
 async def get_test_case(request: web.Request) -> web.Response:
-    """Answer with a test case and its version as ETag."""
+    """Show a test case, with its version as ETag."""
     return await _answer(request, path_id(request))
 
 
 @routes.put("/api/testcases/{id}")
 @needs(Role.OPERATOR)
+@operation(_ONE, headers=(_IF_MATCH,), body=TEST_CASE, refuses=(PreconditionError,))
 async def put_test_case(request: web.Request) -> web.Response:
     """Replace a test case; with If-Match only where nobody else did meanwhile."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
-    test_case = await load_body(request, TEST_CASE)
-    versions = _versions(request)
+    test_case = await body_of(request)
+    versions = _IF_MATCH.of(request.headers)
     done = await db.row("update_test_case", id=test_case_id, versions=versions, **test_case)
     if done is None:
         raise PreconditionError
@@ -85,24 +122,35 @@ async def put_test_case(request: web.Request) -> web.Response:
 
 @routes.delete("/api/testcases/{id}")
 @needs(Role.OPERATOR)
+@operation(None, 204, headers=(_IF_MATCH,), refuses=(ConflictError, PreconditionError))
 async def delete_test_case(request: web.Request) -> web.Response:
     """Delete a test case that no campaign uses; what it ran stays."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
-    if await db.row("delete_test_case", id=test_case_id, versions=_versions(request)) is None:
+    if (
+        await db.row("delete_test_case", id=test_case_id, versions=_IF_MATCH.of(request.headers))
+        is None
+    ):
         raise PreconditionError
     return no_content()
 
 
 @routes.post("/api/testcases/{id}/execute")
 @needs(Role.OPERATOR)
+@operation(
+    answers.Submitted,
+    202,
+    headers=(IDEMPOTENCY_KEY,),
+    body=EXECUTE,
+    refuses=NOT_STARTED,
+)
 async def execute_test_case(request: web.Request) -> web.Response:
     """Run a test case now, or as soon as something that fits is free."""
     db, test_case_id = request.app[DB], path_id(request)
 
     async def start(key: RequestKey | None) -> web.Response:
         test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
-        wish = await load_body(request, EXECUTE)
+        wish = await body_of(request)
         steps = filled_steps(test_case, wish["parameters"])
         wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
         new = new_execution(test_case, steps, wish, user_of(request).user_id)
@@ -120,12 +168,6 @@ async def execute_test_case(request: web.Request) -> web.Response:
 async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:
     row = found(await request.app[DB].row("test_case_item", id=test_case_id))
     return json_text(row["item"], status, etag=f'"{row["version"]}"')
-
-
-def _versions(request: web.Request) -> list[int] | None:
-    """Give the versions that If-Match allows, None for any; a weak one never matches."""
-    header = request.headers.get(hdrs.IF_MATCH, "*").strip()
-    return None if header == "*" else [int(version) for version in _ETAG.findall(header)]
 
 
 async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:

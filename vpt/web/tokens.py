@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import structlog
@@ -13,22 +13,14 @@ from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
 from vpt.audit import Audit
-from vpt.model import Role
+from vpt.model import Json, Role
 from vpt.tokens import HOST_NAME, Tokens, make_token, new_id
+from vpt.web import answers
 from vpt.web.auth import issue_token, needs, secret_of, user_of
 from vpt.web.keys import AUDIT, CONFIG, DB, SUPABASE, TOKENS
-from vpt.web.requests import (
-    choice_param,
-    found,
-    json_response,
-    list_response,
-    load_body,
-    no_content,
-    page_of,
-    path_id,
-    text_param,
-    time_param,
-)
+from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_of
+from vpt.web.params import choice, moment, text
+from vpt.web.requests import found, json_response, list_response, no_content, path_id
 from vpt.web.schemas import Number, title
 from vpt.web.supabase import Supabase
 
@@ -53,6 +45,8 @@ class TokenSchema(Schema):
         allow_none=True,
         validate=validate.Range(0, MOST_DAYS, min_inclusive=False),
     )
+
+    example: ClassVar[Json] = {"name": "nightly", "role": "operator", "days": 90}
 
     @validates_schema
     def _names_its_host(self, data: dict[str, Any], **_: Any) -> None:
@@ -81,17 +75,19 @@ async def _audit_running(app: web.Application) -> AsyncIterator[None]:
 
 @routes.get("/api/tokens")
 @needs(Role.ADMIN)
+@operation(lists=answers.Token, query=(choice("role", "What they may do.", Role),))
 async def list_tokens(request: web.Request) -> web.Response:
-    """Answer with a page of tokens, without the tokens themselves; filter role."""
-    page, role = page_of(request), choice_param(request, "role", Role)
-    return list_response(await request.app[DB].rows("token_items", role=role, **page.args()), page)
+    """List tokens, without the tokens themselves, newest first."""
+    page, filters = page_of(request), query_of(request)
+    return list_response(await request.app[DB].rows("token_items", **filters, **page.args()), page)
 
 
 @routes.post("/api/tokens")
 @needs(Role.ADMIN)
+@operation(Answer({JSON: answers.NewToken}, headers=(hdrs.CACHE_CONTROL,)), 201, body=TOKEN)
 async def create_token(request: web.Request) -> web.Response:
     """Make a token; it stands in this answer and nowhere else."""
-    wish, db = await load_body(request, TOKEN), request.app[DB]
+    wish, db = await body_of(request), request.app[DB]
     by, token_id = user_of(request).user_id, new_id()
     if wish["role"] is Role.HOST:
         expires_at = _in_days(wish["days"]) if wish["days"] else None
@@ -129,6 +125,7 @@ def _in_days(days: float) -> datetime:
 
 @routes.delete("/api/tokens/{id}")
 @needs(Role.ADMIN)
+@operation(None, 204)
 async def delete_token(request: web.Request) -> web.Response:
     """Revoke a token: from now on whoever shows it is nobody."""
     token_id = path_id(request)
@@ -140,16 +137,18 @@ async def delete_token(request: web.Request) -> web.Response:
 
 @routes.get("/api/audit")
 @needs(Role.ADMIN)
+@operation(
+    lists=answers.AuditEntry,
+    query=(
+        text("user_id", "By whom."),
+        text("method", "By which method.", example="DELETE"),
+        moment("since", "Then or later."),
+        moment("until", "Before."),
+    ),
+)
 async def list_audit(request: web.Request) -> web.Response:
-    """Answer with a page of who wrote what; filters user_id, method, since, until."""
-    page = page_of(request)
+    """List who wanted to write what, newest first."""
+    page, filters = page_of(request), query_of(request)
     await request.app[AUDIT].flush()  # what was answered a moment ago is in it
-    rows = await request.app[DB].rows(
-        "audit_items",
-        user_id=text_param(request, "user_id"),
-        method=text_param(request, "method"),
-        since=time_param(request, "since"),
-        until=time_param(request, "until"),
-        **page.args(),
-    )
+    rows = await request.app[DB].rows("audit_items", **filters, **page.args())
     return list_response(rows, page)

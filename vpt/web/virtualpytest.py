@@ -6,12 +6,17 @@ from functools import partial
 
 from aiohttp import web
 
+from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Json, Registration
+from vpt.web import answers
 from vpt.web.auth import own_credential
 from vpt.web.keys import LAB
+from vpt.web.operations import HOST, operation
 from vpt.web.requests import json_response, read_as, read_text_of_host
 from vpt.web.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
 from vpt.web.virtualpytest_schemas import (
+    HOST_OF_THE_FIELD,
+    TASK_COMPLETE,
     end_of_script,
     health_of,
     host_name_of,
@@ -22,11 +27,14 @@ routes = web.RouteTableDef()
 
 #: A script's output has no bound of its own, and the host tells of its end only once.
 LONGEST_END = 64 * 2**20
+#: What a host may be told that nobody knows, or knows as a better one.
+_TO_KNOWN = (NotRegisteredError, ConflictError)
 
 
 @routes.post("/server/system/register")
 @own_credential
-async def register(request: web.Request) -> web.Response:
+@operation(answers.Registered, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
+async def register_virtualpytest(request: web.Request) -> web.Response:
     """Take a host in, or take it again with what it says now; exactly 200, as it expects."""
     speaker, peer = await speaker_of(request), peer_of(request)
     require_json(request)
@@ -44,7 +52,8 @@ def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
 @routes.post("/server/system/ping")
 @own_credential
 @asked_to_register
-async def ping(request: web.Request) -> web.Response:
+@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+async def ping_virtualpytest(request: web.Request) -> web.Response:
     """Note what a host says of its health, and look whether it answers."""
     speaker = await speaker_of(request)
     require_json(request)
@@ -59,7 +68,8 @@ async def ping(request: web.Request) -> web.Response:
 @routes.post("/server/system/unregister")
 @own_credential
 @asked_to_register
-async def unregister(request: web.Request) -> web.Response:
+@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+async def unregister_virtualpytest(request: web.Request) -> web.Response:
     """Let a host say goodbye: it is offline until it registers again."""
     speaker = await speaker_of(request)
     require_json(request)
@@ -71,6 +81,7 @@ async def unregister(request: web.Request) -> web.Response:
 
 @routes.post("/server/script/taskComplete")
 @own_credential
+@operation(answers.TaskHeard, body=TASK_COMPLETE, credentials=HOST)
 async def task_complete(request: web.Request) -> web.Response:
     """Take the end of a script; a task that nobody waits for is no concern of the host's."""
     speaker = await speaker_of(request)

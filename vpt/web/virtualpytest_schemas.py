@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
+from marshmallow import INCLUDE, Schema, validate
+from marshmallow import fields as f
 
 from vpt.dialects.base import clean
 from vpt.errors import InvalidError
@@ -40,6 +42,40 @@ _METRICS = (
     "has_running_deployment",
 )
 _ID_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-'"
+
+
+class HostOfTheFieldSchema(Schema):
+    """What a VirtualPyTest host says; of all else what makes no sense is taken as unsaid."""
+
+    class Meta:
+        """Hosts say much, and it is odd."""
+
+        unknown = INCLUDE
+
+    host_name = f.String(required=True, validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"))
+    example: ClassVar[Json] = {
+        "host_name": "rack-1",
+        "host_url": "http://10.0.0.8:6109",
+        "devices": [{"device_id": "device1", "device_name": "TV", "device_model": "stb"}],
+    }
+
+
+class TaskCompleteSchema(Schema):
+    """The end of a script."""
+
+    class Meta:
+        """As above."""
+
+        unknown = INCLUDE
+
+    task_id = f.String(required=True, validate=validate.Length(1, LONGEST_ID))
+    result = f.Raw(allow_none=True)
+    error = f.Raw(allow_none=True)
+    example: ClassVar[Json] = {"task_id": "6d1f", "result": {"exit_code": 0}, "error": None}
+
+
+#: For the document only: the functions below read the bodies, as they take a thread's time.
+HOST_OF_THE_FIELD, TASK_COMPLETE = HostOfTheFieldSchema(), TaskCompleteSchema()
 
 
 def host_name_of(body: Json) -> str:

@@ -1,0 +1,164 @@
+"""Parameters of the query and of headers: each is read and described by the one value."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from vpt.errors import BadRequestError
+from vpt.model import Json
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+MAX_WAIT = 60.0
+LONGEST_TEXT = 200
+LONGEST_CURSOR = 1024
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
+_WHOLE = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list: `limit` items older than the one that `before_at`, `before_id` name."""
+
+    limit: int
+    before_at: datetime | None = None
+    before_id: str | None = None
+
+    def args(self) -> dict[str, Any]:
+        """Give a query's `limit, before_at, before_id`; one row more tells of a next page."""
+        return {"limit": self.limit + 1, "before_at": self.before_at, "before_id": self.before_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter: `read` makes its value out of what was sent or raises BadRequestError.
+
+    `schema` is what JSON Schema says of it, `absent` the value when it was not sent.
+    """
+
+    name: str
+    about: str
+    schema: Json
+    read: Callable[[str], Any]
+    absent: Any = None
+    example: Any = None
+
+    def of(self, sent: Mapping[str, str]) -> Any:
+        """Give its value in what was sent."""
+        value = sent.get(self.name)
+        return self.absent if value is None else self.read(value)
+
+
+def text(name: str, about: str, *, example: str | None = None) -> Param:
+    """Take a filter; an empty one is none."""
+
+    def read(value: str) -> str | None:
+        return _sane(name, value) or None
+
+    return Param(name, about, {"type": "string", "maxLength": LONGEST_TEXT}, read, example=example)
+
+
+def choice(name: str, about: str, choices: type[StrEnum]) -> Param:
+    """Take a filter that is one of `choices`; an empty one is none."""
+    values = [item.value for item in choices]
+
+    def read(value: str) -> str | None:
+        if value not in ("", *values):
+            raise BadRequestError(f"`{name}` is one of {', '.join(values)}.")
+        return value or None
+
+    return Param(name, about, {"type": "string", "enum": values}, read, example=values[0])
+
+
+def moment(name: str, about: str) -> Param:
+    """Take a moment (ISO 8601, UTC where it names no zone); an empty one is none."""
+
+    def read(value: str) -> datetime | None:
+        if not _sane(name, value):
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise BadRequestError(f"`{name}` is not a time in ISO 8601.") from error
+
+    schema = {"type": "string", "format": "date-time"}
+    return Param(name, about, schema, read, example="2026-01-31T12:00:00Z")
+
+
+def number(name: str, about: str, *, lowest: int, highest: int, absent: int | None = None) -> Param:
+    """Take a whole number."""
+
+    def read(value: str) -> int:
+        if not _WHOLE.fullmatch(value) or not lowest <= int(value) <= highest:
+            raise BadRequestError(f"`{name}` is a whole number from {lowest} to {highest}.")
+        return int(value)
+
+    schema: Json = {"type": "integer", "minimum": lowest, "maximum": highest}
+    if absent is not None:
+        schema["default"] = absent
+    return Param(name, about, schema, read, absent)
+
+
+def _sane(name: str, value: str) -> str:
+    if len(value) > LONGEST_TEXT or not value.isprintable():
+        raise BadRequestError(f"`{name}` makes no sense.")
+    return value
+
+
+def _read_wait(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise BadRequestError(f"`wait` is a number of seconds from 0 to {MAX_WAIT:.0f}.")
+    return seconds
+
+
+def make_cursor(created_at: datetime, row_id: str) -> str:
+    """Name the last item of a page."""
+    microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(f"{microseconds} {row_id}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        if len(cursor) > LONGEST_CURSOR:
+            raise ValueError(cursor)  # noqa: TRY301
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        digits, _, before_id = raw.decode().partition(" ")
+        microseconds = int(digits)
+        if not 0 <= microseconds <= _LAST_MICROSECOND or not before_id.isprintable():
+            raise ValueError(cursor)  # noqa: TRY301
+    except (ValueError, binascii.Error) as error:
+        raise BadRequestError("`cursor` is none that a list gave.") from error
+    return _EPOCH + timedelta(microseconds=microseconds), before_id
+
+
+LIMIT = number(
+    "limit", "How many items at most.", lowest=1, highest=MAX_LIMIT, absent=DEFAULT_LIMIT
+)
+CURSOR = Param(
+    "cursor",
+    "Where the page begins: the `next_cursor` of the page before.",
+    {"type": "string", "maxLength": LONGEST_CURSOR},
+    _read_cursor,
+    (None, None),
+)
+WAIT = Param(
+    "wait",
+    "Seconds to wait at most until it is final; then the answer comes as it is.",
+    {"type": "number", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
+    _read_wait,
+    0.0,
+    example=20,
+)
