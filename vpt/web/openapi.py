@@ -98,6 +98,7 @@ _HEADERS: Mapping[str, Json] = {
     },
     hdrs.CACHE_CONTROL: {"schema": {"type": "string"}},
 }
+_TAGS = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}
 _FOR_PEOPLE = frozenset((hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_DELETE))
 
 
@@ -195,8 +196,8 @@ def _declared(app: web.Application) -> Iterator[tuple[str, str, Any, Operation]]
 
 
 def _tag(path: str) -> str:
-    parts = [part for part in path.split("/") if part not in ("", "api")]
-    return parts[0] if parts else "page"
+    first = next((part for part in path.split("/") if part not in ("", "api")), "")
+    return _TAGS.get(first, first)
 
 
 class _Described:

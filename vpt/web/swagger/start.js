@@ -1,0 +1,11 @@
+// Shows the document of this server; asks nobody else.
+"use strict";
+
+SwaggerUIBundle({
+  url: "/api/openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  docExpansion: "none",
+  filter: true,
+  validatorUrl: null,
+});
