@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from tests.conftest import Client
 from tests.web.kit import FakeHost, got, made, refused, test_case
@@ -186,3 +187,17 @@ async def test_a_wish_that_makes_no_sense_is_refused(operator: Client) -> None:
     for wrong in WRONG_WISHES:
         status, answer = await refused(operator, "POST", path, json=wrong)
         assert (status, set(answer["errors"])) == (400, set(wrong)), wrong
+
+
+async def test_a_whole_number_may_be_written_with_a_point(operator: Client) -> None:
+    body = json.dumps(test_case(test_retries=2.0, steps=[{"command": "x", "retries": 1.0}]))
+    assert "2.0" in body
+    headers = {"Content-Type": "application/json"}
+    response = await operator.post("/api/testcases", data=body, headers=headers)
+    assert response.status == 201, await response.text()
+    assert (await response.json())["test_retries"] == 2
+    for odd in (2.5, True, "2"):
+        status, _ = await refused(
+            operator, "POST", "/api/testcases", json=test_case(test_retries=odd)
+        )
+        assert status == 400, odd

@@ -27,6 +27,17 @@ class Number(f.Float):
         return super()._validated(value)
 
 
+class Whole(f.Integer):
+    """A whole number of JSON, which may be written 1.0."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strict=True, **options)
+
+    def _validated(self, value: Any) -> int:
+        whole = isinstance(value, float) and value.is_integer()
+        return super()._validated(int(value) if whole else value)
+
+
 class Flag(f.Boolean):
     """True or false of JSON, nothing that looks like them."""
 
@@ -47,8 +58,8 @@ def title() -> f.String:
     return f.String(required=True, validate=validate.Length(1, 100))
 
 
-def _whole(lowest: int, highest: int, **options: Any) -> f.Integer:
-    return f.Integer(strict=True, validate=validate.Range(lowest, highest), **options)
+def _whole(lowest: int, highest: int, **options: Any) -> Whole:
+    return Whole(validate=validate.Range(lowest, highest), **options)
 
 
 def _seconds(*, zero: bool = False, **options: Any) -> Number:
