@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 _GC = (10_000, 20, 50)  # objects of a request die young: look less often than by default
 _STDIN = 0
 _WEB_GRACE = 2.0  # seconds for requests that are being answered at the stop
+_LONGEST_LINE = 32 * 1024  # bytes of a URL: every filter of a list at its longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,9 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> str:
     """Answer on SERVER_HOST:SERVER_PORT; give the URL under which it is reached."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_WEB_GRACE)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=_WEB_GRACE, max_line_size=_LONGEST_LINE
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, config.server_host, config.server_port)
