@@ -84,7 +84,7 @@ class ActionSchema(Schema):
         allow_none=True, validate=validate.Range(0, LONGEST_ACTION, min_inclusive=False)
     )
     example: ClassVar[Json] = {
-        "device_id": "desktop",
+        "device_id": "pi-1:desktop",
         "command": "http_request",
         "action_type": "desktop",
         "params": {"url": "http://127.0.0.1:5109/api/health/live"},

@@ -16,6 +16,7 @@ from marshmallow import Schema
 from marshmallow import fields as f
 
 from vpt.errors import VptError
+from vpt.web.answers import Shown
 from vpt.web.params import CURSOR, LIMIT, Page, Param
 from vpt.web.requests import load_body
 
@@ -109,7 +110,7 @@ def page_schema(item: type[Schema]) -> type[Schema]:
             metadata={"description": "The `cursor` of the next page; null on the last."},
         ),
     }
-    return Schema.from_dict(fields, name=f"{item.__name__}Page")
+    return Shown.from_dict(fields, name=f"{item.__name__}Page")
 
 
 def operation_of(handler: Any) -> Operation | None:

@@ -75,7 +75,8 @@ def choice(name: str, about: str, choices: type[StrEnum]) -> Param:
             raise BadRequestError(f"`{name}` is one of {', '.join(values)}.")
         return value or None
 
-    return Param(name, about, {"type": "string", "enum": values}, read, example=values[0])
+    schema = {"type": "string", "enum": [*values, ""]}
+    return Param(name, about, schema, read, example=values[0])
 
 
 def moment(name: str, about: str) -> Param:
@@ -90,7 +91,7 @@ def moment(name: str, about: str) -> Param:
         except (ValueError, OverflowError) as error:
             raise BadRequestError(f"`{name}` is not a time in ISO 8601.") from error
 
-    schema = {"type": "string", "format": "date-time"}
+    schema = {"type": "string", "anyOf": [{"format": "date-time"}, {"maxLength": 0}]}
     return Param(name, about, schema, read, example="2026-01-31T12:00:00Z")
 
 
