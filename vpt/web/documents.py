@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
 from vpt.web.auth import public
+from vpt.web.keys import CONFIG
 from vpt.web.middlewares import JSON_HEADERS
 from vpt.web.operations import JSON, Answer, operation
 
@@ -84,11 +85,12 @@ class _Document:
 
 
 _OPENAPI = web.AppKey("openapi", _Document)
+_ASYNCAPI = web.AppKey("asyncapi", _Document)
 
 
 def setup(app: web.Application) -> None:
     """Prepare to make the documents of `app`."""
-    app[_OPENAPI] = _Document(_openapi)
+    app[_OPENAPI], app[_ASYNCAPI] = _Document(_openapi), _Document(_asyncapi)
 
 
 def _openapi(app: web.Application) -> bytes:
@@ -97,12 +99,26 @@ def _openapi(app: web.Application) -> bytes:
     return describe(app)
 
 
+def _asyncapi(app: web.Application) -> bytes:
+    from vpt.web.asyncapi import describe  # noqa: PLC0415 (as above)
+
+    return describe(app[CONFIG])
+
+
 @routes.get("/api/openapi.json")
 @public
 @operation(_DOCUMENT)
 async def openapi_document(request: web.Request) -> web.Response:
     """Give this document, in OpenAPI 3.1."""
     return await request.app[_OPENAPI].answer(request)
+
+
+@routes.get("/api/asyncapi.json")
+@public
+@operation(_DOCUMENT)
+async def asyncapi_document(request: web.Request) -> web.Response:
+    """Give the document on the live events, in AsyncAPI 3."""
+    return await request.app[_ASYNCAPI].answer(request)
 
 
 @routes.get("/api/docs")

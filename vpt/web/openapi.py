@@ -98,6 +98,8 @@ _HEADERS: Mapping[str, Json] = {
     },
     hdrs.CACHE_CONTROL: {"schema": {"type": "string"}},
 }
+#: What `path_id` takes.
+_ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
 _TAGS = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}
 _FOR_PEOPLE = frozenset((hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_DELETE))
 
@@ -241,7 +243,7 @@ class _Described:
                 "in": "path",
                 "required": True,
                 "description": "Of which one." if name == "id" else f"Its {name}.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
+                "schema": _ID if name == "id" else {"type": "string", "minLength": 1},
             }
 
     def _parameters(self) -> Iterator[Json]:

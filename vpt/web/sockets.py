@@ -562,7 +562,8 @@ def _wish_of(data: Any) -> _Wish:
     return _Wish(Topic(Kind.EXECUTION if campaign is None else Kind.CAMPAIGN, topic_id), after_seq)
 
 
-_NAMES: Mapping[type[Event], str] = {
+#: How clients know the events.
+NAMES: Mapping[type[Event], str] = {
     TestProgress: "test_progress",
     CampaignProgress: "campaign_progress",
     QueueChanged: "queue_changed",
@@ -574,7 +575,7 @@ _NAMES: Mapping[type[Event], str] = {
 
 def _packet(event: Event) -> EnginePacket:
     """Make an event ready for the wire, once for all who get it."""
-    told = SocketPacket(EVENT, [_NAMES[type(event)], asdict(event)], NAMESPACE)
+    told = SocketPacket(EVENT, [NAMES[type(event)], asdict(event)], NAMESPACE)
     return EnginePacket(MESSAGE, told.encode())
 
 
