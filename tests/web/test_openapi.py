@@ -115,6 +115,16 @@ def test_every_parameter_of_a_path_is_described(document: Json) -> None:
         assert named == set(re.findall(r"{(.+?)}", path)), (method, path)
 
 
+def test_every_field_of_a_body_is_described(document: Json) -> None:
+    bodies = {
+        name: one for name, one in document["components"]["schemas"].items() if "Body" in name
+    }
+    assert len(bodies) > 12
+    for name, body in bodies.items():
+        for field, told in body["properties"].items():
+            assert told.get("description"), (name, field)
+
+
 def test_every_refusal_has_an_example_that_its_schema_takes(document: Json) -> None:
     for path, method, told in operations(document):
         for status, answer in told["responses"].items():

@@ -4,7 +4,6 @@ these say in one place what stands in it, and tests hold the answers to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from vpt.model import (
     StepStatus,
     WaitReason,
 )
-from vpt.web.schemas import CampaignSchema, EntrySchema, TestCaseSchema
+from vpt.web.schemas import CampaignSchema, EntrySchema, TestCaseSchema, about
 
 _EXECUTION, _CAMPAIGN_EXECUTION = "ex_5b0c7f1de2a94c38", "ce_1f2e3d4c5b6a7988"
 _TEST_CASE, _CAMPAIGN = "tc_0123456789abcdef", "ca_fedcba9876543210"
@@ -67,32 +66,28 @@ class Shown(Schema):
         field_obj.required = field_name not in self.maybe
 
 
-def _text(about: str = "", *, none: bool = False) -> f.String:
-    return f.String(allow_none=none, metadata=_about(about))
+def _text(sentence: str = "", *, none: bool = False) -> f.String:
+    return f.String(allow_none=none, metadata=about(sentence))
 
 
-def _moment(about: str = "", *, none: bool = False) -> f.DateTime:
-    return f.DateTime(allow_none=none, metadata=_about(about))
+def _moment(sentence: str = "", *, none: bool = False) -> f.DateTime:
+    return f.DateTime(allow_none=none, metadata=about(sentence))
 
 
-def _whole(about: str = "", *, none: bool = False) -> f.Integer:
-    return f.Integer(allow_none=none, metadata=_about(about))
+def _whole(sentence: str = "", *, none: bool = False) -> f.Integer:
+    return f.Integer(allow_none=none, metadata=about(sentence))
 
 
-def _number(about: str = "", *, none: bool = False) -> f.Float:
-    return f.Float(allow_none=none, metadata=_about(about))
+def _number(sentence: str = "", *, none: bool = False) -> f.Float:
+    return f.Float(allow_none=none, metadata=about(sentence))
 
 
-def _one_of(choices: type[StrEnum], about: str = "", *, none: bool = False) -> f.Enum[StrEnum]:
-    return f.Enum(choices, by_value=True, allow_none=none, metadata=_about(about))
+def _one_of(choices: type[StrEnum], sentence: str = "", *, none: bool = False) -> f.Enum[StrEnum]:
+    return f.Enum(choices, by_value=True, allow_none=none, metadata=about(sentence))
 
 
-def _words(about: str = "") -> f.List[str]:
-    return f.List(f.String(), metadata=_about(about))
-
-
-def _about(about: str) -> Mapping[str, str]:
-    return {"description": about} if about else {}
+def _words(sentence: str = "") -> f.List[str]:
+    return f.List(f.String(), metadata=about(sentence))
 
 
 class Error(Shown):
@@ -200,13 +195,13 @@ class ListedExecution(Shown):
     priority = _whole()
     attempt = _whole("The last attempt; 0 before the first.")
     total_steps = _whole()
-    results = f.Raw(allow_none=True, metadata=_about("Counts of its steps, once it is final."))
+    results = f.Raw(allow_none=True, metadata=about("Counts of its steps, once it is final."))
     requested_by = _text()
     cancel_requested = f.Boolean()
-    pinned = f.Boolean(metadata=_about("Kept however old it grows."))
+    pinned = f.Boolean(metadata=about("Kept however old it grows."))
     pruned = f.String(
         validate=validate.OneOf(("nothing", "screenshots", "steps")),
-        metadata=_about("What is gone of it, as it is old."),
+        metadata=about("What is gone of it, as it is old."),
     )
     created_at = _moment()
     queued_at = _moment()
@@ -384,7 +379,7 @@ class CampaignExecution(Shown):
     created_at = _moment()
     started_at = _moment(none=True)
     completed_at = _moment(none=True)
-    results = f.List(f.Nested(CampaignResult), metadata=_about("What still waits is not in it."))
+    results = f.List(f.Nested(CampaignResult), metadata=about("What still waits is not in it."))
     summary = f.Nested(Summary)
     example: ClassVar[Json] = {
         "campaign_execution_id": _CAMPAIGN_EXECUTION,
@@ -472,7 +467,7 @@ class Device(Shown):
     capabilities = _words()
     tags = _words()
     status = _one_of(DeviceStatus)
-    declared = f.Boolean(metadata=_about("True when its host declares it."))
+    declared = f.Boolean(metadata=about("True when its host declares it."))
     lease = f.Nested(LeaseShown, allow_none=True)
     last_seen = _moment(none=True)
     created_at = _moment()
@@ -561,7 +556,7 @@ class ActionResult(Shown):
     """What the host said to an action."""
 
     success = f.Boolean()
-    result = f.Dict(metadata=_about("`success`, `output` and `error`, or all that the host said."))
+    result = f.Dict(metadata=about("`success`, `output` and `error`, or all that the host said."))
     duration_ms = _number()
     example: ClassVar[Json] = {
         "success": True,
@@ -621,7 +616,7 @@ class Health(Shown):
     status = _text("`healthy` when all checks are true, else `unhealthy`.")
     checks = f.Nested(Checks)
     timestamp = _moment()
-    details = f.Dict(metadata=_about("What was found; only for who shows a token."))
+    details = f.Dict(metadata=about("What was found; only for who shows a token."))
     maybe = frozenset({"details"})
     example: ClassVar[Json] = {
         "status": "healthy",
@@ -645,7 +640,7 @@ class SystemInfo(Shown):
     uptime_s = _number()
     python = _text()
     database = f.Nested(DatabaseInfo)
-    settings = f.Dict(metadata=_about("Settings that are no secret."))
+    settings = f.Dict(metadata=about("Settings that are no secret."))
     urls = f.Dict(keys=f.String(), values=f.String())
     example: ClassVar[Json] = {
         "version": "0.1.0",
@@ -671,8 +666,8 @@ class LabMeasures(Shown):
 class SystemStatus(Shown):
     """How busy the lab and the process are."""
 
-    hosts = f.Dict(keys=f.String(), values=f.Integer(), metadata=_about("By status, and total."))
-    devices = f.Dict(keys=f.String(), values=f.Integer(), metadata=_about("By status, and total."))
+    hosts = f.Dict(keys=f.String(), values=f.Integer(), metadata=about("By status, and total."))
+    devices = f.Dict(keys=f.String(), values=f.Integer(), metadata=about("By status, and total."))
     queue_length = _whole()
     queue_oldest_s = _number(none=True)
     running = _whole()
@@ -723,7 +718,7 @@ class SuccessRate(Shown):
     failed = _whole()
     error = _whole("Infrastructure errors, which are in no rate.")
     success_rate = _number(none=True)
-    by_day = f.List(f.Nested(DayFigures), metadata=_about("Days in UTC on which something began."))
+    by_day = f.List(f.Nested(DayFigures), metadata=about("Days in UTC on which something began."))
     example: ClassVar[Json] = {
         "days": 30,
         "total": 204,

@@ -15,7 +15,7 @@ from vpt.errors import ConflictError, LockedError, UnprocessableError
 from vpt.model import DeviceStatus, Json, Role
 from vpt.web import answers
 from vpt.web.auth import allowed, needs, user_of
-from vpt.web.host_schemas import LABEL, NAME, words
+from vpt.web.host_schemas import CAPABILITIES, LABEL, NAME, TAGS, words
 from vpt.web.keys import DB, LAB
 from vpt.web.operations import body_of, operation, page_of, query_of
 from vpt.web.params import choice, text
@@ -27,35 +27,46 @@ from vpt.web.requests import (
     no_content,
     path_id,
 )
-from vpt.web.schemas import Number
+from vpt.web.schemas import Number, about
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
 #: What a person may wish; the rest comes of what the host does.
+_USE = "Whether it is to be used at all."
 _WISHES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
 
 
 class DeviceEditSchema(Schema):
     """What people may change of a device; what is not named stays as it is."""
 
-    name = f.String(validate=LABEL)
-    capabilities = words()
-    tags = words()
-    status = f.String(validate=validate.OneOf(_WISHES))
+    name = f.String(validate=LABEL, metadata=about("What people call it."))
+    capabilities = words(CAPABILITIES)
+    tags = words(TAGS)
+    status = f.String(validate=validate.OneOf(_WISHES), metadata=about(_USE))
     example: ClassVar[Json] = {"name": "TV of the lobby", "tags": ["lobby"]}
 
 
 class DeviceSchema(Schema):
     """A device that no host declares."""
 
-    name = f.String(required=True, validate=LABEL)
-    model = f.String(required=True, validate=LABEL)
-    host_id = f.String(load_default=None, allow_none=True, validate=NAME)
-    local_id = f.String(load_default=None, allow_none=True, validate=NAME)
-    capabilities = words(load_default=list)
-    tags = words(load_default=list)
-    status = f.String(load_default=None, validate=validate.OneOf(_WISHES))
+    name = f.String(required=True, validate=LABEL, metadata=about("What people call it."))
+    model = f.String(required=True, validate=LABEL, metadata=about("Which tests fit it."))
+    host_id = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=NAME,
+        metadata=about("Which host it hangs on; together with local_id."),
+    )
+    local_id = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=NAME,
+        metadata=about("That host's own name for it."),
+    )
+    capabilities = words(CAPABILITIES, load_default=list)
+    tags = words(TAGS, load_default=list)
+    status = f.String(load_default=None, validate=validate.OneOf(_WISHES), metadata=about(_USE))
     example: ClassVar[Json] = {
         "name": "TV of the lobby",
         "model": "tv",
@@ -74,7 +85,11 @@ class DeviceSchema(Schema):
 class LeaseSchema(Schema):
     """For how many seconds to have the device for oneself."""
 
-    ttl_s = Number(load_default=600.0, validate=validate.Range(1, 86_400))
+    ttl_s = Number(
+        load_default=600.0,
+        validate=validate.Range(1, 86_400),
+        metadata=about("Seconds until it ends by itself."),
+    )
     example: ClassVar[Json] = {"ttl_s": 1800}
 
 
@@ -184,7 +199,7 @@ async def lease_device(request: web.Request) -> web.Response:
 
 @routes.delete("/api/devices/{id}/lease")
 @needs(Role.OPERATOR)
-@operation(None, 204, refuses=(LockedError,))
+@operation(None, 204, refuses=(ConflictError, LockedError))
 async def end_lease(request: web.Request) -> web.Response:
     """Give a device back, as its holder or as an admin."""
     user = user_of(request)

@@ -10,7 +10,7 @@ from marshmallow import fields as f
 
 from vpt.model import Credential, Device, Host, Json, Registration
 from vpt.urls import LONGEST_URL, check_host_url
-from vpt.web.schemas import Flag
+from vpt.web.schemas import Flag, about
 
 NAME = validate.Regexp(
     r"[A-Za-z0-9._-]{1,64}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
@@ -30,9 +30,13 @@ STATS = {
 }
 
 
-def words(**kwargs: Any) -> f.List[str]:
+def words(sentence: str, **kwargs: Any) -> f.List[str]:
     """Give a field for a list of at most 200 labels."""
-    return f.List(f.String(validate=LABEL), validate=MANY, **kwargs)
+    label = f.String(validate=LABEL)
+    return f.List(label, validate=MANY, metadata=about(sentence), **kwargs)
+
+
+CAPABILITIES, TAGS = "What it can do, for tests that require it.", "Words to find it by."
 
 
 class _Told(Schema):
@@ -43,34 +47,59 @@ class _Told(Schema):
 class DeclaredDeviceSchema(_Told):
     """One device of a registration."""
 
-    device_id = f.String(required=True, validate=NAME)
-    name = f.String(required=True, validate=LABEL)
-    model = f.String(required=True, validate=LABEL)
-    capabilities = words(load_default=list, allow_none=True)
+    device_id = f.String(
+        required=True, validate=NAME, metadata=about("The host's own name for it.")
+    )
+    name = f.String(required=True, validate=LABEL, metadata=about("What people call it."))
+    model = f.String(required=True, validate=LABEL, metadata=about("Which tests fit it."))
+    capabilities = words(CAPABILITIES, load_default=list, allow_none=True)
 
 
 class ProtocolSchema(_Told):
     """What more than the least a host can do."""
 
-    idempotency = Flag(load_default=False)
-    cancel = Flag(load_default=False)
+    idempotency = Flag(
+        load_default=False,
+        metadata=about("It gives a repeated Idempotency-Key the first answer, over restarts too."),
+    )
+    cancel = Flag(load_default=False, metadata=about("It takes POST /host/cancel."))
 
 
 class RegistrationSchema(_Told):
     """What a host says of itself when it joins."""
 
-    host_name = f.String(required=True, validate=NAME)
-    host_url = f.String(required=True, validate=validate.Length(1, LONGEST_URL))
-    capabilities = words(load_default=list, allow_none=True)
-    hardware = f.Dict(keys=f.String(), load_default=dict, allow_none=True)
+    host_name = f.String(required=True, validate=NAME, metadata=about("Its id from now on."))
+    host_url = f.String(
+        required=True,
+        validate=validate.Length(1, LONGEST_URL),
+        metadata=about("Where the server reaches it: http or https, host and port."),
+    )
+    capabilities = words(CAPABILITIES, load_default=list, allow_none=True)
+    hardware = f.Dict(
+        keys=f.String(),
+        load_default=dict,
+        allow_none=True,
+        metadata=about("What people may want to know of the machine."),
+    )
     devices = f.List(
         f.Nested(DeclaredDeviceSchema),
         load_default=list,
         allow_none=True,
         validate=validate.Length(max=MOST_DEVICES),
+        metadata=about("What is attached to it; with none it is a device itself."),
     )
-    protocol = f.Nested(ProtocolSchema, load_default=dict, allow_none=True)
-    host_secret = f.String(load_default=None, allow_none=True, validate=_SECRET)
+    protocol = f.Nested(
+        ProtocolSchema,
+        load_default=dict,
+        allow_none=True,
+        metadata=about("What more than the least it can do."),
+    )
+    host_secret = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=_SECRET,
+        metadata=about("What the server shows it at each call; never read back."),
+    )
     example: ClassVar[Json] = {
         "host_name": "pi-1",
         "host_url": "http://10.0.0.7:5110",

@@ -26,6 +26,7 @@ from vpt.seal import Sealer
 from vpt.web import answers
 from vpt.web.auth import needs, own_credential, secret_of, user_of
 from vpt.web.host_schemas import (
+    TAGS,
     HeartbeatSchema,
     RegistrationSchema,
     registration,
@@ -44,7 +45,7 @@ from vpt.web.requests import (
     no_content,
     path_id,
 )
-from vpt.web.schemas import Number
+from vpt.web.schemas import Number, about
 from vpt.web.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
 
 log = structlog.get_logger(__name__)
@@ -62,8 +63,12 @@ _HEADER = validate.Regexp(
 class HostEditSchema(Schema):
     """What people may change of a host; an api_key of null takes the key away."""
 
-    tags = words()
-    api_key = f.String(allow_none=True, validate=_HEADER)
+    tags = words(TAGS)
+    api_key = f.String(
+        allow_none=True,
+        validate=_HEADER,
+        metadata=about("The key with which vpt calls it; null takes it away."),
+    )
     example: ClassVar[Json] = {"tags": ["second floor"]}
 
 
@@ -78,10 +83,12 @@ class ActionSchema(Schema):
     device_id = f.String(
         allow_none=True,
         validate=validate.Length(1, LONGEST_ID),
-        metadata={"description": "Required where the host has several."},
+        metadata=about("Required where the host has several."),
     )
     timeout_s = Number(
-        allow_none=True, validate=validate.Range(0, LONGEST_ACTION, min_inclusive=False)
+        allow_none=True,
+        validate=validate.Range(0, LONGEST_ACTION, min_inclusive=False),
+        metadata=about("Seconds that it may take."),
     )
     example: ClassVar[Json] = {
         "device_id": "pi-1:desktop",

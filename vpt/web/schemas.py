@@ -47,35 +47,60 @@ class Flag(f.Boolean):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-def words() -> f.List[str]:
+def about(sentence: str) -> dict[str, str]:
+    """Make the metadata of a field, for people; none of nothing."""
+    return {"description": sentence} if sentence else {}
+
+
+def words(sentence: str) -> f.List[str]:
     """Make a field for a list of names: capabilities, tags."""
     word = f.String(validate=validate.Length(1, 100))
-    return f.List(word, load_default=list, validate=validate.Length(max=MOST_WORDS))
+    many = validate.Length(max=MOST_WORDS)
+    return f.List(word, load_default=list, validate=many, metadata=about(sentence))
 
 
-def title() -> f.String:
+def title(sentence: str) -> f.String:
     """Make a required field of 1 to 100 characters."""
-    return f.String(required=True, validate=validate.Length(1, 100))
+    return f.String(required=True, validate=validate.Length(1, 100), metadata=about(sentence))
 
 
-def _whole(lowest: int, highest: int, **options: Any) -> Whole:
-    return Whole(validate=validate.Range(lowest, highest), **options)
+def _whole(sentence: str, lowest: int, highest: int, **options: Any) -> Whole:
+    return Whole(validate=validate.Range(lowest, highest), metadata=about(sentence), **options)
 
 
-def _seconds(*, zero: bool = False, **options: Any) -> Number:
-    return Number(validate=validate.Range(0, LONGEST_TIMEOUT, min_inclusive=zero), **options)
+def _seconds(sentence: str, *, zero: bool = False, **options: Any) -> Number:
+    bounds = validate.Range(0, LONGEST_TIMEOUT, min_inclusive=zero)
+    return Number(validate=bounds, metadata=about(sentence), **options)
 
 
-def _reference() -> f.String:
-    return f.String(load_default=None, allow_none=True, validate=validate.Length(1, 200))
+def _reference(sentence: str) -> f.String:
+    length = validate.Length(1, 200)
+    return f.String(load_default=None, allow_none=True, validate=length, metadata=about(sentence))
+
+
+def _device() -> f.String:
+    return _reference("On which device: its id, or its host's own name for it; else any that fits.")
+
+
+def _parameters() -> f.Dict:
+    return f.Dict(load_default=dict, metadata=about("What `${name}` in the steps stands for."))
+
+
+def _priority() -> Whole:
+    return _whole("Who waits longest at equal priority is first.", 0, 100, load_default=50)
+
+
+def _description() -> f.String:
+    length = validate.Length(max=1000)
+    return f.String(load_default="", validate=length, metadata=about("More on it."))
 
 
 #: What the server itself reads of a step; all else is for the host.
 STEP_FIELDS: Mapping[str, f.Field[Any]] = {
-    "timeout_s": _seconds(),
-    "retries": _whole(0, 100),
-    "continue_on_failure": Flag(),
-    "delay_s": _seconds(zero=True),
+    "timeout_s": _seconds("Seconds that the step may take."),
+    "retries": _whole("How often it is tried again when the host says no.", 0, 100),
+    "continue_on_failure": Flag(metadata=about("Go on after a no; the verdict is still failed.")),
+    "delay_s": _seconds("Seconds to wait before it.", zero=True),
 }
 
 
@@ -121,9 +146,9 @@ class Step(f.Dict):
 class _Item(Schema):
     """An object that may come back as it was read: fields that only the server sets are dropped."""
 
-    id = f.String(dump_only=True)
-    created_at = f.DateTime(dump_only=True)
-    updated_at = f.DateTime(dump_only=True)
+    id = f.String(dump_only=True, metadata=about("Made by the server."))
+    created_at = f.DateTime(dump_only=True, metadata=about("Set by the server."))
+    updated_at = f.DateTime(dump_only=True, metadata=about("Set by the server."))
 
     @pre_load
     def _without_read_only(self, data: Json, **_: Any) -> Json:
@@ -139,15 +164,20 @@ class TestCaseSchema(_Item):
 
     __test__ = False
 
-    name = title()
-    description = f.String(load_default="", validate=validate.Length(max=1000))
-    steps = f.List(Step(), required=True, validate=validate.Length(1, MOST_STEPS))
-    device_model = title()
-    requirements = words()
-    tags = words()
-    timeout_s = _seconds(load_default=None, allow_none=True)
-    test_retries = _whole(0, MOST_RETRIES, load_default=0)
-    version = f.Integer(dump_only=True)
+    name = title("What people call it.")
+    description = _description()
+    steps = f.List(
+        Step(),
+        required=True,
+        validate=validate.Length(1, MOST_STEPS),
+        metadata=about("What is done, in order."),
+    )
+    device_model = title("Which devices can run it: the model, or a capability of their host.")
+    requirements = words("Capabilities that the device or its host needs.")
+    tags = words("Words to find it by.")
+    timeout_s = _seconds("Seconds that an attempt may take.", load_default=None, allow_none=True)
+    test_retries = _whole("More attempts after a failed one.", 0, MOST_RETRIES, load_default=0)
+    version = f.Integer(dump_only=True, metadata=about("Raised by each PUT."))
     example: ClassVar[Json] = {
         "name": "The app starts",
         "description": "",
@@ -170,12 +200,18 @@ class TestCaseSchema(_Item):
 class ExecuteSchema(Schema):
     """The wish to run a test case."""
 
-    device_id = _reference()
-    host_id = _reference()
-    priority = _whole(0, 100, load_default=50)
-    parameters = f.Dict(load_default=dict)
-    timeout_s = _seconds(load_default=None, allow_none=True)
-    queue_timeout_s = _seconds(load_default=None, allow_none=True)
+    device_id = _device()
+    host_id = _reference("On which host.")
+    priority = _priority()
+    parameters = _parameters()
+    timeout_s = _seconds(
+        "Seconds that an attempt may take, instead of the test case's own.",
+        load_default=None,
+        allow_none=True,
+    )
+    queue_timeout_s = _seconds(
+        "Seconds that it may wait for a device.", load_default=None, allow_none=True
+    )
     example: ClassVar[Json] = {
         "device_id": "pi-1:desktop",
         "priority": 80,
@@ -187,23 +223,30 @@ class ExecuteSchema(Schema):
 class EntrySchema(Schema):
     """One test case of a campaign, and where to run it."""
 
-    test_case_id = f.String(required=True, validate=validate.Length(1, 200))
-    device_id = _reference()
-    host_id = _reference()
-    parameters = f.Dict(load_default=dict)
+    test_case_id = f.String(
+        required=True, validate=validate.Length(1, 200), metadata=about("What is run.")
+    )
+    device_id = _device()
+    host_id = _reference("On which host.")
+    parameters = _parameters()
 
 
 class CampaignSchema(_Item):
     """A campaign."""
 
-    name = title()
-    description = f.String(load_default="", validate=validate.Length(max=1000))
+    name = title("What people call it.")
+    description = _description()
     test_cases = f.List(
-        f.Nested(EntrySchema), required=True, validate=validate.Length(1, MOST_ENTRIES)
+        f.Nested(EntrySchema),
+        required=True,
+        validate=validate.Length(1, MOST_ENTRIES),
+        metadata=about("What is run, in order."),
     )
-    stop_on_failure = Flag(load_default=False)
-    parallelism = _whole(1, 1000, load_default=1)
-    priority = _whole(0, 100, load_default=50)
+    stop_on_failure = Flag(
+        load_default=False, metadata=about("Start nothing new after a failed or error.")
+    )
+    parallelism = _whole("How many run at the same time.", 1, 1000, load_default=1)
+    priority = _priority()
     example: ClassVar[Json] = {
         "name": "Every night",
         "description": "",

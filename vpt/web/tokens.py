@@ -21,7 +21,7 @@ from vpt.web.keys import AUDIT, CONFIG, DB, SUPABASE, TOKENS
 from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_of
 from vpt.web.params import choice, moment, text
 from vpt.web.requests import found, json_response, list_response, no_content, path_id
-from vpt.web.schemas import Number, title
+from vpt.web.schemas import Number, about, title
 from vpt.web.supabase import Supabase
 
 log = structlog.get_logger(__name__)
@@ -33,17 +33,24 @@ USUAL_DAYS, MOST_DAYS = 30.0, 3650.0
 class TokenSchema(Schema):
     """A token to make; a host's has the name of its host, and lasts for ever unless it says."""
 
-    name = title()
-    role = f.Enum(Role, by_value=True, load_default=Role.OPERATOR)
+    name = title("The user that it makes of who shows it.")
+    role = f.Enum(
+        Role,
+        by_value=True,
+        load_default=Role.OPERATOR,
+        metadata=about("What it allows; `host` is for a host's own."),
+    )
     host_id = f.String(
         load_default=None,
         allow_none=True,
         validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"),
+        metadata=about("Which host it speaks for; for role `host`, and only there."),
     )
     days = Number(
         load_default=None,
         allow_none=True,
         validate=validate.Range(0, MOST_DAYS, min_inclusive=False),
+        metadata=about("How long it holds; 30 days, a host's for ever, unless it says."),
     )
 
     example: ClassVar[Json] = {"name": "nightly", "role": "operator", "days": 90}

@@ -21,6 +21,7 @@ from vpt.tokens import HOST_NAME
 from vpt.urls import check_host_url
 from vpt.web.host_schemas import MOST_DEVICES, stats_of
 from vpt.web.requests import LONGEST_ID
+from vpt.web.schemas import about
 
 DIALECT = "virtualpytest"
 _LONGEST_WORD = 100
@@ -52,7 +53,11 @@ class HostOfTheFieldSchema(Schema):
 
         unknown = INCLUDE
 
-    host_name = f.String(required=True, validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"))
+    host_name = f.String(
+        required=True,
+        validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"),
+        metadata=about("Its id here."),
+    )
     example: ClassVar[Json] = {
         "host_name": "rack-1",
         "host_url": "http://10.0.0.8:6109",
@@ -68,9 +73,13 @@ class TaskCompleteSchema(Schema):
 
         unknown = INCLUDE
 
-    task_id = f.String(required=True, validate=validate.Length(1, LONGEST_ID))
-    result = f.Raw(allow_none=True)
-    error = f.Raw(allow_none=True)
+    task_id = f.String(
+        required=True,
+        validate=validate.Length(1, LONGEST_ID),
+        metadata=about("The host's name for what was begun."),
+    )
+    result = f.Raw(allow_none=True, metadata=about("An object of what came of it."))
+    error = f.Raw(allow_none=True, metadata=about("Why it could not be done."))
     example: ClassVar[Json] = {"task_id": "6d1f", "result": {"exit_code": 0}, "error": None}
 
 
