@@ -246,6 +246,8 @@ async def test_a_failure_in_the_middle_says_what_was_done_and_the_same_command_d
     assert "could not create campaign 'C'; 1 of 2 changes were made" in ended.err
     path.write_text(path.read_text().replace(", device_id: gone", ""))
     assert (await vpt("import", path)).out == "create campaign 'C'\n1 changes, 1 as they are\n"
+    ended = await vpt("export", tmp_path / "no folder" / "lab.yaml")
+    assert (ended.code, "No such file" in ended.err) == (2, True)
     viewer = Cli(vpt.url, token(Role.VIEWER))
     assert (await viewer("export", "--format", "json")).code == 0
     await made(operator, "/api/testcases", test_case(name="A"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ async def test_what_no_host_could_ever_run_and_a_server_that_is_away_are_infrast
     nobody = Cli(f"http://127.0.0.1:{free_port()}", token())
     ended = await nobody("run", "testcase", "x", "--patience", "0.3")
     assert ended.code == 2 and "does not answer" in ended.err
+    ended = await nobody("run", "testcase", "x", "--wait-timeout", "0.3")
+    assert ended.code == 3 and "ran out before" in ended.err
 
 
 async def test_a_campaign_is_told_test_by_test_and_its_worst_decides(
@@ -210,6 +213,17 @@ async def test_a_start_whose_answer_gets_lost_starts_one_run_and_needs_no_socket
     assert "does not answer" in ended.err and "answers again" in ended.err
     assert len((await got(operator, "/api/executions"))["items"]) == 1
     assert "passed    Once" in ended.lines[-2]
+
+
+async def test_lines_arrive_and_the_end_is_quick_where_no_web_socket_gets_through(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    await _case(operator, "Polled")
+    async with Scissors(vpt.url, cuts="-", times=0, refuses="transport=websocket") as scissors:
+        began = time.monotonic()
+        ended = await Cli(scissors.url, vpt.token)("run", "testcase", "Polled")
+    assert (ended.code, time.monotonic() - began < 10) == (0, True)
+    assert "Polled: step 1/1 passed (host-1:tv-1)" in ended.lines
 
 
 async def test_on_a_terminal_ctrl_c_asks_and_yes_cancels_the_run(

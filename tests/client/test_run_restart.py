@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from tests.actors.fake_host import FakeHost, Gate
+from aiohttp import ClientSession
+
+from tests.actors.fake_host import FakeHost, Gate, until
 from tests.client.kit import Cli
 from tests.system.kit import (
     SECRET,
@@ -39,6 +41,7 @@ async def test_a_killed_server_is_waited_for_and_the_lines_go_on() -> None:
         await running.says("does not answer")
         second = await stack.enter_async_context(server(folder, SERVER_PORT=port))
         await running.says("answers again")
+        await until(lambda: _is_listened_to(session))
         gate.open()
         ended = await running.ended()
         runs = await ask(session, "GET", "/api/campaign-executions")
@@ -47,3 +50,9 @@ async def test_a_killed_server_is_waited_for_and_the_lines_go_on() -> None:
     steps = [line for line in ended.lines if ": step " in line]
     assert steps == [f"t: step {number}/3 passed (h:d1)" for number in (1, 2, 3)]
     assert len(runs["items"]) == 1
+
+
+async def _is_listened_to(session: ClientSession) -> bool:
+    """Tell whether the command's live connection is back."""
+    async with session.get("/metrics") as answer:
+        return "\nvpt_socketio_clients 1" in await answer.text()

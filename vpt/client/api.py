@@ -71,7 +71,7 @@ class Api:
         self.url = URL(url.rstrip("/")).with_user(None)
         self.token = token
         self._patience = patience
-        self._say = say
+        self.say = say
         self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -141,12 +141,12 @@ class Api:
                 if left <= 0:
                     raise TroubleError(f"{self.url} does not answer: {away}") from away
                 if now == away_at:
-                    self._say(f"{self.url} does not answer ({away}); trying for {left:.0f} s")
+                    self.say(f"{self.url} does not answer ({away}); trying for {left:.0f} s")
                 await asyncio.sleep(min(max(pause, away.retry_after), left))
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             if away_at is not None:
-                self._say(f"{self.url} answers again")
+                self.say(f"{self.url} answers again")
             return answer
 
     async def _once(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vpt import config
-from vpt.client.exits import Exit, MisuseError
+from vpt.client.exits import Exit, MisuseError, TroubleError
+from vpt.client.tasks import end_all
 from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
 
 if TYPE_CHECKING:
@@ -61,8 +62,11 @@ def connected(
         raise MisuseError("The token holds characters that no token has.")
 
     async def connect() -> Any:
-        async with Api(url, key, patience, lambda words: click.echo(words, err=True)) as api:
-            return await work(api)
+        try:
+            async with Api(url, key, patience, lambda words: click.echo(words, err=True)) as api:
+                return await work(api)
+        finally:
+            await end_all()
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -72,6 +76,8 @@ def connected(
     except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.TROUBLE
+    except OSError as error:
+        raise TroubleError(str(error)) from error
 
 
 # ---------------------------------------------------------------- vpt run

@@ -19,6 +19,7 @@ from vpt.client.board import Board, Screen, Test, screen_for
 from vpt.client.exits import Exit, TroubleError
 from vpt.client.interrupts import Interrupts, says_yes
 from vpt.client.kinds import TEST_CASE, Kind, find
+from vpt.client.tasks import end
 from vpt.client.wire import Wire
 from vpt.client.words import one_line, seconds, summary, why_not_passed
 from vpt.model import ExecutionStatus, Json
@@ -55,14 +56,18 @@ async def run(api: Api, order: Order) -> Exit:
     with Interrupts(command.cancel) as interrupts:
         try:
             until = time.monotonic() + (order.wait_timeout_s or float("inf"))
-            subject = await _before_interrupt(interrupts, find(api, order.kind, order.name))
-            started = await _started(api, order, subject["id"], interrupts)
+            async with asyncio.timeout(order.wait_timeout_s):
+                subject = await _before_interrupt(interrupts, find(api, order.kind, order.name))
+                started = await _started(api, order, subject["id"], interrupts)
             one = _Run(api, order, subject["name"], started, interrupts, until)
             if order.wait:
                 return await one.followed()
             return one.left_alone()
         except asyncio.CancelledError:
             raise TroubleError("Interrupted.") from None
+        except TimeoutError:
+            click.echo("The wait ran out before the server said that it was started.", err=True)
+            return Exit.WAITED
 
 
 async def _before_interrupt(interrupts: Interrupts, work: Awaitable[T]) -> T:
@@ -120,6 +125,8 @@ class _Run:
         self._path = order.kind.run_path(self._id)
         self._board = Board(self._name)
         self._screen: Screen = screen_for(self._board)
+        if order.wait:
+            api.say = self._screen.say
         self._wire = Wire(api, self._heard)
         self._news = asyncio.Event()
         if order.kind is TEST_CASE:
@@ -149,9 +156,7 @@ class _Run:
             return await self._followed(ending)
         finally:
             self._screen.pause()
-            for task in (*live, ending):
-                task.cancel()
-            await asyncio.gather(*live, ending, return_exceptions=True)
+            await end((*live, ending))
 
     async def _followed(self, ending: asyncio.Task[Json]) -> Exit:
         try:

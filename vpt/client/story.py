@@ -11,6 +11,7 @@ import click
 from vpt.client.api import Api, RefusedError
 from vpt.client.exits import MisuseError
 from vpt.client.kinds import CAMPAIGN, NOT_FOUND, TEST_CASE
+from vpt.client.tasks import end
 from vpt.client.wire import Wire
 from vpt.client.words import harmless, one_line, seconds, summary
 from vpt.model import ExecutionStatus, Json, StepStatus
@@ -32,8 +33,7 @@ async def tell(api: Api, name: str, attempt: int | None, *, follow: bool) -> Non
             await teller.tell(name)
     finally:
         if wire is not None:
-            wire.cancel()
-            await asyncio.gather(wire, return_exceptions=True)
+            await end([wire])
 
 
 async def _is_campaign(api: Api, name: str) -> bool:

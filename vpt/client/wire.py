@@ -16,8 +16,8 @@ from socketio.exceptions import SocketIOError
 from vpt.client.api import Api
 from vpt.model import ExecutionStatus, Json
 
-#: Seconds: for an answer; between tries to connect, at most.
-_ANSWER, _LONGEST_PAUSE = 20.0, 3.0
+#: Seconds: for an answer; between tries to connect, at most; to say goodbye.
+_ANSWER, _LONGEST_PAUSE, _GOODBYE = 20.0, 3.0, 1.0
 
 Told = Callable[[str, Json], None]
 Subject = tuple[str, str]  # the name of its id, and the id
@@ -74,8 +74,9 @@ class Wire:
                     self._moved.set()
                 await asyncio.sleep(_LONGEST_PAUSE)
         finally:
-            with contextlib.suppress(SocketIOError):
-                await self._client.disconnect()
+            with contextlib.suppress(SocketIOError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE / 2):  # an open poll would be waited for
+                    await self._client.disconnect()
             for task in self._tasks:
                 task.cancel()
 
