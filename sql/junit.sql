@@ -13,7 +13,7 @@ WITH wanted AS (
 SELECT
     coalesce(e.test_case_name, wanted.planned) AS name, e.id AS execution_id,
     CASE WHEN wanted.skipped THEN 'skipped' ELSE coalesce(e.status, 'queued') END AS status,
-    e.error_kind, e.error, e.host_id, e.device_id, e.attempt,
+    e.error_kind, e.error, e.host_id, e.device_id, e.attempt, e.pruned,
     extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s,
     (
         SELECT coalesce(json_agg(row_to_json(one) ORDER BY a.attempt), '[]')

@@ -73,6 +73,8 @@ def _case(suite: str, row: Case) -> x.TestCase:
         if attempt["status"] in (ExecutionStatus.FAILED, ExecutionStatus.ERROR):
             case.append(_interim(attempt, passed=passed))
     told = "\n".join(line for attempt in attempts for line in _story(attempt))
+    if row["pruned"] == "steps":
+        told += "\nThe steps are too old to be kept."
     if told:
         case.system_out = _plain(told)
     return case

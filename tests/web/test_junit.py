@@ -13,6 +13,10 @@ from junitparser import xunit2 as x
 from tests.conftest import Client
 from tests.web.kit import FakeHost, got, made, refused, test_case
 from tests.web.test_campaigns import campaign, executed
+from vpt.artifacts import Artifacts
+from vpt.config import Config
+from vpt.db import Database
+from vpt.prune import Ages, Pruning
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "data" / "junit-10.xsd"))
 
@@ -98,6 +102,23 @@ async def test_what_is_not_over_is_no_pass(operator: Client, host: FakeHost) -> 
     host.gate.set()
     (reported,) = await report(operator, path, wait="30")
     assert [type(one) for one in reported.result] == [Skipped]
+
+
+async def test_a_run_whose_steps_are_gone_says_so(
+    operator: Client, host: FakeHost, db: Database, config: Config
+) -> None:
+    host.answer = lambda _: {"success": False}
+    path, _ = await run(operator)
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE test_executions SET started_at = now() - interval '401 days',"
+            " completed_at = now() - interval '400 days'"
+        )
+    await Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config)).prune()
+    (case,) = await report(operator, path)
+    assert [type(one) for one in case.result] == [Failure]
+    assert case.system_out.startswith("attempt 1 on host-1:tv-1 of host host-1: failed")
+    assert case.system_out.endswith("The steps are too old to be kept.")
 
 
 async def test_a_campaign_is_a_suite_in_its_order(operator: Client, host: FakeHost) -> None:
