@@ -511,6 +511,7 @@ async def test_a_round_that_lost_its_turn_ends(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prune, "_SLICE", 0)
+    monkeypatch.setattr(prune, "_RENEW", 0)
     async with prune._alone(db) as turn:
         await execute(db, "UPDATE pruner SET id = 'another'")
         with pytest.raises(PruningError):

@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 _DAY = 86_400.0  # seconds
 _TTL = 120.0  # seconds after which a round that died is in nobody's way
 _SLICE = 0.05  # seconds of work after which others have their turn
-_REST = 0.25  # of the time that the work took
+_REST = 0.125  # of the time that the work took
+_RENEW = 5.0  # seconds after which the turn is renewed
 _BATCH = 200  # executions of one statement
 _STEPS = 5000  # that they may have together, if there are several
 _SYNC = 10_000  # executions whose files are removed before the disk is waited for
@@ -122,21 +123,24 @@ class _Turn:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._id = uuid4().hex
-        self._since = time.monotonic()
+        self._since = self._taken = time.monotonic()
         self.finished = False
 
     async def take(self) -> None:
         """Take or renew it; PruningError when another one has it."""
         if await self._db.row("take_pruning", id=self._id, ttl_s=_TTL) is None:
             raise PruningError(PruningError.__doc__)
-        self._since = time.monotonic()
+        self._taken = time.monotonic()
 
     async def breathe(self) -> None:
         """Let others have the database now and then, and keep the turn."""
         took = time.monotonic() - self._since
-        if took >= _SLICE:
-            await asyncio.sleep(_REST * took)
+        if took < _SLICE:
+            return
+        await asyncio.sleep(_REST * took)
+        if time.monotonic() - self._taken >= _RENEW:
             await self.take()
+        self._since = time.monotonic()
 
     async def leave(self) -> None:
         """Let the next one begin."""
