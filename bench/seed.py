@@ -38,19 +38,26 @@ async def fill_samples(connection: Any, *, days: int = 30, raw_days: int = 7) ->
     await connection.execute("ANALYZE host_health, health_means")
 
 
-async def fill_executions(connection: Any, *, a_day: int, days: int, until: float = 0) -> None:
+async def fill_executions(
+    connection: Any, *, a_day: int, days: int, until: float = 0, pruned: str = "nothing"
+) -> None:
     """Store `a_day` executions of ten steps for each of `days`, the last one `until` days ago.
 
     A tenth fails at its last step, one of 50 meets infrastructure and has two attempts; two of
     the ten steps have a screenshot, whose file is not made. A third of all belongs to campaigns.
+    `pruned` is what has gone of them by now.
     """
     await connection.execute("SELECT setseed(0.5)")
     await connection.execute(_CAMPAIGN)
     now = await connection.fetchval("SELECT now()")
     for day in range(days, 0, -1):
         since = now - dt.timedelta(days=until + day)
-        for statement in (_CAMPAIGNS, _EXECUTIONS, _RESULTS, _ATTEMPTS, _STEPS):
-            await connection.execute(statement, since, a_day)
+        await connection.execute(_CAMPAIGNS, since, a_day)
+        await connection.execute(_EXECUTIONS, since, a_day, pruned)
+        await connection.execute(_RESULTS, since, a_day)
+        await connection.execute(_ATTEMPTS, since, a_day)
+        if pruned != "steps":
+            await connection.execute(_STEPS, since, a_day, pruned)
     await connection.execute("ANALYZE")
 
 
@@ -143,7 +150,7 @@ WITH device AS (
 INSERT INTO test_executions (id, test_case_id, test_case_name, test_case_version, device_model,
     steps, actions, queue_timeout_s, requested_by, campaign_execution_id, status, error_kind, error,
     attempt, infra_failures, test_failures, host_id, device_id, seq, created_at, queued_at,
-    started_at, completed_at, end_step, results)
+    started_at, completed_at, end_step, results, pruned)
 SELECT replace(gen_random_uuid()::text, '-', ''), c.id, c.name, 1, c.device_model, c.steps,
     array_fill('press_key'::text, ARRAY[json_array_length(c.steps)]), 3600, 'ann', campaign.id,
     CASE WHEN luck < 0.02 THEN 'error' WHEN luck < 0.12 THEN 'failed' ELSE 'completed' END,
@@ -152,7 +159,7 @@ SELECT replace(gen_random_uuid()::text, '-', ''), c.id, c.name, 1, c.device_mode
     CASE WHEN luck BETWEEN 0.02 AND 0.12 THEN 1 ELSE 0 END, device.host_id, device.id,
     CASE WHEN luck < 0.02 THEN 23 ELSE 12 END, at, at, at + interval '2 seconds',
     at + interval '2 minutes', 10,
-    '{"total_steps": 10, "passed": 9, "failed": 0, "attempts": 1}'
+    '{"total_steps": 10, "passed": 9, "failed": 0, "attempts": 1}', $3
 FROM run
 JOIN device ON device.number = run.n % device.of
 JOIN test_cases c ON c.id = 'case-' || run.n % 50 + 1
@@ -184,7 +191,7 @@ SELECT e.id, a.attempt, n, 'press_key',
     CASE WHEN n < 10 OR a.status = 'completed' THEN 'passed' ELSE a.status END,
     a.started_at + n * interval '10 seconds', a.started_at + (n + 1) * interval '10 seconds',
     10000 * random(), 'pressed, and the picture was as expected after ' || random() || ' s',
-    CASE WHEN n % 5 = 0 THEN 'png' END, a.seq + n
+    CASE WHEN n % 5 = 0 AND $3::text = 'nothing' THEN 'png' END, a.seq + n
 FROM test_executions e
 JOIN execution_attempts a ON a.execution_id = e.id
 CROSS JOIN generate_series(1, 10) AS n
