@@ -147,7 +147,7 @@ class Scissors:
         far_reader, far_writer = await asyncio.open_connection(self._far.hostname, self._far.port)
         back = asyncio.create_task(self._pump(far_reader, writer))
         try:
-            while asked := await reader.read(65536):
+            while asked := await self._read(reader):
                 self.carried.append(asked)
                 if self._refuses in asked.split(b"\r\n")[0]:
                     return
@@ -167,11 +167,19 @@ class Scissors:
                     await one.wait_closed()
             await asyncio.wait({back})
 
-    @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
+    @classmethod
+    async def _pump(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await cls._read(reader):
             writer.write(data)
         writer.close()
+
+    @staticmethod
+    async def _read(reader: asyncio.StreamReader) -> bytes:
+        """What came, or nothing at the end: a side that breaks off is an end like another."""
+        try:
+            return await reader.read(65536)
+        except OSError:
+            return b""
 
 
 class Terminal:
