@@ -7,9 +7,10 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import asyncpg
@@ -77,6 +78,71 @@ class Postgres:
             """
         )
         return len(rows)
+
+
+class Way:
+    """The way over the network to a database; it can swallow all that goes over it.
+
+    That is what a firewall or a dead switch does: nothing is refused, nothing breaks off.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        """Lead to where `dsn`, which names a socket's folder, leads."""
+        self._far = urlsplit(dsn)
+        self._free = asyncio.Event()
+        self._free.set()
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def dsn(self) -> str:
+        """Where to connect to, instead of to the database itself."""
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        who = f"{self._far.username}:{self._far.password}"
+        return f"postgresql://{who}@127.0.0.1:{port}{self._far.path}"
+
+    def swallow(self) -> None:
+        self._free.clear()
+
+    def heal(self) -> None:
+        self._free.set()
+
+    async def __aenter__(self) -> Way:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for carrier in self._carriers:
+            carrier.cancel()
+        await asyncio.gather(*self._carriers, return_exceptions=True)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._carriers.add(asyncio.create_task(self._carry(reader, writer)))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = parse_qs(self._far.query)
+        socket = f"{asked['host'][0]}/.s.PGSQL.{asked['port'][0]}"
+        try:
+            await self._free.wait()
+            with suppress(OSError):
+                far_reader, far_writer = await asyncio.open_unix_connection(socket)
+                try:
+                    await asyncio.gather(
+                        self._pump(reader, far_writer), self._pump(far_reader, writer)
+                    )
+                finally:
+                    far_writer.transport.abort()
+        finally:
+            writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._free.wait()
+            writer.write(data)
+        writer.close()
 
 
 @asynccontextmanager

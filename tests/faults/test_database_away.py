@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.actors.fake_host import FakeHost, Gate, passes, until
-from tests.faults.kit import SOON, Postgres, check_calm, postgres
+from tests.faults.kit import SOON, Postgres, Way, check_calm, postgres
 from tests.system.kit import Process, ask, client, joined, make, open_folder, server
 from vpt.model import Json
 
@@ -31,6 +31,7 @@ class Floor:
 
     one: Process
     database: Postgres
+    way: Way
     session: aiohttp.ClientSession
     host: FakeHost
 
@@ -48,6 +49,23 @@ class Floor:
             "campaign_execution_id"
         ]
         return campaign_execution_id
+
+    async def loses(self, how: str) -> None:
+        """Take the database away in one of these ways."""
+        match how:
+            case "stop":
+                await self.database.stop()
+            case "kill":
+                await self.database.kill()
+            case "swallow":
+                self.way.swallow()
+
+    async def finds(self, how: str) -> None:
+        """Give the database back."""
+        if how == "swallow":
+            self.way.heal()
+        else:
+            await self.database.start()
 
     async def passed(self, campaign_execution_id: str, entries: int) -> None:
         """See that a campaign passed, each of its steps acted once and stored."""
@@ -70,13 +88,14 @@ async def floor() -> AsyncIterator[Floor]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(open_folder())
         database = await stack.enter_async_context(postgres(folder / "database"))
-        one = await stack.enter_async_context(server(folder, DATABASE_URL=database.dsn, **SOON))
+        way = await stack.enter_async_context(Way(database.dsn))
+        one = await stack.enter_async_context(server(folder, DATABASE_URL=way.dsn, **SOON))
         session = await stack.enter_async_context(client(one))
         host = FakeHost("farm", DEVICES)
         for step in STEPS:
             host.on(step, passes("seen"))
         await stack.enter_async_context(joined(session, host))
-        yield Floor(one, database, session, host)
+        yield Floor(one, database, way, session, host)
         assert await one.stop() == 0
         check_calm(one)
 
@@ -94,7 +113,7 @@ async def _is_ready(session: aiohttp.ClientSession) -> bool:
         return response.status == 200
 
 
-@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.parametrize("how", ["stop", "kill", "swallow"])
 async def test_a_campaign_outlives_its_database_and_no_answer_is_lost_meanwhile(
     floor: Floor, how: str
 ) -> None:
@@ -104,7 +123,7 @@ async def test_a_campaign_outlives_its_database_and_no_answer_is_lost_meanwhile(
     campaign_execution_id = await floor.campaign(6)
     await gate.reached(len(DEVICES))
     asked = len(host.actions)
-    await (floor.database.kill() if how == "kill" else floor.database.stop())
+    await floor.loses(how)
     gate.open()  # the answers come while nobody can store them
     ended = time.monotonic() + AWAY_S
     while time.monotonic() < ended or await _is_ready(session):  # which may be 2 s old news
@@ -114,7 +133,7 @@ async def test_a_campaign_outlives_its_database_and_no_answer_is_lost_meanwhile(
         assert (await ask(session, "GET", "/api/health/live")) is not None
         await asyncio.sleep(0.2)
     assert len(host.actions) == asked, "nothing goes out before the last answer is stored"
-    await floor.database.start()
+    await floor.finds(how)
     async with asyncio.timeout(NORMAL_S):
         await until(lambda: len(host.actions) > asked)
         await until(lambda: _is_ready(session))
