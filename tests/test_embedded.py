@@ -25,6 +25,7 @@ import pytest
 import structlog.testing
 
 from vpt import embedded
+from vpt.embedded.home import prepare, socket_folder
 
 ROOT = os.geteuid() == 0
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
@@ -120,8 +121,8 @@ def data() -> Iterator[Path]:
     for process in alive:
         process.kill()
     if (top / "data").exists():
-        home = embedded._prepare(top / "data")
-        shutil.rmtree(embedded._socket_folder(home), ignore_errors=True)
+        home = prepare(top / "data")
+        shutil.rmtree(socket_folder(home), ignore_errors=True)
     shutil.rmtree(top)
     assert not alive, "a server was left running"
 
@@ -486,7 +487,7 @@ def as_nobody(command: list[str]) -> subprocess.CompletedProcess[str]:
 @as_root
 async def test_an_ordinary_user_starts_it(data: Path, owner: Owners) -> None:
     python = f"/usr/bin/python3.{sys.version_info.minor}"
-    packages = Path(embedded.asyncpg.__file__).parents[1]
+    packages = Path(asyncpg.__file__).parents[1]
     if as_nobody(
         [python, "-c", f"import sys; sys.path.append({str(packages)!r}); import asyncpg"]
     ).returncode:
