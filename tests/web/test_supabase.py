@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.actors.fake_host import until
 from tests.conftest import token
 from vpt.actors.lab import Lab
 from vpt.config import Config
@@ -54,17 +55,28 @@ class Project:
     keys: dict[str, Any] = field(default_factory=dict)
     asked: int = 0
     well: bool = True
+    body: str | None = None  # said instead
+    gate: asyncio.Event | None = None  # waited for in the middle of the answer
     url: str = ""
 
-    async def answer(self, _: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
         if not self.well:
             return web.Response(status=503)
+        text = self.body or self._listed()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(text[:10].encode())
+        await (self.gate.wait() if self.gate else asyncio.sleep(0.01))
+        await response.write(text[10:].encode())
+        return response
+
+    def _listed(self) -> str:
         listed = []
         for kid, key in self.keys.items():
             kind = jwt.algorithms.ECAlgorithm if _is_ec(key) else jwt.algorithms.RSAAlgorithm
             listed.append(json.loads(kind.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"})
-        return web.json_response({"keys": listed})
+        return json.dumps({"keys": listed})
 
     def sign(self, kid: str, **changes: Any) -> str:
         algorithm = "ES256" if _is_ec(self.keys[kid]) else "RS256"
@@ -170,6 +182,34 @@ async def test_without_the_project_nobody_is_called_a_liar(
     assert (await supabase.user_of(known)).user_id == "b"
     project.well = False
     assert (await supabase.user_of(project.sign("k1", sub="c"))).user_id == "c", "keys stay"
+
+
+@pytest.mark.parametrize(
+    "body", ["[1]", '{"keys": [1]}', '{"keys": 1}', "{", "[" * 100_000, " " * 300_000 + "{}"]
+)
+async def test_what_is_no_set_of_keys_is_none(project: Project, body: str) -> None:
+    project.body = body
+    with pytest.raises(UnavailableError):
+        await Supabase(project.url, None).user_of(project.sign("k1"))
+
+
+async def test_nobody_with_a_known_key_waits_for_a_strangers(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "_PAUSE", 0.0)
+    supabase = Supabase(project.url, None)
+    await supabase.user_of(project.sign("k1"))
+    project.gate = asyncio.Event()
+    made_up = jwt.encode(
+        claims(), project.keys["k1"], algorithm="ES256", headers={"kid": "made up"}
+    )
+    stranger = asyncio.create_task(supabase.user_of(made_up))
+    await until(lambda: project.asked == 2)
+    assert (await supabase.user_of(project.sign("k1", sub="b"))).user_id == "b"
+    assert not stranger.done()
+    project.gate.set()
+    with pytest.raises(InvalidTokenError):
+        await stranger
 
 
 async def test_the_server_takes_both_kinds_of_tokens(

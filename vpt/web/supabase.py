@@ -24,6 +24,11 @@ _PUBLIC = ("RS256", "ES256", "EdDSA")
 #: Seconds: for how long keys are taken for good, between two tries to get them, for one try.
 _FRESH, _PAUSE, _LIMIT = 600.0, 10.0, 5.0
 _MOST = 256 * 1024  # bytes
+#: What asking may end with; the last three are how PyJWT takes JSON that is no set of keys.
+_NO_KEYS = (
+    *(aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError),
+    *(AttributeError, TypeError, RecursionError),
+)
 _ROLES = {role.value: role for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN)}
 
 
@@ -86,19 +91,20 @@ class Supabase:
             return self._secret
         if algorithm not in _PUBLIC or self._url is None or not isinstance(kid, str):
             raise InvalidTokenError
-        async with self._turn:
-            now = time.monotonic()
-            if (kid not in self._keys or now - self._fetched > _FRESH) and (
-                now - self._tried > _PAUSE
-            ):
-                self._tried = now
-                await self._fetch(self._url)
+        if self._may_be_new(kid):  # who shows a known key never waits for a stranger's made-up one
+            async with self._turn:
+                if self._may_be_new(kid) and time.monotonic() - self._tried > _PAUSE:
+                    self._tried = time.monotonic()
+                    await self._fetch(self._url)
         key = self._keys.get(kid)
         if key is None and self._fetched < self._tried:
             raise UnavailableError("The keys of the sign-in cannot be had: try again in a moment.")
         if key is None or key.algorithm_name != algorithm:
             raise InvalidTokenError
         return key
+
+    def _may_be_new(self, kid: str) -> bool:
+        return kid not in self._keys or time.monotonic() - self._fetched > _FRESH
 
     async def _fetch(self, url: str) -> None:
         """Ask for the public keys; those that are known stay when nobody answers."""
@@ -109,13 +115,22 @@ class Supabase:
                 session.get(url, allow_redirects=False) as response,
             ):
                 response.raise_for_status()
-                body = await response.content.read(_MOST)
+                body = await _read(response)
             keys = jwt.PyJWKSet.from_json(body.decode()).keys
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
+        except _NO_KEYS as error:
             log.warning("supabase_keys_unavailable", error=type(error).__name__)
             return
         self._keys = {key.key_id: key for key in keys if key.key_id}
         self._fetched = time.monotonic()
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _MOST:
+            raise ValueError("More than any project's keys.")
+    return bytes(body)
 
 
 def _role_of(claims: dict[str, Any]) -> Role:
