@@ -56,14 +56,8 @@ _SHAPES: Mapping[type[VptError], type[answers.Shown]] = {
     InvalidError: answers.Errors,
     NotRegisteredError: answers.AskedToRegister,
 }
+#: Users' last: the page begins to ask at the last one.
 _SECURITY: Mapping[str, Json] = {
-    USER: {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": "A user's token (`vpt token`, `POST /api/tokens`), of the role that is"
-        " named or a higher one.",
-    },
     HOST[0]: {
         "type": "http",
         "scheme": "bearer",
@@ -84,6 +78,13 @@ _SECURITY: Mapping[str, Json] = {
         "in": "query",
         "name": "signature",
         "description": "The link that `sign=1` answered, as it is: it holds `expires`, too.",
+    },
+    USER: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A user's token (`vpt token`, `POST /api/tokens`), of the role that is"
+        " named or a higher one.",
     },
 }
 _HEADERS: Mapping[str, Json] = {
@@ -287,14 +288,15 @@ class _Described:
 
 
 def _parameter(param: Param, place: str) -> Json:
-    told = {
+    """Describe one that may be left out: an `example` beside its schema would be filled in."""
+    examples = {} if param.example is None else {"examples": [param.example]}
+    return {
         "name": param.name,
         "in": place,
         "required": False,
         "description": param.about,
-        "schema": param.schema,
+        "schema": {**param.schema, **examples},
     }
-    return told if param.example is None else {**told, "example": param.example}
 
 
 def _answer(status: int, answer: Answer) -> Json:
