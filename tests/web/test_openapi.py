@@ -177,9 +177,19 @@ def test_bounds_and_patterns_are_those_that_are_checked(document: Json) -> None:
     assert "additionalProperties" not in schemas["RegistrationBody"]
 
 
-async def test_who_has_the_document_is_not_sent_it_again(nobody: Client) -> None:
-    first = await nobody.get("/api/openapi.json")
-    again = await nobody.get("/api/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
-    assert (again.status, await again.read()) == (304, b"")
-    other = await nobody.get("/api/openapi.json", headers={"If-None-Match": '"other"'})
-    assert other.status == 200
+async def test_who_has_it_is_not_sent_it_again_as_the_document_says(
+    document: Json, nobody: Client
+) -> None:
+    told = {path for path, _, one in operations(document) if "304" in one["responses"]}
+    assert told == {"/", "/api/openapi.json", "/api/asyncapi.json", "/api/docs", "/api/docs/{name}"}
+    for path in (one.replace("{name}", "start.js") for one in told):
+        first = await nobody.get(path)
+        again = await nobody.get(path, headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status, await again.read()) == (304, b""), path
+        other = await nobody.get(path, headers={"If-None-Match": '"other"'})
+        assert other.status == 200, path
+
+
+def test_every_tag_is_described(document: Json) -> None:
+    used = {tag for *_, one in operations(document) for tag in one["tags"]}
+    assert {tag["name"] for tag in document["tags"] if tag["description"]} == used

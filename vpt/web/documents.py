@@ -17,7 +17,7 @@ from vpt.errors import NotFoundError
 from vpt.web.auth import public
 from vpt.web.keys import CONFIG
 from vpt.web.middlewares import JSON_HEADERS
-from vpt.web.operations import JSON, Answer, operation
+from vpt.web.operations import JSON, UNCHANGED, Answer, operation
 
 routes = web.RouteTableDef()
 
@@ -107,7 +107,7 @@ def _asyncapi(app: web.Application) -> bytes:
 
 @routes.get("/api/openapi.json")
 @public
-@operation(_DOCUMENT)
+@operation(_DOCUMENT, also=UNCHANGED)
 async def openapi_document(request: web.Request) -> web.Response:
     """Give this document, in OpenAPI 3.1."""
     return await request.app[_OPENAPI].answer(request)
@@ -115,7 +115,7 @@ async def openapi_document(request: web.Request) -> web.Response:
 
 @routes.get("/api/asyncapi.json")
 @public
-@operation(_DOCUMENT)
+@operation(_DOCUMENT, also=UNCHANGED)
 async def asyncapi_document(request: web.Request) -> web.Response:
     """Give the document on the live events, in AsyncAPI 3."""
     return await request.app[_ASYNCAPI].answer(request)
@@ -123,7 +123,7 @@ async def asyncapi_document(request: web.Request) -> web.Response:
 
 @routes.get("/api/docs")
 @public
-@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)))
+@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
 async def docs(request: web.Request) -> web.Response:
     """Show this document on a page, where its routes can be tried."""
     return _file(_FRONT).answer(request)
@@ -131,7 +131,11 @@ async def docs(request: web.Request) -> web.Response:
 
 @routes.get("/api/docs/{name}")
 @public
-@operation(Answer(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)), refuses=(NotFoundError,))
+@operation(
+    Answer(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)),
+    also=UNCHANGED,
+    refuses=(NotFoundError,),
+)
 async def docs_file(request: web.Request) -> web.Response:
     """Give one of that page's files."""
     name = request.match_info["name"]

@@ -25,7 +25,7 @@ _XML = Answer({"application/xml": None})
 @needs(Role.VIEWER)
 @operation(_XML, query=(WAIT,))
 async def execution_junit(request: web.Request) -> web.Response:
-    """Answer with JUnit XML, with `?wait=` as soon as it is final; else it says that it is not."""
+    """Answer with JUnit XML; what is not over yet is told as such."""
     return await _answer(request, "execution_id", request.app[LAB].until_final)
 
 
@@ -33,7 +33,7 @@ async def execution_junit(request: web.Request) -> web.Response:
 @needs(Role.VIEWER)
 @operation(_XML, query=(WAIT,))
 async def campaign_junit(request: web.Request) -> web.Response:
-    """Answer with JUnit XML of all its tests, in its order; `?wait=` as above."""
+    """Answer with JUnit XML of all its tests, in its order."""
     return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
 
 

@@ -92,7 +92,10 @@ _HEADERS: Mapping[str, Json] = {
         "description": "The request's number in the log; yours when you sent a sane one.",
         "schema": {"type": "string"},
     },
-    hdrs.ETAG: {"description": "The version, for If-Match.", "schema": {"type": "string"}},
+    hdrs.ETAG: {
+        "description": "What it is now, for If-Match or If-None-Match.",
+        "schema": {"type": "string"},
+    },
     hdrs.RETRY_AFTER: {
         "description": "Seconds after which to try again.",
         "schema": {"type": "integer", "minimum": 1},
@@ -101,7 +104,25 @@ _HEADERS: Mapping[str, Json] = {
 }
 #: What `path_id` takes.
 _ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
-_TAGS = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}
+_TAG_OF = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}
+#: What operations are gathered under, in the order of interest.
+_TAGS = {
+    "testcases": "What is to be done on a device, step by step.",
+    "executions": "Test cases that wait, run or ran.",
+    "campaigns": "Test cases that are run together.",
+    "campaign-executions": "Campaigns that run or ran.",
+    "devices": "What test cases run on.",
+    "hosts": "What holds devices: what people do with hosts, and what hosts send.",
+    "screenshots": "What devices showed.",
+    "metrics": "Figures.",
+    "health": "Whether it is well.",
+    "system": "What this server is, and how busy.",
+    "tokens": "Tokens that can be taken back.",
+    "audit": "Who wrote what.",
+    "server": "What VirtualPyTest hosts send.",
+    "docs": "These documents.",
+    "page": "The page.",
+}
 _FOR_PEOPLE = frozenset((hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_DELETE))
 
 
@@ -174,8 +195,9 @@ def describe(app: web.Application) -> bytes:
     for path, method, handler, declared in _declared(app):
         item = _Described(path, handler, declared, document).as_operation()
         document.path(path=path, operations={method.lower(): item})
-    for tag in sorted({_tag(path) for path, *_ in _declared(app)}):
-        document.tag({"name": tag})
+    used = {_tag(path) for path, *_ in _declared(app)}
+    for tag in sorted(used, key=list(_TAGS).index):
+        document.tag({"name": tag, "description": _TAGS[tag]})
     return json.dumps(document.to_dict()).encode()
 
 
@@ -200,7 +222,7 @@ def _declared(app: web.Application) -> Iterator[tuple[str, str, Any, Operation]]
 
 def _tag(path: str) -> str:
     first = next((part for part in path.split("/") if part not in ("", "api")), "")
-    return _TAGS.get(first, first)
+    return _TAG_OF.get(first, first)
 
 
 class _Described:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from marshmallow import Schema
 from marshmallow import fields as f
 
@@ -37,6 +37,10 @@ class Answer:
 
     content: Mapping[str, type[Schema] | None]
     headers: tuple[str, ...] = ()
+
+
+#: What who names the ETag it has in If-None-Match is answered, where that is the present one.
+UNCHANGED = {304: Answer({}, headers=(hdrs.ETAG,))}
 
 
 @dataclass(frozen=True, slots=True)

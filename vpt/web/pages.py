@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
 from vpt.web.auth import public
-from vpt.web.operations import Answer, operation
+from vpt.web.operations import UNCHANGED, Answer, operation
 
 routes = web.RouteTableDef()
 
@@ -70,7 +70,7 @@ _TAG = f'"{_VERSION}"'
 
 @routes.get("/")
 @public
-@operation(Answer({"text/html": None}))
+@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
 async def front(request: web.Request) -> web.Response:
     """Give the page; 304 to who has it as it is."""
     headers = {**_HEADERS, hdrs.CACHE_CONTROL: _ASK, hdrs.ETAG: _TAG}
@@ -82,7 +82,7 @@ async def front(request: web.Request) -> web.Response:
 @routes.get("/console/{version}/{name:.+}")
 @public
 @operation(Answer(dict.fromkeys(_TYPES.values())), refuses=(NotFoundError,))
-async def static(request: web.Request) -> web.Response:
+async def page_file(request: web.Request) -> web.Response:
     """Give one of the page's files; to a page of an earlier version, those of today."""
     if request.match_info["name"] not in _FILES:
         raise NotFoundError
