@@ -213,6 +213,8 @@ async def _follow(
         return _WAITED
     finally:
         await client.disconnect()
+    if not console.is_terminal:  # there the table ends its last line itself
+        console.line()
     summary = result["summary"]
     console.print(
         f"{summary['completed']} of {summary['total']} completed,"
