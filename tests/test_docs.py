@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -36,6 +37,43 @@ def _all_of(group: click.Group) -> Iterator[click.Command]:
             yield from _all_of(command)
 
 
+def _documents() -> Iterator[tuple[Path, str]]:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        yield path, path.read_text(encoding="utf-8")
+
+
+def test_every_command_line_of_the_documents_is_one() -> None:
+    blocks = "\n".join(
+        block for _, text in _documents() for block in re.findall(r"(?ms)^```\w+\n(.*?)^```", text)
+    )
+    begin = r"^|\$\(|^\s*- |: exec |^\w+=\S+ |\) "
+    lines = re.findall(rf"(?m)(?:{begin})(vpt [a-z][^)#>|\n]*)", blocks)
+    assert len(lines) > 20
+    for line in lines:
+        _check(cli, shlex.split(line)[1:], line)
+
+
+def _check(command: click.Command, args: list[str], line: str) -> None:
+    """See that the sub-commands and options exist."""
+    if isinstance(command, click.Group):
+        assert args[0] in command.commands, line
+        _check(command.commands[args[0]], args[1:], line)
+        return
+    known = {name for param in command.params for name in param.opts}
+    assert {arg for arg in args if arg.startswith("--")} <= known, line
+
+
+def test_every_file_that_the_documents_link_to_exists() -> None:
+    links = [
+        (path, link.partition("#")[0])
+        for path, text in _documents()
+        for link in re.findall(r"\]\(([^\s)]+)\)", text)
+        if "://" not in link and not link.startswith("#")
+    ]
+    assert len(links) > 30
+    assert [(path.name, link) for path, link in links if not (path.parent / link).exists()] == []
+
+
 def test_every_module_that_the_architecture_names_exists() -> None:
     words = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("`")[1::2]
     paths = [word for word in words if word.startswith(("vpt/", "sql/")) and "*" not in word]
@@ -49,11 +87,8 @@ def test_the_operators_page_names_what_there_is() -> None:
     commands = set(re.findall(r"(?:bin/vpt|-u vpt vpt vpt|`vpt) ([a-z][a-z-]*)", page))
     assert commands >= {"db", "token", "migrate", "grafana-env", "host-token"}
     assert commands - set(cli.commands) == set()
-    linked = re.findall(r"\]\(([^\s)]+)\)", page)
     named = re.findall(r"\b(?:deploy/[\w.-]+|docker-compose\.yml|supervisord\.conf)", page)
-    assert linked
     assert named
-    assert [name for name in linked if not (folder / name).exists()] == []
     assert [name for name in named if not (ROOT / name).exists()] == []
     events = {"screenshot_lost"}
     metrics = set(re.findall(r"`(vpt_\w+)`", page)) - {"vpt_grafana", "vpt_grafana_db_password"}

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 import xmlschema
 import yaml
@@ -20,7 +19,6 @@ from tests.client.kit import Cli
 from tests.conftest import Client
 from tests.system.kit import ROOT
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.cli import cli
 from vpt.client.documents import read
 from vpt.model import Json
 
@@ -115,24 +113,6 @@ async def test_a_job_that_is_cancelled_cancels_the_run(
         return bool(run["status"] == "cancelled")
 
     await until(cancelled)
-
-
-def test_every_command_line_of_the_document_is_one() -> None:
-    blocks = "\n".join(re.findall(r"(?ms)^```[a-z]+\n(.*?)^```", DOCUMENT))
-    lines = re.findall(r"(?m)^(?:\s*- |.* exec |)(vpt .*)$", blocks)
-    assert len(lines) > 6
-    for line in lines:
-        _check(cli, shlex.split(line)[1:], line)
-
-
-def _check(command: click.Command, args: list[str], line: str) -> None:
-    """See that the sub-commands and options exist."""
-    if isinstance(command, click.Group):
-        assert args[0] in command.commands, line
-        _check(command.commands[args[0]], args[1:], line)
-        return
-    known = {name for param in command.params for name in param.opts}
-    assert {arg for arg in args if arg.startswith("--")} <= known, line
 
 
 def test_every_yaml_of_the_document_is_yaml_and_its_test_cases_can_be_imported(

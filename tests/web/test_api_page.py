@@ -22,7 +22,8 @@ async def test_the_example_runs_as_it_stands(operator: Client, host: FakeHost) -
     assert host.devices  # a pixel, which the example does not know
     example = example.replace('"desktop"', '"pixel"')
     settings = (
-        f"set -eu; TOKEN={token(Role.OPERATOR)} VPT={str(operator.make_url('/')).rstrip('/')}\n"
+        f"set -eu; VPT_TOKEN={token(Role.OPERATOR)}"
+        f" VPT_SERVER={str(operator.make_url('/')).rstrip('/')}\n"
     )
     child = await asyncio.create_subprocess_exec(
         *("sh", "-c", settings + example), stdout=asyncio.subprocess.PIPE

@@ -135,6 +135,7 @@ async def tried_example(library: str, url: str, execution: str) -> str:
         *(NODE, "--input-type=module", "-", url, token(Role.VIEWER), execution),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await asyncio.wait_for(child.communicate(code.encode()), 10)
     assert child.returncode == 0
@@ -193,10 +194,12 @@ async def test_a_javascript_client_misses_nothing_when_its_connection_is_cut(
 
         execution = await got(operator, f"/api/executions/{run}")
         example = await tried_example(library, str(operator.make_url("/")), run)
+        unknown = await tried_example(library, str(operator.make_url("/")), "no such")
         document = await got(operator, "/api/asyncapi.json")
     assert execution["status"] == "completed"
     steps = [f"step {n} of {len(words)}: passed" for n in range(1, len(words) + 1)]
     assert example.splitlines()[1:-1] == steps
+    assert unknown == "There is no such execution.\n"
     assert [item["refused"] for item in node.said if "refused" in item] == [
         "No token provided",
         "Invalid token",
