@@ -265,6 +265,7 @@ async def test_a_test_case_is_made_changed_copied_and_deleted(
         seen.expected = ("409", "412")
         await page.get_by_role("link", name="Test cases").click()
         await page.get_by_role("link", name="New", exact=True).click()
+        await expect(page.get_by_role("heading", name="New test case")).to_be_visible()
         await page.get_by_label("Name").fill("Made by hand")
         await page.get_by_label("Device model").fill("tv")
         steps = page.get_by_label("Steps (JSON)")
@@ -311,6 +312,7 @@ async def test_a_campaign_is_made_reordered_and_deleted(
         page = seen.page
         await page.get_by_role("link", name="Campaigns").click()
         await page.get_by_role("link", name="New", exact=True).click()
+        await expect(page.get_by_role("heading", name="New campaign")).to_be_visible()
         await page.get_by_label("Name").fill("Both")
         for name in ("One", "Two"):
             await page.get_by_label("Test case to add").select_option(name)
@@ -406,11 +408,11 @@ async def test_a_revoked_token_asks_to_sign_in_again_and_comes_back_to_the_same_
         await seen.go("/testcases")
         await expect(page.get_by_label("Find by name")).to_be_visible()
         await api.delete(f"/api/tokens/{made['id']}")
-        await page.get_by_label("Find by name").fill("x")
+        await seen.go("/testcases?q=x")
         await expect(page.get_by_role("alert").filter(has_text="Sign in with")).to_be_visible()
         await page.get_by_label("Token").fill(token(Role.VIEWER))
         await page.get_by_role("button", name="Sign in").click()
-        await expect(page.get_by_label("Find by name")).to_be_visible()
+        await expect(page.get_by_label("Find by name")).to_have_value("x")
 
 
 async def test_names_and_what_hosts_say_stay_text(
