@@ -37,6 +37,13 @@ new PerformanceObserver((list) => {
 """
 
 
+#: Links of which each line holds a few letters only.
+_SQUEEZED = """() => [...document.querySelectorAll("main a")]
+    .filter((one) => one.getClientRects().length > 2)
+    .filter((one) => one.textContent.length / one.getClientRects().length < 6)
+    .map((one) => one.textContent)"""
+
+
 @dataclass
 class Seen:
     """A page and what it complained of."""
@@ -99,7 +106,7 @@ def _note(seen: Seen, kind: str, text: str) -> None:
 
 
 async def faults_of(page: Page) -> list[str]:
-    """Say what axe finds serious or critical, in light and in dark, and what a phone cuts off."""
+    """Say what axe finds serious or critical in light and in dark, and what a phone spoils."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(_AXE)
     faults = []
@@ -120,5 +127,6 @@ async def faults_of(page: Page) -> list[str]:
     await page.set_viewport_size({"width": 360, "height": 740})
     wide = await page.evaluate("document.documentElement.scrollWidth")
     faults += [f"a phone cuts it off at {wide} pixels"] if wide > 360 else []
+    faults += [f"a phone squeezes {text}" for text in await page.evaluate(_SQUEEZED)]
     await page.set_viewport_size(size)
     return faults

@@ -133,14 +133,16 @@ async def test_a_run_is_started_and_watched_step_by_step_to_its_verdict(
     await make(
         api, {"command": "tune", "params": {"to": "${channel}"}}, "look", model="tv", name="Zapping"
     )
+    await make(api, "a", model="phone", name="Of another model")
     async with visit(browser, vpt) as seen:
         page = seen.page
         await page.get_by_role("button", name="Use tv2").click()
         await page.get_by_role("link", name="Run a test on it").click()
-        await page.get_by_label("Which").select_option("Zapping")
+        await page.reload()
+        await expect(page.get_by_label("Which").locator("option:checked")).to_have_text("Zapping")
         await expect(page.get_by_label("Device")).to_have_value("tvs:tv2")
         await page.get_by_label("Parameter channel").fill("5")
-        await page.get_by_role("button", name="Run").click()
+        await page.get_by_role("button", name="Run").dblclick()
         await expect(page.get_by_role("heading", name="Zapping")).to_be_visible()
         await first.reached()
         told = page.get_by_role("status").filter(has_text="Step")
@@ -160,6 +162,12 @@ async def test_a_run_is_started_and_watched_step_by_step_to_its_verdict(
         await expect(page.get_by_role("button", name="Let it grow old")).to_be_visible()
         await picture.click()
         await expect(page.get_by_role("dialog").locator("img")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.get_by_role("link", name="Run again").click()
+        await expect(page.get_by_role("heading", name="Run")).to_be_visible()
+        await expect(page.get_by_label("Device")).to_have_value("tvs:tv2")
+        await expect(page.get_by_label("Parameter channel")).to_have_value("5")
+    assert tv.commands().count("tune") == 1
     assert tv.actions[-2].body["params"] == {"to": 5}
 
 
@@ -179,7 +187,9 @@ async def test_who_waits_is_told_why_and_may_cancel_it_and_what_runs(
         await seen.go("/run")
         await expect(page.get_by_text("All that fit are busy: tvs:tv1.")).to_be_visible()
         await seen.go(f"/executions/{waiting}")
-        await expect(page.get_by_text("All that fit are busy: tvs:tv1.")).to_be_visible()
+        await expect(page.get_by_text("Number 1 in line")).to_be_visible()
+        read_out = page.get_by_role("status").filter(has_text="All that fit")
+        await expect(read_out).to_have_text("All that fit are busy: tvs:tv1.")
         await page.get_by_role("button", name="Cancel").click()
         await expect(page.get_by_text("Cancelled.")).to_be_visible()
         await seen.go(f"/executions/{running}")
@@ -213,6 +223,26 @@ async def test_a_campaign_is_followed_and_each_attempt_of_a_test_is_there(
         await expect(page.locator(".step")).to_contain_text("good now")
 
 
+async def test_an_earlier_attempt_is_looked_at_while_the_next_one_runs(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    gate = Gate()
+    tv.on("begin", passes())
+    tv.on("retry", says(Reply(500)), gate.held())
+    execution_id = await execute(api, await make(api, "begin", "retry", model="tv", name="Again"))
+    await gate.reached()
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        await seen.go(f"/executions/{execution_id}")
+        told = page.get_by_role("status").filter(has_text="runs on")
+        await expect(told).to_contain_text("Step 2 of 2")
+        await page.get_by_role("button", name="Attempt 1").click()
+        await expect(page.locator(".step .pill").nth(1)).to_have_text("error")
+        await expect(told).to_contain_text("Attempt 2 runs on")
+        gate.open()
+        await expect(page.get_by_text("Passed after")).to_be_visible()
+
+
 # ---------------------------------------------------------------- results
 
 
@@ -232,8 +262,14 @@ async def test_results_are_filtered_sorted_and_paged(
         await expect(page.get_by_text(re.compile("% of [0-9]+ verdicts"))).to_be_visible()
         await page.get_by_label("Test case").select_option("Even")
         await expect(rows).to_have_count(50)
+        await page.get_by_role("button", name="Took").click()
         await page.get_by_role("button", name="Older").click()
         await expect(rows).to_have_count(1)
+        await rows.get_by_role("link").click()
+        await expect(page.get_by_role("heading", name="Even")).to_be_visible()
+        await page.go_back()
+        await expect(rows).to_have_count(1)
+        await expect(page.get_by_role("columnheader", name="Took ↑")).to_be_visible()
         await page.get_by_role("button", name="Newer").click()
         await expect(rows).to_have_count(50)
         await page.get_by_label("Test case").select_option("Odd")
@@ -248,7 +284,9 @@ async def test_results_are_filtered_sorted_and_paged(
         await expect(rows.nth(0).locator(".pill")).to_have_text("failed")
         await page.get_by_label("Status").select_option("failed")
         await expect(rows).to_have_count(1)
+        await page.get_by_label("Since").fill("2020-01-31T12:30")
         await page.reload()
+        await expect(page.get_by_label("Since")).to_have_value("2020-01-31T12:30")
         await expect(rows).to_have_count(1)
         await rows.get_by_role("link").click()
         await expect(page.get_by_text("The test failed")).to_be_visible()
@@ -295,6 +333,9 @@ async def test_a_test_case_is_made_changed_copied_and_deleted(
         await ask(api, "POST", "/api/campaigns", body)
         await page.get_by_role("link", name="All test cases").click()
         await page.get_by_label("Find by name").fill("made by hand")
+        await expect(page.get_by_role("listitem")).to_have_count(2)
+        await page.reload()
+        await expect(page.get_by_label("Find by name")).to_have_value("made by hand")
         await page.get_by_role("button", name="Delete Copy of Made by hand").click()
         await page.get_by_role("button", name="Delete it").click()
         await expect(page.get_by_role("listitem")).to_have_count(1)

@@ -1,5 +1,6 @@
 // Asks the server. Errors are sentences; reading waits while the server cannot answer, and says so.
 
+import { setClock } from "./format.js";
 import { session } from "./session.js";
 
 const PATIENCE = 2; // seconds between two tries where the server names none
@@ -85,10 +86,12 @@ async function patiently(work, signal) {
 
 function pause(seconds, signal) {
   return new Promise((go, stop) => {
-    const timer = setTimeout(go, seconds * 1000);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), stop(signal.reason)), {
-      once: true,
-    });
+    const left = () => (clearTimeout(timer), stop(signal.reason));
+    const timer = setTimeout(
+      () => (signal?.removeEventListener("abort", left), go()),
+      seconds * 1000,
+    );
+    signal?.addEventListener("abort", left, { once: true });
   });
 }
 
@@ -115,6 +118,7 @@ async function send(
     if (signal?.aborted) throw error;
     throw new ApiError(0, AWAY);
   }
+  setClock(Date.parse(response.headers.get("Date")));
   if (!response.ok) throw await refusal(response, token);
   line.dispatchEvent(new Event("answered"));
   return response.status === 204 ? null : read(response);

@@ -4,6 +4,13 @@ const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const SOON = 90; // seconds; hosts are looked at more often, the page asks once a minute
 
+let ahead = 0; // milliseconds by which the server's clock is ahead of this one
+
+/** Take the server's time: what it says happened is measured by its own clock. */
+export function setClock(milliseconds) {
+  if (milliseconds) ahead = milliseconds - Date.now();
+}
+
 /** Say when, with the day where it is not today. */
 export function moment(iso) {
   if (!iso) return "";
@@ -14,7 +21,7 @@ export function moment(iso) {
 /** Say how long ago, roughly. */
 export function ago(iso) {
   if (!iso) return "never";
-  const seconds = (Date.now() - new Date(iso)) / 1000;
+  const seconds = (Date.now() + ahead - new Date(iso)) / 1000;
   if (seconds < SOON) return "just now";
   if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
   if (seconds < 129600) return `${Math.round(seconds / 3600)} h ago`;
@@ -90,9 +97,14 @@ export function waits(wait) {
   const names = wait.names?.length
     ? `: ${wait.names.slice(0, 5).join(", ")}${wait.names.length > 5 ? " …" : ""}`
     : "";
-  const place = wait.position ? ` Number ${wait.position} in line` : "";
-  const eta = place && wait.eta_s != null ? `, about ${seconds(wait.eta_s)} to go` : "";
-  return `${WAITS[wait.reason] ?? wait.reason}${names}.${place}${eta}${place ? "." : ""}`;
+  return `${WAITS[wait.reason] ?? wait.reason}${names}.`;
+}
+
+/** Say how far an execution is in line. */
+export function place(wait) {
+  if (!wait?.position) return "";
+  const eta = wait.eta_s == null ? "" : `, about ${seconds(wait.eta_s)} to go`;
+  return `Number ${wait.position} in line${eta}.`;
 }
 
 const KINDS = {

@@ -29,6 +29,7 @@ export function connect() {
   socket = io({
     auth: (give) => give({ token: session.token }),
     transports: ["websocket", "polling"],
+    tryAllTransports: true, // some proxies let no web socket through
     reconnectionDelayMax: 3000,
   });
   const own = socket;

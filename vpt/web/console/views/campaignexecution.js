@@ -16,7 +16,7 @@ export function campaignExecution({ id, signal }) {
   const wrong = trouble();
   const title = h("h1", {}, "Campaign");
   const status = pill();
-  const told = h("p", { role: "status", class: "grow" }, "Reading…");
+  const told = h("p", { class: "grow" }, "Reading…"); // changes too often to be read out
   const progress = bar("Tests done");
   const cancel = cancelButton(path, wrong);
   const again = h("a", { class: "button", hidden: true }, "Run again");
@@ -100,7 +100,7 @@ export function campaignExecution({ id, signal }) {
       h(
         "div",
         { class: "card stack" },
-        h("div", { class: "row" }, status.node, told),
+        h("div", { class: "row" }, h("span", { role: "status" }, status.node), told),
         progress.node,
         wrong.node,
       ),

@@ -2,7 +2,7 @@
 
 import { blob, get } from "../api.js";
 import { open } from "../dialog.js";
-import { errorKind, FINAL, moment, seconds, waits } from "../format.js";
+import { errorKind, FINAL, moment, place, seconds, waits } from "../format.js";
 import { button, fill, h, keep, say, show } from "../h.js";
 import { hear } from "../live.js";
 import { bar, cancelButton, facts, link, pill, pinButton, saveButton, trouble } from "../parts.js";
@@ -19,7 +19,8 @@ export function execution({ id, signal }) {
   const wrong = trouble();
   const title = h("h1", {}, "Execution");
   const status = pill();
-  const told = h("p", { role: "status", class: "grow" }, "Reading…");
+  const told = h("p", { role: "status" }, "Reading…");
+  const inLine = h("p", { class: "faint grow" }); // changes too often to be read out
   const progress = bar("Steps done");
   const cancel = cancelButton(path, wrong);
   const pin = pinButton(path, wrong, () => load());
@@ -53,14 +54,15 @@ export function execution({ id, signal }) {
     pin.update(item);
     show(again, can("operator"));
     show(history, true);
-    again.href = `#/run?test_case_id=${encodeURIComponent(item.test_case_id)}`;
+    again.href = `#/run?again=${encodeURIComponent(id)}`;
     history.href = `#/results?test_case_id=${encodeURIComponent(item.test_case_id)}`;
-    const done = item.steps.filter(
-      (step) => step.status !== "running" && step.status !== "skipped",
-    ).length;
+    const done = picked === null ? doneOf(item) : null;
     progress.set(item.status === "queued" ? 0 : done, item.total_steps);
     show(progress.node, !FINAL.has(item.status));
-    if (item.status !== "queued") say(told, sentence(item, done));
+    if (item.status !== "queued") {
+      say(told, sentence(item, done));
+      say(inLine, "");
+    }
     const now = [item.status, item.attempt, item.host].join();
     if (now !== aboutNow) fill(about, facts(factsOf(item)));
     aboutNow = now;
@@ -99,13 +101,17 @@ export function execution({ id, signal }) {
     for (const step of item.steps) rows.get(step.index).place(step, span);
     const last = item.steps.at(-1);
     if (last?.status === "running" && says) rows.get(last.index).says(says);
-    say(rest, restOf(item));
+    say(rest, attempt === item.attempt ? restOf(item) : "");
   };
   const load = inTurn(async () => {
     try {
       item = await get(path, { attempt: picked }, signal);
       if (signal.aborted) return;
-      if (item.status === "queued") say(told, await whyItWaits(path, signal));
+      if (item.status === "queued") {
+        const wait = await whyItWaits(path, signal);
+        say(told, wait ? waits(wait) : "Starts now.");
+        say(inLine, place(wait));
+      }
       draw();
       wrong.say("");
     } catch (error) {
@@ -155,7 +161,7 @@ export function execution({ id, signal }) {
       h(
         "div",
         { class: "card stack" },
-        h("div", { class: "row" }, status.node, told),
+        h("div", { class: "row" }, status.node, told, inLine),
         progress.node,
         wrong.node,
       ),
@@ -167,11 +173,16 @@ export function execution({ id, signal }) {
 
 async function whyItWaits(path, signal) {
   try {
-    return waits(await get(`${path}/queue`, {}, signal));
+    return await get(`${path}/queue`, {}, signal);
   } catch (error) {
-    if (error.status === 409) return "Starts now.";
+    if (error.status === 409) return null; // it starts now
     throw error;
   }
+}
+
+/** Give how many steps are done of the attempt that is shown. */
+function doneOf(item) {
+  return item.steps.filter((step) => step.status !== "running" && step.status !== "skipped").length;
 }
 
 function restOf(item) {
@@ -184,6 +195,7 @@ function sentence(item, done) {
   const took = item.duration_s == null ? "" : ` after ${seconds(item.duration_s)}`;
   switch (item.status) {
     case "running":
+      if (done === null) return `Attempt ${item.attempt} runs on ${item.device_id}.`;
       return `Step ${Math.min(done + 1, item.total_steps)} of ${item.total_steps} runs on ${item.device_id}${item.attempt > 1 ? `, attempt ${item.attempt}` : ""}.`;
     case "completed":
       return `Passed${took}.`;
@@ -209,7 +221,14 @@ function factsOf(item) {
     ["Ended", moment(item.completed_at)],
     ["Needs", [item.device_model, ...item.requirements].join(", ")],
     ["Priority", item.priority],
-    ["Version of the test", item.test_case_version],
+    [
+      "Test case",
+      link(
+        "testcases",
+        item.test_case_id,
+        `${item.test_case_name}, version ${item.test_case_version}`,
+      ),
+    ],
     ["Parameters", parameters],
     [
       "Campaign",

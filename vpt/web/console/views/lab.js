@@ -1,5 +1,6 @@
 // The lab: hosts and devices as they are now. Events touch only the node that changed.
 
+import { keepInAddress } from "../address.js";
 import { many } from "../format.js";
 import { field, fill, h, say, select, show } from "../h.js";
 import { deviceRow, drainButton, empty, hostLine, link, pill } from "../parts.js";
@@ -39,11 +40,11 @@ export function lab({ query, signal }) {
     ),
   );
   const unmatched = h("p", { hidden: true }, "No host fits this filter.");
-  const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => filter() });
+  const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => wish() });
   const state = select(
     [["", "any"], ["trouble", "suspect or lost"], ...HOSTS.map((one) => [one, one])],
     query.get("status"),
-    { onchange: () => filter() },
+    { onchange: () => wish() },
   );
 
   const near = new IntersectionObserver(
@@ -55,6 +56,10 @@ export function lab({ query, signal }) {
   );
   signal.addEventListener("abort", () => near.disconnect());
 
+  const wish = () => {
+    keepInAddress("lab", { q: text.value.trim(), status: state.value });
+    filter();
+  };
   const filter = () => {
     let any = false;
     const wanted = text.value.trim().toLowerCase();

@@ -1,5 +1,6 @@
 // What ran: filtered, sorted, page by page; a test's history; the success rate over time.
 
+import { keepForTheWayBack, keepInAddress, wayBack } from "../address.js";
 import { all, get } from "../api.js";
 import { FINAL, many, moment, percent, seconds, TONE } from "../format.js";
 import { button, field, fill, h, keep, offer, say, select, show } from "../h.js";
@@ -33,22 +34,25 @@ export function results({ query, signal }) {
   const wrong = trouble();
   const body = h("tbody", {});
   const head = h("thead", {});
-  const nothing = h("div", { hidden: true });
+  const nothing = h("div", {}, h("p", { role: "status" }, "Reading…"));
   const table = h(
     "table",
-    { class: "stacked" },
+    { class: "stacked", hidden: true },
     h("caption", { class: "faint" }, "Newest first; a column's title sorts what is shown."),
     head,
     body,
   );
-  const newer = button("Newer", () => turn(-1));
-  const older = button("Older", () => turn(1));
+  const newer = button("Newer", () => turn(-1), { hidden: true });
+  const older = button("Older", () => turn(1), { hidden: true });
   const where = h("span", { role: "status" });
   const above = h("div", { class: "stack" });
   const rows = new Map();
-  const cursors = [null];
-  let page = 0;
-  let sort = { by: null, down: false };
+  let { cursors, page, sort } = {
+    cursors: [null],
+    page: 0,
+    sort: { by: null, down: false },
+    ...wayBack(),
+  };
   let items = [];
   let aside = new AbortController();
 
@@ -76,6 +80,7 @@ export function results({ query, signal }) {
     const shown = sorted(items, columns(), sort);
     drawHead(head, columns(), sort, (by) => {
       sort = { by, down: sort.by === by && !sort.down };
+      keepForTheWayBack({ cursors, page, sort });
       draw();
     });
     keep(body, rows, shown, idOf, () => resultRow(columns()));
@@ -98,17 +103,19 @@ export function results({ query, signal }) {
   };
   const turn = (by) => {
     page += by;
+    keepForTheWayBack({ cursors, page, sort });
     load();
   };
   const changed = () => {
-    const given = { show: kind.value === "executions" ? "" : kind.value, ...wanted() };
-    const kept = new URLSearchParams(Object.entries(given).filter(([, value]) => value));
-    history.replaceState(null, "", `#/results${kept.size ? `?${kept}` : ""}`);
+    keepInAddress("results", {
+      show: kind.value === "executions" ? "" : kind.value,
+      ...wanted(),
+    });
     rows.clear();
     fill(body);
     items = [];
     page = 0;
-    cursors.length = 1;
+    cursors = [null];
     filters.fit(kind.value);
     drawAbove();
     load();
@@ -164,12 +171,12 @@ function makeFilters(query, changed) {
     since: h("input", {
       type: "datetime-local",
       onchange: changed,
-      value: query.get("since") ?? "",
+      value: localTime(query.get("since")),
     }),
     until: h("input", {
       type: "datetime-local",
       onchange: changed,
-      value: query.get("until") ?? "",
+      value: localTime(query.get("until")),
     }),
   };
   const titles = {
@@ -229,6 +236,13 @@ function makeFilters(query, changed) {
           ]),
       ),
   };
+}
+
+/** Give a moment as a field for times takes it: on the clock of whoever looks. */
+function localTime(iso) {
+  const time = new Date(iso ?? NaN);
+  if (isNaN(time)) return "";
+  return new Date(time - time.getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
 }
 
 // --- the table

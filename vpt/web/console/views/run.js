@@ -2,11 +2,11 @@
 
 import { all, get, newKey, write } from "../api.js";
 import { doing } from "../dialog.js";
-import { waits } from "../format.js";
+import { place, waits } from "../format.js";
 import { field, fill, h, keep, offer, say, select, show } from "../h.js";
 import { bar, empty, link, pill, trouble } from "../parts.js";
 import { can } from "../session.js";
-import { devices, known, runs, watch } from "../store.js";
+import { devices, hosts, known, runs, watch } from "../store.js";
 import { inTurn } from "../work.js";
 
 const SOME = 1000; // test cases or campaigns to choose from; more are found by name
@@ -53,13 +53,17 @@ function wish(query, signal) {
   const none = h("div", { hidden: true });
   const form = h("form", { class: "card stack" });
   let chosen = null;
-  const on = devices.get(query.get("device_id"));
-  let wished = on?.id; // where to run, until it could be chosen
+  let wished = query.get("device_id"); // where to run, until it could be chosen
+  let on = null; // the device that the address names
   let first = query.get("test_case_id") ?? query.get("campaign_id");
+  let again = query.get("again"); // the execution to run once more, until it was read
+  let given = {}; // the parameters it had
   let key = newKey();
 
   const search = inTurn(async () => {
     try {
+      if (wished && !on) on = await deviceOf(wished, signal);
+      if (again) await takeFrom(again);
       const items = await all(
         `/api/${kind.value}`,
         { q: find.value.trim(), device_model: kind.value === "testcases" ? on?.model : null },
@@ -106,6 +110,14 @@ function wish(query, signal) {
       if (!signal.aborted) wrong.say(error.message);
     }
   }, REST);
+  const takeFrom = async (id) => {
+    const before = await get(`/api/executions/${encodeURIComponent(id)}`, {}, signal);
+    again = null;
+    first = before.test_case_id;
+    wished = before.wanted_device_id;
+    given = before.parameters;
+    priority.value = before.priority;
+  };
   const offered = new Map();
   const choose = () => {
     chosen = offered.get(what.value) ?? null;
@@ -119,15 +131,17 @@ function wish(query, signal) {
       namesIn(chosen?.steps).map((name) =>
         field(
           `Parameter ${name}`,
-          h("input", { name, required: true }),
+          h("input", { name, required: true, value: name in given ? written(given[name]) : "" }),
           "Text as it is; numbers, true, false and JSON keep their type.",
         ),
       ),
     );
   };
   const offerDevices = () => {
-    const fitting = [...devices.values()]
-      .filter((one) => one.model === chosen?.device_model)
+    const known = new Map(devices);
+    if (on && !known.has(on.id)) known.set(on.id, on);
+    const fitting = [...known.values()]
+      .filter((one) => fits(one, chosen?.device_model))
       .sort((a, b) => a.id.localeCompare(b.id));
     offer(device, [
       ["", "Any that fits"],
@@ -177,6 +191,16 @@ function wish(query, signal) {
   return [form, none];
 }
 
+async function deviceOf(id, signal) {
+  const known = devices.get(id);
+  return known ?? get(`/api/devices/${encodeURIComponent(id)}`, {}, signal).catch(() => null);
+}
+
+/** Whether a device is of a model: its own, or what its host can do. */
+function fits(device, model) {
+  return device.model === model || hosts.get(device.host_id)?.capabilities.includes(model);
+}
+
 /** Give the names of parameters in steps. */
 export function namesIn(value) {
   const names = new Set();
@@ -198,6 +222,11 @@ export function typed(text) {
   } catch {
     return text;
   }
+}
+
+/** Give the text that means a value. */
+function written(value) {
+  return typeof value === "string" && typed(value) === value ? value : JSON.stringify(value);
 }
 
 function now(signal) {
@@ -242,7 +271,10 @@ function runRow(first) {
   const update = (item) => {
     say(title, item.test_case_name ?? "A test");
     status.set(item.status);
-    say(where, item.status === "queued" ? waits(item.wait) : (item.device_id ?? ""));
+    say(
+      where,
+      item.status === "queued" ? `${waits(item.wait)} ${place(item.wait)}` : (item.device_id ?? ""),
+    );
     show(progress.node, item.status === "running");
     progress.set(item.step, item.total_steps);
   };

@@ -1,5 +1,6 @@
 // Test cases: found, run, copied, deleted with care.
 
+import { keepInAddress } from "../address.js";
 import { get, write } from "../api.js";
 import { ask } from "../dialog.js";
 import { many } from "../format.js";
@@ -58,20 +59,24 @@ export function listView({
 }) {
   const wrong = trouble();
   const list = h("ul", {});
-  const empties = h("div", { hidden: true });
-  const more = button("More", () => load(cursor), { hidden: true });
+  const empties = h("div", {}, h("p", { role: "status" }, "Reading…"));
+  const more = button("More", () => ((further = true), load()), { hidden: true });
   const rows = new Map();
   const inputs = filters.map(([name, label]) => [
     name,
     label,
-    h("input", { type: "search", value: query.get(name) ?? "", oninput: () => search() }),
+    h("input", { type: "search", value: query.get(name) ?? "", oninput: () => filter() }),
   ]);
   let items = [];
   let cursor = null;
-  const load = async (from) => {
-    const wanted = Object.fromEntries(inputs.map(([name, , input]) => [name, input.value.trim()]));
+  let further = false; // the next page of what is wanted, not its first one
+  const wanted = () =>
+    Object.fromEntries(inputs.map(([name, , input]) => [name, input.value.trim()]));
+  const load = inTurn(async () => {
+    const from = further ? cursor : null;
+    further = false;
     try {
-      const page = await get(path, { ...wanted, limit: PAGE, cursor: from }, signal);
+      const page = await get(path, { ...wanted(), limit: PAGE, cursor: from }, signal);
       items = from ? [...items, ...page.items] : page.items;
       cursor = page.next_cursor;
       wrong.say("");
@@ -79,25 +84,39 @@ export function listView({
       if (!signal.aborted) wrong.say(error.message);
       return;
     }
+    draw();
+  });
+  const draw = () => {
     keep(list, rows, items, (item) => item.id, row);
     show(more, cursor);
     show(empties, !items.length);
-    fill(empties, Object.values(wanted).some(Boolean) ? h("p", {}, "Nothing fits.") : nothing());
+    fill(empties, Object.values(wanted()).some(Boolean) ? h("p", {}, "Nothing fits.") : nothing());
   };
-  const search = inTurn(() => load(null), REST);
+  const search = inTurn(() => {
+    further = false;
+    return load();
+  }, REST);
+  const filter = () => {
+    keepInAddress(place, wanted());
+    search();
+  };
   const row = (first) => {
     const name = h("a", { href: `#/${place}/${encodeURIComponent(first.id)}` });
     const what = h("div", { class: "row faint" });
     const remove = () =>
       ask(`Delete ${first.name}?`, question, "Delete it", async () => {
         await write("DELETE", `${path}/${encodeURIComponent(first.id)}`);
-        await load(null);
+        const at = items.findIndex((item) => item.id === first.id);
+        items = items.filter((item) => item.id !== first.id);
+        if (items.length) draw();
+        else await load();
+        return rows.get(items[Math.min(at, items.length - 1)]?.id)?.node.querySelector("a");
       });
     const link = (text, href) =>
       h("a", { class: "button", href, "aria-label": `${text} ${first.name}` }, text);
     const node = h(
       "li",
-      { class: "device" },
+      { class: "device named" },
       h("div", {}, name, what),
       h(
         "div",
