@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from pathlib import Path
 
 import aiohttp
+import jwt
 import pytest
 from playwright.async_api import Browser, expect
 
 from tests.actors.fake_host import FakeHost, Gate, Reply, fails, passes, replies, says
 from tests.faults.kit import continued, host_is, stopped
-from tests.system.kit import Process, ask, execute, final, make, reference_host
+from tests.system.kit import SECRET, Process, ask, execute, final, make, reference_host
 from vpt.model import Role
 
 from .kit import faults_of, real_browser, token, visit
@@ -119,6 +121,44 @@ async def test_a_viewer_sees_all_and_no_control_that_writes(
             await expect(page.get_by_role("main").get_by_role("heading").first).to_be_visible()
             await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
     await api.delete(f"/api/devices/{made['id']}")
+
+
+async def test_who_is_known_by_a_subject_gives_back_what_is_leased(
+    browser: Browser, vpt: Process, tv: FakeHost
+) -> None:
+    claims = {"sub": "0b5e", "email": "ann@example.org", "exp": time.time() + 60}
+    async with visit(browser, vpt, None) as seen:
+        page = seen.page
+        await page.goto(f"{vpt.url}/#token={jwt.encode(claims, SECRET)}")
+        await page.get_by_role("button", name="Use tv1").click()
+        await page.get_by_role("button", name="Lease").click()
+        await page.get_by_role("button", name="Release").click()
+        await expect(page.get_by_role("button", name="Lease")).to_be_visible()
+        await expect(page.locator("#who")).to_have_text("ann@example.org, operator")
+
+
+async def test_neither_a_wrong_clock_nor_a_proxy_without_web_sockets_hides_the_lab(
+    browser: Browser, vpt: Process, tv: FakeHost
+) -> None:
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        seen.expected = ("WebSocket", "404")
+        await page.add_init_script(
+            """
+            const now = Date.now;
+            Date.now = () => now() + 5 * 3600 * 1000;
+            window.WebSocket = class extends WebSocket {
+                constructor(url, more) { super(url.replace("/socket.io/", "/nowhere/"), more); }
+            };
+            """
+        )
+        await page.goto(f"{vpt.url}/?anew#/lab?q=TVS&status=available")
+        await expect(page.locator("#live")).to_have_text("Live")
+        card = page.locator("[data-host=tvs]")
+        await expect(card).to_contain_text("seen just now")
+        await page.get_by_label("Host status").select_option("lost")
+        await expect(card).to_be_hidden()
+        assert page.url.endswith("#/lab?q=TVS&status=lost")
 
 
 # ---------------------------------------------------------------- running
@@ -339,6 +379,7 @@ async def test_a_test_case_is_made_changed_copied_and_deleted(
         await page.get_by_role("button", name="Delete Copy of Made by hand").click()
         await page.get_by_role("button", name="Delete it").click()
         await expect(page.get_by_role("listitem")).to_have_count(1)
+        await expect(page.get_by_role("link", name="Made by hand", exact=True)).to_be_focused()
         await page.get_by_role("button", name="Delete Made by hand").click()
         await page.get_by_role("button", name="Delete it").click()
         await expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("campaign")
@@ -372,6 +413,56 @@ async def test_a_campaign_is_made_reordered_and_deleted(
         await page.get_by_role("button", name="Delete Both").click()
         await page.get_by_role("button", name="Delete it").click()
         await expect(page.get_by_role("link", name="Both", exact=True)).to_have_count(0)
+
+
+async def test_what_is_filled_in_outlives_the_token_and_a_look_elsewhere(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession
+) -> None:
+    body = {"name": "lent", "role": "operator"}
+    first, second = [await ask(api, "POST", "/api/tokens", body) for _ in range(2)]
+    async with visit(browser, vpt, None) as seen:
+        page = seen.page
+        seen.expected = ("401",)
+        await seen.go(f"token={first['token']}")
+        await expect(page.locator("#live")).to_have_text("Live")
+        await seen.go("/testcases/new")
+        await page.get_by_label("Device model").fill("tv")
+        await page.get_by_label("Name").fill("Half done")
+        await api.delete(f"/api/tokens/{first['id']}")
+        # By script: the page may ask to sign in already, since the connection ended.
+        await page.evaluate("document.querySelector('form .strong').click()")
+        await expect(page.get_by_role("alert").filter(has_text="is kept")).to_be_visible()
+        await page.get_by_label("Token").fill("nonsense")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert").filter(has_text="not valid")).to_be_visible()
+        await expect(page.get_by_label("Token")).to_have_value("nonsense")
+        await page.get_by_label("Token").fill(second["token"])
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="New test case")).to_be_focused()
+        await expect(page.get_by_label("Name")).to_have_value("Half done")
+        await expect(page.get_by_role("alert").filter(has_text="token")).to_have_count(0)
+
+        await page.get_by_role("link", name="All test cases").click()
+        await expect(page.get_by_label("Find by name")).to_be_visible()
+        asked = asyncio.get_running_loop().create_future()
+        page.once("dialog", lambda dialog: (asked.set_result(dialog.type), dialog.dismiss())[1])
+        await page.evaluate("setTimeout(() => location.reload())")
+        assert await asyncio.wait_for(asked, 10) == "beforeunload"
+        await page.go_back()
+        await expect(page.get_by_text("This is as you left it")).to_be_visible()
+        await expect(page.get_by_label("Name")).to_have_value("Half done")
+        await expect(page.locator("#nav [aria-current]")).to_have_text("Test cases")
+        await page.get_by_role("button", name="Make it").click()
+        await expect(page.get_by_role("heading", name="Test case", exact=True)).to_be_visible()
+        await page.get_by_label("Description").fill("More")
+        await page.get_by_role("link", name="History").click()
+        await expect(page.get_by_text("It never ran.")).to_be_visible()
+        await page.go_back()
+        await page.get_by_role("button", name="Start anew").click()
+        await expect(page.get_by_label("Description")).to_have_value("")
+        await seen.go("/testcases/new")
+        await expect(page.get_by_label("Device model")).to_have_value("")
+    await api.delete(f"/api/tokens/{second['id']}")
 
 
 # ---------------------------------------------------------------- what must not happen
@@ -432,9 +523,20 @@ async def test_the_keyboard_is_enough(browser: Browser, vpt: Process, tv: FakeHo
         await page.get_by_role("button", name="Use tv2").focus()
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.get_by_role("button", name="Lease").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("button", name="Release")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("button", name="Lease")).to_be_visible()
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("dialog")).to_be_hidden()
         await expect(page.get_by_role("button", name="Use tv2")).to_be_focused()
+        drain = page.get_by_role("button", name="Drain tvs")
+        await drain.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("button", name="Resume tvs")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(drain).to_be_focused()
 
 
 async def test_a_revoked_token_asks_to_sign_in_again_and_comes_back_to_the_same_view(

@@ -6,7 +6,7 @@ const dialog = () => document.getElementById("dialog");
 
 dialog().addEventListener("close", () => dialog().open || fill(dialog()));
 
-/** Open it with a title and content. */
+/** Open it with a title and content; give a signal that is aborted when it closes. */
 export function open(title, ...content) {
   fill(
     dialog(),
@@ -23,6 +23,22 @@ export function open(title, ...content) {
     ),
   );
   if (!dialog().open) dialog().showModal();
+  const closing = new AbortController();
+  dialog().addEventListener("close", () => closing.abort(), { once: true });
+  return closing.signal;
+}
+
+/** Take what is in it away with it; nothing when it is closed. */
+export function taken() {
+  const nodes = dialog().open ? [...dialog().childNodes] : [];
+  close();
+  return nodes;
+}
+
+/** Open it with what was taken from it. */
+export function put(nodes) {
+  fill(dialog(), nodes);
+  dialog().showModal();
 }
 
 /** Close it. */
@@ -30,15 +46,20 @@ export function close() {
   dialog().close();
 }
 
-/** Ask before something is done that cannot be undone; `work` may throw a sentence. */
+/**
+ * Ask before something is done that cannot be undone; `work` may throw a sentence, and give what has
+ * the focus after, since what asked may be gone.
+ */
 export function ask(title, question, verb, work) {
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
   const yes = button(
     verb,
     () =>
       doing(yes, wrong, async () => {
-        await work();
+        const next = await work();
         close();
+        if (!document.activeElement?.closest("main"))
+          (next ?? document.querySelector("main h1"))?.focus();
       }),
     { class: "danger" },
   );
@@ -52,6 +73,7 @@ export function ask(title, question, verb, work) {
 
 /** Do something by a button: not twice at once, and what goes wrong is said beside it. */
 export async function doing(control, wrong, work) {
+  const focused = document.activeElement === control;
   control.disabled = true;
   wrong.hidden = true;
   try {
@@ -62,5 +84,6 @@ export async function doing(control, wrong, work) {
     return undefined;
   } finally {
     control.disabled = false;
+    if (focused && document.activeElement === document.body) control.focus();
   }
 }

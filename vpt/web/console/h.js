@@ -81,6 +81,16 @@ export function offer(node, pairs) {
   node.value = pairs.some(([value]) => value === now) ? now : (pairs[0]?.[0] ?? "");
 }
 
+/** Tell that what is filled in here was changed otherwise than by typing. */
+export function touched(node) {
+  node.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+/** Tell that what is filled in here is with the server now. */
+export function saved(node) {
+  node.dispatchEvent(new Event("saved", { bubbles: true }));
+}
+
 /** Keep a list's elements in step with `items`; `made` maps keys to {node, update(item)}. */
 export function keep(parent, made, items, keyOf, make) {
   const wanted = new Set();

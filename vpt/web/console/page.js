@@ -1,7 +1,8 @@
 // Starts the page: who is signed in, which view the address names, what the connection does.
 
 import { line } from "./api.js";
-import { fill, h, say, show } from "./h.js";
+import { put, taken } from "./dialog.js";
+import { button, fill, h, say, show } from "./h.js";
 import { connect, disconnect, live } from "./live.js";
 import { forget, session, takeFromAddress } from "./session.js";
 import { clear } from "./store.js";
@@ -40,29 +41,56 @@ const STATES = { connecting: "Connecting…", live: "Live", lost: "Connection lo
 const LOST = "The connection is lost: what you see may be old. Trying again…";
 
 const by = (id) => document.getElementById(id);
+/** What was changed at an address and not saved: its nodes and its title. */
+const drafts = new Map();
 let leaving = new AbortController();
 let shown = "";
+let here = ""; // the address of what is shown
+let typed = false; // whether somebody filled in something here
+let kept = null; // what was filled in when the token ended
+let was = ""; // who was signed in
 let waiting = "";
 
 function draw() {
+  if (typed && by("main").querySelector("form[data-draft]")) drafts.set(here, content());
   leaving.abort();
   leaving = new AbortController();
+  typed = false;
+  here = location.hash;
   by("dialog").close();
-  const inside = session.token !== null;
-  show(by("nav"), inside);
-  show(by("leave"), inside);
-  show(by("live"), inside);
-  show(by("who"), inside);
-  say(by("who"), `${session.user}, ${session.role}`);
-  if (!inside) return place(signIn(enter), "Sign in");
+  frame();
+  if (session.token === null) return place(signIn(enter), "Sign in");
   const { path, query } = address();
   const [match, view, section] = find(path);
   for (const link of by("nav").children) {
     if (link.hash.slice(1) === section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  if (drafts.has(here)) return placeDraft(drafts.get(here));
   const { title, node } = view({ id: match[1], query, signal: leaving.signal });
   place(node, title);
+}
+
+function frame() {
+  const inside = session.token !== null;
+  for (const id of ["nav", "leave", "live", "who"]) show(by(id), inside);
+  say(by("who"), who());
+}
+
+function content() {
+  const node = [...by("main").childNodes].filter((one) => one.id !== "draft");
+  return { node, title: document.title.replace(/ · vpt$/, "") };
+}
+
+function placeDraft({ node, title }) {
+  const note = h(
+    "p",
+    { id: "draft", class: "warn note", role: "status" },
+    "This is as you left it, and not saved yet. ",
+    button("Start anew", () => (drafts.delete(here), (typed = false), draw()), { class: "small" }),
+  );
+  typed = true;
+  place([node[0], note, ...node.slice(1)], title);
 }
 
 function address() {
@@ -101,17 +129,48 @@ function place(node, title) {
   document.title = `${title} · vpt`;
   const heading = by("main").querySelector("h1");
   heading?.setAttribute("tabindex", "-1");
-  const where = location.hash.split("?")[0];
+  const where = session.token === null ? "sign in" : location.hash.split("?")[0] || "#";
   if (shown && shown !== where) heading?.focus();
-  shown = where || "#";
+  shown = where;
 }
 
 function enter() {
   connect();
-  draw();
+  const before = kept;
+  kept = null;
+  if (was !== who()) drafts.clear();
+  if (before && before.here === location.hash && was === who()) return takeUp(before);
+  before?.leaving.abort();
+  return draw();
 }
 
+function takeUp(before) {
+  ({ here, leaving } = before);
+  typed = true;
+  frame();
+  place(before.node, before.title);
+  if (before.dialog.length) put(before.dialog);
+  for (const one of document.querySelectorAll("form [role=alert], dialog [role=alert]"))
+    show(one, false);
+}
+
+function who() {
+  return `${session.name}, ${session.role}`;
+}
+
+/** Sign out, at one's own wish or because the token ended; then what was filled in is kept. */
 function leave(told) {
+  if (session.token === null || (told && by("signin-error"))) return forget();
+  if (told && typed) {
+    kept = { ...content(), here: location.hash, leaving, dialog: taken() };
+    leaving = new AbortController();
+    typed = false;
+  }
+  if (!told) {
+    drafts.clear();
+    typed = false;
+  }
+  was = who();
   forget();
   disconnect();
   clear();
@@ -119,7 +178,7 @@ function leave(told) {
   banner();
   draw();
   if (!told) return;
-  say(by("signin-error"), told);
+  say(by("signin-error"), told + (kept ? " What you filled in is kept." : ""));
   show(by("signin-error"), true);
 }
 
@@ -141,6 +200,19 @@ live.addEventListener("state", ({ detail }) => {
 addEventListener("hashchange", () => {
   if (takeFromAddress()) enter();
   else draw();
+});
+addEventListener("beforeunload", (event) => {
+  const unsaved = typed && by("main").querySelector("form[data-draft]");
+  if (unsaved || drafts.size) event.preventDefault();
+});
+for (const id of ["main", "dialog"])
+  by(id).addEventListener("input", ({ target }) => {
+    if (target.closest("form") && !by("signin-error")) typed = true;
+  });
+by("main").addEventListener("saved", () => {
+  typed = false;
+  drafts.delete(here);
+  by("draft")?.remove();
 });
 by("leave").addEventListener("click", () => leave());
 by("skip").addEventListener("click", () => by("main").querySelector("h1")?.focus());

@@ -1,5 +1,6 @@
 // Parts that several views show.
 
+import { doing } from "./dialog.js";
 import { ago, FINAL, hostReason, moment, TONE } from "./format.js";
 import { button, h, say, show } from "./h.js";
 import { blob, write } from "./api.js";
@@ -105,22 +106,12 @@ function runLine(place, run) {
 export function drainButton(id, wrong) {
   if (!can("operator")) return { node: null, update: () => {} };
   let draining = false;
-  const order = async () => {
-    node.disabled = true;
-    try {
-      const host = await write(
-        "POST",
-        `/api/hosts/${encodeURIComponent(id)}/${draining ? "resume" : "drain"}`,
-      );
+  const order = () =>
+    doing(node, wrong, async () => {
+      const path = `/api/hosts/${encodeURIComponent(id)}`;
+      const host = await write("POST", `${path}/${draining ? "resume" : "drain"}`);
       takeHost({ ...host, draining: !draining });
-      show(wrong, false);
-    } catch (error) {
-      say(wrong, error.message);
-      show(wrong, true);
-    } finally {
-      node.disabled = false;
-    }
-  };
+    });
   const node = button("Drain", order, { class: "small" });
   const update = (host) => {
     draining = host.draining;
@@ -200,18 +191,12 @@ export function cancelButton(path, wrong) {
 export function pinButton(path, wrong, changed) {
   if (!can("operator")) return { node: null, update: () => {} };
   let pinned = false;
-  const node = button("", async () => {
-    node.disabled = true;
-    try {
+  const node = button("", () =>
+    doing(node, wrong.node, async () => {
       await write(pinned ? "DELETE" : "PUT", `${path}/pin`);
-      wrong.say("");
       changed();
-    } catch (error) {
-      wrong.say(error.message);
-    } finally {
-      node.disabled = false;
-    }
-  });
+    }),
+  );
   const update = (item) => {
     pinned = item.pinned;
     say(node, pinned ? "Let it grow old" : "Keep for ever");

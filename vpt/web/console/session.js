@@ -3,7 +3,7 @@
 const KEY = "vpt.token";
 const RANK = { viewer: 0, operator: 1, admin: 2 };
 
-export const session = { token: sessionStorage.getItem(KEY), user: "", role: "viewer" };
+export const session = { token: sessionStorage.getItem(KEY), user: "", name: "", role: "viewer" };
 read();
 
 /** Take a token from `#token=…` and remove it from the address at once; true when there was one. */
@@ -36,7 +36,8 @@ export function can(role) {
 
 function read() {
   const claims = claimsOf(session.token);
-  session.user = String(claims.user_id ?? claims.email ?? claims.sub ?? "");
+  session.user = String(claims.user_id ?? claims.sub ?? ""); // as the server has it
+  session.name = String(claims.user_id ?? claims.email ?? claims.sub ?? "");
   // Supabase's own tokens say "authenticated", and the role where users cannot edit it.
   const ours = "user_id" in claims || !("aud" in claims);
   const role = ours ? (claims.role ?? "operator") : claims.app_metadata?.role;

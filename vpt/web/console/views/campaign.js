@@ -2,7 +2,7 @@
 
 import { all, get, write } from "../api.js";
 import { doing } from "../dialog.js";
-import { button, field, fill, h, say } from "../h.js";
+import { button, field, fill, h, saved, say, touched } from "../h.js";
 import { empty, trouble } from "../parts.js";
 import { can } from "../session.js";
 import { devices } from "../store.js";
@@ -73,7 +73,7 @@ export function campaign({ id, query, signal }) {
 
 function form(item, id, tests) {
   const wrong = trouble();
-  const saved = h("p", { role: "status" });
+  const done = h("p", { role: "status" });
   const writes = can("operator");
   const name = h("input", { value: item.name, required: true, maxlength: 100, readonly: !writes });
   const description = h("textarea", {
@@ -90,7 +90,7 @@ function form(item, id, tests) {
   const save = h("button", { class: "strong" }, id ? "Save" : "Make it");
   const submit = (event) => {
     event.preventDefault();
-    say(saved, "");
+    say(done, "");
     doing(save, wrong.node, async () => {
       const body = {
         name: name.value,
@@ -102,16 +102,18 @@ function form(item, id, tests) {
       };
       if (id) {
         await write("PUT", `/api/campaigns/${encodeURIComponent(id)}`, body);
-        say(saved, "Saved.");
+        saved(event.target);
+        say(done, "Saved.");
       } else {
         const made = await write("POST", "/api/campaigns", body);
+        saved(event.target);
         location.hash = `#/campaigns/${encodeURIComponent(made.id)}`;
       }
     });
   };
   return h(
     "form",
-    { class: "card stack", onsubmit: submit },
+    { class: "card stack", "data-draft": true, onsubmit: submit },
     field("Name", name),
     field("Description", description),
     entries.node,
@@ -142,7 +144,7 @@ function form(item, id, tests) {
       id &&
         writes &&
         h("a", { class: "button", href: `#/campaigns/new?from=${encodeURIComponent(id)}` }, "Copy"),
-      saved,
+      done,
     ),
   );
 }
@@ -170,6 +172,7 @@ function entriesEditor(first, tests, writes) {
     rows.splice(place, 1);
     rows.splice(to, 0, row);
     draw();
+    touched(list);
     row.node.querySelector(by < 0 ? ".up" : ".down").focus();
   };
   const add = (entry) => {
@@ -181,6 +184,7 @@ function entriesEditor(first, tests, writes) {
       () => {
         rows = rows.filter((one) => one !== row);
         draw();
+        touched(list);
         pick.focus();
       },
     );
@@ -201,6 +205,7 @@ function entriesEditor(first, tests, writes) {
       button("Add", () => {
         add({ test_case_id: pick.value });
         draw();
+        touched(list);
       }),
     );
   return {
@@ -225,7 +230,7 @@ function entryRow(entry, name, writes, move, remove) {
   const device = h("input", {
     list: "devices",
     value: entry.device_id ?? "",
-    placeholder: "any that fits",
+    placeholder: entry.host_id ? `any that fits on ${entry.host_id}` : "any that fits",
     readonly: !writes,
   });
   const given = Object.keys(entry.parameters ?? {}).length ? JSON.stringify(entry.parameters) : "";
@@ -261,7 +266,7 @@ function entryRow(entry, name, writes, move, remove) {
     return {
       test_case_id: entry.test_case_id,
       device_id: device.value.trim() || null,
-      host_id: entry.host_id ?? null,
+      host_id: (device.value.trim() === (entry.device_id ?? "") && entry.host_id) || null,
       parameters: values,
     };
   };

@@ -5,7 +5,7 @@ import { doing, open } from "../dialog.js";
 import { moment, seconds } from "../format.js";
 import { button, field, fill, h, say, select, show } from "../h.js";
 import { can, session } from "../session.js";
-import { devices, takeDevice } from "../store.js";
+import { devices, takeDevice, watch } from "../store.js";
 
 const TERMS = [
   ["600", "10 minutes"],
@@ -38,7 +38,7 @@ export function deviceDialog(id) {
           await work();
           takeDevice(await get(path));
           draw();
-        }),
+        }).then(() => node.isConnected || controls.querySelector("button").focus()),
       more,
     );
     return node;
@@ -53,13 +53,13 @@ export function deviceDialog(id) {
     const now = devices.get(id) ?? device;
     say(state, stateOf(now));
     const mine = now.lease?.holder === session.user;
-    fill(
-      controls,
-      !now.lease && term,
-      !now.lease && lease,
-      (mine || (now.lease && can("admin"))) && release,
+    const wanted = [
+      ...(now.lease ? [] : [term, lease]),
+      ...(mine || (now.lease && can("admin")) ? [release] : []),
       now.status === "disabled" ? enable : disable,
-    );
+    ];
+    if (wanted.every((one, place) => controls.children[place] === one)) return;
+    fill(controls, wanted);
   };
   draw();
   const run = h(
@@ -67,7 +67,7 @@ export function deviceDialog(id) {
     { class: "button", href: `#/run?device_id=${encodeURIComponent(id)}` },
     "Run a test on it",
   );
-  open(
+  const closing = open(
     device.name,
     h("p", { class: "faint" }, `${device.model ?? "no model"} · ${device.id}`),
     state,
@@ -76,6 +76,7 @@ export function deviceDialog(id) {
     device.model && h("div", {}, run),
     device.host_id && oneAction(device),
   );
+  watch("device", (ids) => ids.has(id) && draw(), closing);
 }
 
 function stateOf(device) {

@@ -2,7 +2,7 @@
 
 import { getWithTag, write } from "../api.js";
 import { doing } from "../dialog.js";
-import { button, field, fill, h, say, show } from "../h.js";
+import { button, field, fill, h, saved, say, show, touched } from "../h.js";
 import { trouble } from "../parts.js";
 import { can } from "../session.js";
 import { devices } from "../store.js";
@@ -97,7 +97,7 @@ export function testCase({ id, query, signal }) {
 
 function form(item, id, tag) {
   const wrong = trouble();
-  const saved = h("p", { role: "status" });
+  const done = h("p", { role: "status" });
   const writes = can("operator");
   const text = (value, more = {}) => h("input", { value: value ?? "", readonly: !writes, ...more });
   const name = text(item.name, { required: true, maxlength: 100 });
@@ -118,7 +118,7 @@ function form(item, id, tag) {
 
   const submit = (event) => {
     event.preventDefault();
-    say(saved, "");
+    say(done, "");
     doing(save, wrong.node, async () => {
       const body = {
         name: name.value,
@@ -132,6 +132,7 @@ function form(item, id, tag) {
       };
       if (!id) {
         const made = await write("POST", "/api/testcases", body);
+        saved(event.target);
         location.hash = `#/testcases/${encodeURIComponent(made.id)}`;
         return;
       }
@@ -140,7 +141,8 @@ function form(item, id, tag) {
           headers: { "If-Match": version },
         });
         version = `"${now.version}"`;
-        say(saved, `Saved as version ${now.version}.`);
+        saved(event.target);
+        say(done, `Saved as version ${now.version}.`);
       } catch (error) {
         throw error.status === 412
           ? new Error(
@@ -152,7 +154,7 @@ function form(item, id, tag) {
   };
   return h(
     "form",
-    { class: "card stack", onsubmit: submit },
+    { class: "card stack", "data-draft": true, onsubmit: submit },
     h(
       "datalist",
       { id: "models" },
@@ -201,7 +203,7 @@ function form(item, id, tag) {
       id &&
         writes &&
         h("a", { class: "button", href: `#/testcases/new?from=${encodeURIComponent(id)}` }, "Copy"),
-      saved,
+      done,
     ),
   );
 }
@@ -238,7 +240,7 @@ function stepsEditor(first, writes) {
     } catch {
       return check();
     }
-    return check();
+    return touched(area);
   };
   const help = h(
     "details",
