@@ -220,12 +220,16 @@ async def test_who_waits_is_told_why_and_may_cancel_it_and_what_runs(
     running = await execute(api, test_case_id, device_id="tvs:tv1")
     await gate.reached()
     waiting = await execute(api, test_case_id, device_id="tvs:tv1")
+    last = await execute(api, await make(api, "b", model="tv", name="Last"), device_id="tvs:tv1")
     async with visit(browser, vpt) as seen:
         page = seen.page
         device = page.locator("[data-device='tvs:tv1']")
         await expect(device).to_contain_text("Holding step 1 of 1")
         await seen.go("/run")
-        await expect(page.get_by_text("All that fit are busy: tvs:tv1.")).to_be_visible()
+        lines = page.get_by_role("listitem")
+        await expect(lines).to_contain_text(
+            ["running", "All that fit are busy: tvs:tv1. Number 1 in line", "Number 2 in line"]
+        )
         await seen.go(f"/executions/{waiting}")
         await expect(page.get_by_text("Number 1 in line")).to_be_visible()
         read_out = page.get_by_role("status").filter(has_text="All that fit")
@@ -235,6 +239,7 @@ async def test_who_waits_is_told_why_and_may_cancel_it_and_what_runs(
         await seen.go(f"/executions/{running}")
         await page.get_by_role("button", name="Cancel").click()
         await expect(page.get_by_text("Cancelled after")).to_be_visible()
+        await final(api, last)
         await seen.go("/lab")
         await expect(device.locator(".pill")).to_have_text("online")
         await expect(device).not_to_contain_text("Holding")

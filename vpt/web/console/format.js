@@ -32,7 +32,7 @@ export function ago(iso) {
 export function seconds(value) {
   if (value == null) return "";
   if (value < 1) return `${Math.round(value * 1000)} ms`;
-  if (value < 100) return `${value.toFixed(1)} s`;
+  if (value < 100) return `${Number(value.toFixed(1))} s`;
   if (value < 5400) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
   return `${(value / 3600).toFixed(1)} h`;
 }
@@ -103,7 +103,7 @@ export function waits(wait) {
 /** Say how far an execution is in line. */
 export function place(wait) {
   if (!wait?.position) return "";
-  const eta = wait.eta_s == null ? "" : `, about ${seconds(wait.eta_s)} to go`;
+  const eta = wait.eta_s >= 1 ? `, about ${seconds(Math.round(wait.eta_s))} to go` : "";
   return `Number ${wait.position} in line${eta}.`;
 }
 

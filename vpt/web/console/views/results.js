@@ -481,7 +481,7 @@ function successRate(signal) {
       if (by_day.length > 1)
         await plot(
           canvas,
-          by_day.map((day) => new Date(day.day) / 1000),
+          by_day.map((day) => new Date(`${day.day}T00:00`) / 1000), // where it is that day here
           [{ label: "Success rate", values: by_day.map((day) => day.rate), colour: "--bar" }],
           "%",
           own,

@@ -234,9 +234,7 @@ function now(signal) {
   const note = h("p", { class: "faint" });
   const rows = new Map();
   const draw = () => {
-    const items = [...runs.values()].sort((a, b) =>
-      a.status === b.status ? 0 : a.status === "running" ? -1 : 1,
-    );
+    const items = [...runs.values()].sort(byTurn);
     keep(list, rows, items.slice(0, SHOWN), (item) => item.execution_id, runRow);
     say(
       note,
@@ -253,6 +251,13 @@ function now(signal) {
   watch("list", draw, signal);
   draw();
   return h("section", { class: "card stack" }, h("h2", {}, "Now"), list, note);
+}
+
+/** What runs before what waits, and that as it stands in line. */
+function byTurn(a, b) {
+  if (a.status !== b.status) return a.status === "running" ? -1 : 1;
+  const [at, other] = [a.wait?.position ?? Infinity, b.wait?.position ?? Infinity];
+  return at === other ? (a.created_at ?? "").localeCompare(b.created_at ?? "") : at - other;
 }
 
 function runRow(first) {
