@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ async def test_what_is_exported_is_the_same_to_import_and_makes_an_equal_lab(
         assert (await vpt("export", to)).code == 0
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml")) == [
         "campaigns/nightly.yaml",
-        "test_cases/full.yaml",
         "test_cases/plain.yaml",
+        "test_cases/é-full.yaml",
     ]
     text = (folder / "campaigns" / "nightly.yaml").read_text()
     assert text == (
@@ -153,6 +154,9 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
 ) -> None:
     await _fill(operator)
     path = tmp_path / "lab.yaml"
+    path.touch()
+    ended = await vpt("import", path, "--prune", "--yes")
+    assert (ended.code, "--prune would delete all" in ended.err) == (4, True)
     path.write_text("test_cases: [{name: Plain, device_model: pixel, steps: [{command: a}]}]")
     ended = await vpt("import", path, "--prune")
     assert (ended.code, "--yes" in ended.err) == (4, True)
@@ -177,6 +181,14 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
     assert [path.name for path in folder.rglob("*.yaml")] == ["plain.yaml"]
 
 
+def _bomb() -> str:
+    """Give what is a thousand bytes, and has a hundred million values where it is unfolded."""
+    lists = "".join(
+        f"  - &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
+    )
+    return f"test_cases:\n  - &a [x, x, x, x, x, x, x, x, x]\n{lists}"
+
+
 CASE = "{name: A, device_model: tv, steps: [{command: a}]}"
 
 
@@ -188,7 +200,18 @@ CASE = "{name: A, device_model: tv, steps: [{command: a}]}"
         ({"a.yaml": "test_cases: [{name: A, name: B}]"}, "'name' stands twice"),
         ({"a.json": '{"campaigns": [], "campaigns": []}'}, "'campaigns' stands twice"),
         ({"a.yaml": "testcases: []"}, "unknown field `testcases`"),
-        ({"a.yaml": "test_cases: [{"}, "a.yaml: while parsing"),
+        ({"a.yaml": "test_cases:\n\n  - {"}, "a.yaml, line 3: expected the node content"),
+        ({"a.yaml": "test_cases:\n  - name: A\n    steps: 3"}, "a.yaml, line 3: Expected `array`"),
+        ({"a.yaml": f"test_cases:\n- {CASE}\n- {{name: B}}"}, "a.yaml, line 3: Object missing"),
+        ({"a.json": '{"test_cases": [\n{"name":\n1}]}'}, "a.json, line 3: Expected `str`"),
+        (
+            {"a.yaml": f"test_cases: [{CASE.replace('a}', 'a, timeout_s: -1}')}]"},
+            "a.yaml, line 1: Expected `float` > 0.0 - at `$.test_cases[0].steps[0].timeout_s`",
+        ),
+        ({"a.yaml": "test_cases: &a [*a]"}, "a.yaml: it is nested too deep, or within itself"),
+        ({"a.json": "[" * 100_000}, "a.json: it is nested too deep"),
+        ({"a.yaml": _bomb()}, "a.yaml: it holds more than 1000000 values"),
+        ({f"{number}.yaml": "x: y" for number in range(22)}, "\nand 2 more"),
         ({"a.yaml": 'test_cases: [{name: "\\ud83d"}]'}, "half a character - at `$.test_cases[0]"),
         ({"a.yaml": "test_cases: [{name: A, device_model: t, steps: [{1: 2}]}]"}, "key 1 is no"),
     ],
@@ -202,13 +225,52 @@ def test_what_is_wrong_with_files_is_told(
         read([tmp_path])
 
 
+def test_files_of_any_editor_and_steps_with_parameters_are_read(tmp_path: Path) -> None:
+    for name in ("a.json", "a.yaml"):
+        text = (
+            '{"test_cases": [{"name": "A", "device_model": "tv", "steps": [{"retries": "${n}"}]}]}'
+        )
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert [*read([tmp_path / name]).test_cases] == ["A"]
+
+
+def test_links_are_followed_and_one_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    far, lab = tmp_path / "far", tmp_path / "lab"
+    for folder in (far, lab):
+        folder.mkdir()
+    (far / "a.yaml").write_text(f"test_cases: [{CASE}]")
+    (lab / "linked").symlink_to(far)
+    (far / "round").symlink_to(lab)
+    assert [*read([lab]).test_cases] == ["A"]
+    (lab / "gone.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(MisuseError, match=r"gone\.yaml is a link that leads nowhere"):
+        read([lab])
+
+
+async def test_every_name_has_a_file_that_others_do_not_move(
+    operator: Client, vpt: Cli, tmp_path: Path
+) -> None:
+    for name in ("日本語" * 33, "テスト", "..", "a/../b", "A B", "a-b"):
+        await made(operator, "/api/testcases", test_case(name=name))
+    assert (await vpt("export", tmp_path)).code == 0
+    assert sorted(path.name for path in (tmp_path / "test_cases").iterdir()) == [
+        "a-b-2.yaml",
+        "a-b-3.yaml",
+        "a-b.yaml",
+        "unnamed.yaml",
+        "テスト.yaml",
+        f"{'日本語' * 22}.yaml",
+    ]
+    assert (await vpt("import", tmp_path)).out == "nothing to do: 6 as they are\n"
+
+
 async def test_wrong_files_and_names_that_lead_nowhere_are_told_before_the_first_change(
     operator: Client, vpt: Cli, tmp_path: Path
 ) -> None:
     path = tmp_path / "lab.yaml"
     for campaign, words in (
         ("{name: C, test_cases: [{test_case: X}]}", "names the test case 'X', which is nowhere"),
-        ("{name: C}", "lab.yaml: Object missing required field `test_cases` - at `$.campaigns[0]`"),
+        ("{name: C}", "lab.yaml, line 2: Object missing required field `test_cases`"),
     ):
         path.write_text(f"test_cases: [{CASE}]\ncampaigns: [{campaign}]")
         ended = await vpt("import", path)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +23,7 @@ from vpt.client.words import one_line
 from vpt.model import Json
 
 SUFFIXES = (".yaml", ".yml", ".json")
-_SHOWN = 20
+_SHOWN, _LARGEST = 20, 1_000_000
 _FLOAT = r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 Title = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -78,6 +79,26 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     campaigns: list[Campaign] = []
 
 
+Name = Annotated[str, Meta(pattern=r"^\$\{[^{}]+\}$")]  # a parameter's value may stand in its place
+
+
+class _Step(msgspec.Struct):
+    """What the server itself reads of a step; all else is for the host."""
+
+    timeout_s: Seconds | Name = 1.0
+    retries: Annotated[float, Meta(ge=0, le=100)] | Name = 0
+    continue_on_failure: bool | Name = False
+    delay_s: Annotated[float, Meta(ge=0, le=86_400)] | Name = 0
+
+
+class _Steps(msgspec.Struct):
+    steps: list[_Step]
+
+
+class _Outline(msgspec.Struct):
+    test_cases: list[_Steps] = []
+
+
 Thing = TypeVar("Thing", TestCase, Campaign)
 
 
@@ -117,18 +138,28 @@ class Wanted:
         """Take what a file holds, or note what is wrong with it."""
         try:
             documents = [_checked(raw) for raw in _parsed(path)]
+        except yaml.MarkedYAMLError as error:
+            self._note(path, error.problem or error.context or "no YAML", error.problem_mark)
+            return
+        except RecursionError:
+            self._note(path, "it is nested too deep, or within itself")
+            return
         except (ValueError, OSError, yaml.YAMLError) as error:  # msgspec's is a ValueError
-            self.wrong.append(f"{path}: {one_line(error)}")
+            self._note(path, error, _place(path, str(error)))
             return
         for document in documents:
             self._add(path, "test case", document.test_cases, self.test_cases)
             self._add(path, "campaign", document.campaigns, self.campaigns)
 
+    def _note(self, path: Path, words: object, at: yaml.Mark | None = None) -> None:
+        where = "" if at is None else f", line {at.line + 1}"
+        self.wrong.append(f"{path}{where}: {one_line(words)}")
+
     def _add(self, path: Path, word: str, things: list[Thing], known: dict[str, Thing]) -> None:
         for thing in things:
             first = self._at.setdefault((word, thing.name), path)
             if thing.name in known:
-                self.wrong.append(f"{path}: the {word} {thing.name!r} stands in {first}, too")
+                self._note(path, f"the {word} {thing.name!r} stands in {first}, too")
             known[thing.name] = thing
 
 
@@ -141,8 +172,14 @@ def read(paths: Iterable[Path]) -> Wanted:
     for path in _files(paths):
         wanted.take(path)
     if wanted.wrong:
-        raise MisuseError("\n".join(wanted.wrong[:_SHOWN]))
+        raise MisuseError(shortened(wanted.wrong))
     return wanted
+
+
+def shortened(wrong: list[str]) -> str:
+    """Say what is wrong line by line, and how much more there is than that."""
+    more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
+    return "\n".join([*wrong[:_SHOWN], *more])
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -150,19 +187,29 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        below = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
-        inner = [file for file in below if not _hidden(file.relative_to(path)) and file.is_file()]
+        inner = list(_below(path, ()))
         if not inner:
             raise MisuseError(f"{path} has no files that end in {', '.join(SUFFIXES)}.")
         yield from inner
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Give the files of a folder and, through links, too, of those in it."""
+    inside = (*above, folder.resolve())
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.resolve() in inside:
+            continue
+        if path.is_dir():
+            yield from _below(path, inside)
+        elif path.suffix in SUFFIXES:
+            if not path.exists():  # left out it would be pruned
+                raise MisuseError(f"{path} is a link that leads nowhere.")
+            if path.is_file():
+                yield path
 
 
 def _parsed(path: Path) -> Iterator[Any]:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin so
     if path.suffix == ".json":
         yield json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     else:
@@ -170,8 +217,36 @@ def _parsed(path: Path) -> Iterator[Any]:
 
 
 def _checked(raw: Any) -> Document:
-    _check_json(raw, "$")
-    return msgspec.convert({} if raw is None else raw, Document)
+    _check_json(raw, "$", count(1))
+    whole = {} if raw is None else raw
+    document = msgspec.convert(whole, Document)
+    msgspec.convert(whole, _Outline)
+    return document
+
+
+def _place(path: Path, words: str) -> yaml.Mark | None:
+    """Give where that is which an error ends with, at `$.campaigns[0]`, if that can be told."""
+    found = re.search(r" - at `(?:key in )?\$([^`]*)`$", words)
+    if found is None:
+        return None
+    try:
+        [node] = yaml.compose_all(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except (ValueError, yaml.YAMLError, RecursionError):  # several documents, or JSON only
+        return None
+    for name, number in re.findall(r"\.([^.\[]+)|\[(\d+)\]", found[1]):
+        inner = _inner(node, name, number)
+        if inner is None:
+            break
+        node = inner
+    return node.start_mark if node is not None else None
+
+
+def _inner(node: Any, name: str, number: str) -> Any:
+    if number and isinstance(node, yaml.SequenceNode) and int(number) < len(node.value):
+        return node.value[int(number)]
+    if name and isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == name), None)
+    return None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -187,8 +262,10 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _check_json(value: Any, at: str) -> None:
-    """Raise ValueError for what YAML has and JSON has not."""
+def _check_json(value: Any, at: str, counted: Iterator[int]) -> None:
+    """Raise ValueError for what YAML has and JSON has not, and for what grows by references."""
+    if next(counted) > _LARGEST:
+        raise ValueError(f"it holds more than {_LARGEST} values")
     match value:
         case dict():
             for key, inner in value.items():
@@ -196,10 +273,10 @@ def _check_json(value: Any, at: str) -> None:
                     raise ValueError(  # noqa: TRY004 (of the file)
                         f"the key {key!r} is no text: quote it - at `{at}`"
                     )
-                _check_json(inner, f"{at}.{key}")
+                _check_json(inner, f"{at}.{key}", counted)
         case list():
             for number, inner in enumerate(value):
-                _check_json(inner, f"{at}[{number}]")
+                _check_json(inner, f"{at}[{number}]", counted)
         case float() if not math.isfinite(value):
             raise ValueError(f"{value} is no number of JSON - at `{at}`")
         case str() if any("\ud800" <= character <= "\udfff" for character in value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from vpt.client.documents import (
     Wanted,
     changes,
     read,
+    shortened,
     written,
 )
 from vpt.client.exits import MisuseError, TroubleError
@@ -29,7 +31,7 @@ from vpt.client.kinds import CAMPAIGN, TEST_CASE, Kind
 from vpt.client.words import one_line
 from vpt.model import Json
 
-_SHOWN = 20
+_SHOWN, _LONGEST_STEM = 20, 200
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ async def export(api: Api, to: str, form: str, *, prune: bool) -> None:
 def _export(server: Server, to: str, form: str, *, prune: bool) -> None:
     unclear = [*server.test_cases.doubles(), *server.campaigns.doubles()]
     if unclear:
-        raise MisuseError("Names have to be clear: " + "; ".join(unclear[:_SHOWN]) + ".")
+        raise MisuseError("Names have to be clear.\n" + shortened(unclear))
     cases, campaigns = _sorted(server.test_cases), _sorted(server.campaigns)
     path = Path(to)
     if to == "-":
@@ -152,13 +154,19 @@ def _named(things: list[Thing], form: str) -> Iterator[tuple[str, Thing]]:
     """Give each a file name, which depends on the names alone."""
     taken: set[str] = set()
     for thing in things:
-        stem = re.sub(r"[^a-z0-9]+", "-", thing.name.lower()).strip("-") or "unnamed"
+        plain = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", thing.name).lower())
+        stem = _cut(plain).strip("-") or "unnamed"
         name, number = stem, 1
         while name in taken:
             number += 1
             name = f"{stem}-{number}"
         taken.add(name)
         yield f"{name}.{form}", thing
+
+
+def _cut(name: str) -> str:
+    """Keep what fits into a file's name, which is 255 bytes at most."""
+    return name.encode()[:_LONGEST_STEM].decode(errors="ignore")
 
 
 # ---------------------------------------------------------------- vpt import
@@ -214,7 +222,7 @@ class Import:
         wrong += _unclear(server.test_cases, None if prune else touched)
         wrong += _unclear(server.campaigns, None if prune else wanted.campaigns.keys())
         if wrong:
-            raise MisuseError("\n".join(wrong[:_SHOWN]))
+            raise MisuseError(shortened(wrong))
 
     async def do(self, change: Change) -> None:
         """Make one change."""
@@ -273,6 +281,8 @@ def _pruned(held: Held[Thing], wanted: Mapping[str, Thing]) -> list[Change]:
 async def bring(api: Api, paths: list[Path], *, dry_run: bool, prune: bool, yes: bool) -> None:
     """Make the server have what the files say."""
     wanted = read(paths)
+    if prune and not wanted.test_cases and not wanted.campaigns:
+        raise MisuseError("The files hold nothing: --prune would delete all that the server has.")
     work = Import(api, await look(api), wanted)
     planned = work.planned(prune=prune)
     same = len(wanted.test_cases) + len(wanted.campaigns)
