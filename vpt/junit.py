@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from junitparser import Error, Failure, Properties, Property, Skipped
@@ -20,6 +20,7 @@ from vpt.model import ExecutionStatus
 
 Case = Mapping[str, Any]  # a row of the query junit_cases
 Attempt = Mapping[str, Any]
+Problem = TypeVar("Problem", Failure, Error)
 
 #: XML has no words for these: with one of them in it no parser reads the file.
 _UNSAYABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -87,11 +88,23 @@ def _result(row: Case, attempts: list[Attempt]) -> Failure | Error | Skipped:
         return Skipped("The campaign had stopped before.", "skipped")
     if status == ExecutionStatus.CANCELLED:
         return Skipped("It was cancelled.", "cancelled")
+    last = attempts[-1] if attempts else {}
     if status == ExecutionStatus.FAILED:
-        return Failure(_plain(_why_failed(attempts[-1] if attempts else {})), "failed")
+        return _with_body(Failure(_plain(_why_failed(last)), "failed"), last)
     if status == ExecutionStatus.ERROR:
-        return Error(_plain(row["error"] or row["error_kind"]), row["error_kind"])
+        words = _plain(row["error"] or row["error_kind"])
+        return _with_body(Error(words, row["error_kind"]), last)
     return Error(f"It is not over: it is {status}.", "unfinished")
+
+
+def _with_body(result: Problem, attempt: Attempt) -> Problem:
+    """Say it once more as the text, which is all that GitLab shows, with the step's output."""
+    steps: list[Mapping[str, Any]] = [
+        step for step in attempt.get("steps", ()) if step["status"] in ("failed", "error")
+    ]
+    told = [result.message, *(line for step in steps for line in _step(step))]
+    result.text = _plain("\n".join(told))
+    return result
 
 
 def _interim(attempt: Attempt, *, passed: bool) -> x.InterimResult:
@@ -116,13 +129,17 @@ def _story(attempt: Attempt) -> Iterable[str]:
         f"{attempt['status']}" + (f" ({attempt['error_kind']})" if attempt["error_kind"] else "")
     )
     for step in attempt["steps"]:
-        took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
-        yield f"  step {step['step']}, {step['action']}: {step['status']}{took}"
-        for kind in ("output", "error"):
-            if step[kind]:
-                yield f"    {kind}: " + step[kind].rstrip().replace("\n", "\n      ")
-        if step["cut"]:
-            yield "    [cut]"
+        yield from _step(step)
+
+
+def _step(step: Mapping[str, Any]) -> Iterable[str]:
+    took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
+    yield f"  step {step['step']}, {step['action']}: {step['status']}{took}"
+    for kind in ("output", "error"):
+        if step[kind]:
+            yield f"    {kind}: " + step[kind].rstrip().replace("\n", "\n      ")
+    if step["cut"]:
+        yield "    [cut]"
 
 
 def _plain(words: object) -> str:

@@ -66,11 +66,13 @@ async def test_a_passed_test_has_its_time_its_place_and_its_steps(
 async def test_a_failed_test_is_a_failure_and_its_earlier_attempts_are_reruns(
     operator: Client, host: FakeHost
 ) -> None:
-    host.answer = lambda _: {"success": False, "error": "no picture"}
+    host.answer = lambda _: {"success": False, "error": "no picture", "output": "black\nscreen"}
     _, case = await run(operator, test_retries=1)
     (failure,) = case.result
     assert isinstance(failure, Failure)
     assert failure.message == "step 1, launch_app: no picture"
+    assert failure.text.startswith(f"{failure.message}\n")
+    assert "output: black\n      screen" in failure.text, "GitLab shows the text only"
     assert [one.message for one in case.rerun_failures()] == [failure.message]
     assert not case.is_flaky
 
@@ -87,6 +89,7 @@ async def test_what_is_not_the_tests_fault_is_an_error(operator: Client, host: F
     path, case = await run(operator, steps=[{"command": "hang", "timeout_s": 0.05}])
     (error,) = case.result
     assert (type(error), error.type) == (Error, "step_timeout")
+    assert error.text.startswith(f"{error.message}\n  step 1, hang: error")
     assert (await got(operator, path))["error_kind"] == "step_timeout"
 
 
