@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import click
@@ -29,6 +30,16 @@ def _field(name: str) -> Column:
     return lambda item: item[name]
 
 
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """A time: on a terminal in the zone and the words of people."""
+
+    name: str
+
+    def __call__(self, item: Json) -> object:
+        return item[self.name]
+
+
 def _host_status(item: Json) -> str:
     return f"{item['status']} ({item['reason']})" if item["reason"] else str(item["status"])
 
@@ -39,7 +50,7 @@ HOSTS = Listing(
         "host": _field("id"),
         "status": _host_status,
         "devices": lambda item: len(item["devices"]),
-        "last seen": _field("last_seen"),
+        "last seen": _Time("last_seen"),
         "tags": lambda item: ", ".join(item["tags"]),
     },
 )
@@ -61,7 +72,7 @@ TEST_CASES = Listing(
         "model": _field("device_model"),
         "steps": lambda item: len(item["steps"]),
         "tags": lambda item: ", ".join(item["tags"]),
-        "changed": _field("updated_at"),
+        "changed": _Time("updated_at"),
     },
 )
 CAMPAIGNS = Listing(
@@ -70,7 +81,7 @@ CAMPAIGNS = Listing(
         "id": _field("id"),
         "name": _field("name"),
         "tests": lambda item: len(item["test_cases"]),
-        "changed": _field("updated_at"),
+        "changed": _Time("updated_at"),
     },
 )
 EXECUTIONS = Listing(
@@ -81,7 +92,7 @@ EXECUTIONS = Listing(
         "error": _field("error_kind"),
         "test case": _field("test_case_name"),
         "device": _field("device_id"),
-        "began": _field("created_at"),
+        "began": _Time("created_at"),
         "took": lambda item: seconds(item["duration_s"]),
     },
 )
@@ -96,25 +107,53 @@ async def show(
         async for item in items:
             click.echo(json.dumps(item, ensure_ascii=False))
     elif sys.stdout.isatty():
-        _print_table(listing, [_cells(listing, item) async for item in items])
+        _print_table(listing, [_cells(listing, item, people=True) async for item in items])
     else:
         async for item in items:
             click.echo("\t".join(_cells(listing, item)))
 
 
-def _cells(listing: Listing, item: Json) -> list[str]:
-    values = [column(item) for column in listing.columns.values()]
-    return ["" if value is None else one_line(value) for value in values]
+def _cells(listing: Listing, item: Json, *, people: bool = False) -> list[str]:
+    cells = []
+    for column in listing.columns.values():
+        value = column(item)
+        if people and value is not None and isinstance(column, _Time):
+            value = _for_people(datetime.fromisoformat(str(value)).astimezone())
+        cells.append("" if value is None else one_line(value))
+    return cells
+
+
+def _for_people(time: datetime) -> str:
+    this_year = time.year == datetime.now().astimezone().year
+    return f"{time:%m-%d %H:%M}" if this_year else f"{time:%Y-%m-%d}"
 
 
 def _print_table(listing: Listing, rows: list[list[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 (for terminals only)
+    """Print it without columns that have nothing to say.
+
+    Only texts of people are broken into lines: what other commands take, as ids, stays whole,
+    where the terminal is too narrow for that, too.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415 (for terminals only)
+    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False)
-    for title in listing.columns:
-        table.add_column(title)
+    console = Console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width >= _WIDE else 1, 0, 0))
+    told = [number for number in range(len(listing.columns)) if any(row[number] for row in rows)]
+    for number, title in enumerate(listing.columns):
+        if number in told:
+            longest = max(cell_len(row[number]) for row in rows)
+            free = title in _FREE
+            least = min(longest, _SHORTEST) if free else longest
+            table.add_column(title, no_wrap=not free, overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table if rows else "There is nothing of that kind.")
+        table.add_row(*(Text(row[number]) for number in told))
+    boundless = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(table, options=boundless).minimum)
+    console.print(table if rows else "There is nothing of that kind.")
+
+
+_FREE = ("name", "test case", "tags")
+_WIDE, _SHORTEST = 100, 8
