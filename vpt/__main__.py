@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import click
 
@@ -29,6 +30,9 @@ def main() -> None:
         code = error.exit_code
     except click.Abort:
         code = TROUBLE
+    except Exception:  # noqa: BLE001 (Python would exit with 1, which says that a test failed)
+        traceback.print_exc()
+        code = _tell("That is a fault of vpt itself; please report it.", TROUBLE)
     sys.exit(code if isinstance(code, int) else 0)
 
 

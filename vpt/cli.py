@@ -71,7 +71,7 @@ def serve(*, quiet: bool) -> None:
     sys.exit(run(serve_until_stopped(settings, started)))
 
 
-@cli.command()
+@cli.command(short_help="Print a token for a user.")
 @click.option("--user", required=True, help="Whose it is; it stands in logs and records.")
 @click.option(
     "--role",
@@ -95,7 +95,7 @@ def token(user: str, role: str, days: float) -> None:
     click.echo(issue_token(str(settings.secret_key), user, Role(role), days))
 
 
-@cli.command("migrate")
+@cli.command("migrate", short_help="Bring the database's schema up to date.")
 def migrate_command() -> None:
     """Bring the database's schema up to date (serve does it too); says what it applied.
 
@@ -114,7 +114,7 @@ async def _migrate(settings: Config) -> int:
         return len(applied)
 
 
-@cli.command()
+@cli.command(short_help="Delete what is older than the KEEP_..._DAYS.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
 def prune(*, dry_run: bool) -> None:
     """Delete what is older than the KEEP_..._DAYS settings; says how much it was.
@@ -142,7 +142,7 @@ def _as_table(done: Pruned) -> list[str]:
     return [f"{count:>14,} {name.replace('_', ' ')}" for name, count in counts.items()]
 
 
-@cli.command("grafana-env")
+@cli.command("grafana-env", short_help="Print the settings of Grafana, with passwords.")
 def grafana_env_command() -> None:
     """Print the variables that Grafana needs, passwords among them, as NAME=value lines.
 
@@ -175,7 +175,7 @@ def _host_name(_: Any, param: click.Parameter, name: str | None) -> str | None:
     raise click.BadParameter("1 to 64 letters, digits, '.', '_' or '-'", param=param)
 
 
-@cli.command("host-token")
+@cli.command("host-token", short_help="Make, list or revoke tokens of one host.")
 @click.argument("name", required=False, callback=_host_name)
 @click.option("--list", "show", is_flag=True, help="Say which hosts have tokens of their own.")
 @click.option("--revoke", is_flag=True, help="Take all of NAME's tokens away.")
@@ -205,7 +205,7 @@ async def _host_token(settings: Config, name: str | None, *, revoke: bool) -> No
             click.echo(await make_token(db, name))
 
 
-@cli.command()
+@cli.command(short_help="Show it all, live, on this machine.")
 @click.option("--once", is_flag=True, help="Exit after the campaign, with its exit code.")
 def demo(*, once: bool) -> None:
     """Show it all: database, server, a host with real devices, and a campaign, live.

@@ -185,11 +185,11 @@ class Scissors:
 class Terminal:
     """A person before a terminal: sees what is drawn, types, and presses Ctrl-C."""
 
-    def __init__(self, cli: Cli, *args: object) -> None:
+    def __init__(self, cli: Cli, *args: object, columns: int = 120) -> None:
         self._far, near = os.openpty()
         os.set_blocking(self._far, False)
-        fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        self.drawn = ""
+        fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.drawn, self.steered = "", ""
         self._child = subprocess.Popen(
             [sys.executable, "-m", "vpt", *map(str, args)],
             env=cli.environment(TERM="xterm"),
@@ -214,7 +214,8 @@ class Terminal:
     def _look(self) -> None:
         with contextlib.suppress(OSError):  # nothing new, or the command is over
             while data := os.read(self._far, 65536):
-                self.drawn += _STEERING.sub("", data.decode())
+                self.steered += data.decode()
+                self.drawn = _STEERING.sub("", self.steered)
 
     async def shows(self, words: str) -> None:
         """Wait until it was drawn, since the last key was pressed."""
@@ -228,7 +229,7 @@ class Terminal:
         assert words in self.drawn, self.drawn
 
     def types(self, keys: str) -> None:
-        self.drawn = ""
+        self.drawn, self.steered = "", ""
         os.write(self._far, keys.encode())
 
     async def ended(self) -> int:

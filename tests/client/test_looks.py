@@ -44,6 +44,19 @@ async def test_on_a_terminal_a_list_is_a_table_with_a_heading(host: FakeHost, vp
         assert "last seen" in terminal.drawn and "host-1" in terminal.drawn
 
 
+async def test_on_a_narrow_terminal_ids_and_devices_stay_whole(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    await made(operator, "/api/testcases", test_case(name="A name of some length, as it is"))
+    ended = await vpt("run", "testcase", "A name of some length, as it is", "--no-wait")
+    for columns in (60, 80):
+        with Terminal(vpt, "ls", "executions", columns=columns) as terminal:
+            assert await terminal.ended() == 0
+            words = terminal.drawn.split()
+        assert {ended.out.strip(), "host-1:tv-1", "began"} <= set(words)
+        assert "error" not in words, "a column that says nothing is left out"
+
+
 async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     operator: Client, host: FakeHost, vpt: Cli
 ) -> None:
@@ -83,6 +96,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     ]
     assert "attempt 2: failed" in second and "attempt 1 on" not in second
     assert (await vpt("logs", "nothing")).code == 4
+    assert "no attempt 9: there were 2" in (await vpt("logs", execution_id, "--attempt", "9")).err
 
 
 async def test_logs_follow_a_run_and_a_campaign_to_the_end(

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import xmlschema
+from rich.console import Console
 
 from tests.actors.fake_host import until
 from tests.client.kit import Cli, Ended, Scissors, Terminal
-from tests.conftest import Client, token
+from tests.conftest import SECRET, Client, token
 from tests.system.kit import free_port
 from tests.web.kit import FakeHost, got, made, test_case
+from vpt.client.board import Board, Test
 from vpt.model import Json, Role
+from vpt.web.auth import issue_token
 
 XSD = Path(__file__).parents[1] / "data" / "junit-10.xsd"
 NO = {"command": "press_key", "success": False, "answers": {"error": "the key\x1b[2J is\nstuck"}}
@@ -69,6 +77,95 @@ async def test_a_test_that_fails_is_told_in_the_words_of_its_step_and_exits_with
     assert "<failure" in (tmp_path / "r.xml").read_text()
 
 
+async def test_the_verdict_does_not_depend_on_who_reads_the_lines(
+    operator: Client, host: FakeHost, vpt: Cli, tmp_path: Path
+) -> None:
+    await _case(operator, "Press", {"command": "launch_app"}, NO)
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "vpt", "run", "testcase", "Press", "--junit", tmp_path / "r.xml"),
+        env=vpt.environment(),
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    _, said = await child.communicate()
+    assert (child.returncode, said) == (1, b"")
+    assert "<failure" in (tmp_path / "r.xml").read_text()
+
+
+async def test_a_report_that_cannot_be_written_is_told_before_the_run(
+    operator: Client, host: FakeHost, vpt: Cli, tmp_path: Path
+) -> None:
+    await _case(operator, "Never")
+    (tmp_path / "file").touch()
+    for path in ("", tmp_path, "/proc/r.xml", tmp_path / "file" / "r.xml", tmp_path / ("x" * 256)):
+        ended = await vpt("run", "testcase", "Never", "--junit", path)
+        assert (ended.code, "--junit" in ended.err) == (4, True), (path, ended)
+    assert (await got(operator, "/api/executions"))["items"] == []
+    old = tmp_path / "old.xml"
+    old.write_text("of another run")
+    assert (await vpt("run", "testcase", "Unknown", "--junit", old)).code == 4
+    assert not old.exists()
+
+
+async def test_a_report_goes_through_links_and_into_pipes(
+    operator: Client, host: FakeHost, vpt: Cli, tmp_path: Path
+) -> None:
+    await _case(operator, "Linked")
+    link = tmp_path / "link.xml"
+    link.symlink_to("far.xml")
+    assert (await vpt("run", "testcase", "Linked", "--junit", link)).code == 0
+    assert link.is_symlink() and "<testsuite" in (tmp_path / "far.xml").read_text()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert (await vpt("run", "testcase", "Linked", "--junit", pipe)).code == 0
+    assert pipe.is_fifo() and b"<testsuite" in os.read(reader, 65536)
+    os.close(reader)
+
+
+def test_a_fault_of_vpt_itself_is_no_failed_test() -> None:
+    faulty = (
+        "from vpt import __main__ as m; m.cli.callback = m.cli.main = lambda **_: 1 / 0; m.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", faulty], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, "ZeroDivisionError" in ended.stderr) == (2, True)
+
+
+async def test_a_token_that_expires_meanwhile_leaves_the_run_and_says_where(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    await _case(operator, "Long")
+    host.gate.clear()
+    brief = Cli(vpt.url, issue_token(SECRET, "ci", Role.OPERATOR, 2 / 86_400) + "\n")
+    ended = await brief("run", "testcase", "Long")
+    assert (ended.code, "has expired" in ended.err) == (4, True), ended
+    [execution] = (await got(operator, "/api/executions"))["items"]
+    assert f"It goes on: {vpt.url}/#/executions/{execution['execution_id']}" in ended.err
+    assert execution["status"] == "running"
+
+
+def test_on_a_small_terminal_what_runs_is_seen() -> None:
+    board = Board("Nightly", total=90)
+    for number in range(60):
+        status = "completed" if number < 38 else "running" if number < 40 else "queued"
+        board.tests[str(number)] = Test(f"Number {number} {'long ' * 9}", status, where="pi-1:tv")
+    for width, height in ((60, 24), (80, 20), (120, 12)):
+        console = Console(width=width, height=height, file=io.StringIO())
+        console.print(board.table(*console.size))
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert len(lines) <= height - 3
+        assert lines[0].rstrip() == "Nightly: 38 of 90 are over"
+        running = [line for line in lines if "running" in line]
+        assert [line[2:11] for line in running] == ["Number 38", "Number 39"], lines
+        assert all("pi-1:tv " in line for line in running)
+
+
 async def test_an_infrastructure_error_exits_with_2(
     operator: Client, host: FakeHost, vpt: Cli
 ) -> None:
@@ -109,7 +206,8 @@ async def test_wrong_usage_exits_with_4_and_starts_nothing(
         (vpt, "parameters: Missing: key", "run", "testcase", first),
         (vpt, "There is no device x", "run", "testcase", second, "--device", "x"),
         (viewer, "Your role", "run", "testcase", second),
-        (stranger, "Invalid token", "run", "testcase", second),
+        (stranger, "has expired or was revoked", "run", "testcase", second),
+        (Cli(f"{vpt.url}/api", vpt.token), "Is that the URL of", "run", "testcase", second),
         (Cli(vpt.url, ""), "set VPT_TOKEN", "run", "testcase", second),
         (Cli("ftp://x", "t"), "VPT_SERVER: expected a URL", "run", "testcase", second),
     ):
@@ -126,7 +224,7 @@ async def test_what_no_host_could_ever_run_and_a_server_that_is_away_are_infrast
     assert ended.code == 2 and "toaster" in ended.err
     nobody = Cli(f"http://127.0.0.1:{free_port()}", token())
     ended = await nobody("run", "testcase", "x", "--patience", "0.3")
-    assert ended.code == 2 and "does not answer" in ended.err
+    assert ended.code == 2 and "does not answer: connection refused" in ended.err
     ended = await nobody("run", "testcase", "x", "--wait-timeout", "0.3")
     assert ended.code == 3 and "ran out before" in ended.err
 
@@ -239,6 +337,7 @@ async def test_on_a_terminal_ctrl_c_asks_and_yes_cancels_the_run(
         terminal.types("y\n")
         assert await terminal.ended() == 2
         assert "cancelled Long" in terminal.drawn
+        assert "\x1b[1A" not in terminal.steered.partition("┏")[0], "the question stays"
     [execution] = (await got(operator, "/api/executions"))["items"]
     assert execution["status"] == "cancelled"
 
@@ -248,13 +347,13 @@ async def test_on_a_terminal_no_leaves_the_run_and_a_second_ctrl_c_leaves_at_onc
 ) -> None:
     await _case(operator, "Long")
     host.gate.clear()
-    for keys, code, words in (("n\n", 3, "To follow it: vpt logs"), ("\x03", 2, "Interrupted")):
+    for keys, code in (("n\n", 3), ("\x03", 2)):
         with Terminal(vpt, "run", "testcase", "Long") as terminal:
             await terminal.shows("verdict")
             terminal.types("\x03")
             await terminal.shows("[y/N]")
             terminal.types(keys)
             assert await terminal.ended() == code
-            assert words in terminal.drawn
+            assert "It goes on: " in terminal.drawn
     statuses = {item["status"] for item in (await got(operator, "/api/executions"))["items"]}
     assert statuses == {"queued", "running"}

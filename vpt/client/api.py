@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
@@ -23,6 +24,11 @@ ANSWER, CONNECT, LONGEST_PAUSE = 30.0, 10.0, 2.0
 LARGEST_PAGE = 1000
 NOTHING_FITS = "nothing_fits"
 
+_NO_ROUTE = "There is no such route."
+_HINTS = {
+    401: ": the one of VPT_TOKEN (or --token) is wrong, has expired or was revoked.",
+    403: " The token is that of VPT_TOKEN (or --token).",
+}
 _AWAY = {502, 503, 504}
 _MISUSES = {400, 401, 403, 404, 405, 413, 422}
 
@@ -170,7 +176,7 @@ class Api:
         except TimeoutError as error:
             raise _AwayError("no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _AwayError(str(error) or type(error).__name__) from error
+            raise _AwayError(_why(error)) from error
 
     def _checked(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
         if response.status in _AWAY:
@@ -180,12 +186,23 @@ class Api:
             raise _AwayError(words, _retry_after(response))
         if response.status >= 400:  # noqa: PLR2004
             code, words = _refusal(response, body)
+            if not code or words == _NO_ROUTE:
+                words = f"{self.url}: {words.rstrip('.')}. Is that the URL of a vpt server?"
+            words += _HINTS.get(response.status, "")
             misuse = response.status in _MISUSES and code != NOTHING_FITS
             raise (WrongError if misuse else RefusedError)(response.status, code, words)
         if response.status >= 300:  # noqa: PLR2004
             to = response.headers.get(hdrs.LOCATION, "somewhere else")
             raise MisuseError(f"{self.url} points to {to}: name that as --server.")
         return body
+
+
+def _why(error: Exception) -> str:
+    """Say why nobody answers, in the system's words where it is the system that says so."""
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        words = os.strerror(number) if number > 0 else error.os_error.strerror
+        return str(words).lower()
+    return str(error) or type(error).__name__
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:

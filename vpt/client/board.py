@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import click
-
-from vpt.client.words import one_line, seconds, why_it_waits
+from vpt.client.words import one_line, seconds, tell, why_it_waits
 from vpt.model import ExecutionStatus, Json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
+    from rich.live import Live
 
 _MARKS = {
     "completed": ("✔ passed", "green"),
@@ -55,7 +53,6 @@ class Board:
 
     title: str
     tests: dict[str, Test] = field(default_factory=dict)
-    done: int = 0
     total: int = 1
 
     def test(self, execution_id: str) -> Test:
@@ -65,7 +62,7 @@ class Board:
     def hear(self, name: str, event: Json) -> list[str]:
         """Take an event; give the lines that are to be said now."""
         if name == "campaign_progress":
-            self.done, self.total = event["done"], event["total"]
+            self.total = event["total"]
             return []
         test = self.test(event["execution_id"])
         words = self._waits(test, event) if name == "queue_changed" else self._goes_on(test, event)
@@ -102,37 +99,66 @@ class Board:
         test.took_s = execution["duration_s"]
         return test.say()
 
-    def table(self) -> Table:
-        """Draw it."""
-        from rich.progress_bar import ProgressBar  # noqa: PLC0415 (for terminals only)
+    def table(self, width: int, height: int) -> RenderableType:
+        """Draw it for a terminal of so many columns and lines."""
+        from rich.cells import cell_len  # noqa: PLC0415 (for terminals only)
+        from rich.padding import Padding  # noqa: PLC0415
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(title=Text(self.title), title_justify="left")
-        for title in ("test case", "device", "steps", "", "verdict", "time"):
-            table.add_column(title)
-        for test in self._shown():
+        shown = self._shown(max(1, height - _FRAME))
+        many, wide = len(shown) > _FEW, width >= _WIDE
+        where = max((cell_len(test.where) for test in shown), default=0)
+        room = max(_SHORTEST, width - where - (_OTHERS if wide else _OTHERS_NARROW))
+        table = Table(title=Text(self._heading()), title_justify="left")
+        table.add_column("test case")
+        for title in ("device", *(("steps",) if wide else ()), "", "verdict", "time"):
+            table.add_column(title, no_wrap=many)
+        for test in shown:
+            name = Text(test.name)
+            if many:
+                name.truncate(room, overflow="ellipsis")
             words, style = _MARKS[test.status]
+            bar = (ProgressBar(test.total or 1, test.step, width=12),) if wide else ()
             table.add_row(
-                Text(test.name),
+                name,
                 Text(test.where),
-                ProgressBar(test.total or 1, test.step, width=12),
+                *bar,
                 f"{test.step}/{test.total}" if test.total else "",
-                Text(test.waits or words, style),
+                Text(words if many else test.waits or words, style),
                 seconds(test.took_s),
             )
-        return table
+        return Padding(table, (0, _ECHO, 0, 0), expand=False)
 
-    def _shown(self) -> Iterable[Test]:
-        """Give those that fit on a terminal: what runs, and the last ones that are over."""
+    def _heading(self) -> str:
+        if self.total == 1:
+            return self.title
+        over = sum(map(_over, self.tests.values()))
+        return f"{self.title}: {over} of {self.total} are over"
+
+    def _shown(self, room: int) -> list[Test]:
+        """Give those that there is room for, in the order in which they became known."""
         tests = list(self.tests.values())
-        going = [test for test in tests if not _over(test)]
-        over = [test for test in tests if _over(test)]
-        room = max(0, _MOST_ROWS - len(going))
-        return [*(over[-room:] if room else ()), *going[:_MOST_ROWS]]
+        telling = sorted(range(len(tests)), key=lambda number: _rank(number, tests[number]))
+        return [tests[number] for number in sorted(telling[:room])]
 
 
-_MOST_ROWS = 30
+#: Columns from which on there is room for bars, and those that a terminal's `^C` takes.
+_WIDE, _ECHO = 100, 3
+#: Lines that are not tests': title, heading, borders, and what is said above.
+_FRAME = 9
+#: So many tests may take several lines each.
+_FEW = 3
+#: Columns of all but names and devices, with and without bars; and those that a name keeps.
+_OTHERS, _OTHERS_NARROW, _SHORTEST = 57, 42, 12
+
+
+def _rank(number: int, test: Test) -> tuple[int, int]:
+    """Order what runs before what waits, before what is over, the last ones first."""
+    if _over(test):
+        return 2, -number
+    return int(test.status == ExecutionStatus.QUEUED), number
 
 
 def _over(test: Test) -> bool:
@@ -164,7 +190,7 @@ class Lines:
 
     def say(self, words: str) -> None:
         """Say it with the time."""
-        click.echo(f"{datetime.now().astimezone():%H:%M:%S} {words}")
+        tell(f"{datetime.now().astimezone():%H:%M:%S} {words}")
 
     def event(self, lines: list[str]) -> None:
         """Say each with the time."""
@@ -185,20 +211,25 @@ class Terminal:
     def __init__(self, board: Board) -> None:
         """Take what is drawn."""
         from rich.console import Console  # noqa: PLC0415 (for terminals only)
+
+        self._board = board
+        self._console = Console(highlight=False, markup=False)
+        self._live = self._drawing()
+
+    def _drawing(self) -> Live:
         from rich.live import Live  # noqa: PLC0415
 
-        self._console = Console(highlight=False, markup=False)
-        self._live: Any = Live(
+        return Live(
             console=self._console,
             refresh_per_second=8,
-            get_renderable=board.table,
+            get_renderable=lambda: self._board.table(*self._console.size),
             redirect_stdout=False,
             redirect_stderr=False,
         )
 
     def say(self, words: str) -> None:
-        """Say it above the table."""
-        self._console.print(words)
+        """Say it above the table; a long link stays one."""
+        self._console.print(words, soft_wrap=True)
 
     def event(self, lines: list[str]) -> None:
         """Leave it to the table."""
@@ -208,7 +239,8 @@ class Terminal:
         self._live.stop()
 
     def resume(self) -> None:
-        """Draw it again below."""
+        """Draw it again below; one that was stopped would draw over what was said since."""
+        self._live = self._drawing()
         self._live.start()
 
 

@@ -57,7 +57,7 @@ def connected(
             "No token: set VPT_TOKEN, or give --token. `vpt token --user me`, on the server's "
             "machine, makes one."
         )
-    url, key = settings.vpt_server, settings.vpt_token
+    url, key = settings.vpt_server, settings.vpt_token.strip()  # a secret may end in a new line
     if not key.isascii() or not key.isprintable():
         raise MisuseError("The token holds characters that no token has.")
 
@@ -96,8 +96,8 @@ def run_group() -> None:
     answer), 3 the wait ran out, 4 wrong usage. A server that restarts meanwhile is waited for,
     and nothing is ever started twice.
 
-    Ctrl-C asks whether to cancel the run on the server, too; a second one leaves at once. Without
-    a terminal SIGINT and SIGTERM cancel it: then nobody waits for it any more.
+    Ctrl-C asks whether to cancel the run on the server, too; a second one leaves at once, and the
+    run goes on. Without a terminal SIGINT and SIGTERM cancel it: then nobody waits for it any more.
     """
 
 
@@ -137,7 +137,7 @@ def _waiting(command: Command) -> Command:
     return with_server(command)
 
 
-@run_group.command("testcase")
+@run_group.command("testcase", short_help="Run a test case, by its id or name.")
 @click.argument("name", metavar="NAME-OR-ID")
 @click.option("--device", metavar="ID", help="The device to run on, by its id [any that fits].")
 @click.option("--host", metavar="ID", help="The host to run on [any].")
@@ -186,7 +186,7 @@ def run_test_case(**options: Any) -> None:
     _run(TEST_CASE, {key: value for key, value in body.items() if value is not None}, options)
 
 
-@run_group.command("campaign")
+@run_group.command("campaign", short_help="Run a campaign, by its id or name.")
 @click.argument("name", metavar="NAME-OR-ID")
 @_waiting
 def run_campaign(**options: Any) -> None:
@@ -222,15 +222,26 @@ def _run(kind: Any, body: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _writable(path: Path | None) -> Path | None:
-    """Find out before the run whether its report can be written; make its folder."""
+    """Find out before the run whether its report can be written; make its folder.
+
+    An older report goes: whatever happens, it must not be taken for the one of this run.
+    """
+    from vpt.client.run import is_plain, write  # noqa: PLC0415
+
     if path is None:
         return None
+    if not path.name:
+        raise click.BadParameter("that is no name of a file", param_hint="--junit")
     try:
+        if not is_plain(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            return path
+        path = path.resolve()  # a link stays one
         path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, b"")
+        path.unlink()
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--junit") from error
-    if not os.access(path.parent, os.W_OK):
-        raise click.BadParameter(f"{path.parent} cannot be written", param_hint="--junit")
     return path
 
 
@@ -383,8 +394,8 @@ def logs_command(
     executions` show them. The links work for an hour, without a token.
 
     \b
-    vpt logs 4f1c0d6e8a --attempt 1
-    vpt logs 4f1c0d6e8a --follow
+    vpt logs 73ba339468c8448fbdc9fdf9b772d600 --attempt 1
+    vpt logs 73ba339468c8448fbdc9fdf9b772d600 --follow
     """
     from vpt.client.story import tell  # noqa: PLC0415
 

@@ -42,8 +42,14 @@ class Interrupts:
 async def says_yes(question: str) -> bool:
     """Ask the person at the terminal; no answer is a no."""
     click.echo(f"\n{question} [y/N] ", nl=False)
-    with _typed_lines() as lines:
-        return (await lines.get()).strip().lower() in {"y", "yes"}
+    answer = ""
+    try:
+        with _typed_lines() as lines:
+            answer = await lines.get()
+    finally:
+        if not answer.endswith("\n"):  # Ctrl-C, Ctrl-D: what follows begins on a line of its own
+            click.echo()
+    return answer.strip().lower() in {"y", "yes"}
 
 
 @contextmanager

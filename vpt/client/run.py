@@ -21,7 +21,7 @@ from vpt.client.interrupts import Interrupts, says_yes
 from vpt.client.kinds import TEST_CASE, Kind, find
 from vpt.client.tasks import end
 from vpt.client.wire import Wire
-from vpt.client.words import one_line, seconds, summary, why_not_passed
+from vpt.client.words import one_line, seconds, summary, tell, why_not_passed
 from vpt.model import ExecutionStatus, Json
 
 #: Seconds: of a long poll, at the beginning and later; between looks at a campaign's results.
@@ -129,6 +129,7 @@ class _Run:
             api.say = self._screen.say
         self._wire = Wire(api, self._heard)
         self._news = asyncio.Event()
+        self._fate = "It goes on"
         if order.kind is TEST_CASE:
             self._board.tests[self._id] = Test(self._name)
 
@@ -160,16 +161,25 @@ class _Run:
 
     async def _followed(self, ending: asyncio.Task[Json]) -> Exit:
         try:
-            async with asyncio.timeout(self._left_s()):
-                if not await _until_interrupt(self._interrupts, ending):
-                    if not self._screen.terminal:
-                        return await self._stopped()
-                    if not await self._is_to_end(ending):
-                        return self._left()
-                await asyncio.wait({ending})
+            left = await self._watched(ending)
         except TimeoutError:
             return await self._gave_up()
-        return await self._over(ending.result())
+        except (click.ClickException, asyncio.CancelledError):
+            self._screen.pause()
+            click.echo(self._how_to_follow(), err=True)
+            raise
+        return await self._over(ending.result()) if left is None else left
+
+    async def _watched(self, ending: asyncio.Task[Json]) -> Exit | None:
+        """Wait until it is over; give an exit code when it is left before that."""
+        async with asyncio.timeout(self._left_s()):
+            if not await _until_interrupt(self._interrupts, ending):
+                if not self._screen.terminal:
+                    return await self._stopped()
+                if not await self._is_to_end(ending):
+                    return self._left()
+            await ending
+        return None
 
     def _left_s(self) -> float | None:
         left = self._until - time.monotonic()
@@ -203,6 +213,8 @@ class _Run:
 
     async def _look(self, wait: float | None = None) -> Json:
         known: Json = await self._api.get(self._path, wait=wait)
+        if self._kind is not TEST_CASE:
+            self._board.total = known["summary"]["total"]
         for number, one in enumerate(self._tests(known)):
             if one["execution_id"] is None:
                 one = {**one, "execution_id": f"entry {number}"}  # noqa: PLW2901
@@ -244,31 +256,32 @@ class _Run:
             bad = test["status"] in ("failed", "error")
             why = await self._why(test) if bad and told < _TOLD else ""
             told += bad
-            click.echo(_verdict(test, why))
+            tell(_verdict(test, why))
         if self._kind is not TEST_CASE:
-            click.echo(summary(known["summary"]))
-        click.echo(self._page)
+            tell(summary(known["summary"]))
+        tell(self._page)
         return await self._reported(_EXITS.get(known["status"], Exit.TROUBLE))
 
     async def _why(self, test: Json) -> str:
         whole = test if "steps" in test else None
         if whole is None:
-            whole = await self._api.get(TEST_CASE.run_path(test["execution_id"]))
+            try:
+                whole = await self._api.get(TEST_CASE.run_path(test["execution_id"]))
+            except click.ClickException:  # the verdict is known, and that counts
+                return ""
         return why_not_passed(whole)
 
     async def _gave_up(self) -> Exit:
         self._screen.pause()
-        click.echo(
-            f"It was not over in {seconds(self._order.wait_timeout_s)}. {self._how_to_follow()}"
-        )
+        tell(f"It was not over in {seconds(self._order.wait_timeout_s)}. {self._how_to_follow()}")
         return await self._reported(Exit.WAITED)
 
     def _left(self) -> Exit:
-        click.echo(self._how_to_follow())
+        tell(self._how_to_follow())
         return Exit.WAITED
 
     def _how_to_follow(self) -> str:
-        return f"It goes on: {self._page}\nTo follow it: vpt logs {self._id} --follow"
+        return f"{self._fate}: {self._page}\nTo follow it: vpt logs {self._id} --follow"
 
     async def _is_to_end(self, ending: asyncio.Task[Json]) -> bool:
         """Ask the person; True when it is over or shall be."""
@@ -300,6 +313,7 @@ class _Run:
     async def _cancel(self) -> None:
         try:
             await self._api.write("POST", f"{self._path}/cancel")
+            self._fate = "It is being cancelled"
         except RefusedError as error:
             if error.status != CONFLICT:  # it was over just then
                 raise
@@ -309,7 +323,7 @@ class _Run:
         if self._order.junit is None:
             return code
         try:
-            _write(self._order.junit, await self._api.ask("GET", f"{self._path}/junit"))
+            write(self._order.junit, await self._api.ask("GET", f"{self._path}/junit"))
         except (click.ClickException, OSError) as error:
             words = error.message if isinstance(error, click.ClickException) else str(error)
             click.echo(f"Error: {self._order.junit} was not written: {words}", err=True)
@@ -317,8 +331,17 @@ class _Run:
         return code
 
 
-def _write(path: Path, text: bytes) -> None:
-    """Write it whole or not at all."""
+def is_plain(path: Path) -> bool:
+    """Tell a file, which another may take the place of, from a device or pipe (/dev/stdout)."""
+    return path.absolute().parts[1:2] != ("dev",) and (path.is_file() or not path.exists())
+
+
+def write(path: Path, text: bytes) -> None:
+    """Write a plain file whole or not at all."""
+    if not is_plain(path):
+        with path.open("ab") as device:  # the lines that went to /dev/stdout stay, too
+            device.write(text)
+        return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         draft.write_bytes(text)

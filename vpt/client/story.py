@@ -100,6 +100,8 @@ class _Teller:
                 break
             await self.something_new()
             known = await self.api.get(path)
+        if self.attempt is not None and (self.attempt, 0) not in told:
+            raise MisuseError(f"There is no attempt {self.attempt}: there were {known['attempt']}.")
         click.echo(_verdict(known))
 
     async def _tell_attempts(self, path: str, known: Json, told: set[tuple[int, int]]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+import click
 
 from vpt.model import Json, WaitReason
 
@@ -32,6 +36,16 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     """Give it on one line, cut where it is longer than `longest`."""
     line = " ".join(harmless(str(text)).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def tell(words: str) -> None:
+    """Print it. When nobody reads any more, as after `head`, what is told goes nowhere from now on:
+    a verdict does not depend on its readers.
+    """
+    try:
+        click.echo(words)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def seconds(value: float | None) -> str:
