@@ -26,7 +26,7 @@ case $code in
 1) words="failed" ;;
 2) words="was not judged: infrastructure, not the product" ;;
 3) words="is not over yet" ;;
-4) words="was not started: wrong usage" ;;
+4) words="was not judged: wrong usage" ;;
 *) words="ended with $code" ;;
 esac
 echo "Campaign $campaign $words."

@@ -60,7 +60,7 @@ async def test_on_a_narrow_terminal_ids_and_devices_stay_whole(
 async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     operator: Client, host: FakeHost, vpt: Cli
 ) -> None:
-    said = {"output": "one\n::error::two\x07", "screenshot": PNG}
+    said = {"output": "one\n::error::two\x07\n##vso[x] ##[y] ## z", "screenshot": PNG}
     steps = [
         {"command": "look", "answers": said},
         {"command": "press", "success": False, "answers": {"error": "stuck"}},
@@ -82,6 +82,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
         "    output:",
         "    | one",
         "    | ::error::two\ufffd",
+        "    | # #vso[x] # #[y] ## z",
         f"    screenshot: {vpt.url}/screenshots/{execution_id}/1/1.png",
         "  step 2, press: failed",
         "    error:",
@@ -89,7 +90,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
         "  step 3, never: skipped",
         "attempt 1: failed",
     ]
-    assert told[:12] == [
+    assert told[:13] == [
         f"Start the app, execution {execution_id}",
         "attempt 1 on host-1:tv-1 of host-1",
         *attempt,

@@ -15,6 +15,7 @@ from vpt.model import Json, WaitReason
 LONGEST = 500
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_COMMAND = re.compile(r"##(?=\w*\[)")
 _WAITS = {
     WaitReason.ALL_BUSY: "all that fit are busy",
     WaitReason.LANE_BUSY: "its host works one thing at a time",
@@ -28,8 +29,10 @@ _NAMED = 3
 
 
 def harmless(text: str) -> str:
-    """Give text of the outside without control characters, except tabs and line ends."""
-    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
+    """Give text of the outside without control characters, except tabs and line ends, and without
+    what CI systems take for their own wherever it stands in a line: ##[error], ##vso[...].
+    """
+    return _COMMAND.sub("# #", _CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
