@@ -23,6 +23,22 @@ async def executed(client: Client, one: Json) -> Json:
     return await got(client, path, wait="30")
 
 
+async def test_a_campaign_of_which_nothing_fits_one_test_names_it(
+    operator: Client, host: FakeHost
+) -> None:
+    names = [("Good", "pixel"), ("Toast", "toaster")]
+    cases = [
+        await made(operator, "/api/testcases", test_case(name=name, device_model=model))
+        for name, model in names
+    ]
+    body = {"name": "all", "test_cases": [{"test_case_id": case["id"]} for case in cases]}
+    path = f"/api/campaigns/{(await made(operator, '/api/campaigns', body))['id']}/execute"
+    status, answer = await refused(operator, "POST", path, json={})
+    assert (status, answer["code"]) == (422, "nothing_fits")
+    assert answer["error"].startswith("Test 2, Toast: No registered host can run this")
+    assert (await got(operator, "/api/campaign-executions"))["items"] == []
+
+
 async def test_a_campaign_lives(operator: Client) -> None:
     one = await campaign(operator, parallelism=2)
     path = f"/api/campaigns/{one['id']}"

@@ -37,6 +37,7 @@ from vpt.errors import (
     DatabaseAwayError,
     LockedError,
     NotFoundError,
+    NothingFitsError,
     NotRegisteredError,
     UnavailableError,
 )
@@ -271,8 +272,11 @@ class Lab:
         self._open()
         self.disk.check()
         self._queue.check_room(sum(job.pending for job in self._campaigns.values()))
-        for entry in new.entries:
-            self._queue.possible(entry)
+        for number, entry in enumerate(new.entries, 1):
+            try:
+                self._queue.possible(entry)
+            except NothingFitsError as error:
+                raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {error}") from None
         campaign_execution_id = await store_campaign(self._db, new, key)
         began = CampaignProgress(
             campaign_execution_id, 0, len(new.entries), ExecutionStatus.RUNNING, 1
