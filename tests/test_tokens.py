@@ -51,6 +51,16 @@ async def test_a_revoked_token_is_refused_within_5_seconds(db: Database) -> None
     assert await revoke_tokens(db, "pi-1") == 0
 
 
+async def test_what_was_asked_before_a_token_was_revoked_is_not_remembered(db: Database) -> None:
+    token, tokens = await make_token(db, "pi-1", token_id="tok_1"), Tokens(db)
+    asked = asyncio.create_task(tokens.host_of(token))
+    await asyncio.sleep(0)
+    tokens.forget("tok_1")
+    assert await asked == "pi-1"
+    await revoke_tokens(db, "pi-1")
+    assert await tokens.host_of(token) is None
+
+
 async def test_a_token_is_not_looked_up_for_each_request(db: Database) -> None:
     token, clock = await make_token(db, "pi-1"), Clock()
     tokens = Tokens(db, clock)

@@ -17,6 +17,7 @@ from tests.web.test_access import BAD_TOKEN, signed
 from vpt.db import Database
 from vpt.model import Role
 from vpt.web.requests import Page
+from vpt.web.sockets import RECHECK
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def test_a_revoked_tokens_pages_are_hung_up_on(admin: Client) -> None:
     url = str(admin.make_url("/")).rstrip("/")
     await page.connect(url, auth={"token": new["token"]})
     await admin.delete(f"/api/tokens/{new['id']}")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(RECHECK / 2):  # at once, not at the next look
         await over.wait()
     again = socketio.AsyncClient(reconnection=False)
     with pytest.raises(socketio.exceptions.ConnectionError):

@@ -24,7 +24,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as EnginePacket
 from socketio.exceptions import ConnectionRefusedError as RefusedError
-from socketio.packet import EVENT
+from socketio.packet import BINARY_ACK, BINARY_EVENT, EVENT
 from socketio.packet import Packet as SocketPacket
 
 from vpt.actors.supervisor import every
@@ -35,6 +35,7 @@ from vpt.errors import (
     InvalidTokenError,
     NotFoundError,
     NoTokenError,
+    TooLargeError,
     VptError,
 )
 from vpt.model import (
@@ -66,6 +67,8 @@ TOPIC_LIMIT, ASK_LIMIT = 1000, 2000
 MESSAGE_LIMIT = 100_000
 #: Seconds: clients have this long to say goodbye at shutdown, and strangers to present a token.
 GOODBYE, STRANGER = 1.0, 10.0
+#: Seconds for a POST of a client that polls: its body comes, and what it says is done.
+POST_TIMEOUT = 20.0
 #: Seconds that events wait for a new client: it may be about to say what it knows of them.
 SETTLE = 0.5
 #: Seconds that a client has to read a page of a replay; between looks whether it has.
@@ -137,7 +140,7 @@ class Sockets:
         self._web_sockets: weakref.WeakKeyDictionary[web.WebSocketResponse, _Line] = (
             weakref.WeakKeyDictionary()
         )
-        self._server = socketio.AsyncServer(
+        self._server = _Server(
             async_mode="aiohttp",
             cors_allowed_origins=self._allows,
             max_http_buffer_size=MESSAGE_LIMIT,
@@ -146,12 +149,13 @@ class Sockets:
         )
         self._server.on("connect", self._connected)
         self._server.on("disconnect", self._disconnected)
-        self._server.on("subscribe", self._subscribe)
-        self._server.on("unsubscribe", self._unsubscribe)
+        for name, handler in zip(ASKS, (self._subscribe, self._unsubscribe), strict=True):
+            self._server.on(name, handler)
 
     def attach(self, app: web.Application) -> None:
         """Serve PATH on `app` and tell its clients what its events say."""
-        self._server.attach(app, PATH)
+        for method in (hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_OPTIONS):
+            app.router.add_route(method, PATH, self._serve)
         app.on_response_prepare.append(self._note_web_socket)
         app.on_shutdown.append(self._say_goodbye)
         app.cleanup_ctx.append(self._listen)
@@ -305,11 +309,20 @@ class Sockets:
         reader.over = reader.over or (present.over and reader.seq >= present.seq)
         self._readers.missed(reader, present.seq)
 
+    def end(self, token_id: str) -> None:
+        """Say goodbye to whoever came with that token: it was just revoked."""
+        for client in self.clients.values():
+            if client.token_id == token_id:
+                self._expire(client)
+
     # --- clients come and go
 
     async def _connected(self, sid: str, environ: Json, auth: Any = None) -> None:
         user = await self._user(environ, auth)
         engine_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
+        engine = self._server.eio.sockets.get(engine_sid)
+        if engine is None or engine.closed:  # it went meanwhile, and nobody would say so again
+            raise RefusedError(_OVER)
         client = _Client(sid, engine_sid, user.user_id, user.token_id)
         if user.expires_at is not None:
             client.expiry = asyncio.get_running_loop().call_later(
@@ -496,7 +509,38 @@ class Sockets:
         if origin is None or "*" in self._origins or origin.lower() in self._origins:
             return True
         request: web.Request = environ["aiohttp.request"]
-        return urlsplit(origin).netloc.lower() == request.host.lower()
+        try:
+            return urlsplit(origin).netloc.lower() == request.host.lower()
+        except ValueError:
+            return False
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        """Let the library answer, and keep from it what it trips over."""
+        if request.method == hdrs.METH_POST:
+            return await self._take_post(request)
+        try:
+            answer: web.StreamResponse = await self._server.handle_request(request)
+        except ValueError:  # a packet that is none, after which the library has no socket
+            for web_socket, line in self._web_sockets.items():
+                if line.request() is request:
+                    return web_socket  # which says goodbye
+            raise
+        return answer
+
+    async def _take_post(self, request: web.Request) -> web.StreamResponse:
+        """Let the library have a body that is whole: it takes what there is for all of it.
+
+        To hang up, it waits for a poll that may never come.
+        """
+        if (request.content_length or 0) > MESSAGE_LIMIT:
+            raise TooLargeError
+        try:
+            async with asyncio.timeout(POST_TIMEOUT):
+                await request.content.wait_eof()
+                answer: web.StreamResponse = await self._server.handle_request(request)
+        except TimeoutError as error:
+            raise BadRequestError("The packets are broken, or did not arrive in time.") from error
+        return answer
 
     async def _note_web_socket(self, request: web.Request, response: web.StreamResponse) -> None:
         if isinstance(response, web.WebSocketResponse) and request.transport is not None:
@@ -521,6 +565,29 @@ class Sockets:
         for _ws, line in upgraded:
             line.transport.abort()
         await self._server.shutdown()
+
+
+#: What clients may ask for.
+ASKS = ("subscribe", "unsubscribe")
+
+
+class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
+    """The library's server, to which clients may say what is meant for them to say.
+
+    By itself it lets them call the handlers of connect and disconnect, too, and collects as many
+    binary attachments as a packet announces.
+    """
+
+    async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
+        if isinstance(data, str) and data[:1] not in _BINARY:
+            await super()._handle_eio_message(eio_sid, data)
+
+    async def _handle_event(self, eio_sid: str, namespace: str, id: Any, data: Any) -> None:  # noqa: A002
+        if isinstance(data, list) and data and data[0] in ASKS:
+            await super()._handle_event(eio_sid, namespace, id, data)
+
+
+_BINARY = (str(BINARY_EVENT), str(BINARY_ACK))
 
 
 class _Quiet:

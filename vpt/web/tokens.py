@@ -22,6 +22,7 @@ from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_
 from vpt.web.params import choice, moment, text
 from vpt.web.requests import found, json_response, list_response, no_content, path_id
 from vpt.web.schemas import Number, about, title
+from vpt.web.sockets import SOCKETS
 from vpt.web.supabase import Supabase
 
 log = structlog.get_logger(__name__)
@@ -138,6 +139,7 @@ async def delete_token(request: web.Request) -> web.Response:
     token_id = path_id(request)
     row = found(await request.app[DB].row("delete_token", id=token_id))
     request.app[TOKENS].forget(row["hash"] or token_id)
+    request.app[SOCKETS].end(token_id)
     log.info("token_revoked", token_id=token_id)
     return no_content()
 
