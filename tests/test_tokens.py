@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ async def test_a_revoked_token_is_refused_within_5_seconds(db: Database) -> None
     assert KNOWN_FOR < 5
     assert await tokens.host_of(token) is None
     assert await revoke_tokens(db, "pi-1") == 0
+
+
+async def test_a_hosts_token_ends_when_it_was_said_to(db: Database) -> None:
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    over = await make_token(db, "pi-1", expires_at=now - hour)
+    holds = await make_token(db, "pi-1", expires_at=now + hour)
+    assert [await Tokens(db).host_of(one) for one in (over, holds)] == [None, "pi-1"]
 
 
 async def test_what_was_asked_before_a_token_was_revoked_is_not_remembered(db: Database) -> None:
