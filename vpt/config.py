@@ -106,6 +106,11 @@ def _percent() -> f.Float:
     )
 
 
+def _is_long(value: str) -> None:
+    if len(value.encode()) < MIN_SECRET:
+        raise ValidationError(f"expected at least {MIN_SECRET} bytes")
+
+
 def _is_url(*schemes: str) -> Any:
     def check(value: str) -> None:
         try:
@@ -135,18 +140,14 @@ class _Settings(Schema):
     vpt_data_dir = f.String()
     vpt_pg_bin = f.String()
     vpt_pg_port = _count(1, 65535)
-    secret_key = f.String(
-        validate=lambda value: (
-            len(value.encode()) >= MIN_SECRET or _refuse(f"expected at least {MIN_SECRET} bytes")
-        )
-    )
+    secret_key = f.String(validate=_is_long)
     host_join_token = f.String(
         validate=validate.Length(min=16, error="expected at least 16 characters")
     )
     host_open_networks = Networks()
     supabase_url = f.String(validate=_WEB)
     supabase_anon_key = f.String()
-    supabase_jwt_secret = f.String()
+    supabase_jwt_secret = f.String(validate=_is_long)
     grafana_url = f.String(validate=_WEB)
     grafana_admin_user = f.String()
     grafana_admin_password = f.String()
@@ -206,10 +207,6 @@ class _Settings(Schema):
             if name in data:
                 data[name] = Path(data[name]).expanduser().absolute()
         return Config(**data)
-
-
-def _refuse(words: str) -> bool:
-    raise ValidationError(words)
 
 
 def default_data_dir() -> Path:

@@ -135,6 +135,7 @@ async def test_wrong_settings_are_all_named_in_one_line(tmp_path: Path) -> None:
         "SERVER_PORT": "many",
         "HOST_PROBE_INTERVAL": "-1",
         "SECRET_KEY": "short",
+        "SUPABASE_JWT_SECRET": "short, too",
         "MAX_BODY": "much",
         "DATABASE_URL": "mysql://here",
     }

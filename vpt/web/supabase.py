@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -24,11 +25,7 @@ _PUBLIC = ("RS256", "ES256", "EdDSA")
 #: Seconds: for how long keys are taken for good, between two tries to get them, for one try.
 _FRESH, _PAUSE, _LIMIT = 600.0, 10.0, 5.0
 _MOST = 256 * 1024  # bytes
-#: What asking may end with; the last three are how PyJWT takes JSON that is no set of keys.
-_NO_KEYS = (
-    *(aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError),
-    *(AttributeError, TypeError, RecursionError),
-)
+_NOT_KEYS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _ROLES = {role.value: role for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN)}
 
 
@@ -43,8 +40,9 @@ class Supabase:
         self._secret = secret
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._tried = float("-inf")
+        self._well = False  # the last try
         self._turn = asyncio.Lock()
-        self._known: dict[str, User] = {}
+        self._known: dict[str, tuple[float, User]] = {}
 
     async def user_of(self, token: str) -> User:
         """Give the user; InvalidTokenError, or UnavailableError when its keys cannot be had.
@@ -52,15 +50,18 @@ class Supabase:
         The role is what `app_metadata.role` says, which users cannot edit, else viewer. Anonymous
         users are nobody.
         """
-        user = self._known.get(token) or self._remember(token, await self._verified(token))
+        seen, user = self._known.get(token, (0.0, None))
+        if user is None or time.monotonic() - seen > _FRESH:  # its key may have been taken back
+            user = self._remember(token, await self._verified(token))
         if user.expires_at is None or user.expires_at <= time.time():
             raise InvalidTokenError
         return user
 
     def _remember(self, token: str, user: User) -> User:
+        self._known.pop(token, None)
         if len(self._known) >= CACHED_TOKENS:
             del self._known[next(iter(self._known))]
-        self._known[token] = user
+        self._known[token] = time.monotonic(), user
         return user
 
     async def _verified(self, token: str) -> User:
@@ -91,22 +92,25 @@ class Supabase:
             return self._secret
         if algorithm not in _PUBLIC or self._url is None or not isinstance(kid, str):
             raise InvalidTokenError
-        if self._may_be_new(kid):  # who shows a known key never waits for a stranger's made-up one
+        if self._is_due(kid):
             async with self._turn:
-                if self._may_be_new(kid) and time.monotonic() - self._tried > _PAUSE:
+                if self._is_due(kid):
+                    self._well = await self._fetch(self._url)
                     self._tried = time.monotonic()
-                    await self._fetch(self._url)
         key = self._keys.get(kid)
-        if key is None and self._fetched < self._tried:
+        if key is None and not self._well:
             raise UnavailableError("The keys of the sign-in cannot be had: try again in a moment.")
         if key is None or key.algorithm_name != algorithm:
             raise InvalidTokenError
         return key
 
-    def _may_be_new(self, kid: str) -> bool:
-        return kid not in self._keys or time.monotonic() - self._fetched > _FRESH
+    def _is_due(self, kid: str) -> bool:
+        """Tell whether to ask for keys: whoever has a good one never waits for another's."""
+        now = time.monotonic()
+        unsure = kid not in self._keys or now - self._fetched > _FRESH
+        return unsure and now - self._tried > _PAUSE
 
-    async def _fetch(self, url: str) -> None:
+    async def _fetch(self, url: str) -> bool:
         """Ask for the public keys; those that are known stay when nobody answers."""
         timeout = aiohttp.ClientTimeout(total=_LIMIT)
         try:
@@ -114,23 +118,35 @@ class Supabase:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.get(url, allow_redirects=False) as response,
             ):
-                response.raise_for_status()
-                body = await _read(response)
-            keys = jwt.PyJWKSet.from_json(body.decode()).keys
-        except _NO_KEYS as error:
+                keys = _keys_of(await _body_of(response))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.warning("supabase_keys_unavailable", error=type(error).__name__)
-            return
-        self._keys = {key.key_id: key for key in keys if key.key_id}
+            return False
+        self._keys = keys
         self._fetched = time.monotonic()
+        return True
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _body_of(response: aiohttp.ClientResponse) -> bytes:
+    """Give a body of at most _MOST bytes; ValueError when it is longer or none was to be had."""
+    if response.status != HTTPStatus.OK:
+        raise ValueError(response.status)
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _MOST:
-            raise ValueError("More than any project's keys.")
+            raise ValueError(_MOST)
     return bytes(body)
+
+
+def _keys_of(body: bytes) -> dict[str, jwt.PyJWK]:
+    """Give the keys by their id; ValueError when these are none."""
+    try:
+        keys = jwt.PyJWKSet.from_json(body.decode()).keys
+    # PyJWT looks at what it gets as if it were well formed.
+    except (*_NOT_KEYS, jwt.PyJWTError) as error:
+        raise ValueError(type(error).__name__) from error
+    return {key.key_id: key for key in keys if isinstance(key.key_id, str)}
 
 
 def _role_of(claims: dict[str, Any]) -> Role:
