@@ -1,4 +1,4 @@
-"""Audit: who wrote what, when and from where; written together a moment after it happened."""
+"""Audit: who wrote what, when and from where; written at once, in a crowd several together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vpt.errors import DatabaseAwayError
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that entries wait for company; between tries while the database is away.
+#: Seconds between two batches; between tries while the database is away.
 _PAUSE, _AWAY = 0.2, 1.0
 #: Seconds for the last entries at the stop.
 _LAST = 2.0
@@ -87,20 +87,21 @@ class Audit:
     async def _write_for_ever(self) -> None:
         while True:
             await self._come.wait()
-            await asyncio.sleep(_PAUSE)
             self._come.clear()
             try:
                 await self.flush()
             except DatabaseAwayError:
                 self._come.set()
                 await asyncio.sleep(_AWAY)
+            else:
+                await asyncio.sleep(_PAUSE)
 
     async def flush(self) -> None:
         """Write what waits; raises DatabaseAwayError, and then it waits on.
 
         An entry whose answer was lost on the way is sent again: its id keeps it one.
         """
-        while self._waiting:
+        for _ in range(0, len(self._waiting), _AT_ONCE):  # what comes meanwhile has its own turn
             batch = list(islice(self._waiting, _AT_ONCE))
             await self._db.row("store_audit", entries=json.encode(batch).decode())
             written = {entry.id for entry in batch}

@@ -11,9 +11,10 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from tests.actors.fake_host import until
-from tests.conftest import Client, ClientFactory, token
+from tests.conftest import JOIN_TOKEN, Client, ClientFactory, token
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
 from tests.web.test_access import BAD_TOKEN, signed
+from vpt import audit
 from vpt.db import Database
 from vpt.model import Role
 from vpt.web.requests import Page
@@ -159,6 +160,19 @@ async def test_every_write_of_a_user_is_noted(
     assert by_hand["route"] == "/api/hosts/{id}/execute"
 
 
+async def test_what_an_admin_says_for_a_host_is_noted_but_for_its_heartbeats(
+    admin: Client, nobody: Client
+) -> None:
+    for word in ("heartbeat", "unregister"):
+        assert (await admin.post(f"/api/hosts/pi/{word}", json={})).status == 404
+        joining = bearer(JOIN_TOKEN)
+        assert (await nobody.post(f"/api/hosts/pi/{word}", json={}, headers=joining)).status == 404
+    items = (await got(admin, "/api/audit"))["items"]
+    assert [(item["user_id"], item["path"]) for item in items] == [
+        ("admin", "/api/hosts/pi/unregister")
+    ]
+
+
 async def test_the_audit_is_filtered_and_paged(admin: Client, client: ClientFactory) -> None:
     new = await made(admin, "/api/tokens", {"name": "ci"})
     ci = {"headers": bearer(new["token"])}
@@ -186,12 +200,14 @@ async def test_what_happened_while_the_database_was_away_is_written_later(
     assert [(item["path"], item["status"]) for item in items] == [("/api/devices", 400)]
 
 
-async def test_the_audit_is_written_by_itself_and_at_the_stop(
-    admin: Client, server: TestServer, db: Database
+async def test_the_audit_is_written_by_itself_at_once_and_at_the_stop(
+    admin: Client, server: TestServer, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(audit, "_PAUSE", 60)
     await admin.post("/api/devices", json={"name": "d"})
     assert await until(lambda: _stored(db)) == 1
     await admin.delete("/api/devices/none")
+    assert await _stored(db) == 1  # it shares the next batch
     await server.close()
     assert await _stored(db) == 2
 
