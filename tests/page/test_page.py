@@ -465,6 +465,14 @@ async def test_what_is_filled_in_outlives_the_token_and_a_look_elsewhere(
         await page.go_back()
         await page.get_by_role("button", name="Start anew").click()
         await expect(page.get_by_label("Description")).to_have_value("")
+        await page.get_by_label("Description").fill("Saved behind one's back")
+        await page.evaluate(
+            "document.querySelector('form .strong').click(), (location.hash = '#/testcases')"
+        )
+        await expect(page.get_by_label("Find by name")).to_be_visible()
+        await page.get_by_role("link", name="Half done", exact=True).click()
+        await expect(page.get_by_label("Description")).to_have_value("Saved behind one's back")
+        await expect(page.get_by_text("This is as you left it")).to_have_count(0)
         await seen.go("/testcases/new")
         await expect(page.get_by_label("Device model")).to_have_value("")
     await api.delete(f"/api/tokens/{second['id']}")

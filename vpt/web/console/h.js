@@ -86,9 +86,9 @@ export function touched(node) {
   node.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** Tell that what is filled in here is with the server now. */
+/** Tell that what is filled in here is with the server now, be it shown any more or not. */
 export function saved(node) {
-  node.dispatchEvent(new Event("saved", { bubbles: true }));
+  document.dispatchEvent(new CustomEvent("saved", { detail: node }));
 }
 
 /** Keep a list's elements in step with `items`; `made` maps keys to {node, update(item)}. */

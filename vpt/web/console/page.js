@@ -203,15 +203,17 @@ addEventListener("hashchange", () => {
 });
 addEventListener("beforeunload", (event) => {
   const unsaved = typed && by("main").querySelector("form[data-draft]");
-  if (unsaved || drafts.size) event.preventDefault();
+  if (unsaved || kept || drafts.size) event.preventDefault();
 });
 for (const id of ["main", "dialog"])
   by(id).addEventListener("input", ({ target }) => {
     if (target.closest("form") && !by("signin-error")) typed = true;
   });
-by("main").addEventListener("saved", () => {
+document.addEventListener("saved", ({ detail: form }) => {
+  for (const [address, { node }] of drafts)
+    if (node.some((one) => one.contains(form))) drafts.delete(address);
+  if (!form.isConnected) return;
   typed = false;
-  drafts.delete(here);
   by("draft")?.remove();
 });
 by("leave").addEventListener("click", () => leave());

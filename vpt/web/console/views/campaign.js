@@ -107,7 +107,7 @@ function form(item, id, tests) {
       } else {
         const made = await write("POST", "/api/campaigns", body);
         saved(event.target);
-        location.hash = `#/campaigns/${encodeURIComponent(made.id)}`;
+        if (event.target.isConnected) location.hash = `#/campaigns/${encodeURIComponent(made.id)}`;
       }
     });
   };

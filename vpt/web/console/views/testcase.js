@@ -133,7 +133,7 @@ function form(item, id, tag) {
       if (!id) {
         const made = await write("POST", "/api/testcases", body);
         saved(event.target);
-        location.hash = `#/testcases/${encodeURIComponent(made.id)}`;
+        if (event.target.isConnected) location.hash = `#/testcases/${encodeURIComponent(made.id)}`;
         return;
       }
       try {
