@@ -17,12 +17,11 @@ from rich.console import Console
 
 from tests.actors.fake_host import until
 from tests.client.kit import Cli, Ended, Scissors, Terminal
-from tests.conftest import SECRET, Client, token
+from tests.conftest import Client, token
 from tests.system.kit import free_port
 from tests.web.kit import FakeHost, got, made, test_case
 from vpt.client.board import Board, Test
 from vpt.model import Json, Role
-from vpt.web.auth import issue_token
 
 XSD = Path(__file__).parents[1] / "data" / "junit-10.xsd"
 NO = {"command": "press_key", "success": False, "answers": {"error": "the key\x1b[2J is\nstuck"}}
@@ -136,14 +135,19 @@ def test_a_fault_of_vpt_itself_is_no_failed_test() -> None:
     assert (ended.returncode, "ZeroDivisionError" in ended.stderr) == (2, True)
 
 
-async def test_a_token_that_expires_meanwhile_leaves_the_run_and_says_where(
+async def test_a_token_that_is_revoked_meanwhile_leaves_the_run_and_says_where(
     operator: Client, host: FakeHost, vpt: Cli
 ) -> None:
     await _case(operator, "Long")
     host.gate.clear()
-    brief = Cli(vpt.url, issue_token(SECRET, "ci", Role.OPERATOR, 2 / 86_400) + "\n")
-    ended = await brief("run", "testcase", "Long")
-    assert (ended.code, "has expired" in ended.err) == (4, True), ended
+    admin = {"Authorization": f"Bearer {token(Role.ADMIN)}"}
+    async with operator.post("/api/tokens", json={"name": "ci"}, headers=admin) as answer:
+        new = await answer.json()
+    async with Cli(vpt.url, new["token"] + "\n").under_way("run", "testcase", "Long") as running:
+        await running.says("attempt 1 begins")
+        await operator.delete(f"/api/tokens/{new['id']}", headers=admin)
+        ended = await running.ended()
+    assert (ended.code, "has expired or was revoked" in ended.err) == (4, True), ended
     [execution] = (await got(operator, "/api/executions"))["items"]
     assert f"It goes on: {vpt.url}/#/executions/{execution['execution_id']}" in ended.err
     assert execution["status"] == "running"

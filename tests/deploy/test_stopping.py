@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from tests.system.kit import ROOT
-from vpt import db, embedded, serve
+from vpt import db, serve
 from vpt.config import Config
+from vpt.embedded.server import STOP_TIMEOUT
 
 UNIT = ROOT / "deploy" / "vpt.service"
 
@@ -26,7 +27,7 @@ def longest_stop() -> float:
     campaigns = 5.0  # the scheduler's close_timeout
     claim = db.COMMAND_TIMEOUT
     pools = 2 * 2.0
-    return steps + web + campaigns + claim + pools + embedded.STOP_TIMEOUT
+    return steps + web + campaigns + claim + pools + STOP_TIMEOUT
 
 
 def waits() -> dict[str, float]:
