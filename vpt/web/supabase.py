@@ -25,7 +25,11 @@ _PUBLIC = ("RS256", "ES256", "EdDSA")
 #: Seconds: for how long keys are taken for good, between two tries to get them, for one try.
 _FRESH, _PAUSE, _LIMIT = 600.0, 10.0, 5.0
 _MOST = 256 * 1024  # bytes
-_NOT_KEYS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+#: What asking may end with; the last three are how PyJWT takes JSON that is no set of keys.
+_NO_KEYS = (
+    *(aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError),
+    *(AttributeError, TypeError, RecursionError),
+)
 _ROLES = {role.value: role for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN)}
 
 
@@ -40,7 +44,6 @@ class Supabase:
         self._secret = secret
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._tried = float("-inf")
-        self._well = False  # the last try
         self._turn = asyncio.Lock()
         self._known: dict[str, tuple[float, User]] = {}
 
@@ -92,25 +95,22 @@ class Supabase:
             return self._secret
         if algorithm not in _PUBLIC or self._url is None or not isinstance(kid, str):
             raise InvalidTokenError
-        if self._is_due(kid):
+        if self._may_be_new(kid):  # who shows a known key never waits for a stranger's made-up one
             async with self._turn:
-                if self._is_due(kid):
-                    self._well = await self._fetch(self._url)
+                if self._may_be_new(kid) and time.monotonic() - self._tried > _PAUSE:
                     self._tried = time.monotonic()
+                    await self._fetch(self._url)
         key = self._keys.get(kid)
-        if key is None and not self._well:
+        if key is None and self._fetched < self._tried:
             raise UnavailableError("The keys of the sign-in cannot be had: try again in a moment.")
         if key is None or key.algorithm_name != algorithm:
             raise InvalidTokenError
         return key
 
-    def _is_due(self, kid: str) -> bool:
-        """Tell whether to ask for keys: whoever has a good one never waits for another's."""
-        now = time.monotonic()
-        unsure = kid not in self._keys or now - self._fetched > _FRESH
-        return unsure and now - self._tried > _PAUSE
+    def _may_be_new(self, kid: str) -> bool:
+        return kid not in self._keys or time.monotonic() - self._fetched > _FRESH
 
-    async def _fetch(self, url: str) -> bool:
+    async def _fetch(self, url: str) -> None:
         """Ask for the public keys; those that are known stay when nobody answers."""
         timeout = aiohttp.ClientTimeout(total=_LIMIT)
         try:
@@ -118,35 +118,24 @@ class Supabase:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.get(url, allow_redirects=False) as response,
             ):
-                keys = _keys_of(await _body_of(response))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                body = await _read(response)
+            keys = jwt.PyJWKSet.from_json(body.decode()).keys
+        except _NO_KEYS as error:
             log.warning("supabase_keys_unavailable", error=type(error).__name__)
-            return False
-        self._keys = keys
+            return
+        self._keys = {key.key_id: key for key in keys if isinstance(key.key_id, str)}
         self._fetched = time.monotonic()
-        return True
 
 
-async def _body_of(response: aiohttp.ClientResponse) -> bytes:
-    """Give a body of at most _MOST bytes; ValueError when it is longer or none was to be had."""
-    if response.status != HTTPStatus.OK:
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    if response.status != HTTPStatus.OK:  # a redirect has a body, too
         raise ValueError(response.status)
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _MOST:
-            raise ValueError(_MOST)
+            raise ValueError("More than any project's keys.")
     return bytes(body)
-
-
-def _keys_of(body: bytes) -> dict[str, jwt.PyJWK]:
-    """Give the keys by their id; ValueError when these are none."""
-    try:
-        keys = jwt.PyJWKSet.from_json(body.decode()).keys
-    # PyJWT looks at what it gets as if it were well formed.
-    except (*_NOT_KEYS, jwt.PyJWTError) as error:
-        raise ValueError(type(error).__name__) from error
-    return {key.key_id: key for key in keys if isinstance(key.key_id, str)}
 
 
 def _role_of(claims: dict[str, Any]) -> Role:
