@@ -121,7 +121,11 @@ async def _end(task: asyncio.Task[None]) -> None:
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> str:
     """Answer on SERVER_HOST:SERVER_PORT; give the URL under which it is reached."""
     runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=_WEB_GRACE, max_line_size=_LONGEST_LINE
+        app,
+        access_log=None,
+        shutdown_timeout=_WEB_GRACE,
+        max_line_size=_LONGEST_LINE,
+        auto_decompress=False,  # it stops the loop for as long as a stranger likes
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -127,6 +127,14 @@ async def test_an_idle_server_stops_at_once_and_says_so(tmp_path: Path, dsn: str
         assert events[-1] == "server_stopped"
 
 
+async def test_nothing_is_unpacked_for_strangers(tmp_path: Path, dsn: str) -> None:
+    """A megabyte may be a gigabyte, and the loop stands still for it; aiohttp knows no brotli."""
+    async with server(tmp_path, DATABASE_URL=dsn) as one, client(one) as session:
+        packed = {"Content-Encoding": "br"}
+        answer = await session.post("/api/testcases", data=b"x", headers=packed)
+        assert (await answer.json())["error"] == "The body is compressed: send it as it is."
+
+
 # ---------------------------------------------------------------- starts that fail
 
 

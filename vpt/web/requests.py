@@ -77,6 +77,7 @@ async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], 
 
 
 async def _read_long(request: web.Request, most: int) -> bytes:
+    _refuse_packed(request)
     if (request.content_length or 0) > most:
         raise TooLargeError
     chunks, size = [], 0
@@ -143,6 +144,7 @@ async def _in_thread_if_long(body: bytes, work: Any) -> Any:
 
 
 async def _read(request: web.Request) -> bytes:
+    _refuse_packed(request)
     if (request.content_length or 0) > request.client_max_size:
         raise TooLargeError
     try:
@@ -154,6 +156,11 @@ async def _read(request: web.Request) -> bytes:
         raise SlowBodyError from error
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
         raise BadRequestError("The body is broken.") from error
+
+
+def _refuse_packed(request: web.Request) -> None:
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise BadRequestError("The body is compressed: send it as it is.")
 
 
 def _load(schema: Schema, body: bytes) -> Any:
