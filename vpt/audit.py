@@ -103,7 +103,14 @@ class Audit:
         """
         for _ in range(0, len(self._waiting), _AT_ONCE):  # what comes meanwhile has its own turn
             batch = list(islice(self._waiting, _AT_ONCE))
-            await self._db.row("store_audit", entries=json.encode(batch).decode())
+            try:
+                await self._db.row("store_audit", entries=json.encode(batch).decode())
+            except DatabaseAwayError:
+                raise
+            except (
+                Exception
+            ):  # a mistake of ours; the next entries must not wait behind it for ever
+                log.exception("audit_lost", entries=len(batch))
             written = {entry.id for entry in batch}
             while self._waiting and self._waiting[0].id in written:
                 self._waiting.popleft()

@@ -212,6 +212,18 @@ async def test_the_audit_is_written_by_itself_at_once_and_at_the_stop(
     assert await _stored(db) == 2
 
 
+async def test_entries_that_cannot_be_written_stop_no_others(
+    db: Database,
+) -> None:
+    one = audit.Audit(db)
+    async with one.running():
+        for status in (2**40, 200):  # the first one is no integer to PostgreSQL
+            one.note(audit.Entry("me", "admin", None, "POST", "/x", "/x", status, "::1", "r"))
+            assert await until(lambda: not one._waiting)
+            await one.flush()
+    assert await _stored(db) == 1
+
+
 async def _stored(db: Database) -> int:
     everything = {"user_id": None, "method": None, "since": None, "until": None}
     return len(await db.rows("audit_items", **Page(9).args(), **everything))
