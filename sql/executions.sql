@@ -66,14 +66,15 @@ LATERAL (
         (
             SELECT coalesce(json_agg(row_to_json(one) ORDER BY planned.index), '[]')
             FROM execution_attempts AS a
-            CROSS JOIN unnest(e.actions) WITH ORDINALITY AS planned (action, index)
+            CROSS JOIN ROWS FROM (unnest(e.actions), json_array_elements(e.steps))
+                WITH ORDINALITY AS planned (action, step, index)
             LEFT JOIN execution_steps AS s
                 ON s.execution_id = a.execution_id
                 AND s.attempt = a.attempt
                 AND s.step = planned.index,
             LATERAL (
                 SELECT
-                    planned.index, planned.action, coalesce(s.status, 'skipped') AS status,
+                    planned.index, planned.action, planned.step, coalesce(s.status, 'skipped') AS status,
                     coalesce(s.tries, 0) AS tries, iso(s.started_at) AS started_at,
                     iso(s.finished_at) AS finished_at, s.duration_ms, s.output, s.error,
                     CASE

@@ -64,7 +64,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     steps = [
         {"command": "look", "answers": said},
         {"command": "press", "success": False, "answers": {"error": "stuck"}},
-        {"command": "never"},
+        {"command": "never", "params": {"key": "OK", "times": 2}},
     ]
     case = await made(operator, "/api/testcases", test_case(steps=steps, test_retries=1))
     execution_id = (await vpt("run", "testcase", case["id"], "--no-wait")).out.strip()
@@ -76,7 +76,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     assert len(links) == 2
     async with operator.session.get(links[0], headers={"Authorization": ""}) as picture:
         assert picture.content_type == "image/png"
-    told = re.sub(r", \d+ ms|\?expires\S+", "", whole).splitlines()
+    told = re.sub(r", \d+ ms|\?expires\S+| \((?:answers|success) .*\)", "", whole).splitlines()
     attempt = [
         "  step 1, look: passed",
         "    output:",
@@ -87,7 +87,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
         "  step 2, press: failed",
         "    error:",
         "    | stuck",
-        "  step 3, never: skipped",
+        "  step 3, never (key OK, times 2): skipped",
         "attempt 1: failed",
     ]
     assert told[:13] == [

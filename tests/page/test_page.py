@@ -191,6 +191,7 @@ async def test_a_run_is_started_and_watched_step_by_step_to_its_verdict(
         steps = page.locator(".step")
         await expect(steps.nth(0).locator(".pill")).to_have_text("passed")
         await expect(steps.nth(0)).to_contain_text("channel 5")
+        await expect(steps.nth(0).locator(".wish")).to_have_text("to 5")
         picture = steps.nth(0).locator("img")
         await expect(picture).to_have_js_property("naturalWidth", 1)
         await expect(told).to_have_text("Step 2 of 2 runs on tvs:tv2.")

@@ -10,10 +10,10 @@ from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
 
 
-async def run(client: Client, **changes: object) -> Json:
+async def run(client: Client, wish: Json | None = None, **changes: object) -> Json:
     """Make a test case and run it."""
     case = await made(client, "/api/testcases", test_case(**changes))
-    return await made(client, f"/api/testcases/{case['id']}/execute", {})
+    return await made(client, f"/api/testcases/{case['id']}/execute", wish or {})
 
 
 async def finished(client: Client, execution: Json) -> Json:
@@ -23,8 +23,10 @@ async def finished(client: Client, execution: Json) -> Json:
 
 async def test_an_execution_tells_its_attempts_and_steps(operator: Client, host: FakeHost) -> None:
     host.answer = lambda action: {"success": action["step"] == 1, "output": "out", "error": "no"}
-    done = await finished(operator, await run(operator, steps=[{"command": "a"}] * 3))
+    steps = [{"command": "a", "params": {"key": key}} for key in ("${key}", "B", "C")]
+    done = await finished(operator, await run(operator, {"parameters": {"key": 1}}, steps=steps))
     assert done["status"] == "failed"
+    assert [step["step"]["params"]["key"] for step in done["steps"]] == [1, "B", "C"]
     assert [(a["attempt"], a["host"], a["status"]) for a in done["attempts"]] == [
         (1, "host-1", "failed")
     ]

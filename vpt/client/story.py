@@ -13,7 +13,7 @@ from vpt.client.exits import MisuseError
 from vpt.client.kinds import CAMPAIGN, NOT_FOUND, TEST_CASE
 from vpt.client.tasks import end
 from vpt.client.wire import Wire
-from vpt.client.words import harmless, one_line, seconds, summary
+from vpt.client.words import harmless, one_line, seconds, summary, what_it_asks
 from vpt.model import ExecutionStatus, Json, StepStatus
 
 #: Seconds between looks, where no event says that there is something new.
@@ -132,9 +132,9 @@ class _Teller:
     async def _tell_step(self, step: Json) -> None:
         took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
         tries = f", {step['tries']} tries" if step["tries"] > 1 else ""
-        click.echo(
-            f"  step {step['index']}, {one_line(step['action'])}: {step['status']}{took}{tries}"
-        )
+        asks = what_it_asks(step["step"])
+        what = one_line(step["action"]) + (f" ({asks})" if asks else "")
+        click.echo(f"  step {step['index']}, {what}: {step['status']}{took}{tries}")
         for kind in ("output", "error"):
             if step[kind]:
                 click.echo(f"    {kind}:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ _WAITS = {
     WaitReason.PAUSED: "the host that fits is held back, since it came and went",
 }
 _NAMED = 3
+_COMMANDS, _BRIEF = ("command", "action_type"), 200
 
 
 def harmless(text: str) -> str:
@@ -69,6 +71,18 @@ def why_it_waits(told: Json) -> str:
     place = f", place {told['position']} in line" if told.get("position") else ""
     eta = f", about {told['eta_s']:.0f} s" if told.get("eta_s") is not None else ""
     return f"waits: {words}{place}{eta}"
+
+
+def what_it_asks(step: Json) -> str:
+    """Say in a few words what a step asks for, its command aside; nothing when that is all."""
+    more = {name: value for name, value in step.items() if name not in _COMMANDS}
+    params = more.get("params")
+    wanted = params if isinstance(params, dict) else more
+    told = (
+        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in wanted.items()
+    )
+    return one_line(", ".join(told), _BRIEF)
 
 
 def why_not_passed(execution: Json) -> str:

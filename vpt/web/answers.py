@@ -255,6 +255,7 @@ class StepShown(Shown):
 
     index = _whole("From 1.")
     action = _text("The step's command.")
+    step = f.Dict(metadata=about("What was asked for, with the parameters filled in."))
     status = _one_of(StepStatus)
     tries = _whole()
     started_at = _moment(none=True)
@@ -302,6 +303,7 @@ class Execution(ListedExecution):
             {
                 "index": 1,
                 "action": "http_request",
+                "step": {"command": "http_request", "params": {"url": "http://tv.example/"}},
                 "status": "passed",
                 "tries": 1,
                 "started_at": _EARLY,

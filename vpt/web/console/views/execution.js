@@ -12,6 +12,7 @@ import { inTurn } from "../work.js";
 const REST = 150; // milliseconds between two reads
 const LOOK = 5000; // milliseconds between two looks at the queue
 const LONG = 2000; // characters of output that are shown at once
+const BRIEF = 200; // characters of what a step asks for
 
 /** Show it. */
 export function execution({ id, signal }) {
@@ -263,6 +264,7 @@ function spanOf(attempt, steps) {
 function stepRow(signal) {
   const number = h("span", { class: "number" });
   const what = h("code", {});
+  const wish = h("span", { class: "wish" });
   const status = pill();
   const took = h("small", {});
   const now = h("small", { hidden: true });
@@ -274,7 +276,7 @@ function stepRow(signal) {
     "li",
     { class: "step fresh" },
     number,
-    h("span", {}, what, " ", took),
+    h("span", {}, what, " ", wish, " ", took),
     status.node,
     h("div", { class: "track", "aria-hidden": "true" }, part),
     h("div", { class: "more" }, now, error, output, shot),
@@ -283,6 +285,7 @@ function stepRow(signal) {
   const update = (step) => {
     say(number, step.index);
     say(what, step.action);
+    say(wish, briefly(step.step));
     status.set(step.status);
     say(
       took,
@@ -312,6 +315,15 @@ function stepRow(signal) {
     show(now, text);
   };
   return { node, update, place, says };
+}
+
+/** Say in a line what a step asks for, beside its command. */
+function briefly({ command, action_type, ...more }) {
+  const wanted = more.params && typeof more.params === "object" ? more.params : more;
+  const text = Object.entries(wanted)
+    .map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join(", ");
+  return text.length <= BRIEF ? text : `${text.slice(0, BRIEF)}…`;
 }
 
 function drawOutput(place, output) {
