@@ -59,7 +59,10 @@ function draw() {
   here = location.hash;
   by("dialog").close();
   frame();
-  if (session.token === null) return place(signIn(enter), "Sign in");
+  if (session.token === null) {
+    if (!by("signin-error")) place(signIn(enter), "Sign in"); // else what it says stays
+    return;
+  }
   const { path, query } = address();
   const [match, view, section] = find(path);
   for (const link of by("nav").children) {
