@@ -1,7 +1,7 @@
 -- Campaigns as clients see them.
 
 -- campaign_items(id, limit, before_at, before_id, q)
-SELECT page.id, page.created_at, row_to_json(item)::text AS item
+SELECT page.id, page.created_at, page.version, row_to_json(item)::text AS item
 FROM (
     SELECT *
     FROM campaigns
@@ -20,7 +20,7 @@ CROSS JOIN LATERAL (
             CROSS JOIN LATERAL (SELECT test_case_id, device_id, host_id, parameters) AS entry
             WHERE campaign_id = page.id
         ) AS test_cases,
-        page.stop_on_failure, page.parallelism, page.priority,
+        page.stop_on_failure, page.parallelism, page.priority, page.version,
         iso(page.created_at) AS created_at, iso(page.updated_at) AS updated_at
 ) AS item
 ORDER BY page.created_at DESC, page.id DESC;
@@ -40,16 +40,19 @@ ORDER BY position;
 INSERT INTO campaigns (id, name, description, stop_on_failure, parallelism, priority)
 VALUES ($1, $2, $3, $4, $5, $6);
 
--- update_campaign(id, name, description, stop_on_failure, parallelism, priority)
+-- update_campaign(id, versions, name, description, stop_on_failure, parallelism, priority)
+-- `versions`: those that the client will overwrite, NULL for any.
 UPDATE campaigns
 SET
+    version = version + 1,
     updated_at = now(),
-    name = $2,
-    description = $3,
-    stop_on_failure = $4,
-    parallelism = $5,
-    priority = $6
+    name = $3,
+    description = $4,
+    stop_on_failure = $5,
+    parallelism = $6,
+    priority = $7
 WHERE id = $1
+    AND ($2::int[] IS NULL OR version = ANY ($2))
 RETURNING id;
 
 -- delete_campaign_entries(campaign_id)
@@ -60,7 +63,8 @@ WHERE campaign_id = $1;
 INSERT INTO campaign_entries (campaign_id, position, test_case_id, device_id, host_id, parameters)
 VALUES ($1, $2, $3, $4, $5, $6);
 
--- delete_campaign(id)
+-- delete_campaign(id, versions)
 DELETE FROM campaigns
 WHERE id = $1
+    AND ($2::int[] IS NULL OR version = ANY ($2))
 RETURNING id;

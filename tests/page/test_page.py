@@ -398,6 +398,7 @@ async def test_a_campaign_is_made_reordered_and_deleted(
         await make(api, "a", model="tv", name=name)
     async with visit(browser, vpt) as seen:
         page = seen.page
+        seen.expected = ("412",)
         await page.get_by_role("link", name="Campaigns").click()
         await page.get_by_role("link", name="New", exact=True).click()
         await expect(page.get_by_role("heading", name="New campaign")).to_be_visible()
@@ -415,6 +416,11 @@ async def test_a_campaign_is_made_reordered_and_deleted(
             for entry in item["test_cases"]
         ]
         assert (names, item["parallelism"]) == (["Two", "One"], 2)
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_text("Saved as version 2.")).to_be_visible()
+        await ask(api, "PUT", f"/api/campaigns/{item['id']}", item)
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_text("Somebody else changed it meanwhile.")).to_be_visible()
         await page.get_by_role("link", name="All campaigns").click()
         await page.get_by_role("button", name="Delete Both").click()
         await page.get_by_role("button", name="Delete it").click()
@@ -565,8 +571,10 @@ async def test_a_revoked_token_asks_to_sign_in_again_and_comes_back_to_the_same_
         await seen.go("/testcases")
         await expect(page.get_by_label("Find by name")).to_be_visible()
         await api.delete(f"/api/tokens/{made['id']}")
+        asked = page.get_by_role("alert").filter(has_text="Sign in with")
+        await expect(asked).to_be_visible()
         await seen.go("/testcases?q=x")
-        await expect(page.get_by_role("alert").filter(has_text="Sign in with")).to_be_visible()
+        await expect(asked).to_be_visible()
         await page.get_by_label("Token").fill(token(Role.VIEWER))
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_label("Find by name")).to_have_value("x")

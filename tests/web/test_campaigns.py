@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.conftest import Client
@@ -53,6 +54,22 @@ async def test_a_campaign_lives(operator: Client) -> None:
     assert (await operator.delete(path)).status == 204
     for method in ("GET", "PUT", "DELETE"):
         assert (await refused(operator, method, path, json=one))[0] == 404
+
+
+async def test_a_change_over_another_ones_change_is_refused(operator: Client) -> None:
+    one = await campaign(operator)
+    path = f"/api/campaigns/{one['id']}"
+    headers = {"If-Match": (await operator.get(path)).headers["ETag"]}
+    bodies = [one | {"name": name} for name in "abcd"]
+    answers = await asyncio.gather(
+        *(operator.put(path, json=body, headers=headers) for body in bodies)
+    )
+    assert sorted(answer.status for answer in answers) == [200, 412, 412, 412]
+    status, answer = await refused(operator, "DELETE", path, headers=headers)
+    assert (status, answer["code"]) == (412, "precondition_failed")
+    [winner] = [await answer.json() for answer in answers if answer.status == 200]
+    assert (winner, winner["version"]) == (await got(operator, path), 2)
+    assert (await operator.delete(path, headers={"If-Match": '"2"'})).status == 204
 
 
 async def test_a_test_case_that_a_campaign_uses_cannot_be_deleted(operator: Client) -> None:

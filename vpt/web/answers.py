@@ -149,11 +149,13 @@ class Campaign(Shown, CampaignSchema):
 
     id = _text()
     test_cases = f.List(f.Nested(CampaignEntry))
+    version = _whole("Raised by each PUT; the ETag is made of it.")
     created_at = _moment()
     updated_at = _moment()
     example: ClassVar[Json] = {
         "id": _CAMPAIGN,
         **CampaignSchema.example,
+        "version": 1,
         "created_at": _EARLY,
         "updated_at": _EARLY,
     }

@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from vpt.db import Session
 from vpt.errors import (
     ConflictError,
     InvalidError,
+    PreconditionError,
     UnprocessableError,
 )
 from vpt.model import Json, NewCampaign, NewExecution, RequestKey, Role
@@ -19,8 +20,8 @@ from vpt.web import answers
 from vpt.web.auth import needs, user_of
 from vpt.web.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.keys import DB, LAB
-from vpt.web.operations import body_of, operation, page_of, query_of
-from vpt.web.params import WAIT, Page, choice, text
+from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_of
+from vpt.web.params import IF_MATCH, WAIT, Page, choice, etag, text
 from vpt.web.requests import (
     found,
     json_response,
@@ -33,6 +34,8 @@ from vpt.web.schemas import CAMPAIGN, NOTHING
 from vpt.web.testcases import NOT_STARTED, filled_steps, new_execution, resolve_device, test_cases
 
 routes = web.RouteTableDef()
+
+_ONE = Answer({JSON: answers.Campaign}, headers=(hdrs.ETAG,))
 
 
 @routes.get("/api/campaigns")
@@ -47,7 +50,7 @@ async def list_campaigns(request: web.Request) -> web.Response:
 
 @routes.post("/api/campaigns")
 @needs(Role.OPERATOR)
-@operation(answers.Campaign, 201, body=CAMPAIGN, refuses=(UnprocessableError,))
+@operation(_ONE, 201, body=CAMPAIGN, refuses=(UnprocessableError,))
 async def create_campaign(request: web.Request) -> web.Response:
     """Make a campaign."""
     campaign = await body_of(request)
@@ -57,20 +60,22 @@ async def create_campaign(request: web.Request) -> web.Response:
         await _check_references(session, entries)
         await session.row("insert_campaign", id=campaign_id, **campaign)
         await _store_entries(session, campaign_id, entries)
-    return json_text(await _item(request, campaign_id), 201)
+    return await _answer(request, campaign_id, 201)
 
 
 @routes.get("/api/campaigns/{id}")
 @needs(Role.VIEWER)
-@operation(answers.Campaign)
+@operation(_ONE)
 async def get_campaign(request: web.Request) -> web.Response:
-    """Show a campaign."""
-    return json_text(await _item(request, path_id(request)))
+    """Show a campaign, with its version as ETag."""
+    return await _answer(request, path_id(request))
 
 
 @routes.put("/api/campaigns/{id}")
 @needs(Role.OPERATOR)
-@operation(answers.Campaign, body=CAMPAIGN, refuses=(UnprocessableError,))
+@operation(
+    _ONE, headers=(IF_MATCH,), body=CAMPAIGN, refuses=(PreconditionError, UnprocessableError)
+)
 async def put_campaign(request: web.Request) -> web.Response:
     """Replace a campaign; what it runs already goes on as it began."""
     db, campaign_id = request.app[DB], path_id(request)
@@ -79,18 +84,27 @@ async def put_campaign(request: web.Request) -> web.Response:
     entries = campaign.pop("test_cases")
     async with db.transaction() as session:
         await _check_references(session, entries)
-        found(await session.row("update_campaign", id=campaign_id, **campaign))
+        versions = IF_MATCH.of(request.headers)
+        if (
+            await session.row("update_campaign", id=campaign_id, versions=versions, **campaign)
+            is None
+        ):
+            raise PreconditionError
         await session.row("delete_campaign_entries", campaign_id=campaign_id)
         await _store_entries(session, campaign_id, entries)
-    return json_text(await _item(request, campaign_id))
+    return await _answer(request, campaign_id)
 
 
 @routes.delete("/api/campaigns/{id}")
 @needs(Role.OPERATOR)
-@operation(None, 204)
+@operation(None, 204, headers=(IF_MATCH,), refuses=(PreconditionError,))
 async def delete_campaign(request: web.Request) -> web.Response:
     """Delete a campaign; what it ran stays."""
-    found(await request.app[DB].row("delete_campaign", id=path_id(request)))
+    db, campaign_id = request.app[DB], path_id(request)
+    found(await db.row("campaign_to_run", id=campaign_id))
+    versions = IF_MATCH.of(request.headers)
+    if await db.row("delete_campaign", id=campaign_id, versions=versions) is None:
+        raise PreconditionError
     return no_content()
 
 
@@ -162,10 +176,10 @@ async def cancel_campaign_execution(request: web.Request) -> web.Response:
     return json_response({"campaign_execution_id": execution_id, "status": status}, 202)
 
 
-async def _item(request: web.Request, campaign_id: str) -> str:
+async def _answer(request: web.Request, campaign_id: str, status: int = 200) -> web.Response:
     args = Page(0).args()
     row = found(await request.app[DB].row("campaign_items", id=campaign_id, q=None, **args))
-    return str(row["item"])
+    return json_text(row["item"], status, etag=etag(row["version"]))
 
 
 async def _execution_item(request: web.Request, execution_id: str) -> str:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from aiohttp import hdrs
+
 from vpt.errors import BadRequestError
 from vpt.model import Json
 
@@ -22,6 +24,7 @@ LONGEST_CURSOR = 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
 _WHOLE = re.compile(r"[0-9]{1,9}")
+_ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +165,25 @@ WAIT = Param(
     _read_wait,
     0.0,
     example=20,
+)
+
+
+def etag(version: int) -> str:
+    """Give the ETag of a version."""
+    return f'"{version}"'
+
+
+def _read_versions(header: str) -> list[int] | None:
+    """Give the versions that If-Match allows, None for any; a weak one never matches."""
+    if header.strip() == "*":
+        return None
+    return [int(version) for version in _ETAG.findall(header.strip())]
+
+
+IF_MATCH = Param(
+    hdrs.IF_MATCH,
+    "The ETag of what you read: 412 when somebody changed it since.",
+    {"type": "string"},
+    _read_versions,
+    example='"1"',
 )

@@ -147,6 +147,7 @@ class _Item(Schema):
     """An object that may come back as it was read: fields that only the server sets are dropped."""
 
     id = f.String(dump_only=True, metadata=about("Made by the server."))
+    version = f.Integer(dump_only=True, metadata=about("Raised by each PUT."))
     created_at = f.DateTime(dump_only=True, metadata=about("Set by the server."))
     updated_at = f.DateTime(dump_only=True, metadata=about("Set by the server."))
 
@@ -177,7 +178,6 @@ class TestCaseSchema(_Item):
     tags = words("Words to find it by.")
     timeout_s = _seconds("Seconds that an attempt may take.", load_default=None, allow_none=True)
     test_retries = _whole("More attempts after a failed one.", 0, MOST_RETRIES, load_default=0)
-    version = f.Integer(dump_only=True, metadata=about("Raised by each PUT."))
     example: ClassVar[Json] = {
         "name": "The app starts",
         "description": "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from vpt.web.auth import needs, user_of
 from vpt.web.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.keys import DB, LAB
 from vpt.web.operations import JSON, Answer, body_of, operation, page_of, query_of
-from vpt.web.params import Param, text
+from vpt.web.params import IF_MATCH, etag, text
 from vpt.web.requests import (
     found,
     json_response,
@@ -41,7 +40,6 @@ from vpt.web.schemas import EXECUTE, TEST_CASE, check_steps
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
-_ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
 #: Why an accepted wish may not be carried out.
 NOT_STARTED = (
     UnprocessableError,
@@ -51,22 +49,6 @@ NOT_STARTED = (
     DiskFullError,
 )
 _ONE = Answer({JSON: answers.TestCase}, headers=(hdrs.ETAG,))
-
-
-def _read_versions(header: str) -> list[int] | None:
-    """Give the versions that If-Match allows, None for any; a weak one never matches."""
-    if header.strip() == "*":
-        return None
-    return [int(version) for version in _ETAG.findall(header.strip())]
-
-
-_IF_MATCH = Param(
-    hdrs.IF_MATCH,
-    "The ETag of what you read: 412 when somebody changed it since.",
-    {"type": "string"},
-    _read_versions,
-    example='"1"',
-)
 
 
 @routes.get("/api/testcases")
@@ -107,13 +89,13 @@ async def get_test_case(request: web.Request) -> web.Response:
 
 @routes.put("/api/testcases/{id}")
 @needs(Role.OPERATOR)
-@operation(_ONE, headers=(_IF_MATCH,), body=TEST_CASE, refuses=(PreconditionError,))
+@operation(_ONE, headers=(IF_MATCH,), body=TEST_CASE, refuses=(PreconditionError,))
 async def put_test_case(request: web.Request) -> web.Response:
     """Replace a test case; with If-Match only where nobody else did meanwhile."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
     test_case = await body_of(request)
-    versions = _IF_MATCH.of(request.headers)
+    versions = IF_MATCH.of(request.headers)
     done = await db.row("update_test_case", id=test_case_id, versions=versions, **test_case)
     if done is None:
         raise PreconditionError
@@ -122,13 +104,13 @@ async def put_test_case(request: web.Request) -> web.Response:
 
 @routes.delete("/api/testcases/{id}")
 @needs(Role.OPERATOR)
-@operation(None, 204, headers=(_IF_MATCH,), refuses=(ConflictError, PreconditionError))
+@operation(None, 204, headers=(IF_MATCH,), refuses=(ConflictError, PreconditionError))
 async def delete_test_case(request: web.Request) -> web.Response:
     """Delete a test case that no campaign uses; what it ran stays."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
     if (
-        await db.row("delete_test_case", id=test_case_id, versions=_IF_MATCH.of(request.headers))
+        await db.row("delete_test_case", id=test_case_id, versions=IF_MATCH.of(request.headers))
         is None
     ):
         raise PreconditionError
@@ -167,7 +149,7 @@ async def execute_test_case(request: web.Request) -> web.Response:
 
 async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:
     row = found(await request.app[DB].row("test_case_item", id=test_case_id))
-    return json_text(row["item"], status, etag=f'"{row["version"]}"')
+    return json_text(row["item"], status, etag=etag(row["version"]))
 
 
 async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:

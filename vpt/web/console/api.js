@@ -4,6 +4,8 @@ import { setClock } from "./format.js";
 import { session } from "./session.js";
 
 const PATIENCE = 2; // seconds between two tries where the server names none
+const OVERTAKEN =
+  "Somebody else changed it meanwhile. Copy what you changed, load the page again and put it in.";
 const AWAY = "The server does not answer.";
 
 /** What the server said no with; `message` is for people. */
@@ -54,10 +56,13 @@ export async function blob(path, signal) {
   );
 }
 
-/** Give the object with its version: [object, ETag]. */
-export async function getWithTag(path, signal) {
-  const read = async (response) => [await response.json(), response.headers.get("ETag")];
-  return patiently(() => send("GET", path, { signal, read }), signal);
+/** Replace what was read in that version, unless somebody else did meanwhile. */
+export async function overwrite(path, body, version) {
+  try {
+    return await write("PUT", path, body, { headers: { "If-Match": `"${version}"` } });
+  } catch (error) {
+    throw error.status === 412 ? new Error(OVERTAKEN) : error;
+  }
 }
 
 /** Make a key under which a request is done once, however often it is sent. */

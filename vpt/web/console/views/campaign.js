@@ -1,6 +1,6 @@
 // One campaign, to read, change, copy and make.
 
-import { all, get, write } from "../api.js";
+import { all, get, overwrite, write } from "../api.js";
 import { doing } from "../dialog.js";
 import { button, field, fill, h, saved, say, touched } from "../h.js";
 import { empty, trouble } from "../parts.js";
@@ -87,6 +87,7 @@ function form(item, id, tests) {
   const priority = number(item.priority, { min: 0, max: 100 });
   const stop = h("input", { type: "checkbox", checked: item.stop_on_failure, disabled: !writes });
   const entries = entriesEditor(item.test_cases, tests, writes);
+  let version = item.version;
   const save = h("button", { class: "strong" }, id ? "Save" : "Make it");
   const submit = (event) => {
     event.preventDefault();
@@ -101,9 +102,10 @@ function form(item, id, tests) {
         priority: Number(priority.value || 0),
       };
       if (id) {
-        await write("PUT", `/api/campaigns/${encodeURIComponent(id)}`, body);
+        const path = `/api/campaigns/${encodeURIComponent(id)}`;
+        ({ version } = await overwrite(path, body, version));
         saved(event.target);
-        say(done, "Saved.");
+        say(done, `Saved as version ${version}.`);
       } else {
         const made = await write("POST", "/api/campaigns", body);
         saved(event.target);

@@ -1,6 +1,6 @@
 // One test case, to read, change, copy and make.
 
-import { getWithTag, write } from "../api.js";
+import { get, overwrite, write } from "../api.js";
 import { doing } from "../dialog.js";
 import { button, field, fill, h, saved, say, show, touched } from "../h.js";
 import { trouble } from "../parts.js";
@@ -56,17 +56,17 @@ export function testCase({ id, query, signal }) {
   const from = id === "new" ? query.get("from") : id;
   const place = h("div", {}, h("p", { role: "status" }, "Reading…"));
   const title = id === "new" ? "New test case" : "Test case";
-  if (!from) fill(place, form(FRESH, null, null));
+  if (!from) fill(place, form(FRESH, null));
   else {
-    getWithTag(`/api/testcases/${encodeURIComponent(from)}`, signal).then(
-      ([item, tag]) => {
+    get(`/api/testcases/${encodeURIComponent(from)}`, {}, signal).then(
+      (item) => {
         if (signal.aborted) return;
         const copy = id === "new";
         fill(
           place,
           copy
-            ? form({ ...item, name: `Copy of ${item.name}`.slice(0, 100) }, null, null)
-            : form(item, id, tag),
+            ? form({ ...item, name: `Copy of ${item.name}`.slice(0, 100) }, null)
+            : form(item, id),
         );
       },
       (error) =>
@@ -95,7 +95,7 @@ export function testCase({ id, query, signal }) {
   };
 }
 
-function form(item, id, tag) {
+function form(item, id) {
   const wrong = trouble();
   const done = h("p", { role: "status" });
   const writes = can("operator");
@@ -114,7 +114,7 @@ function form(item, id, tag) {
   const retries = text(item.test_retries, { type: "number", min: 0, max: 10 });
   const steps = stepsEditor(item.steps, writes);
   const save = h("button", { class: "strong" }, id ? "Save" : "Make it");
-  let version = tag;
+  let { version } = item;
 
   const submit = (event) => {
     event.preventDefault();
@@ -136,20 +136,10 @@ function form(item, id, tag) {
         if (event.target.isConnected) location.hash = `#/testcases/${encodeURIComponent(made.id)}`;
         return;
       }
-      try {
-        const now = await write("PUT", `/api/testcases/${encodeURIComponent(id)}`, body, {
-          headers: { "If-Match": version },
-        });
-        version = `"${now.version}"`;
-        saved(event.target);
-        say(done, `Saved as version ${now.version}.`);
-      } catch (error) {
-        throw error.status === 412
-          ? new Error(
-              "Somebody else changed it meanwhile. Copy your steps, load the page again and put them in.",
-            )
-          : error;
-      }
+      const path = `/api/testcases/${encodeURIComponent(id)}`;
+      ({ version } = await overwrite(path, body, version));
+      saved(event.target);
+      say(done, `Saved as version ${version}.`);
     });
   };
   return h(
