@@ -107,9 +107,8 @@ class Audit:
                 await self._db.row("store_audit", entries=json.encode(batch).decode())
             except DatabaseAwayError:
                 raise
-            except (
-                Exception
-            ):  # a mistake of ours; the next entries must not wait behind it for ever
+            except Exception:
+                # A mistake of ours: the next entries must not wait behind it for ever.
                 log.exception("audit_lost", entries=len(batch))
             written = {entry.id for entry in batch}
             while self._waiting and self._waiting[0].id in written:
