@@ -15,7 +15,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from vpt.db import POOL_SIZE, read_queries
+from vpt.store.db import POOL_SIZE, read_queries
 
 POOL = web.AppKey("pool", asyncpg.Pool)
 SESSION = web.AppKey("session", aiohttp.ClientSession)

@@ -28,7 +28,8 @@ import jwt
 import structlog
 from wire import BadAnswerError
 
-from vpt import db, embedded
+from vpt import embedded
+from vpt.store import db
 
 BENCH = Path(__file__).resolve().parent
 ENV = BENCH / "env"

@@ -33,9 +33,10 @@ from tests.grafana.kit import (
     statements,
     with_variables,
 )
-from vpt import db, embedded
+from vpt import embedded
 from vpt.config import Config
-from vpt.grafana_role import ROLE, prepare
+from vpt.store import db
+from vpt.store.grafana_role import ROLE, prepare
 
 RANGES = {
     "6 h": timedelta(hours=6),

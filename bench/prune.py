@@ -22,10 +22,10 @@ import structlog
 from seed import fill_executions, fill_hosts, fill_samples
 
 from vpt import embedded
-from vpt.artifacts import Artifacts, Files
 from vpt.config import Config
-from vpt.db import Database, Session, migrate
-from vpt.prune import Ages, Pruning
+from vpt.store.artifacts import Artifacts, Files
+from vpt.store.db import Database, Session, migrate
+from vpt.store.prune import Ages, Pruning
 
 GOAL = 10.0  # seconds of a round
 PICTURE = bytes(4096)

@@ -18,12 +18,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from vpt import embedded
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database, migrate
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import Role
+from vpt.store.db import Database, migrate
 from vpt.web.app import make_app
-from vpt.web.auth import issue_token
+from vpt.web.http.auth import issue_token
 
 SECRET = "a secret of the tests that is long enough"
 JOIN_TOKEN = "the tests' join token"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpt.db import Database
+from vpt.store.db import Database
 
 STEPS = 3  # of an attempt; the first one has a screenshot
 BYTES = 10  # of a screenshot

@@ -18,11 +18,11 @@ import pytest
 
 from tests.actors.fake_host import until
 from tests.conftest import SECRET
-from vpt import backup
-from vpt.artifacts import Artifacts
-from vpt.backup import BackupError, dump, load
-from vpt.db import SQL, migrate, migrations
-from vpt.seal import Sealer
+from vpt.store import backup
+from vpt.store.artifacts import Artifacts
+from vpt.store.backup import BackupError, dump, load
+from vpt.store.db import SQL, migrate, migrations
+from vpt.store.seal import Sealer
 
 HERE = Path(__file__).parent
 SEED = "".join(

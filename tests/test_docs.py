@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from vpt.cli import cli
+from vpt.commands.cli import cli
 from vpt.config import ClientConfig, Config, with_grafana_keys, with_keys
 
 ROOT = Path(__file__).parents[1]

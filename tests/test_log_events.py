@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LEVELS = ("debug", "info", "warning", "error", "critical")
 ROW = re.compile(rf"^\| `(\w+)` \| ({'|'.join(LEVELS)}) \|(.*)\|$", re.MULTILINE)
-NOT_THE_SERVER = ("vpt/host/", "vpt/demo.py")
+NOT_THE_SERVER = ("vpt/host/", "vpt/commands/demo.py")
 
 #: Event, level, and the fields that can be read off the call.
 Said = tuple[str, str, frozenset[str]]

@@ -19,16 +19,16 @@ from structlog.testing import capture_logs
 from tests.actors.fake_host import until
 from tests.conftest import _EMPTY
 from tests.past import BYTES, Campaign, Keep, Past, Present, Run, expected, fetch, present, store
-from vpt import prune
 from vpt.actors import lab as lab_module
 from vpt.actors.lab import Lab
-from vpt.artifacts import Artifacts, Files
 from vpt.config import Config, ConfigError, from_env
-from vpt.db import Database, Session
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
-from vpt.prune import Ages, Pruned, Pruning, PruningError
-from vpt.web.replay import Kind, Topic, events_after, presents
+from vpt.store import prune
+from vpt.store.artifacts import Artifacts, Files
+from vpt.store.db import Database, Session
+from vpt.store.prune import Ages, Pruned, Pruning, PruningError
+from vpt.web.live.replay import Kind, Topic, events_after, presents
 
 DAY = 86_400.0
 #: Days on both sides of each bound, and such that nothing happens at.

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from tests.actors.fake_host import until
-from vpt import retention
-from vpt.db import SQL, Database
-from vpt.retention import PrunedSamples, count_old_samples, prune_samples
+from vpt.store import retention
+from vpt.store.db import SQL, Database
+from vpt.store.retention import PrunedSamples, count_old_samples, prune_samples
 
 RAW_S, HOURLY_S = 7 * 86_400.0, 90 * 86_400.0
 HOUR = "date_trunc('hour', now(), 'UTC')"

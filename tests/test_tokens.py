@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.system.kit import environment
-from vpt.db import Database
-from vpt.tokens import KNOWN_FOR, Tokens, listed_tokens, make_token, revoke_tokens
+from vpt.store.db import Database
+from vpt.store.tokens import KNOWN_FOR, Tokens, listed_tokens, make_token, revoke_tokens
 
 
 @dataclass

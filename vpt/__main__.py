@@ -7,8 +7,8 @@ import traceback
 
 import click
 
-from vpt.cli import cli
-from vpt.command import TROUBLE, USAGE
+from vpt.commands.cli import cli
+from vpt.commands.command import TROUBLE, USAGE
 from vpt.config import ConfigError
 
 

@@ -12,8 +12,8 @@ import aiohttp
 import structlog
 
 from vpt.config import Config
-from vpt.db import Database
 from vpt.errors import VptError
+from vpt.store.db import Database
 
 log = structlog.get_logger(__name__)
 

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import structlog
 from aiohttp import web
 
-from vpt import embedded, grafana_role, logs
+from vpt import embedded, logs
 from vpt.actors.lab import Lab
 from vpt.config import Config, ConfigError, log_level_now
-from vpt.db import Database, migrate
 from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
 from vpt.dialects.virtualpytest import VirtualPyTestDialect
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
-from vpt.instance import Instance
+from vpt.store import grafana_role
+from vpt.store.db import Database, migrate
+from vpt.store.instance import Instance
 from vpt.web.app import make_app
 
 log = structlog.get_logger(__name__)

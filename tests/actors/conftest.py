@@ -16,7 +16,6 @@ from tests.actors.fake_host import FakeHost, until
 from vpt.actors.lab import Lab
 from vpt.actors.state import check
 from vpt.config import Config
-from vpt.db import Database
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import (
@@ -32,7 +31,8 @@ from vpt.model import (
     Submitted,
     TestProgress,
 )
-from vpt.web.replay import Kind, Progress, Topic, events_after, presents, topic_of
+from vpt.store.db import Database
+from vpt.web.live.replay import Kind, Progress, Topic, events_after, presents, topic_of
 
 PEER = "127.0.0.1"
 FAST = {

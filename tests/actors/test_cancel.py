@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from tests.actors.fake_host import until
-from vpt.db import POOL_SIZE, Database
+from vpt.store.db import POOL_SIZE, Database
 
 
 async def test_a_cancel_at_the_moment_of_a_turn_is_not_lost(db: Database) -> None:

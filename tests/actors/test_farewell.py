@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
+from vpt.store.db import Database
 
 SOCKET = ".s.PGSQL.5432"
 

@@ -8,8 +8,8 @@ from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import replies, until
 from vpt.actors import samples
 from vpt.actors.samples import EVERY, Samples
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
+from vpt.store.db import Database
 
 ROWS = "SELECT host_id, ok, probes, response_ms, cpu_percent FROM host_health ORDER BY recorded_at"
 STATS = {"cpu_percent": 3.0, "load_1m": 0.5}

@@ -19,7 +19,7 @@ from tests.client.kit import Cli
 from tests.conftest import Client
 from tests.system.kit import ROOT
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.documents import read
+from vpt.client.files import read
 from vpt.model import Json
 
 XSD = ROOT / "tests" / "data" / "junit-10.xsd"

@@ -15,8 +15,8 @@ from tests.client.kit import Cli, Terminal
 from tests.conftest import Client, token
 from tests.web.kit import got, made, test_case
 from vpt.client.api import Api, RefusedError
-from vpt.client.documents import TestCase, read, written
 from vpt.client.exits import MisuseError
+from vpt.client.files import TestCase, read, written
 from vpt.client.sync import Import, look
 from vpt.model import Json, Role
 

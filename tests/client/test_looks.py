@@ -8,7 +8,7 @@ import re
 from tests.client.kit import Cli, Terminal
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, got, made, test_case
-from vpt.db import Database
+from vpt.store.db import Database
 
 
 async def test_lists_have_columns_filters_and_all_pages_up_to_the_limit(

@@ -19,8 +19,8 @@ import yaml
 from aiohttp.test_utils import TestServer
 
 from tests.system.kit import ROOT, environment, free_port
+from vpt.commands.grafana_env import grafana_env
 from vpt.config import Config, from_env
-from vpt.grafana_env import grafana_env
 
 DATA = "/var/lib/vpt"
 

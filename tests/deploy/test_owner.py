@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vpt.cli import cli
+from vpt.commands.cli import cli
 from vpt.config import ConfigError
 
 

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from tests.system.kit import ROOT
-from vpt import db, serve
+from vpt import serve
 from vpt.config import Config
 from vpt.embedded.server import STOP_TIMEOUT
+from vpt.store import db
 
 UNIT = ROOT / "deploy" / "vpt.service"
 

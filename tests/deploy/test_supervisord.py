@@ -73,7 +73,7 @@ def accounts() -> Accounts:
 def _runs_as_nobody(python: str) -> bool:
     try:
         tried = subprocess.run(
-            [python, "-c", "import vpt.cli"],
+            [python, "-c", "import vpt.commands.cli"],
             env=environment(PYTHONPATH=IMPORTED),
             cwd="/",
             user="nobody",

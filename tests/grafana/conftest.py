@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from vpt.config import Config
-from vpt.grafana_role import ROLE, prepare
+from vpt.store.grafana_role import ROLE, prepare
 
 PASSWORD = 'it\'s $only to "read"'
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vpt.cli import cli
+from vpt.commands.cli import cli
+from vpt.commands.grafana_env import NOWHERE, as_lines, grafana_env
 from vpt.config import Config, ConfigError
-from vpt.grafana_env import NOWHERE, as_lines, grafana_env
 
 
 def database(url: str | None, port: int | None = None) -> tuple[str, str, str, str]:

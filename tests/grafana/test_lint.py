@@ -13,8 +13,8 @@ import pytest
 
 from tests.grafana.kit import GRAFANA
 from tests.grafana.lint import VARIABLES, lint
+from vpt.commands.grafana_env import grafana_env
 from vpt.config import Config
-from vpt.grafana_env import grafana_env
 
 DATASOURCE = "provisioning/datasources/vpt.yaml"
 PROVIDER = "provisioning/dashboards/vpt.yaml"

@@ -18,8 +18,8 @@ import structlog
 from tests.conftest import Postgres
 from tests.grafana.conftest import as_role
 from vpt.config import Config
-from vpt.db import migrate
-from vpt.grafana_role import ROLE, page_of, prepare, sql_to_run
+from vpt.store.db import migrate
+from vpt.store.grafana_role import ROLE, page_of, prepare, sql_to_run
 
 CLOSED = (
     "SELECT * FROM hosts",

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
-from vpt.host.cli import host_command, read_address, read_settings
+from vpt.host.launch import host_command, read_address, read_settings
 from vpt.host.settings import HostSettings
 
 from .kit import TOKEN, Caller, FakeServer, process, running, until

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from tests.system.kit import server
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
-from vpt.instance import RENEW, TTL, WAIT, Instance
+from vpt.store.db import Database
+from vpt.store.instance import RENEW, TTL, WAIT, Instance
 
 
 async def _take(dsn: str, seconds: float) -> None:

@@ -35,7 +35,7 @@ from tests.system.kit import (
     server,
 )
 from vpt.model import Role
-from vpt.web.auth import issue_token
+from vpt.web.http.auth import issue_token
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tests.actors.fake_host import until
 from tests.past import Keep, Past, Run, expected, fetch, present, store
 from tests.system.kit import process
 from tests.test_prune import EVERYTHING, left_whole, rows_of
-from vpt.db import Database
+from vpt.store.db import Database
 
 
 async def prune(folder: Path, dsn: str, *options: str) -> tuple[int, str]:

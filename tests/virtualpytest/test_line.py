@@ -11,7 +11,7 @@ from aiohttp import web
 
 from tests.actors.fake_host import until
 from vpt.dialects.base import Call, HostTroubleError
-from vpt.dialects.line import Line, own_url, watched_socket
+from vpt.dialects.serial import Line, own_url, watched_socket
 from vpt.model import Device, Host, Json
 
 from .conftest import CALM, KEY, QuickDialect

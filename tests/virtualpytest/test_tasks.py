@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vpt.dialects.tasks import Tasks
+from vpt.dialects.scripts import Tasks
 from vpt.dialects.verdicts import Verdict
 
 SAID = {"result": {"script_success": True}}

@@ -12,10 +12,10 @@ from yarl import URL
 
 from tests.conftest import SECRET, Client, ClientFactory, token
 from tests.web.kit import refused, test_case
-from vpt.db import Database
 from vpt.errors import InvalidTokenError
 from vpt.model import Role
-from vpt.web.auth import access_of, bearer, issue_token, read_token
+from vpt.store.db import Database
+from vpt.web.http.auth import access_of, bearer, issue_token, read_token
 
 NO_TOKEN = (401, {"error": "No token provided", "code": "no_token"})
 BAD_TOKEN = (401, {"error": "Invalid token", "code": "invalid_token"})

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.web.kit import PNG
-from vpt.artifacts import MAX_BYTES, Artifacts, PictureError
 from vpt.errors import NotFoundError
+from vpt.store.artifacts import MAX_BYTES, Artifacts, PictureError
 
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF").decode()
 

@@ -16,8 +16,8 @@ from tests.conftest import Client, token
 from tests.web.kit import Json, got
 from vpt.events import Events
 from vpt.model import Event, Role
-from vpt.web.asyncapi import EXAMPLES
-from vpt.web.sockets import NAMES
+from vpt.web.docs.asyncapi import EXAMPLES
+from vpt.web.live.sockets import NAMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "sockets.md"
 

@@ -17,7 +17,7 @@ from tests.web.kit import FakeHost, got, made, refused, test_case
 from vpt.actors import lab as lab_module
 from vpt.actors.lab import Lab
 from vpt.config import Config, ConfigError, from_env
-from vpt.disk import Disk, DiskFullError
+from vpt.store.disk import Disk, DiskFullError
 
 
 @pytest.fixture

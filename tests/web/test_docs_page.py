@@ -14,7 +14,7 @@ from yarl import URL
 from tests.conftest import Client, token
 from tests.web.kit import refused
 from vpt.model import Role
-from vpt.web import documents
+from vpt.web.docs import documents
 
 FOLDER = Path(documents.__file__).parent / "swagger"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

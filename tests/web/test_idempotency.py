@@ -12,10 +12,10 @@ from tests.conftest import Client, ClientFactory
 from tests.web.kit import FakeHost, got, made, refused, test_case
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import Json, Role
+from vpt.store.db import Database
 from vpt.web.app import make_app
 
 KEY = {"Idempotency-Key": "build 17"}

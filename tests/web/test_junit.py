@@ -13,10 +13,10 @@ from junitparser import xunit2 as x
 from tests.conftest import Client
 from tests.web.kit import FakeHost, got, made, refused, test_case
 from tests.web.test_campaigns import campaign, executed
-from vpt.artifacts import Artifacts
 from vpt.config import Config
-from vpt.db import Database
-from vpt.prune import Ages, Pruning
+from vpt.store.artifacts import Artifacts
+from vpt.store.db import Database
+from vpt.store.prune import Ages, Pruning
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "data" / "junit-10.xsd"))
 

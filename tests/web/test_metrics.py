@@ -16,12 +16,12 @@ from tests.conftest import Client, token
 from tests.web.kit import FakeHost, got, made, test_case
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database
 from vpt.events import Events
 from vpt.measures import Spread
 from vpt.model import Role
+from vpt.store.db import Database
 from vpt.web.app import make_app
-from vpt.web.keys import CONFIG
+from vpt.web.http.keys import CONFIG
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

@@ -14,10 +14,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.conftest import Client
 from tests.web.kit import Json
-from vpt.web import testcases
-from vpt.web.auth import Access, access_of
-from vpt.web.openapi import undeclared
-from vpt.web.operations import operation_of
+from vpt.web.api import testcases
+from vpt.web.docs.openapi import undeclared
+from vpt.web.http.auth import Access, access_of
+from vpt.web.http.operations import operation_of
 
 OURS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
 

@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 
-from vpt.db import SQL, migrate, read_queries
+from vpt.store.db import SQL, migrate, read_queries
 
 
 async def test_every_query_prepares_and_takes_what_its_header_says(dsn: str) -> None:

@@ -22,13 +22,13 @@ from tests.actors.fake_host import until
 from tests.conftest import token
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database
 from vpt.errors import InvalidTokenError, UnavailableError
 from vpt.events import Events
 from vpt.model import Role
-from vpt.web import supabase as under_test
+from vpt.store.db import Database
 from vpt.web.app import make_app
-from vpt.web.supabase import Supabase
+from vpt.web.http import supabase as under_test
+from vpt.web.http.supabase import Supabase
 
 SECRET = "the shared secret of the whole project"
 

@@ -14,11 +14,11 @@ from tests.actors.fake_host import until
 from tests.conftest import JOIN_TOKEN, Client, ClientFactory, token
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
 from tests.web.test_access import BAD_TOKEN, signed
-from vpt import audit
-from vpt.db import Database
 from vpt.model import Role
-from vpt.web.requests import Page
-from vpt.web.sockets import RECHECK
+from vpt.store import audit
+from vpt.store.db import Database
+from vpt.web.http.requests import Page
+from vpt.web.live.sockets import RECHECK
 
 
 @pytest.fixture

@@ -14,16 +14,17 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from vpt.config import Config
-from vpt.db import Database
-from vpt.disk import Disk
 from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.measures import Tally
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
-from vpt.web import devices, hosts, metrics, sockets, system, tokens, virtualpytest
-from vpt.web.auth import issue_token, secret_of
-from vpt.web.keys import CONFIG, DB, EVENTS, LAB
-from vpt.web.middlewares import gate
+from vpt.store.db import Database
+from vpt.store.disk import Disk
+from vpt.web.api import devices, hosts, metrics, system, tokens, virtualpytest
+from vpt.web.http.auth import issue_token, secret_of
+from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB
+from vpt.web.http.middlewares import gate
+from vpt.web.live import sockets
 
 Client = TestClient[web.Request, web.Application]
 Connect = Callable[..., Awaitable[Client]]

@@ -8,8 +8,8 @@ import pytest
 
 from tests.web_hosts.conftest import Client, NotedLab, bearer
 from tests.web_hosts.test_hosts import store
-from vpt.db import Database
 from vpt.model import Device, DeviceStatus, DeviceView, Host, HostStatus, HostView, Role
+from vpt.store.db import Database
 
 TV = {"name": "TV", "model": "stb"}
 

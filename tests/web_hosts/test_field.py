@@ -19,11 +19,11 @@ from tests.web_hosts.conftest import bearer
 from tests.web_hosts.test_virtualpytest import Json, basic, said
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database
 from vpt.dialects.base import Call, HostTroubleError
 from vpt.events import Events
 from vpt.model import Answer, Device, Host, Role
-from vpt.tokens import make_token
+from vpt.store.db import Database
+from vpt.store.tokens import make_token
 from vpt.web.app import make_app
 
 KEY, OWN_KEY = "the-key-that-hosts-share", "the-key-of-one-host"

@@ -10,7 +10,6 @@ import pytest
 
 from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
-from vpt.db import Database
 from vpt.errors import ConflictError, HostUnreachableError, NotFoundError, NotRegisteredError
 from vpt.model import (
     Answer,
@@ -23,8 +22,9 @@ from vpt.model import (
     Registration,
     Role,
 )
-from vpt.seal import Sealer
-from vpt.web.auth import secret_of
+from vpt.store.db import Database
+from vpt.store.seal import Sealer
+from vpt.web.http.auth import secret_of
 
 PI: dict[str, Any] = {
     "host_name": "pi-1",

@@ -14,7 +14,6 @@ from aiohttp import ClientWebSocketResponse
 
 from tests.actors.fake_host import until
 from tests.web_hosts.conftest import Client, Connect, Page, Visit, bearer
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
 from vpt.model import (
@@ -25,7 +24,8 @@ from vpt.model import (
     StepStatus,
     TestProgress,
 )
-from vpt.web import readers, sockets
+from vpt.store.db import Database
+from vpt.web.live import readers, sockets
 
 TOTAL = 50_000
 

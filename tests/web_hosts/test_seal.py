@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpt.seal import Sealer
+from vpt.store.seal import Sealer
 
 
 def test_what_was_sealed_can_be_opened_under_the_same_key() -> None:

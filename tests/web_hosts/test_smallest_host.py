@@ -18,10 +18,10 @@ from tests.system.kit import environment, free_port
 from tests.web_hosts.conftest import bearer
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.db import Database
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import Role
+from vpt.store.db import Database
 from vpt.web.app import make_app
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "smallest_host.py"

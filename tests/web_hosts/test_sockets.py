@@ -15,9 +15,7 @@ from socketio.exceptions import ConnectionError as RefusedError
 
 from tests.actors.fake_host import until
 from tests.web_hosts.conftest import ARRIVES, Client, Connect, Visit, bearer
-from vpt import tokens
 from vpt.config import Config
-from vpt.db import Database
 from vpt.events import Events
 from vpt.model import (
     CampaignProgress,
@@ -30,8 +28,10 @@ from vpt.model import (
     StepStatus,
     TestProgress,
 )
-from vpt.web import sockets
-from vpt.web.auth import issue_token, secret_of
+from vpt.store import tokens
+from vpt.store.db import Database
+from vpt.web.http.auth import issue_token, secret_of
+from vpt.web.live import sockets
 
 TOKEN_ID = f"tok_{'0' * 16}"
 WIRE = "/socket.io/?EIO=4&transport=websocket"

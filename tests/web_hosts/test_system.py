@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestServer
 
 from tests.web_hosts.conftest import Client, Connect, NotedLab, Visit, bearer
 from tests.web_hosts.test_hosts import store, view
-from vpt.db import Database
 from vpt.model import HostStatus, Role
-from vpt.web.keys import CONFIG
+from vpt.store.db import Database
+from vpt.web.http.keys import CONFIG
 
 
 async def finished(db: Database, status: str, *, device: str = "d", seconds: int = 10) -> None:

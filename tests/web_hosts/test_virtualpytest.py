@@ -19,8 +19,8 @@ from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
 from vpt.errors import NotRegisteredError
 from vpt.model import Credential, Device, Host, Registration, Role
-from vpt.web import requests
-from vpt.web.virtualpytest import LONGEST_END
+from vpt.web.api.virtualpytest import LONGEST_END
+from vpt.web.http import requests
 
 DATA = Path(__file__).parents[1] / "virtualpytest" / "data"
 SAYS = {

@@ -13,7 +13,6 @@ from uuid import uuid4
 import structlog
 
 from vpt.actors.queue import Queue, insert, remember
-from vpt.db import Database
 from vpt.errors import ConflictError, DatabaseAwayError
 from vpt.events import Events
 from vpt.model import (
@@ -24,6 +23,7 @@ from vpt.model import (
     NewExecution,
     RequestKey,
 )
+from vpt.store.db import Database
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
 from vpt.actors import messages as m
-from vpt.actors.line import Line, rank
+from vpt.actors.groups import Line, rank
 from vpt.model import DeviceView, HostView, Place, Wait, Waiting, WaitReason, Wish
 
 Tell = Callable[[str, m.Message], None]

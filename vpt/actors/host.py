@@ -20,7 +20,6 @@ from vpt.actors.actor import Actor
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.state import HostState, Run
-from vpt.artifacts import Artifacts
 from vpt.dialects.base import Call, Dialect, HostTroubleError
 from vpt.errors import VptError
 from vpt.events import Events
@@ -34,6 +33,7 @@ from vpt.model import (
     HostView,
     Waiting,
 )
+from vpt.store.artifacts import Artifacts
 
 log = structlog.get_logger(__name__)
 

@@ -26,12 +26,8 @@ from vpt.actors.samples import Samples
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Hosts, every
 from vpt.actors.waits import Waits
-from vpt.artifacts import Artifacts
 from vpt.config import Config
-from vpt.db import Database, Session
 from vpt.dialects.base import Dialect, HostTroubleError
-from vpt.disk import EVERY as DISK_EVERY
-from vpt.disk import Disk
 from vpt.errors import (
     ConflictError,
     DatabaseAwayError,
@@ -63,8 +59,12 @@ from vpt.model import (
     Submitted,
     TestProgress,
 )
-from vpt.prune import Ages, Pruning
-from vpt.seal import Sealer
+from vpt.store.artifacts import Artifacts
+from vpt.store.db import Database, Session
+from vpt.store.disk import EVERY as DISK_EVERY
+from vpt.store.disk import Disk
+from vpt.store.prune import Ages, Pruning
+from vpt.store.seal import Sealer
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,6 @@ import structlog
 
 from vpt.actors import messages as m
 from vpt.actors.batch import Batcher
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
 from vpt.model import (
     ErrorKind,
@@ -27,6 +26,7 @@ from vpt.model import (
     Wish,
     screenshot_url,
 )
+from vpt.store.db import Database
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,6 @@ import structlog
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
 from vpt.actors.machine import action_name
-from vpt.db import Database, Session
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
@@ -26,6 +25,7 @@ from vpt.model import (
     Waiting,
     Wish,
 )
+from vpt.store.db import Database, Session
 
 log = structlog.get_logger(__name__)
 

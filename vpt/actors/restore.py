@@ -8,9 +8,9 @@ from typing import Any
 
 from vpt.actors.state import Hold as Held
 from vpt.actors.state import HostState, Lane, Lease, Limits, Link, Phase, Run
-from vpt.db import Database
 from vpt.model import Credential, Device, Host, HostStatus, RunSpec
-from vpt.seal import Sealer
+from vpt.store.db import Database
+from vpt.store.seal import Sealer
 
 _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
 

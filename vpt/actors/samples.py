@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import orjson
 
-from vpt.db import Database
 from vpt.errors import DatabaseAwayError
 from vpt.model import Json
+from vpt.store.db import Database
 
 EVERY = 60.0  # seconds between two samples of a host whose probes go alike
 STATS = ("cpu_percent", "memory_percent", "disk_percent", "temperature", "load_1m")

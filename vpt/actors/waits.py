@@ -6,7 +6,7 @@ import asyncio
 from time import perf_counter
 
 from vpt.actors.dispatcher import Dispatcher, position
-from vpt.actors.line import Line
+from vpt.actors.groups import Line
 from vpt.events import Events
 from vpt.model import QueueChanged, Wait, Waiting
 

@@ -19,8 +19,8 @@ from vpt.client.board import Board, Screen, Test, screen_for
 from vpt.client.exits import Exit, TroubleError
 from vpt.client.interrupts import Interrupts, says_yes
 from vpt.client.kinds import TEST_CASE, Kind, find
-from vpt.client.tasks import end
-from vpt.client.wire import Wire
+from vpt.client.live import Wire
+from vpt.client.shutdown import end
 from vpt.client.words import one_line, seconds, summary, tell, why_not_passed
 from vpt.model import ExecutionStatus, Json
 

@@ -14,7 +14,8 @@ import click
 import msgspec
 
 from vpt.client.api import Api, segment
-from vpt.client.documents import (
+from vpt.client.exits import MisuseError, TroubleError
+from vpt.client.files import (
     SUFFIXES,
     Campaign,
     Entry,
@@ -26,7 +27,6 @@ from vpt.client.documents import (
     shortened,
     written,
 )
-from vpt.client.exits import MisuseError, TroubleError
 from vpt.client.kinds import CAMPAIGN, TEST_CASE, Kind
 from vpt.client.words import one_line
 from vpt.model import Json

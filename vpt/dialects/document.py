@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from vpt.dialects import wire
+from vpt.dialects import http as wire
 from vpt.dialects.base import Call, HostTroubleError, clean
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver

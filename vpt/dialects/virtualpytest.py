@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 import structlog
 
-from vpt.dialects import wire
+from vpt.dialects import http as wire
 from vpt.dialects.base import Call, HostTroubleError, clean
-from vpt.dialects.line import Line, own_url
 from vpt.dialects.orders import Kind, Order, local_id, order_of
-from vpt.dialects.tasks import End, Tasks
+from vpt.dialects.scripts import End, Tasks
+from vpt.dialects.serial import Line, own_url
 from vpt.dialects.verdicts import Verdict, meaning_of
 from vpt.model import Answer, Device, Host, Json
 

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from vpt.host.cli import USAGE, host_command
+from vpt.host.launch import USAGE, host_command
 
 
 def main() -> None:

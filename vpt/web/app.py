@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 import aiohttp_cors
 from aiohttp import web
 
-from vpt.artifacts import Artifacts
 from vpt.config import Config
-from vpt.db import Database
 from vpt.events import Events
-from vpt.web import (
+from vpt.store.artifacts import Artifacts
+from vpt.store.db import Database
+from vpt.web import pages
+from vpt.web.api import (
     campaigns,
     devices,
-    documents,
     executions,
     hosts,
     junit,
     metrics,
-    pages,
     screenshots,
-    sockets,
     system,
     testcases,
     tokens,
     virtualpytest,
 )
-from vpt.web.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
-from vpt.web.middlewares import REQUEST_ID, gate
+from vpt.web.docs import documents
+from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
+from vpt.web.http.middlewares import REQUEST_ID, gate
+from vpt.web.live import sockets
 
 if TYPE_CHECKING:
     from vpt.actors.lab import Lab

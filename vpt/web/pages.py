@@ -13,8 +13,8 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
-from vpt.web.auth import public
-from vpt.web.operations import UNCHANGED, Answer, operation
+from vpt.web.http.auth import public
+from vpt.web.http.operations import UNCHANGED, Answer, operation
 
 routes = web.RouteTableDef()
 

@@ -1,0 +1,1 @@
+"""The commands of `vpt`: one module a group."""

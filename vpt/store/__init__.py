@@ -1,0 +1,1 @@
+"""What is kept: PostgreSQL, files, and the rules by which old things go."""

@@ -1,0 +1,114 @@
+"""The role that Grafana reads as: it may SELECT what panels and rules need, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import unicodedata
+from typing import Any
+
+import asyncpg
+import structlog
+
+from vpt.config import Config
+from vpt.store.db import ACQUIRE_TIMEOUT, SQL, translated
+
+log = structlog.get_logger(__name__)
+
+ROLE = "vpt_grafana"
+_GRANTS = SQL / "roles" / f"{ROLE}.sql"
+_TAKEN = (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError)  # another database was first
+_ITERATIONS = 4096
+_TURNS = 10  # starters of other databases of the server set the same role's password
+_PAGE = (
+    "INSERT INTO grafana_page (url) VALUES ($1)"
+    " ON CONFLICT (only_one) DO UPDATE SET url = excluded.url"
+    " WHERE grafana_page.url <> excluded.url"
+)
+_ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (compared with, not listened on)
+
+
+async def prepare(dsn: str, config: Config) -> bool:
+    """Make the role, give it its password and what it may read; give whether that is done.
+
+    Where the account may not, a warning says what SQL to run, and vpt goes on without it.
+    """
+    if config.vpt_grafana_db_password is None:
+        return False
+    async with translated():
+        connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
+    try:
+        async with translated(), connection.transaction():
+            await connection.execute(_PAGE, page_of(config))
+            return await _prepared(connection, config.vpt_grafana_db_password)
+    finally:
+        await connection.close(timeout=2)
+
+
+async def _prepared(connection: Any, password: str) -> bool:
+    try:
+        await _make(connection)
+        await _set_password(connection, password)
+        async with connection.transaction():
+            await connection.execute(_GRANTS.read_text(encoding="utf-8"))
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError as error:
+        log.warning("grafana_role_missing", error=str(error), run_as_administrator=sql_to_run())
+        return False
+    return True
+
+
+async def _make(connection: Any) -> None:
+    if await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", ROLE):
+        return
+    try:
+        async with connection.transaction():
+            await connection.execute(f"CREATE ROLE {ROLE} LOGIN")
+    except _TAKEN:
+        return
+
+
+async def _set_password(connection: Any, password: str) -> None:
+    """Set it anew; who made the role by hand has set it, and it is not ours to change."""
+    for turn in range(1, _TURNS + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"ALTER ROLE {ROLE} PASSWORD '{verifier_of(password)}'")
+            return
+        except asyncpg.InsufficientPrivilegeError:
+            log.info("grafana_password_kept", role=ROLE)
+            return
+        except asyncpg.InternalServerError:  # "tuple concurrently updated"
+            if turn == _TURNS:
+                raise
+
+
+def verifier_of(password: str) -> str:
+    """Give what PostgreSQL keeps of a password, so that no log of its statements shows it."""
+    salt = secrets.token_bytes(16)
+    plain = unicodedata.normalize("NFKC", password).encode()
+    salted = hashlib.pbkdf2_hmac("sha256", plain, salt, _ITERATIONS)
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    keys = hashlib.sha256(client).digest(), hmac.digest(salted, b"Server Key", "sha256")
+    stored, server = (base64.b64encode(key).decode() for key in keys)
+    return f"SCRAM-SHA-256${_ITERATIONS}:{base64.b64encode(salt).decode()}${stored}:{server}"
+
+
+def sql_to_run() -> str:
+    """Give the SQL that somebody who may create roles can run in our place."""
+    grants = " ".join(
+        line for line in _GRANTS.read_text(encoding="utf-8").splitlines() if line[:2] != "--"
+    )
+    words = " ".join(grants.split())
+    return f"CREATE ROLE {ROLE} LOGIN PASSWORD '<VPT_GRAFANA_DB_PASSWORD>'; {words}"
+
+
+def page_of(config: Config) -> str:
+    """Give where people find vpt's page."""
+    if config.server_url:
+        return config.server_url.rstrip("/")
+    host = "127.0.0.1" if config.server_host in _ANYWHERE else config.server_host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.server_port}"

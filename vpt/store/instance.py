@@ -1,0 +1,75 @@
+"""One server a database: a row with the server's id and expiry, renewed while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import uuid4
+
+import structlog
+
+from vpt.errors import DatabaseAwayError
+from vpt.store.db import Database
+
+log = structlog.get_logger(__name__)
+
+TTL = 12.0  # seconds; a killed server's row is free after that
+WAIT = 15.0  # seconds that a second start waits
+RENEW = 5.0  # seconds
+AWAY = 0.5  # seconds between tries while the database is away
+MARGIN = 1.0  # seconds before the row runs out from which on nothing more is done
+
+
+class TakenError(Exception):
+    """Another vpt server uses this database: stop it first, or give this one its own."""
+
+
+class Instance:
+    """This server's claim on its database.
+
+    `db` must not depend on `held`, or a claim that ran out could never be renewed.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._id = uuid4().hex
+        self._until = 0.0  # of the clock that nobody sets, in seconds
+
+    def held(self) -> bool:
+        """Say whether no other server can have taken the database over."""
+        return time.monotonic() < self._until
+
+    async def claim(self, *, alone: bool) -> None:
+        """Take the row; `alone` says that no other server can be alive. TakenError after WAIT."""
+        if alone:
+            await self._db.row("clear_instance")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + WAIT
+        while not await self._ask("claim_instance"):
+            if loop.time() >= until:
+                raise TakenError(TakenError.__doc__)
+            await asyncio.sleep(0.25)
+
+    async def keep(self) -> None:
+        """Renew the row for ever; raise TakenError when another server has it."""
+        pause = RENEW
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                if not await self._ask("renew_instance"):
+                    raise TakenError(TakenError.__doc__)
+                pause = RENEW
+            except DatabaseAwayError:  # when it is back, another server may have been quicker
+                log.warning("database_away")
+                pause = AWAY
+
+    async def drop(self) -> None:
+        """Give the row back."""
+        await self._db.row("drop_instance", id=self._id)
+
+    async def _ask(self, query: str) -> bool:
+        asked = time.monotonic()
+        if await self._db.row(query, id=self._id, ttl_s=TTL) is None:
+            return False
+        self._until = asked + TTL - MARGIN
+        return True

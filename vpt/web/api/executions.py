@@ -1,0 +1,130 @@
+"""Routes of executions."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from vpt.errors import ConflictError, NotQueuedError
+from vpt.model import ExecutionStatus, Role
+from vpt.web.http.auth import needs, user_of
+from vpt.web.http.keys import DB, LAB
+from vpt.web.http.operations import body_of, operation, page_of, query_of
+from vpt.web.http.params import WAIT, choice, moment, number, text
+from vpt.web.http.requests import (
+    found,
+    json_response,
+    json_text,
+    no_content,
+    page_response,
+    path_id,
+)
+from vpt.web.schemas import answers
+from vpt.web.schemas.bodies import NOTHING
+
+HIGHEST_ATTEMPT = 1_000_000
+_ATTEMPT = number(
+    "attempt", "Whose steps to show; else the last one's.", lowest=1, highest=HIGHEST_ATTEMPT
+)
+
+log = structlog.get_logger(__name__)
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/executions")
+@needs(Role.VIEWER)
+@operation(
+    lists=answers.ListedExecution,
+    query=(
+        choice("status", "Where they stand.", ExecutionStatus),
+        text("test_case_id", "Of which test case."),
+        text("host_id", "On which host.", example="pi-1"),
+        text("device_id", "On which device.", example="pi-1:desktop"),
+        text("campaign_execution_id", "Of which run of a campaign."),
+        moment("since", "Made then or later."),
+        moment("until", "Made before."),
+    ),
+)
+async def list_executions(request: web.Request) -> web.Response:
+    """List executions, newest first."""
+    page, filters = page_of(request), query_of(request)
+    async with request.app[DB].transaction() as session:
+        if any(filters.values()):
+            await session.row("plan_anew")
+        row = await session.row("execution_page", **page.args(), **filters)
+    return page_response(row)
+
+
+@routes.get("/api/executions/{id}")
+@needs(Role.VIEWER)
+@operation(answers.Execution, query=(WAIT, _ATTEMPT))
+async def get_execution(request: web.Request) -> web.Response:
+    """Show an execution, with its attempts and the steps of one."""
+    execution_id, query = path_id(request), query_of(request)
+    seconds, attempt = query["wait"], query["attempt"]
+    found(await request.app[DB].row("execution_status", execution_id=execution_id))
+    if seconds:
+        await request.app[LAB].until_final(execution_id, seconds)
+    item = await request.app[DB].value("execution_item", id=execution_id, attempt=attempt)
+    return json_text(found(item))
+
+
+@routes.get("/api/executions/{id}/queue")
+@needs(Role.VIEWER)
+@operation(answers.QueuePlace, refuses=(NotQueuedError,))
+async def explain_wait(request: web.Request) -> web.Response:
+    """Say why an execution waits, for what, its place, and about how long (s) it will."""
+    db, execution_id = request.app[DB], path_id(request)
+    usual_s = await db.value("usual_duration", execution_id=execution_id)
+    row = found(await db.row("execution_status", execution_id=execution_id))
+    if row["status"] != ExecutionStatus.QUEUED:
+        raise NotQueuedError
+    place = request.app[LAB].place(execution_id)
+    known = usual_s is not None and place.able > 0
+    return json_response(
+        {
+            "reason": place.wait.reason,
+            "names": place.wait.names,
+            "position": place.position,
+            "eta_s": round(usual_s * place.position / place.able, 1) if known else None,
+        }
+    )
+
+
+@routes.put("/api/executions/{id}/pin")
+@needs(Role.OPERATOR)
+@operation(answers.Execution, body=NOTHING)
+async def pin_execution(request: web.Request) -> web.Response:
+    """Keep an execution with its steps and screenshots, however old it grows."""
+    await _pin(request, pinned=True)
+    item = await request.app[DB].value("execution_item", id=path_id(request), attempt=None)
+    return json_text(found(item))
+
+
+@routes.delete("/api/executions/{id}/pin")
+@needs(Role.OPERATOR)
+@operation(None, 204, body=NOTHING)
+async def unpin_execution(request: web.Request) -> web.Response:
+    """Let an execution go when it is as old as the others that go."""
+    await _pin(request, pinned=False)
+    return no_content()
+
+
+async def _pin(request: web.Request, *, pinned: bool) -> None:
+    db, execution_id = request.app[DB], path_id(request)
+    found(await db.row("execution_status", execution_id=execution_id))
+    await body_of(request)
+    found(await db.row("pin_execution", id=execution_id, pinned=pinned))
+    log.info("test_execution_pinned", execution_id=execution_id, pinned=pinned)
+
+
+@routes.post("/api/executions/{id}/cancel")
+@needs(Role.OPERATOR)
+@operation(answers.ExecutionCancelled, 202, body=NOTHING, refuses=(ConflictError,))
+async def cancel_execution(request: web.Request) -> web.Response:
+    """Wish the end of an execution."""
+    execution_id = path_id(request)
+    row = found(await request.app[DB].row("execution_status", execution_id=execution_id))
+    await body_of(request)
+    await request.app[LAB].cancel(execution_id, user_of(request).user_id)
+    return json_response({"execution_id": execution_id, "status": row["status"]}, 202)

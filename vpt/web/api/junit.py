@@ -1,0 +1,57 @@
+"""Routes of reports for CI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from vpt.model import Role
+from vpt.web.http.auth import needs
+from vpt.web.http.keys import DB, LAB
+from vpt.web.http.operations import Answer, operation, query_of
+from vpt.web.http.params import WAIT
+from vpt.web.http.requests import found, path_id
+
+routes = web.RouteTableDef()
+
+_XML = Answer({"application/xml": None})
+
+
+@routes.get("/api/executions/{id}/junit")
+@needs(Role.VIEWER)
+@operation(_XML, query=(WAIT,))
+async def execution_junit(request: web.Request) -> web.Response:
+    """Answer with JUnit XML; what is not over yet is told as such."""
+    return await _answer(request, "execution_id", request.app[LAB].until_final)
+
+
+@routes.get("/api/campaign-executions/{id}/junit")
+@needs(Role.VIEWER)
+@operation(_XML, query=(WAIT,))
+async def campaign_junit(request: web.Request) -> web.Response:
+    """Answer with JUnit XML of all its tests, in its order."""
+    return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
+
+
+async def _answer(
+    request: web.Request, kind: str, until_final: Callable[[str, float], Awaitable[None]]
+) -> web.Response:
+    name, seconds = path_id(request), query_of(request)["wait"]
+    wanted: dict[str, Any] = {"execution_id": None, "campaign_execution_id": None} | {kind: name}
+    head = found(await request.app[DB].row("junit_head", **wanted))
+    if seconds:
+        await until_final(name, seconds)
+    rows = await request.app[DB].rows("junit_cases", **wanted)
+    about = {kind: name}
+    text = await asyncio.to_thread(_report, head["name"], head["began_at"], about, rows)
+    return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "application/xml; charset=utf-8"})
+
+
+def _report(name: str, began_at: datetime, about: dict[str, str], rows: list[Any]) -> bytes:
+    from vpt.junit import report  # noqa: PLC0415 (its XML library is for those who ask for it)
+
+    return report(name, began_at, about, rows)

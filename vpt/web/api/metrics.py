@@ -1,0 +1,258 @@
+"""GET /metrics: what was counted since the start and how the lab stands, for Prometheus.
+
+The figures are taken when they are asked for; only what nobody could know later is counted, in
+`vpt/measures.py`. No label has a value that clients, hosts or executions bring with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from hmac import compare_digest
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from vpt import __version__
+from vpt.measures import ANSWERS, Spread, Spreads
+from vpt.model import (
+    CampaignProgress,
+    DeviceStatus,
+    Event,
+    ExecutionStatus,
+    HostStatus,
+    Role,
+    TestProgress,
+)
+from vpt.web.api.system import PULSE
+from vpt.web.http.auth import bearer, own_credential, require
+from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB, REQUESTS
+from vpt.web.http.operations import METRICS_TOKEN, USER, Answer, operation
+from vpt.web.live.sockets import SOCKETS
+
+routes = web.RouteTableDef()
+
+_Labels = Mapping[str, float]
+_FINAL = tuple(status for status in ExecutionStatus if status.final)
+
+
+class _Ends:
+    """Counts what came to its end, by how it ended."""
+
+    def __init__(self) -> None:
+        self.executions: Counter[str] = Counter()
+        self.campaigns: Counter[str] = Counter()
+
+    def hear(self, event: Event) -> None:
+        """Count the last event of an execution or a campaign."""
+        if isinstance(event, TestProgress) and event.status.final:
+            self.executions[event.status] += 1
+        elif isinstance(event, CampaignProgress) and event.status.final:
+            self.campaigns[event.status] += 1
+
+
+_REGISTRY = web.AppKey("metrics_registry", CollectorRegistry)
+
+
+def setup(app: web.Application) -> None:
+    """Begin to count; EVENTS of `app` is set, the rest may come until the first request."""
+    app[REQUESTS] = Spreads(ANSWERS)
+    ends = _Ends()
+    app[EVENTS].subscribe(ends.hear)
+    app[_REGISTRY] = CollectorRegistry()
+    app[_REGISTRY].register(_Figures(app, ends))
+    ProcessCollector(registry=app[_REGISTRY])
+
+
+@routes.get("/metrics")
+@own_credential
+@operation(
+    Answer({"text/plain": None, "application/openmetrics-text": None}),
+    credentials=(USER, METRICS_TOKEN),
+)
+async def metrics(request: web.Request) -> web.Response:
+    """Give all figures, in the format that the caller's Accept prefers."""
+    await _admit(request)
+    encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+    body = encode(request.app[_REGISTRY])
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+
+async def _admit(request: web.Request) -> None:
+    """Let in METRICS_TOKEN, and every user."""
+    expected = request.app[CONFIG].metrics_token
+    given = bearer(request.headers.get(hdrs.AUTHORIZATION))
+    if not expected or not given or not compare_digest(_bytes(given), _bytes(expected)):
+        await require(request, Role.VIEWER)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # headers may hold any byte
+
+
+class _Figures(Collector):
+    """Takes the figures of one application whenever it is asked."""
+
+    def __init__(self, app: web.Application, ends: _Ends) -> None:
+        self._app = app
+        self._ends = ends
+
+    def collect(self) -> Iterator[Metric]:
+        """Give every metric, also those that have nothing to count."""
+        yield _gauge("vpt_build_info", "1, with the version.", "version", {__version__: 1})
+        yield from self._requests()
+        yield from self._work()
+        yield from self._hosts()
+        yield from self._server()
+
+    def _requests(self) -> Iterator[Metric]:
+        requests, labels = self._app[REQUESTS], ("method", "route", "status")
+        counted = CounterMetricFamily(
+            "vpt_http_requests", "Requests that were answered.", labels=labels
+        )
+        for key, spread in requests.by_labels.items():
+            counted.add_metric(_texts(key), spread.total)
+        yield counted
+        yield _histogram(
+            "vpt_http_request_duration_seconds",
+            "From a request's arrival to its answer.",
+            labels[:2],
+            requests.joined(2),
+        )
+
+    def _work(self) -> Iterator[Metric]:
+        lab = self._app[LAB]
+        measures = lab.measures()
+        yield _counter(
+            "vpt_executions",
+            "Executions that came to their end.",
+            "status",
+            _each(_FINAL, self._ends.executions),
+        )
+        yield _counter(
+            "vpt_campaign_executions",
+            "Campaign executions that came to their end.",
+            "status",
+            _each(_FINAL, self._ends.campaigns),
+        )
+        yield GaugeMetricFamily("vpt_queue_length", "Executions in line.", measures["queue_length"])
+        yield GaugeMetricFamily(
+            "vpt_queue_oldest_seconds",
+            "How long the longest waiting waits; 0 when nobody does.",
+            measures["queue_oldest_s"] or 0,
+        )
+        yield _histogram(
+            "vpt_dispatch_latency_seconds",
+            "From an execution's coming in line to its attempt's beginning.",
+            (),
+            {(): lab.tally.dispatched},
+        )
+        yield _histogram(
+            "vpt_step_duration_seconds",
+            "From a step's going out to its answer.",
+            ("status",),
+            lab.tally.steps.by_labels,
+        )
+
+    def _hosts(self) -> Iterator[Metric]:
+        lab = self._app[LAB]
+        views = lab.views()
+        hosts: Counter[str] = Counter(view.status for view in views)
+        devices: Counter[str] = Counter(item.status for view in views for item in view.devices)
+        yield _gauge("vpt_hosts", "Registered hosts.", "status", _each(HostStatus, hosts))
+        yield _gauge("vpt_devices", "Devices of hosts.", "status", _each(DeviceStatus, devices))
+        yield _histogram(
+            "vpt_probe_duration_seconds",
+            "How long probes took that hosts answered.",
+            (),
+            {(): lab.tally.probes},
+        )
+        yield CounterMetricFamily(
+            "vpt_probes_missed", "Probes that hosts did not answer.", lab.tally.probes_missed
+        )
+
+    def _server(self) -> Iterator[Metric]:
+        lab, pulse = self._app[LAB], self._app[PULSE]
+        yield GaugeMetricFamily(
+            "vpt_actor_inbox_messages",
+            "Messages that wait in all inboxes.",
+            lab.measures()["inbox_depth"],
+        )
+        yield CounterMetricFamily(
+            "vpt_actor_restarts", "Host actors that crashed and began anew.", lab.tally.restarts
+        )
+        yield GaugeMetricFamily(
+            "vpt_event_loop_lag_seconds", "How late the loop woke last.", pulse.lags[-1]
+        )
+        yield GaugeMetricFamily(
+            "vpt_event_loop_lag_worst_seconds",
+            "How late the loop woke at worst in the last minute.",
+            max(pulse.lags),
+        )
+        used, idle, limit = self._app[DB].use
+        yield _gauge(
+            "vpt_database_connections",
+            "Open connections to the database.",
+            "state",
+            {"used": used, "idle": idle},
+        )
+        yield GaugeMetricFamily(
+            "vpt_database_connections_limit", "The most that may be open at once.", limit
+        )
+        yield GaugeMetricFamily(
+            "vpt_socketio_clients", "Connected pages.", len(self._app[SOCKETS].clients)
+        )
+        yield GaugeMetricFamily(
+            "vpt_disk_free_ratio",
+            "How much of the data folder's disk is free, 0 to 1.",
+            lab.disk.room.share if lab.disk.room else math.nan,
+        )
+
+
+def _each(statuses: Iterable[StrEnum], counted: Mapping[str, int]) -> dict[str, float]:
+    return {status.value: counted.get(status, 0) for status in statuses}
+
+
+def _gauge(name: str, about: str, label: str, values: _Labels) -> Metric:
+    family = GaugeMetricFamily(name, about, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family
+
+
+def _counter(name: str, about: str, label: str, values: _Labels) -> Metric:
+    family = CounterMetricFamily(name, about, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family
+
+
+def _histogram(
+    name: str,
+    about: str,
+    labels: Sequence[str],
+    spreads: Mapping[tuple[str | int, ...], Spread],
+) -> Metric:
+    family = HistogramMetricFamily(name, about, labels=labels)
+    for key, spread in spreads.items():
+        buckets = [(_bound(bound), float(many)) for bound, many in spread.up_to()]
+        family.add_metric(_texts(key), buckets, spread.sum)
+    return family
+
+
+def _bound(bound: float) -> str:
+    return "+Inf" if bound == math.inf else repr(bound)
+
+
+def _texts(key: tuple[str | int, ...]) -> list[str]:
+    return [str(part) for part in key]

@@ -1,0 +1,89 @@
+"""The route of screenshots: for token holders, and for who holds a signed link.
+
+`<img>` sends no header, so a page asks for a link that works for an hour without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from datetime import UTC, datetime
+
+from aiohttp import hdrs, web
+
+from vpt.errors import InvalidTokenError
+from vpt.model import Role
+from vpt.web.http.auth import own_credential, require, secret_of
+from vpt.web.http.keys import ARTIFACTS
+from vpt.web.http.operations import JSON, SIGNED_LINK, USER, Answer, operation
+from vpt.web.http.params import Param
+from vpt.web.http.requests import json_response
+from vpt.web.schemas import answers
+
+LINK_SECONDS = 3600
+_TYPES = {"png": "image/png", "jpeg": "image/jpeg"}
+_SIGN = Param(
+    "sign",
+    "With 1 the answer is a link that works for an hour without a token.",
+    {"type": "string"},
+    str,
+    example="1",
+)
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/screenshots/{execution_id}/{attempt}/{step}.png")
+@own_credential
+@operation(
+    Answer({**dict.fromkeys(_TYPES.values()), JSON: answers.SignedLink}),
+    query=(_SIGN,),
+    credentials=(USER, SIGNED_LINK),
+)
+async def get_screenshot(request: web.Request) -> web.StreamResponse:
+    """Answer with the picture, with `?sign=1` with a link to it."""
+    if "signature" in request.query:
+        _check_signature(request)
+    else:
+        await require(request, Role.VIEWER)
+    match = request.match_info
+    artifacts = request.app[ARTIFACTS]
+    picture = await artifacts.find(match["execution_id"], match["attempt"], match["step"])
+    if _SIGN.of(request.query) == "1" and "signature" not in request.query:
+        return json_response(_link(request))
+    return web.FileResponse(
+        picture.path,
+        headers={
+            hdrs.CONTENT_TYPE: _TYPES[picture.kind],
+            hdrs.CACHE_CONTROL: "private, max-age=3600",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _link(request: web.Request) -> dict[str, str]:
+    expires = int(time.time()) + LINK_SECONDS
+    signature = _signature(request, str(expires))
+    return {
+        "url": f"{request.path}?expires={expires}&signature={signature}",
+        "expires_at": f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def _check_signature(request: web.Request) -> None:
+    expires, signature = request.query.get("expires", ""), request.query["signature"]
+    good = _signature(request, expires)
+    # compare_digest takes ASCII text only
+    if not hmac.compare_digest(good.encode(), signature.encode(errors="replace")):
+        raise InvalidTokenError("Invalid link")
+    if int(expires) <= time.time():
+        raise InvalidTokenError("The link has expired")
+
+
+def _signature(request: web.Request, expires: str) -> str:
+    """Sign with a key of its own: a signature is worth nothing as a token."""
+    secret = secret_of(request.app).encode()
+    key = hmac.digest(secret, b"vpt screenshots", hashlib.sha256)
+    message = f"{request.path}\n{expires}".encode(errors="replace")
+    return hmac.digest(key, message, hashlib.sha256).hex()

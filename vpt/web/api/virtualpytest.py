@@ -1,0 +1,91 @@
+"""VirtualPyTest hosts: what the hosts of the field send, in their own words and paths."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from aiohttp import web
+
+from vpt.errors import ConflictError, NotRegisteredError
+from vpt.model import Json, Registration
+from vpt.web.http.auth import own_credential
+from vpt.web.http.keys import LAB
+from vpt.web.http.operations import HOST, operation
+from vpt.web.http.requests import json_response, read_as, read_text_of_host
+from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
+from vpt.web.schemas import answers
+from vpt.web.schemas.virtualpytest import (
+    HOST_OF_THE_FIELD,
+    TASK_COMPLETE,
+    end_of_script,
+    health_of,
+    host_name_of,
+    registration_of,
+)
+
+routes = web.RouteTableDef()
+
+#: A script's output has no bound of its own, and the host tells of its end only once.
+LONGEST_END = 64 * 2**20
+#: What a host may be told that nobody knows, or knows as a better one.
+_TO_KNOWN = (NotRegisteredError, ConflictError)
+
+
+@routes.post("/server/system/register")
+@own_credential
+@operation(answers.Registered, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
+async def register_virtualpytest(request: web.Request) -> web.Response:
+    """Take a host in, or take it again with what it says now; exactly 200, as it expects."""
+    speaker, peer = await speaker_of(request), peer_of(request)
+    require_json(request)
+    told = await read_as(request, partial(_registration, speaker=speaker, peer=peer))
+    await request.app[LAB].register(told, peer=peer)
+    return json_response({"status": "success", "host_id": told.host.id})
+
+
+def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
+    """Read it; whose token that is goes before what is wrong with the body."""
+    speaker.speaks_for(host_name_of(body))
+    return registration_of(body, peer=peer, credential=speaker.credential)
+
+
+@routes.post("/server/system/ping")
+@own_credential
+@asked_to_register
+@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+async def ping_virtualpytest(request: web.Request) -> web.Response:
+    """Note what a host says of its health, and look whether it answers."""
+    speaker = await speaker_of(request)
+    require_json(request)
+    host_id, (stats, metrics) = await read_as(
+        request, lambda body: (host_name_of(body), health_of(body))
+    )
+    speaker.speaks_for(host_id)
+    await request.app[LAB].heartbeat(host_id, stats, speaker.credential, metrics)
+    return json_response({"status": "success", "host_id": host_id})
+
+
+@routes.post("/server/system/unregister")
+@own_credential
+@asked_to_register
+@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+async def unregister_virtualpytest(request: web.Request) -> web.Response:
+    """Let a host say goodbye: it is offline until it registers again."""
+    speaker = await speaker_of(request)
+    require_json(request)
+    host_id = await read_as(request, host_name_of)
+    speaker.speaks_for(host_id)
+    await request.app[LAB].unregister(host_id, speaker.credential)
+    return json_response({"status": "success", "host_id": host_id})
+
+
+@routes.post("/server/script/taskComplete")
+@own_credential
+@operation(answers.TaskHeard, body=TASK_COMPLETE, credentials=HOST)
+async def task_complete(request: web.Request) -> web.Response:
+    """Take the end of a script; a task that nobody waits for is no concern of the host's."""
+    speaker = await speaker_of(request)
+    require_json(request)
+    task_id, said = await read_text_of_host(request, end_of_script, LONGEST_END)
+    request.app[LAB].task_complete(task_id, said, speaker.host_id)
+    return json_response({"status": "success", "task_id": task_id})

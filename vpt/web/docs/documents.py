@@ -1,0 +1,160 @@
+"""The documents about the API, and the page that shows them; each is made when first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from vpt.errors import NotFoundError
+from vpt.web.http.auth import public
+from vpt.web.http.keys import CONFIG
+from vpt.web.http.middlewares import JSON_HEADERS
+from vpt.web.http.operations import JSON, UNCHANGED, Answer, operation
+
+routes = web.RouteTableDef()
+
+_DOCUMENT = Answer({JSON: None}, headers=(hdrs.ETAG,))
+_FOLDER = Path(__file__).parent / "swagger"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_FRONT, _PACKED = "index.html", ".gz"
+#: Swagger UI has its pictures inline.
+_POLICY = "; ".join(
+    (
+        *("default-src 'none'", "script-src 'self'", "connect-src 'self'"),
+        *("style-src 'self'", "img-src 'self' data:"),
+        *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What is answered, the same to everybody; `packed` when it is what gzip made."""
+
+    body: bytes
+    headers: Mapping[Any, str]
+    packed: bool = False
+
+    def answer(self, request: web.Request) -> web.Response:
+        """Answer with it; 304 to who has it as it is."""
+        tag = hashlib.sha256(self.body).hexdigest()[:16]
+        headers: dict[str, str] = {
+            **self.headers,
+            hdrs.ETAG: f'"{tag}"',
+            hdrs.CACHE_CONTROL: "no-cache",
+        }
+        if any(known.value == tag for known in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        if not self.packed:
+            return web.Response(body=self.body, headers=headers)
+        headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
+        if "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
+            return web.Response(body=gzip.decompress(self.body), headers=headers)
+        headers[hdrs.CONTENT_ENCODING] = "gzip"
+        return web.Response(body=self.body, headers=headers)
+
+
+@dataclass(slots=True)
+class _Document:
+    """A document on an application, made once, in a thread."""
+
+    make: Callable[[web.Application], bytes]
+    text: _Text | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer with it."""
+        async with self.turn:
+            if self.text is None:
+                body = await asyncio.to_thread(self.make, request.app)
+                self.text = _Text(body, JSON_HEADERS)
+        return self.text.answer(request)
+
+
+_OPENAPI = web.AppKey("openapi", _Document)
+_ASYNCAPI = web.AppKey("asyncapi", _Document)
+
+
+def setup(app: web.Application) -> None:
+    """Prepare to make the documents of `app`."""
+    app[_OPENAPI], app[_ASYNCAPI] = _Document(_openapi), _Document(_asyncapi)
+
+
+def _openapi(app: web.Application) -> bytes:
+    from vpt.web.docs.openapi import describe  # noqa: PLC0415 (its libraries are for those who ask)
+
+    return describe(app)
+
+
+def _asyncapi(app: web.Application) -> bytes:
+    from vpt.web.docs.asyncapi import describe  # noqa: PLC0415 (as above)
+
+    return describe(app[CONFIG])
+
+
+@routes.get("/api/openapi.json")
+@public
+@operation(_DOCUMENT, also=UNCHANGED)
+async def openapi_document(request: web.Request) -> web.Response:
+    """Give this document, in OpenAPI 3.1."""
+    return await request.app[_OPENAPI].answer(request)
+
+
+@routes.get("/api/asyncapi.json")
+@public
+@operation(_DOCUMENT, also=UNCHANGED)
+async def asyncapi_document(request: web.Request) -> web.Response:
+    """Give the document on the live events, in AsyncAPI 3."""
+    return await request.app[_ASYNCAPI].answer(request)
+
+
+@routes.get("/api/docs")
+@public
+@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
+async def docs(request: web.Request) -> web.Response:
+    """Show this document on a page, where its routes can be tried."""
+    return _file(_FRONT).answer(request)
+
+
+@routes.get("/api/docs/{name}")
+@public
+@operation(
+    Answer(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)),
+    also=UNCHANGED,
+    refuses=(NotFoundError,),
+)
+async def docs_file(request: web.Request) -> web.Response:
+    """Give one of that page's files."""
+    name = request.match_info["name"]
+    if name not in _names():
+        raise NotFoundError
+    return _file(name).answer(request)
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Give the files that there are: no path of a request ever meets the file system."""
+    names = (path.name.removesuffix(_PACKED) for path in _FOLDER.iterdir())
+    return frozenset(name for name in names if Path(name).suffix in _TYPES)
+
+
+@cache
+def _file(name: str) -> _Text:
+    path, packed = _FOLDER / name, _FOLDER / f"{name}{_PACKED}"
+    headers = {**_HEADERS, hdrs.CONTENT_TYPE: f"{_TYPES[path.suffix]}; charset=utf-8"}
+    if packed.exists():
+        return _Text(packed.read_bytes(), headers, packed=True)
+    return _Text(path.read_bytes(), headers)

@@ -1,0 +1,1 @@
+"""What every route shares: who asks, what a request holds, how an answer is made."""

@@ -1,0 +1,163 @@
+"""The one middleware: request id, who may, errors as JSON, and a line in the log.
+
+It is one and not four because each costs every request.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from itertools import count, islice
+from time import perf_counter
+
+import orjson
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from structlog.contextvars import bind_contextvars
+
+from vpt.errors import InvalidError, VptError
+from vpt.store.audit import Entry
+from vpt.web.http.auth import admit
+from vpt.web.http.keys import AUDIT, REQUESTS, USER
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "X-Request-ID"
+JSON_HEADERS = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
+MOST_FIELDS = 100
+LONGEST_PATH = 500
+
+#: Ids need to differ, not to be secret: a call of the system for each would cost 3 % of a request.
+_FIRST, _numbers = secrets.token_hex(4), count(1)
+_READS = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
+#: What hosts say twice a minute, some of them with an admin's token.
+_BEATS = frozenset(("/api/hosts/{id}/heartbeat", "/server/system/ping"))
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+_CODES = {
+    400: "bad_request",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    417: "expectation_failed",
+}
+_SENTENCES = {
+    404: "There is no such route.",
+    405: "This route does not know this method.",
+    413: "The body is too large.",
+}
+
+
+@web.middleware
+async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let in who may, answer errors in the contract's form, and log one line."""
+    began = perf_counter()
+    request_id = _request_id(request)
+    bind_contextvars(request_id=request_id)
+    response = await _answer(request, handler)
+    if not response.prepared:
+        response.headers[REQUEST_ID] = request_id
+    seconds = perf_counter() - began
+    if request.method not in _READS:
+        _audit(request, request_id, response.status)
+    request.app[REQUESTS].add((_method_of(request), _route_of(request), response.status), seconds)
+    log.info(
+        "http_request",
+        method=request.method,
+        path=request.path,
+        status=response.status,
+        ms=round(seconds * 1000, 2),
+    )
+    return response
+
+
+def _audit(request: web.Request, request_id: str, status: int) -> None:
+    """Keep who wanted to change something; whoever is no user is no user's business."""
+    user, route = request.get(USER), _route_of(request)
+    if user is None or route in _BEATS:
+        return
+    request.app[AUDIT].note(
+        Entry(
+            user_id=user.user_id,
+            role=user.role,
+            token_id=user.token_id,
+            method=_method_of(request),
+            route=route,
+            path=request.rel_url.raw_path[:LONGEST_PATH],
+            status=status,
+            peer=request.remote or "",
+            request_id=request_id,
+        )
+    )
+
+
+def _method_of(request: web.Request) -> str:
+    """Give the method; whatever a client makes up is one and the same."""
+    return request.method if request.method in hdrs.METH_ALL else "other"
+
+
+def _route_of(request: web.Request) -> str:
+    """Give the route's template: paths have ids in them, and are as many as clients like."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else resource.canonical
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        user = await admit(request)
+        if user is not None:
+            bind_contextvars(user_id=user.user_id)
+        return await handler(request)
+    except VptError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:  # noqa: PLR2004 (a redirect is an answer)
+            raise
+        return _http_error(error)
+    except Exception as error:
+        if _client_went(request, error):
+            return web.Response(status=400)
+        log.exception("request_failed", method=request.method, path=request.path)
+        return error_response(VptError("The server made a mistake; its log says more."))
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get(REQUEST_ID)
+    if given is not None and _SANE_ID.fullmatch(given):
+        return given
+    return f"{_FIRST}{next(_numbers):08x}"
+
+
+def error_response(error: VptError) -> web.Response:
+    """Give the error as the contract has it: `{"error", "code"}`, or `{"errors"}` of fields."""
+    headers = dict(JSON_HEADERS)
+    if error.retry_after is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
+    return web.Response(body=_error_body(error), status=error.status, headers=headers)
+
+
+def _error_body(error: VptError) -> bytes:
+    if isinstance(error, InvalidError):
+        some = dict(islice(error.errors.items(), MOST_FIELDS))
+        return orjson.dumps({"errors": some}, option=orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps({"error": error.message, "code": error.code})
+
+
+def _http_error(error: web.HTTPException) -> web.Response:
+    headers = dict(JSON_HEADERS)
+    if hdrs.ALLOW in error.headers:
+        headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    body = {
+        "error": _SENTENCES.get(error.status, error.reason),
+        "code": _CODES.get(error.status, "error"),
+    }
+    return web.Response(body=orjson.dumps(body), status=error.status, headers=headers)
+
+
+def _client_went(request: web.Request, error: Exception) -> bool:
+    """True when the connection broke under the handler: nobody is there to be answered."""
+    transport = request.transport
+    return isinstance(error, ConnectionError) and (transport is None or transport.is_closing())

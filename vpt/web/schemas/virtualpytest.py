@@ -1,0 +1,257 @@
+"""What VirtualPyTest hosts say of themselves, read by hand: 40 KB of it, and often odd.
+
+What a host need not say is taken as unsaid when it makes no sense; only what it cannot be known
+or reached by is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import orjson
+from marshmallow import INCLUDE, Schema, validate
+from marshmallow import fields as f
+
+from vpt.dialects.base import clean
+from vpt.errors import InvalidError
+from vpt.model import Credential, Device, DeviceSchema, Host, Json, Registration
+from vpt.store.tokens import HOST_NAME
+from vpt.urls import check_host_url
+from vpt.web.http.requests import LONGEST_ID
+from vpt.web.schemas.bodies import about
+from vpt.web.schemas.hosts import MOST_DEVICES, stats_of
+
+DIALECT = "virtualpytest"
+_LONGEST_WORD = 100
+_MOST_WORDS = 200
+_MOST_FIELDS = 100
+_FAMILY_OF_VERIFICATIONS = "verification"
+#: What of a machine does not change while it runs.
+_HARDWARE = ("platform", "architecture", "python_version", "memory_total_gb", "disk_total_gb")
+_ADDRESS = ("host_ip", "host_port")
+#: What a ping tells of each device that is worth a sample.
+_METRICS = (
+    "disk_usage",
+    "ffmpeg_status",
+    "ffmpeg_last_activity",
+    "ffmpeg_working_uptime_seconds",
+    "monitor_status",
+    "monitor_last_activity",
+    "monitor_working_uptime_seconds",
+    "has_running_deployment",
+)
+_ID_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-'"
+
+
+class HostOfTheFieldSchema(Schema):
+    """What a VirtualPyTest host says; of all else what makes no sense is taken as unsaid."""
+
+    class Meta:
+        """Hosts say much, and it is odd."""
+
+        unknown = INCLUDE
+
+    host_name = f.String(
+        required=True,
+        validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"),
+        metadata=about("Its id here."),
+    )
+    example: ClassVar[Json] = {
+        "host_name": "rack-1",
+        "host_url": "http://10.0.0.8:6109",
+        "devices": [{"device_id": "device1", "device_name": "TV", "device_model": "stb"}],
+    }
+
+
+class TaskCompleteSchema(Schema):
+    """The end of a script."""
+
+    class Meta:
+        """As above."""
+
+        unknown = INCLUDE
+
+    task_id = f.String(
+        required=True,
+        validate=validate.Length(1, LONGEST_ID),
+        metadata=about("The host's name for what was begun."),
+    )
+    result = f.Raw(allow_none=True, metadata=about("An object of what came of it."))
+    error = f.Raw(allow_none=True, metadata=about("Why it could not be done."))
+    example: ClassVar[Json] = {"task_id": "6d1f", "result": {"exit_code": 0}, "error": None}
+
+
+#: For the document only: the functions below read the bodies, as they take a thread's time.
+HOST_OF_THE_FIELD, TASK_COMPLETE = HostOfTheFieldSchema(), TaskCompleteSchema()
+
+
+def host_name_of(body: Json) -> str:
+    """Give the name by which a host speaks of itself; InvalidError when it is none."""
+    name = body.get("host_name")
+    if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
+        raise InvalidError({"host_name": [_ID_FORM]})
+    return name
+
+
+def registration_of(body: Json, *, peer: str, credential: Credential) -> Registration:
+    """Make the registration out of what the host sent; InvalidError where that cannot be."""
+    host_id = host_name_of(body)
+    url, page_url = _urls(body, peer, credential)
+    declared = _declared(body)
+    return Registration(
+        host=Host(
+            id=host_id,
+            url=url,
+            dialect=DIALECT,
+            capabilities=_words(body.get("capabilities")),
+        ),
+        devices=tuple(_device(host_id, name, said) for name, said in declared.items())
+        or (Device(id=host_id, local_id=None, name=host_id, model=None),),
+        hardware=_scalars(body, _ADDRESS) | _scalars(body.get("system_stats"), _HARDWARE),
+        secret=None,
+        credential=credential,
+        page_url=page_url,
+        schemas=_schemas(host_id, declared),
+    )
+
+
+def health_of(body: Json) -> tuple[Json | None, Json | None]:
+    """Give the numbers of a ping, and those of each device under the host's own id for it."""
+    metrics: dict[str, Json] = {}
+    for field in ("per_device_metrics", "devices"):
+        for item in _objects(body.get(field)):
+            name = item.get("device_id")
+            told = _scalars(item, _METRICS)
+            if told and isinstance(name, str) and HOST_NAME.fullmatch(name):
+                metrics.setdefault(name, {}).update(told)
+    return stats_of(body), dict(list(metrics.items())[:_MOST_WORDS]) or None
+
+
+def end_of_script(body: Json) -> tuple[str, Json]:
+    """Give which task ended and what the host says of it, each text of 1 MiB at most."""
+    task_id = body.get("task_id")
+    sane = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isprintable()
+    if not isinstance(task_id, str) or not sane:  # it goes into logs and answers
+        raise InvalidError({"task_id": ["Not a valid string."]})
+    told = list(_object(body.get("result")).items())[:_MOST_FIELDS]
+    result = {key: _plain(value) for key, value in told if key.isprintable()}
+    return task_id, {"result": result or None, "error": clean(body.get("error"))}
+
+
+def _plain(value: Any) -> Any:
+    """Keep truths, and numbers that JSON knows; all else is text."""
+    if isinstance(value, int | float):
+        return value if abs(value) < 2**63 else None
+    return clean(value)
+
+
+def _urls(body: Json, peer: str, credential: Credential) -> tuple[str, str | None]:
+    """Give the URL for us, and the one for browsers where it is a sane one."""
+    page = body.get("host_url")
+    field = "host_api_url" if body.get("host_api_url") else "host_url"
+    url = body.get(field)
+    if not isinstance(url, str) or not url:
+        raise InvalidError({field: ["Not a valid URL."]})
+    try:
+        checked = check_host_url(url, peer=peer, credential=credential)
+    except InvalidError as error:
+        raise InvalidError({field: error.errors["host_url"]}) from error
+    return checked, checked if page == url else _page_url(page, peer, credential)
+
+
+def _page_url(page: Any, peer: str, credential: Credential) -> str | None:
+    """Check it as if it were for us, since people follow it; nothing else depends on it."""
+    if not isinstance(page, str):
+        return None
+    try:
+        return check_host_url(page, peer=peer, credential=credential)
+    except InvalidError:
+        return None
+
+
+def _declared(body: Json) -> dict[str, Json]:
+    """Give the declared devices by the host's own ids."""
+    declared: dict[str, Json] = {}
+    for said in _list(body.get("devices")):
+        name = _object(said).get("device_id")
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)
+        if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
+            raise InvalidError({"devices": [f"device_id: {_ID_FORM}"]})
+        if name in declared:
+            raise InvalidError({"devices": [f"{name} is declared twice"]})
+        declared[name] = said
+    if len(declared) > MOST_DEVICES:
+        raise InvalidError({"devices": [f"expected at most {MOST_DEVICES}"]})
+    return declared
+
+
+def _device(host_id: str, name: str, said: Json) -> Device:
+    return Device(
+        id=f"{host_id}:{name}",
+        local_id=name,
+        name=_label(said.get("device_name")) or name,
+        model=_label(said.get("device_model")),
+        capabilities=_capabilities(said),
+    )
+
+
+def _capabilities(said: Json) -> frozenset[str]:
+    """Give the families that a device has, what drives them, and what it can verify."""
+    words: list[str] = []
+    for family, how in _object(said.get("device_capabilities")).items():
+        if how:
+            words += [family, *sorted(_words(how))]
+    verified = _object(said.get("device_verification_types"))
+    if verified:
+        words += [_FAMILY_OF_VERIFICATIONS, *verified]
+    return _words(words)
+
+
+def _schemas(host_id: str, declared: Mapping[str, Json]) -> dict[str, DeviceSchema]:
+    schemas: dict[str, DeviceSchema] = {}
+    for name, said in declared.items():
+        actions = _object(said.get("device_action_types"))
+        verifications = _object(said.get("device_verification_types"))
+        if actions or verifications:
+            schema = {"action_types": actions, "verification_types": verifications}
+            canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
+            hashed = hashlib.sha256(canonical).digest()
+            schemas[f"{host_id}:{name}"] = DeviceSchema(hashed, canonical.decode())
+    return schemas
+
+
+def _words(said: Any) -> frozenset[str]:
+    """Give the words of a word or of a list; what is no word is left out."""
+    each = [said] if isinstance(said, str) else _list(said)
+    words = (item.strip() for item in each if isinstance(item, str))
+    kept = dict.fromkeys(word for word in words if 0 < len(word) <= _LONGEST_WORD)
+    return frozenset(list(kept)[:_MOST_WORDS])
+
+
+def _label(said: Any) -> str | None:
+    return said.strip()[:_LONGEST_WORD].strip() or None if isinstance(said, str) else None
+
+
+def _scalars(said: Any, names: Iterable[str]) -> Json:
+    """Pick what has one of these names and is a short text, a number or a truth."""
+    picked = {name: _object(said).get(name) for name in names}
+    return {
+        name: value[:_LONGEST_WORD] if isinstance(value, str) else value
+        for name, value in picked.items()
+        if isinstance(value, str | int | float)
+    }
+
+
+def _object(said: Any) -> Json:
+    return said if isinstance(said, dict) else {}
+
+
+def _objects(said: Any) -> Iterable[Json]:
+    return (item for item in _list(said) if isinstance(item, dict))
+
+
+def _list(said: Any) -> list[Any]:
+    return said if isinstance(said, list) else []
