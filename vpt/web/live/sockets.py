@@ -27,7 +27,7 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from socketio.packet import BINARY_ACK, BINARY_EVENT, EVENT
 from socketio.packet import Packet as SocketPacket
 
-from vpt.actors.supervisor import every
+from vpt.background import every
 from vpt.errors import (
     BadRequestError,
     ConflictError,
