@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import structlog
 
 from vpt.actors import messages as m
-from vpt.actors.batch import Batcher
 from vpt.errors import DatabaseAwayError
 from vpt.model import (
     ErrorKind,
@@ -26,6 +25,7 @@ from vpt.model import (
     Wish,
     screenshot_url,
 )
+from vpt.store.batch import Batcher
 from vpt.store.db import Database
 
 log = structlog.get_logger(__name__)
