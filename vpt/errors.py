@@ -128,6 +128,10 @@ class DatabaseAwayError(UnavailableError):
     code = "database_away"
 
 
+class SlowStatementError(DatabaseAwayError):
+    """The database answers, but not this statement in time: try again in a moment."""
+
+
 class HostUnreachableError(UnavailableError):
     """The host is not reachable."""
 

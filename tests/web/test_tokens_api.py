@@ -17,6 +17,7 @@ from tests.web.test_access import BAD_TOKEN, signed
 from vpt.model import Role
 from vpt.store import audit
 from vpt.store.db import Database
+from vpt.web.http.keys import AUDIT
 from vpt.web.http.requests import Page
 from vpt.web.live.sockets import RECHECK
 
@@ -201,9 +202,9 @@ async def test_what_happened_while_the_database_was_away_is_written_later(
 
 
 async def test_the_audit_is_written_by_itself_at_once_and_at_the_stop(
-    admin: Client, server: TestServer, db: Database, monkeypatch: pytest.MonkeyPatch
+    admin: Client, server: TestServer, db: Database
 ) -> None:
-    monkeypatch.setattr(audit, "_PAUSE", 60)
+    server.app[AUDIT].writer.pause = 60
     await admin.post("/api/devices", json={"name": "d"})
     assert await until(lambda: _stored(db)) == 1
     await admin.delete("/api/devices/none")
@@ -219,7 +220,7 @@ async def test_entries_that_cannot_be_written_stop_no_others(
     async with one.running():
         for status in (2**40, 200):  # the first one is no integer to PostgreSQL
             one.note(audit.Entry("me", "admin", None, "POST", "/x", "/x", status, "::1", "r"))
-            assert await until(lambda: not one._waiting)
+            assert await until(lambda: not one.writer.waiting)
             await one.flush()
     assert await _stored(db) == 1
 

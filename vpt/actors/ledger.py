@@ -6,7 +6,6 @@ lane has at most one record under way.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 import structlog
 
 from vpt.actors import messages as m
-from vpt.errors import DatabaseAwayError
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
@@ -25,14 +23,13 @@ from vpt.model import (
     Wish,
     screenshot_url,
 )
-from vpt.store.batch import Batcher
+from vpt.store.batch import BatchWriter
 from vpt.store.db import Database
+from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-_PATIENCE = (0.05, 1.0)  # seconds between tries while the database is away: first, longest
 
 
 def spec_of(row: Any) -> RunSpec:
@@ -91,8 +88,15 @@ class Shared:
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self.steps = Batcher(self._store_steps, lambda record: record.weight)
-        self.looks = Batcher(self._store_looks)
+        self.steps = BatchWriter(
+            self._store_steps, name="steps", weigh=lambda record: record.weight
+        )
+        self.looks = BatchWriter(self._store_looks, name="statuses")
+
+    async def close(self) -> None:
+        """End the writing, once no actor writes any more."""
+        await self.steps.close()
+        await self.looks.close()
 
     async def _store_steps(self, records: list[StepRecord]) -> None:
         effects = [record.effect for record in records]
@@ -135,14 +139,7 @@ class Ledger:
         self._host_id = host_id
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        pause, longest = _PATIENCE
-        while True:
-            try:
-                return await work()
-            except DatabaseAwayError:
-                log.warning("record_waits_for_database", record=what, host_id=self._host_id)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+        return await patiently(what, work, host_id=self._host_id)
 
     async def _row(self, name: str, /, **args: Any) -> Any:
         return await self._patiently(name, lambda: self._shared.db.row(name, **args))

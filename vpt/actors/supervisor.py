@@ -112,6 +112,7 @@ class Hosts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._world.shared.close()
 
     def _ended(self, host_id: str, actor: HostActor, task: asyncio.Task[None]) -> None:
         actor.ended()

@@ -15,7 +15,13 @@ import asyncpg
 import orjson
 import structlog
 
-from vpt.errors import ConflictError, DatabaseAwayError, UnprocessableError, VptError
+from vpt.errors import (
+    ConflictError,
+    DatabaseAwayError,
+    SlowStatementError,
+    UnprocessableError,
+    VptError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +34,8 @@ SQL = next(
 POOL_SIZE = 10
 COMMAND_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0
+#: Below COMMAND_TIMEOUT: a statement that waits for another's lock is not slow by itself.
+LOCK_TIMEOUT = "4s"
 MIGRATION_LOCK = 0x767074  # "vpt"
 
 #: What a violated constraint means to the caller; one that is not here is our own mistake.
@@ -53,6 +61,7 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -100,6 +109,8 @@ async def translated() -> AsyncIterator[None]:
 
 
 _OURS = (asyncpg.IntegrityConstraintViolationError, *AWAY)
+#: What ends a statement that takes longer than COMMAND_TIMEOUT.
+_TOO_LONG = (TimeoutError, asyncpg.QueryCanceledError)
 
 
 def in_our_words(error: BaseException) -> BaseException:
@@ -141,15 +152,24 @@ class Session:
 class Database:
     """A pool of connections; every method raises DatabaseAwayError when it does not answer.
 
-    So it does while `ours` says that the database may be another server's by now.
+    So it does while `ours` returns False: the database may be another server's by now. A statement
+    that takes too long while others are answered raises SlowStatementError, which is one.
     """
 
     def __init__(
-        self, dsn: str, *, size: int = POOL_SIZE, ours: Callable[[], bool] = lambda: True
+        self,
+        dsn: str,
+        *,
+        size: int = POOL_SIZE,
+        ours: Callable[[], bool] = lambda: True,
+        name: str = "vpt",
     ) -> None:
+        """Set up a pool of `size` connections; `name` is the application_name of its sessions."""
         self._dsn = dsn
         self._size = size
         self._ours = ours
+        self._name = name
+        self._answered = 0.0  # of the loop's clock: when a statement was last answered
         self._pool: Any = None
         self._turns = asyncio.Semaphore(size)  # asyncpg's own queue is not fair
         self.queries = read_queries()
@@ -164,6 +184,7 @@ class Database:
 
     async def open(self) -> None:
         """Connect; DatabaseAwayError when nobody answers."""
+        self._loop = asyncio.get_running_loop()
         async with translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
@@ -174,9 +195,20 @@ class Database:
                 init=_init,
                 reset=_keep,
                 statement_cache_size=0 if is_pooler(self._dsn) else 500,
+                server_settings=self._server_settings(),
             )
         async with self.session():
             pass
+
+    def _server_settings(self) -> dict[str, str]:
+        if is_pooler(self._dsn):  # it knows few settings, and refuses connections for others
+            return {"application_name": self._name}
+        return {"application_name": self._name, "lock_timeout": LOCK_TIMEOUT}
+
+    def _too_long(self, error: Exception) -> Exception:
+        """Return SlowStatementError where others were answered meanwhile, else `error` itself."""
+        lately = self._loop.time() - self._answered < COMMAND_TIMEOUT / 2
+        return SlowStatementError() if lately else error
 
     async def close(self) -> None:
         """Give the connections back; what still runs gets 2 s."""
@@ -197,6 +229,8 @@ class Database:
             except asyncpg.InternalClientError:
                 connection.terminate()
                 raise
+            except _TOO_LONG as error:
+                raise self._too_long(error) from error
             finally:
                 await self._release(connection)
 
@@ -224,14 +258,18 @@ class Database:
         try:
             connection = await self._acquire()
             try:
-                return await getattr(connection, method)(query.sql, *query.bind(args))
+                result = await getattr(connection, method)(query.sql, *query.bind(args))
             except asyncpg.InternalClientError:  # it was just cut, and the driver lost its thread
                 connection.terminate()
                 raise
+            except _TOO_LONG as error:
+                raise self._too_long(error) from error
             finally:
                 await self._release(connection)
         except _OURS as error:
             raise in_our_words(error) from error
+        self._answered = self._loop.time()
+        return result
 
     async def _acquire(self) -> Any:
         """Take a turn, then a connection: the pool has one for each turn, or makes it in time."""
@@ -240,10 +278,14 @@ class Database:
         async with asyncio.timeout(ACQUIRE_TIMEOUT):  # wait_for may lose a cancel before 3.12
             await self._turns.acquire()
         try:
-            return await self._pool.acquire()
+            connection = await self._pool.acquire()
         except BaseException:
             self._turns.release()
             raise
+        if self._ours():  # it may have taken long to connect
+            return connection
+        await self._release(connection)
+        raise DatabaseAwayError
 
     async def _release(self, connection: Any) -> None:
         try:
