@@ -1,4 +1,4 @@
-"""Audit: who wrote what, when and from where; written at once, in a crowd several together."""
+"""Audit: which user changed what, when and from where."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAST = 2.0
 _AT_ONCE, _KEPT = 1000, 100_000
 
 
-#: What is sent twice is written once by its id, which need not be secret.
+#: An entry that is sent twice is stored once, by its id, which need not be secret.
 _FIRST, _numbers = secrets.token_hex(8), count(1)
 
 
@@ -39,7 +39,7 @@ def _now() -> datetime:
 
 
 class Entry(Struct, frozen=True):
-    """One request that was to change something, and what it was answered."""
+    """One request that was to change something, and its status."""
 
     user_id: str
     role: str

@@ -115,13 +115,13 @@ class BatchWriter(Generic[T]):
             return len(batch)
 
     def _put_back(self, batch: list[tuple[T, _Waiter | None]]) -> bool:
-        """Let noted values wait again; return whether there are any."""
+        """Return noted values to the front; return whether there are any."""
         noted = [item for item in batch if item[1] is None]
         self.waiting.extendleft(reversed(noted))
         return bool(noted)
 
     def _next(self) -> list[tuple[T, _Waiter | None]]:
-        """Take as much as fits into one statement, the first value at least."""
+        """Remove and return as many values as fit into one statement, at least one."""
         batch = [self.waiting.popleft()]
         weight = self._weigh(batch[0][0])
         while self.waiting and len(batch) < self._most:

@@ -33,7 +33,7 @@ class TakenError(Exception):
 
 
 class Instance:
-    """This server's claim on its database.
+    """The claim of this server on its database.
 
     `db` must not depend on `held`, or a claim that ran out could never be renewed.
     """
@@ -53,7 +53,7 @@ class Instance:
         return _now() < self._until
 
     async def claim(self, *, alone: bool) -> None:
-        """Take the row; `alone` says that no other server can be alive. TakenError after WAIT."""
+        """Acquire the row; TakenError after WAIT. `alone`: no other server can be alive."""
         if alone:
             await self._db.row("clear_instance")
         loop = asyncio.get_running_loop()
@@ -66,7 +66,7 @@ class Instance:
         await self._db.row("end_other_servers", name=self.session_name)
 
     async def keep(self) -> None:
-        """Renew the row for ever; raise TakenError when another server has it."""
+        """Renew the row until cancelled; TakenError when another server has it."""
         pause = RENEW
         while True:
             await asyncio.sleep(pause)
@@ -79,7 +79,7 @@ class Instance:
                 pause = AWAY
 
     async def drop(self) -> None:
-        """Give the row back."""
+        """Delete the row, so that another server need not wait."""
         await self._db.row("drop_instance", id=self._id)
 
     async def _ask(self, query: str) -> bool:

@@ -1,4 +1,4 @@
-"""Tokens that can be revoked: whose they are, and whether they still hold.
+"""Tokens that can be revoked: their owner, and whether they are valid.
 
 A user's token is signed and carries the id of its row; of a host's own token only the hash is kept.
 """
@@ -16,19 +16,19 @@ from typing import Any
 from vpt.model import Role
 from vpt.store.db import Database
 
-#: Seconds for which a token is known without asking: a revoked one is refused after that.
+#: Seconds for which the database is not asked again: a revoked token may be accepted so long.
 KNOWN_FOR = 4.0
-#: What a host may be called.
+#: The names that a host may have.
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-#: What new_id makes.
+#: The ids that new_id returns.
 TOKEN_ID = re.compile(r"tok_[0-9a-f]{16}")
 _MOST_KNOWN = 1024
 _BYTES = 32
-_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # what token_urlsafe makes of 32 bytes
+_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # of token_urlsafe(32)
 
 
 def new_id() -> str:
-    """Give an id for a token."""
+    """Return a new id for a token."""
     return f"tok_{secrets.token_hex(8)}"
 
 
@@ -41,7 +41,7 @@ async def make_token(
     created_by: str = "vpt host-token",
     expires_at: datetime | None = None,
 ) -> str:
-    """Make one more token of that host's; this is the only time that anybody sees it."""
+    """Store one more token of that host and return it: only its hash is kept."""
     token = secrets.token_urlsafe(_BYTES)
     await db.row(
         "insert_token",
@@ -57,17 +57,17 @@ async def make_token(
 
 
 async def listed_tokens(db: Database) -> list[Any]:
-    """Give for each host that has any: `host_id`, `tokens` (how many), `newest` (when made)."""
+    """Return a row for each host with tokens: `host_id`, `tokens` (count), `newest` (made at)."""
     return await db.rows("host_tokens")
 
 
 async def revoke_tokens(db: Database, host_id: str) -> int:
-    """Take all tokens of a host away; give how many it had."""
+    """Revoke all tokens of a host; return how many it had."""
     return len(await db.rows("revoke_host_tokens", host_id=host_id))
 
 
 class Tokens:
-    """Tells whether a token holds and whose it is; asks the database at most each KNOWN_FOR (s)."""
+    """Looks tokens up, and asks the database about each at most every KNOWN_FOR seconds."""
 
     def __init__(self, db: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
@@ -76,17 +76,17 @@ class Tokens:
         self._forgotten = 0
 
     async def host_of(self, token: str) -> str | None:
-        """Give the id of the host whose token it is, None when it is nobody's."""
+        """Return the id of the host that owns `token`, None when there is no such token."""
         if not _FORM.fullmatch(token):
             return None
         return await self._asked(_hash(token), "host_of_token", "hash")
 
     async def lives(self, token_id: str) -> bool:
-        """Tell whether the token of that id is one of ours that nobody revoked."""
+        """Return whether the token with that id exists and was not revoked."""
         return await self._asked(token_id, "token_lives", "id") is not None
 
     def forget(self, known_as: bytes | str) -> None:
-        """Ask anew about a token: its hash, or its id."""
+        """Ask the database at the next use of a token, named by its hash or its id."""
         self._known.pop(known_as, None)
         self._forgotten += 1
 
@@ -100,7 +100,7 @@ class Tokens:
         found = await self._db.value(query, **{argument: known_as})
         if found is None:
             return None
-        if forgotten != self._forgotten:  # this may be what was true before
+        if forgotten != self._forgotten:  # the answer may be older than the change
             return str(found)
         if len(self._known) >= _MOST_KNOWN:
             del self._known[next(iter(self._known))]
