@@ -20,8 +20,9 @@ from vpt.measures import Tally
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
 from vpt.store.db import Database
 from vpt.store.disk import Disk
-from vpt.store.tokens import issue_token, secret_of
+from vpt.store.tokens import issue_token
 from vpt.web.api import devices, hosts, metrics, system, tokens, virtualpytest
+from vpt.web.http.auth import secret_of
 from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB
 from vpt.web.http.middlewares import gate
 from vpt.web.live import sockets
