@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class VptError(Exception):
-    """Something went wrong."""
+    """The server could not handle the request; its log has the details."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -54,7 +54,7 @@ class ForbiddenError(VptError):
 
 
 class NotFoundError(VptError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     status, code = 404, "not_found"
 

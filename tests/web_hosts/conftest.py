@@ -136,7 +136,7 @@ async def client(connect: Connect) -> Client:
 
 
 def bearer(client: Client, role: Role = Role.ADMIN, user: str = "ann") -> dict[str, str]:
-    """Give the headers of a user of that role."""
+    """Return the headers of a user of that role."""
     token = issue_token(secret_of(client.app), user, role, 1)
     return {"Authorization": f"Bearer {token}"}
 

@@ -1,4 +1,4 @@
-"""Routes of test cases, and how a wish to run one becomes a complete request."""
+"""Routes of test cases, and how a request to run one becomes a complete execution."""
 
 from __future__ import annotations
 

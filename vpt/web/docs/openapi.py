@@ -125,7 +125,7 @@ _TAGS = {
     "campaign-executions": "Runs of campaigns.",
     "devices": "The devices that test cases run on.",
     "hosts": "The machines with devices attached: routes for people, and those that hosts call.",
-    "screenshots": "Pictures of what devices showed after a step.",
+    "screenshots": "Screenshots of devices, taken at steps.",
     "metrics": "Figures over time, by device, and for Prometheus.",
     "health": "Whether the server works.",
     "system": "Versions, settings and load of the server.",

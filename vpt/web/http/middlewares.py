@@ -75,7 +75,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _audit(request: web.Request, request_id: str, status: int) -> None:
-    """Keep who wanted to change something; whoever is no user is no user's business."""
+    """Note in the audit a request of a user that could have changed something."""
     user, route = request.get(USER), _route_of(request)
     if user is None or route in _HEARTBEATS:
         return

@@ -21,7 +21,6 @@ from vpt.web.schemas.response import (
     words,
 )
 
-#: What a person may wish; the rest comes of what the host does.
 #: The statuses that people set; the others follow from what the host does.
 _CHOICES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
 _STATUS = "`disabled` takes the device out of use, `online` puts it back."

@@ -78,7 +78,7 @@ class ErrorResponse(ResponseSchema):
 
     error = text("One sentence for people.")
     code = text("The same for programs.")
-    example: ClassVar[Json] = {"error": "There is no such thing.", "code": "not_found"}
+    example: ClassVar[Json] = {"error": "The requested object does not exist.", "code": "not_found"}
 
 
 class ErrorsResponse(ResponseSchema):

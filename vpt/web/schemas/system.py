@@ -12,7 +12,7 @@ from vpt.web.schemas.response import EARLY, ResponseSchema, flag, moment, number
 
 
 class AliveResponse(ResponseSchema):
-    """The server answers; for `ready` the database does, too."""
+    """Whether the server answers, or whether its database does (`ready`, `not_ready`)."""
 
     status = text("`alive`, `ready` or `not_ready`.")
     example: ClassVar[Json] = {"status": "alive"}

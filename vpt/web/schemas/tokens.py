@@ -37,7 +37,7 @@ class TokenBody(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Range(0, MOST_DAYS, min_inclusive=False),
-        metadata=about("Days until it expires. Default: 30; with role `host` it never expires."),
+        metadata=about("Days until it expires. Default: 30, or never with role `host`."),
     )
 
     example: ClassVar[Json] = {"name": "nightly", "role": "operator", "days": 90}
