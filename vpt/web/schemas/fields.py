@@ -15,10 +15,11 @@ from vpt.bounds import (
     LONGEST_NAME,
     LONGEST_TIMEOUT_S,
 )
+from vpt.store.tokens import HOST_NAME
 
 #: What a host may call itself and its devices: both go into ids and paths.
 NAME = validate.Regexp(
-    r"[A-Za-z0-9._-]{1,64}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
+    rf"{HOST_NAME.pattern}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
 )
 LABEL = validate.Length(1, LONGEST_NAME)
 CAPABILITIES = "Capabilities, which test cases can require."
