@@ -100,7 +100,7 @@ class CampaignBody(StoredBody):
     }
 
 
-class CampaignEntry(ResponseSchema, EntryBody):
+class CampaignEntryResponse(ResponseSchema, EntryBody):
     """A test case of a campaign."""
 
 
@@ -108,7 +108,7 @@ class CampaignResponse(ResponseSchema, CampaignBody):
     """The campaign as it is stored."""
 
     id = text()
-    test_cases = f.List(f.Nested(CampaignEntry))
+    test_cases = f.List(f.Nested(CampaignEntryResponse))
     version = whole("Incremented by each PUT; the ETag is made of it.")
     created_at = moment()
     updated_at = moment()
