@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vpt import config
+from vpt.bounds import HIGHEST_PRIORITY, LONGEST_TIMEOUT_S
 from vpt.client.exits import Exit, MisuseError, TroubleError
 from vpt.client.shutdown import end_all
 from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 #: Seconds that a server may be away while a run is started and waited for.
 PATIENCE = 60.0
-LONGEST_TIMEOUT = 86_400.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -151,17 +151,19 @@ def _waiting(command: Command) -> Command:
     "--param 'pin=\"42\"'. Numbers count as JSON only as JSON writes them: 1.10 and 007 are text.",
 )
 @click.option(
-    "--priority", type=click.IntRange(0, 100), help="Higher goes first [50, in the middle]."
+    "--priority",
+    type=click.IntRange(0, HIGHEST_PRIORITY),
+    help="Higher goes first [50, in the middle].",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+    type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
     help="The longest that one attempt may take [the test case's].",
 )
 @click.option(
     "--queue-timeout",
-    type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+    type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
     help="The longest that it may wait for a device [QUEUE_TIMEOUT of the server].",
 )

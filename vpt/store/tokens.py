@@ -10,9 +10,13 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import jwt
+
+from vpt.errors import InvalidTokenError
 from vpt.model import Role
 from vpt.store.db import Database
 
@@ -22,14 +26,99 @@ KNOWN_FOR = 4.0
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: The ids that new_id returns.
 TOKEN_ID = re.compile(r"tok_[0-9a-f]{16}")
+#: Characters of a token, and of the user name in it.
+LONGEST_TOKEN, LONGEST_USER = 4096, 200
+#: Tokens whose signature is remembered as good: checking one costs more than most requests.
+CACHED_TOKENS = 1024
+_ALGORITHM = "HS256"
+_DAY = 86_400  # seconds
 _MOST_KNOWN = 1024
 _BYTES = 32
 _FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # of token_urlsafe(32)
 
 
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a token speaks for; `expires_at` is in seconds since the epoch, None for never.
+
+    With role host, `user_id` is the id of the host. Only a token that can be revoked has an id.
+    """
+
+    user_id: str
+    role: Role
+    expires_at: float | None
+    token_id: str | None = None
+
+
 def new_id() -> str:
     """Return a new id for a token."""
     return f"tok_{secrets.token_hex(8)}"
+
+
+_verified_tokens: dict[tuple[str, str], User] = {}
+
+
+def issue_token(
+    secret: str, user: str, role: Role, days: float, token_id: str | None = None
+) -> str:
+    """Sign a token that expires in `days`; with role host, `user` is the id of the host.
+
+    A token with an id is valid only while its row is in the database and has not expired.
+    """
+    now = int(time.time())
+    claims = {
+        "user_id": user,
+        "sub": user,
+        "role": role.value,
+        "iat": now,
+        "exp": now + int(days * _DAY),
+    }
+    if token_id is not None:
+        claims["jti"] = token_id
+    return jwt.encode(claims, secret, algorithm=_ALGORITHM)
+
+
+def read_token(secret: str, token: str) -> User:
+    """Return the user of a token that we signed; InvalidTokenError when it is wrong or expired.
+
+    It does not check whether the token was revoked: that is `Tokens.lives`.
+    """
+    user = _verified_tokens.get((token, secret))
+    if user is None:
+        user = _verified(secret, token)
+        if len(_verified_tokens) >= CACHED_TOKENS:
+            del _verified_tokens[next(iter(_verified_tokens))]
+        _verified_tokens[token, secret] = user
+    if user.expires_at is not None and user.expires_at <= time.time():
+        raise InvalidTokenError
+    return user
+
+
+def _verified(secret: str, token: str) -> User:
+    if len(token) > LONGEST_TOKEN:
+        raise InvalidTokenError
+    options: Any = {"verify_aud": False, "verify_iat": False, "verify_sub": False}
+    try:
+        claims = jwt.decode(token, secret, algorithms=[_ALGORITHM], options=options)
+        role = Role(claims.get("role", Role.OPERATOR))
+        expires_at = int(claims["exp"]) if "exp" in claims else None
+        token_id = claims.get("jti")
+    # PyJWT lets the JSON parser's own errors through: RecursionError and ValueError among them.
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InvalidTokenError from error
+    # Other issuers use this claim, too, for ids that have no row here.
+    ours = isinstance(token_id, str) and TOKEN_ID.fullmatch(token_id)
+    return User(user_id_of(claims), role, expires_at, token_id if ours else None)
+
+
+def user_id_of(claims: dict[str, Any]) -> str:
+    """Return the user name of the claims; InvalidTokenError when they have no usable one."""
+    user = claims.get("user_id", claims.get("sub"))
+    if isinstance(user, int) and not isinstance(user, bool):
+        user = str(user)
+    if not isinstance(user, str) or not 0 < len(user) <= LONGEST_USER or not user.isprintable():
+        raise InvalidTokenError
+    return user
 
 
 async def make_token(
