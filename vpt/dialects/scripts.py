@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from vpt.dialects.base import HostTroubleError
-from vpt.dialects.verdicts import Verdict, script_verdict
+from vpt.dialects.results import Verdict, script_verdict
 from vpt.model import Json
 
 log = structlog.get_logger(__name__)

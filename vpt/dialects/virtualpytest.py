@@ -1,7 +1,7 @@
 """The VirtualPyTest dialect: something is begun, then asked for its end or told of it.
 
 Such a host answers one request at a time, names what it begins, and knows no way back: there is
-no cancel. What it begins is written by `orders`, what it says is read by `verdicts`.
+no cancel. What it begins is written by `start_requests`, what it says is read by `results`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import structlog
 
 from vpt.dialects import http as wire
 from vpt.dialects.base import Call, HostTroubleError, clean
-from vpt.dialects.orders import Kind, Order, local_id, order_of
+from vpt.dialects.results import Verdict, meaning_of
 from vpt.dialects.scripts import End, Tasks
 from vpt.dialects.serial import Line, own_url
-from vpt.dialects.verdicts import Verdict, meaning_of
+from vpt.dialects.start_requests import Kind, Order, local_id, order_of
 from vpt.model import Answer, Device, Host, Json
 
 log = structlog.get_logger(__name__)

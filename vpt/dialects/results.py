@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpt.dialects.base import HostTroubleError, clean
-from vpt.dialects.orders import Kind
+from vpt.dialects.start_requests import Kind
 from vpt.model import Json
 
 Words = Mapping[str, Any]

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vpt.dialects.base import MAX_TEXT, Call, HostTroubleError
-from vpt.dialects.orders import Kind, command_line, order_of
-from vpt.dialects.verdicts import Moving, Verdict, meaning_of, script_verdict
+from vpt.dialects.results import Moving, Verdict, meaning_of, script_verdict
+from vpt.dialects.start_requests import Kind, command_line, order_of
 from vpt.model import Device, Host
 
 HOST = Host("pi", "http://10.0.0.5:6109", dialect="virtualpytest")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from vpt.dialects.results import Verdict
 from vpt.dialects.scripts import Tasks
-from vpt.dialects.verdicts import Verdict
 
 SAID = {"result": {"script_success": True}}
 
