@@ -23,7 +23,7 @@ def read(kind: Kind, said: Any) -> tuple[bool | None, str | None]:
     try:
         meaning = meaning_of(kind, said)
     except HostTroubleError as trouble:
-        return None, trouble.trouble
+        return None, trouble.trouble.name
     return (meaning.success, meaning.error) if isinstance(meaning, Verdict) else (None, "runs")
 
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from tests.actors.fake_host import until
-from vpt.dialects.base import Call, HostTroubleError
+from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.dialects.serial import Line, own_url, watched_socket
 from vpt.model import Device, Host, Json
 
@@ -82,7 +82,7 @@ async def test_nothing_is_begun_when_the_turn_comes_after_the_servers_claim_ran_
     assert (await first).good
     with pytest.raises(HostTroubleError, match="claim") as trouble:
         await second
-    assert trouble.value.trouble == "HELD_BACK"
+    assert trouble.value.trouble is Trouble.HELD_BACK
     assert host.asked("/host/takeControl") == []
     assert (await line.get(known(host), HEALTH)).good
     await line.close()
@@ -112,7 +112,7 @@ async def test_a_probe_says_in_time_that_there_is_no_answer(host: StandIn) -> No
     async with host._turn:
         with pytest.raises(HostTroubleError, match="no answer") as caught:
             await dialect.probe(known(host), 0.1)
-        assert caught.value.trouble == "NOT_CONNECTED"
+        assert caught.value.trouble is Trouble.NOT_CONNECTED
     await dialect.probe(known(host), 5.0)
     assert host.overlaps == []
     await dialect.close()
@@ -144,7 +144,7 @@ async def test_a_host_that_is_not_there_was_not_sent_anything(host: StandIn, lin
     await host.vanish()
     with pytest.raises(HostTroubleError) as caught:
         await line.get(known(host), HEALTH)
-    assert caught.value.trouble == "NOT_CONNECTED"
+    assert caught.value.trouble is Trouble.NOT_CONNECTED
 
 
 async def test_no_more_is_read_than_was_asked_for(host: StandIn, line: Line) -> None:

@@ -19,8 +19,8 @@ from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
-from vpt.actors.state import HostState, Run
-from vpt.dialects.base import Call, Dialect, HostTroubleError
+from vpt.actors.state import CONNECT_SHARE, HostState, RunState
+from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.measures import Tally
@@ -72,7 +72,7 @@ class HostActor(Actor[m.Message]):
     def __init__(
         self,
         state: HostState,
-        resumed: list[tuple[Run, float]],
+        resumed: list[tuple[RunState, float]],
         world: Surroundings,
         last_seen: datetime | None,
     ) -> None:
@@ -127,13 +127,13 @@ class HostActor(Actor[m.Message]):
 
     def _do(self, effect: m.Effect) -> None:  # noqa: C901, PLR0912 (a table)
         match effect:
-            case m.ForwardAct():
+            case m.SendAction():
                 self._call(effect.device.id, self._forward_act(effect))
-            case m.Forward():
+            case m.SendStep():
                 self._call(effect.device.id, self._forward(effect))
-            case m.Reply(ask, value):
+            case m.Resolve(ask, value):
                 self.answer(ask, value)
-            case m.Refuse(ask, error):
+            case m.Reject(ask, error):
                 self.refuse(ask, error)
             case (
                 m.StoreAttempt()
@@ -156,9 +156,9 @@ class HostActor(Actor[m.Message]):
                 self.spawn(self._cancel_on_host(effect), "cancel")
             case m.Leave(host, device):
                 self.spawn(self._world.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
-            case m.Hangup(device_id):
+            case m.AbortCall(device_id):
                 self._hang_up(device_id)
-            case m.NotTaken(execution_id, device_id, gone):
+            case m.ReturnRun(execution_id, device_id, gone):
                 self._world.not_taken(execution_id, device_id, gone=gone)
             case m.Log(event_name, fields, warning):
                 level = log.warning if warning else log.info
@@ -199,7 +199,7 @@ class HostActor(Actor[m.Message]):
         except HostTroubleError as trouble:
             self._world.tally.probes_missed += 1
             self._world.probed(self.name, None)
-            self.tell(m.ProbeMissed(trouble.words))
+            self.tell(m.ProbeMissed(trouble.message))
             return
         seconds = perf_counter() - began
         self._world.tally.probes.add(seconds)
@@ -224,7 +224,7 @@ class HostActor(Actor[m.Message]):
         if task is not None:
             task.cancel()
 
-    async def _forward(self, effect: m.Forward) -> None:
+    async def _forward(self, effect: m.SendStep) -> None:
         key = effect.key
         body = {
             **effect.action,
@@ -243,33 +243,33 @@ class HostActor(Actor[m.Message]):
             effect.connect,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
-            begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            moved=lambda state: self.tell(m.StepMoved(device_id, key, state)),
+            on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
+            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, state)),
         )
         began = perf_counter()
         outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
         self.bring(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
 
-    async def _forward_act(self, effect: m.ForwardAct) -> None:
-        act, began = effect.act, perf_counter()
-        outcome: m.Outcome = m.NoAnswer(m.Trouble.TIMEOUT, "Nobody waits for it any more.")
-        if self.asked(act.ask):
-            body = {**act.action, "device_model": effect.device.model}
-            connect = act.timeout_s * machine.CONNECTING
-            call = Call(effect.host, effect.device, body, act.key, act.timeout_s, connect)
+    async def _forward_act(self, effect: m.SendAction) -> None:
+        command, began = effect.command, perf_counter()
+        outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
+        if self.asked(command.ask):
+            body = {**command.action, "device_model": effect.device.model}
+            connect = command.timeout_s * CONNECT_SHARE
+            call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
             outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
-        self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
+        self.bring(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
     async def _send(self, call: Call) -> m.Outcome:
         if not self._world.may_act():
             words = "The server's claim on its database ran out."
-            return m.NoAnswer(m.Trouble.HELD_BACK, words)
+            return m.NoAnswer(Trouble.HELD_BACK, words)
         try:
             return await self._world.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(m.Trouble[trouble.trouble], trouble.words)
+            return m.NoAnswer(trouble.trouble, trouble.message)
 
     async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
         told = self._world.may_act() and await self._world.dialect.cancel(

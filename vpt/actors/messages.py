@@ -1,14 +1,15 @@
-"""What an actor is told (commands, facts) and what it orders (effects): frozen, one line each.
+"""The messages of a host's actor (commands and facts) and its effects: frozen values.
 
-Commands carry `ask`, the number under which the asker waits for a `Reply` or `Refuse`.
+A command is what somebody wants; it may carry `ask`, the number of the pending ask that a
+`Resolve` or `Reject` ends. A fact is what happened: an answer, an alarm, a stored record. An effect
+is what the actor has to do because of a message; what comes of it comes back as a fact.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
-
 from msgspec import Struct
 
+from vpt.dialects.base import Trouble
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -26,20 +27,8 @@ from vpt.model import (
 # ---------------------------------------------------------------- outcomes of a call to a host
 
 
-class Trouble(Enum):
-    """A call that brought no answer of a step."""
-
-    HELD_BACK = auto()  # by us: nothing was sent, and the host is not to blame
-    NOT_CONNECTED = auto()  # nothing was sent
-    BROKEN = auto()  # something was sent, then the connection broke
-    FATE_UNKNOWN = auto()  # the host began it, died, and cannot tell
-    HOST_ERROR = auto()
-    HOST_REFUSED = auto()
-    TIMEOUT = auto()
-
-
 class NoAnswer(Struct, frozen=True):
-    """Why there is no answer, in words for a person."""
+    """Why a call brought no answer; `error` is for people."""
 
     trouble: Trouble
     error: str
@@ -49,7 +38,10 @@ Outcome = Answer | NoAnswer
 
 
 class StepKey(Struct, frozen=True):
-    """One try of one step of one attempt: what a host can tell apart."""
+    """One try of one step of one attempt.
+
+    Hosts get it as the Idempotency-Key: the same key is the same work, another try is new work.
+    """
 
     execution_id: str
     attempt: int
@@ -72,7 +64,7 @@ class ChangeDevices(Struct, frozen=True):
 
 
 class ChangeHost(Struct, frozen=True):
-    """People changed what vpt knows of the host: the next call goes out by that."""
+    """Use what people changed of the host from the next call on."""
 
     host: Host
 
@@ -92,8 +84,8 @@ class Retire(Struct, frozen=True):
     ask: int
 
 
-class Act(Struct, frozen=True):
-    """Run one manual action; the asker waits for what comes of it."""
+class RunAction(Struct, frozen=True):
+    """Run one manual action; its answer ends the ask."""
 
     ask: int
     device_id: str | None
@@ -104,7 +96,7 @@ class Act(Struct, frozen=True):
 
 
 class TakeLease(Struct, frozen=True):
-    """Give `holder` the device for `seconds`, or renew his lease; the answer is the lease's id."""
+    """Lease the device to `holder` for `seconds`, or renew that; the answer is the lease's id."""
 
     ask: int
     device_id: str
@@ -113,8 +105,8 @@ class TakeLease(Struct, frozen=True):
     seconds: float
 
 
-class Run(Struct, frozen=True):
-    """Begin the next attempt of a queued execution here (told by the dispatcher)."""
+class StartRun(Struct, frozen=True):
+    """Start the next attempt of a queued execution here; the dispatcher chose this device."""
 
     execution_id: str
     device_id: str
@@ -131,9 +123,9 @@ Command = (
     | Unregister
     | Drain
     | Retire
-    | Act
+    | RunAction
     | TakeLease
-    | Run
+    | StartRun
     | Cancel
 )
 
@@ -161,14 +153,14 @@ class ShutdownBegun(Struct, frozen=True):
 
 
 class AttemptStored(Struct, frozen=True):
-    """The attempt stands in the database and its first step beside it."""
+    """The attempt is stored, with its first step as running."""
 
     device_id: str
     spec: RunSpec
 
 
 class AttemptRefused(Struct, frozen=True):
-    """The execution was not to be had any more (cancelled, or its time was over)."""
+    """The execution cannot start any more: it was cancelled, or expired in the queue."""
 
     device_id: str
     execution_id: str
@@ -187,15 +179,15 @@ class StepAnswered(Struct, frozen=True):
 
 
 class StepBegun(Struct, frozen=True):
-    """The host gave the try that is under way a name of its own: it can be asked for its end."""
+    """The host named the try that is under way; by that handle it can be asked for its end."""
 
     device_id: str
     key: StepKey
     handle: str
 
 
-class StepMoved(Struct, frozen=True):
-    """The host says how far the step is."""
+class StepProgressed(Struct, frozen=True):
+    """How far the step is, as the host tells it."""
 
     device_id: str
     key: StepKey
@@ -208,7 +200,7 @@ class StepTimedOut(Struct, frozen=True):
 
 
 class StepStored(Struct, frozen=True):
-    """The step's end stands; without a status it is to be tried once more."""
+    """The step's end is stored; without a status it is its next try that is stored."""
 
     device_id: str
     key: StepKey
@@ -227,7 +219,7 @@ class GraceOver(Struct, frozen=True):
 
 
 class LossForgotten(Struct, frozen=True):
-    """A loss of the host is too long ago to tell anything."""
+    """A loss of the host is too long ago to count."""
 
 
 class PauseOver(Struct, frozen=True):
@@ -255,7 +247,7 @@ class CancelAnswered(Struct, frozen=True):
 
 
 class EndStored(Struct, frozen=True):
-    """The attempt's end stands; `status` is what the execution is now."""
+    """The attempt's end is stored; `status` is the execution's, `queued` when tried again."""
 
     device_id: str
     execution_id: str
@@ -270,7 +262,7 @@ class ReleaseStored(Struct, frozen=True):
     attempt: int
 
 
-class ActAnswered(Struct, frozen=True):
+class ActionAnswered(Struct, frozen=True):
     device_id: str
     ask: int
     outcome: Outcome
@@ -288,7 +280,7 @@ Fact = (
     | StepDue
     | StepAnswered
     | StepBegun
-    | StepMoved
+    | StepProgressed
     | StepTimedOut
     | StepStored
     | RunTimedOut
@@ -300,19 +292,19 @@ Fact = (
     | CancelAnswered
     | EndStored
     | ReleaseStored
-    | ActAnswered
+    | ActionAnswered
 )
 Message = Command | Fact
 
 # ---------------------------------------------------------------- effects
 
 
-class Reply(Struct, frozen=True):
+class Resolve(Struct, frozen=True):
     ask: int
     value: object = None
 
 
-class Refuse(Struct, frozen=True):
+class Reject(Struct, frozen=True):
     ask: int
     error: VptError
 
@@ -321,11 +313,11 @@ class Probe(Struct, frozen=True):
     host: Host
 
 
-class Forward(Struct, frozen=True):
-    """Send a step; what comes within `limit` (s) comes back as StepAnswered.
+class SendStep(Struct, frozen=True):
+    """Send a step; its answer, or that there is none within `limit` (s), is a StepAnswered.
 
-    Without a connection within `connect` (s) nothing is sent. With a `handle` it was begun before
-    and is only to be asked for its end.
+    Without a connection within `connect` (s) nothing is sent. With a `handle` the host has begun it
+    already, and is only asked for its end.
     """
 
     host: Host
@@ -338,16 +330,16 @@ class Forward(Struct, frozen=True):
     handle: str | None = None
 
 
-class ForwardAct(Struct, frozen=True):
-    """Send a manual action; its end comes back as ActAnswered."""
+class SendAction(Struct, frozen=True):
+    """Send a manual action; its end comes back as ActionAnswered."""
 
     host: Host
     device: Device
-    act: Act
+    command: RunAction
 
 
 class CancelOnHost(Struct, frozen=True):
-    """Tell the host to stop an attempt; comes back as CancelAnswered."""
+    """Ask the host to stop an attempt; its answer comes back as CancelAnswered."""
 
     host: Host
     device_id: str
@@ -356,20 +348,23 @@ class CancelOnHost(Struct, frozen=True):
 
 
 class Leave(Struct, frozen=True):
-    """Tell the host that an attempt has no more use for the device."""
+    """Notify the host that an attempt needs the device no more; nothing comes back."""
 
     host: Host
     device: Device
 
 
-class Hangup(Struct, frozen=True):
-    """Give up the open call of this device."""
+class AbortCall(Struct, frozen=True):
+    """Abort the open call of this device, if there is one; nothing comes back of it."""
 
     device_id: str
 
 
 class Alarm(Struct, frozen=True):
-    """Leave `fact` after `seconds`; one of the same name takes its place, None ends it."""
+    """Send `fact` to the actor after `seconds`.
+
+    It replaces the alarm of that name; without a fact it only cancels that.
+    """
 
     name: str
     seconds: float
@@ -402,7 +397,7 @@ class StoreTry(Struct, frozen=True):
 
 
 class StoreHandle(Struct, frozen=True):
-    """Store what the host calls the try that is under way."""
+    """Store the handle that the host gave to the try that is under way."""
 
     device_id: str
     key: StepKey
@@ -410,7 +405,11 @@ class StoreHandle(Struct, frozen=True):
 
 
 class StoreEnd(Struct, frozen=True):
-    """Store how an attempt ended, at its step `at`; `again` puts the execution in line again."""
+    """Store how an attempt ended, at its step `at`.
+
+    `again` puts the execution back in the queue; `release` frees the device, which is held
+    otherwise.
+    """
 
     device_id: str
     spec: RunSpec
@@ -435,13 +434,13 @@ class Publish(Struct, frozen=True):
 
 
 class Announce(Struct, frozen=True):
-    """The host looks different now: tell the dispatcher, the clients and the database."""
+    """Notify the dispatcher, the clients and the database that the host's view changed."""
 
     view: HostView
 
 
-class NotTaken(Struct, frozen=True):
-    """A run that the dispatcher sent could not begin here."""
+class ReturnRun(Struct, frozen=True):
+    """Return a run to the dispatcher that could not start here; `gone` when it never can."""
 
     execution_id: str
     device_id: str
@@ -455,18 +454,18 @@ class Log(Struct, frozen=True):
 
 
 class Stop(Struct, frozen=True):
-    """The actor's work is over."""
+    """End the actor."""
 
 
 Effect = (
-    Reply
-    | Refuse
+    Resolve
+    | Reject
     | Probe
-    | Forward
-    | ForwardAct
+    | SendStep
+    | SendAction
     | CancelOnHost
     | Leave
-    | Hangup
+    | AbortCall
     | Alarm
     | StoreAttempt
     | StoreStep
@@ -476,7 +475,7 @@ Effect = (
     | StoreRelease
     | Publish
     | Announce
-    | NotTaken
+    | ReturnRun
     | Log
     | Stop
 )

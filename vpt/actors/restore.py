@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from vpt.actors.state import Hold as Held
-from vpt.actors.state import HostState, Lane, Lease, Limits, Link, Phase, Run
+from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import Credential, Device, Host, HostStatus, RunSpec
 from vpt.store.db import Database
 from vpt.store.seal import Sealer
@@ -20,7 +19,7 @@ class Restored:
     """What an actor begins with; `resumed` are runs and how long (s) they have run."""
 
     state: HostState
-    resumed: list[tuple[Run, float]]
+    resumed: list[tuple[RunState, float]]
     last_seen: datetime | None
 
 
@@ -60,7 +59,7 @@ async def restore(
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
         lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
-    resumed: list[tuple[Run, float]] = []
+    resumed: list[tuple[RunState, float]] = []
     for item in attempts:
         _take_up(lanes, item, resumed)
     link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
@@ -106,7 +105,7 @@ def device_of(row: Any) -> Device:
     )
 
 
-def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]]) -> None:
+def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
     """Put an attempt that still has its device back on its lane."""
     device_id = row["device_id"]
     lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
@@ -115,7 +114,7 @@ def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]])
         resumed.append((run, row["elapsed_s"]))
         lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
     else:
-        hold = Held(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
+        hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
         lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
 
 
@@ -125,7 +124,7 @@ def _missing_device(device_id: str) -> Device:
     return Device(device_id, local, device_id, None, declared=False)
 
 
-def _run_of(row: Any) -> Run:
+def _run_of(row: Any) -> RunState:
     spec = RunSpec(
         execution_id=row["execution_id"],
         test_case_id=row["test_case_id"],
@@ -143,7 +142,7 @@ def _run_of(row: Any) -> Run:
     in_flight = row["step_status"] == "running"
     delayed = in_flight and row["step_age_s"] < spec.steps[row["step"] - 1].get("delay_s", 0)
     phase = Phase.PARKED if in_flight else Phase.STORING
-    return Run(
+    return RunState(
         spec.execution_id,
         Phase.DELAYED if delayed else phase,
         spec,

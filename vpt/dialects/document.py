@@ -9,7 +9,7 @@ import orjson
 from yarl import URL
 
 from vpt.dialects import http as wire
-from vpt.dialects.base import Call, HostTroubleError, clean
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
@@ -40,24 +40,27 @@ class DocumentDialect:
         try:
             async with request as response:
                 if not wire.is_good(response.status):
-                    raise HostTroubleError("HOST_ERROR", f"The probe got {response.status}.")
+                    raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise HostTroubleError("NOT_CONNECTED", wire.words_of(error)) from error
+            raise HostTroubleError(Trouble.NOT_CONNECTED, wire.words_of(error)) from error
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         data = orjson.dumps({**call.body, "device_id": call.device.local_id})
         try:
             return await self._post(call, data)
-        except HostTroubleError as trouble:
-            if trouble.trouble != "BROKEN" or not call.host.idempotency:
+        except HostTroubleError as error:
+            if error.trouble is not Trouble.BROKEN or not call.host.idempotency:
                 raise
-            broken = trouble
+            return await self._post_again(call, data, error)
+
+    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
+        """Send it again; when that cannot connect the first error stays: it may be at work."""
         try:
             return await self._post(call, data)
-        except HostTroubleError as trouble:
-            if trouble.trouble == "NOT_CONNECTED":  # but the first one may have been acted on
-                raise broken from trouble
+        except HostTroubleError as error:
+            if error.trouble is Trouble.NOT_CONNECTED:
+                raise broken from error
             raise
 
     async def _post(self, call: Call, data: bytes) -> Answer:
@@ -124,5 +127,5 @@ async def _understood(status: int, content: bytes) -> Answer:
     if not wire.is_good(status):
         wire.refuse(status, raw or {})
     if raw is None or not isinstance(raw.get("success"), bool):
-        raise HostTroubleError("HOST_ERROR", "The host's answer has no success in it.")
+        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer has no success in it.")
     return Answer(raw["success"], clean(raw.get("output")), clean(raw.get("error")), raw=raw)

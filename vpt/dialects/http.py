@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 from aiohttp.connector import SocketFactoryType
 
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, clean
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
 from vpt.urls import CheckedResolver
 
 CONNECT = 5.0  # seconds
@@ -59,13 +59,13 @@ TROUBLES = _Troubles()
 
 def _say(error: BaseException) -> None:
     if isinstance(error, _NOT_SENT):
-        raise HostTroubleError("NOT_CONNECTED", words_of(error)) from error
+        raise HostTroubleError(Trouble.NOT_CONNECTED, words_of(error)) from error
     if isinstance(error, TimeoutError):
-        raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
+        raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
     if isinstance(error, _BROKEN):
-        raise HostTroubleError("BROKEN", words_of(error)) from error
+        raise HostTroubleError(Trouble.BROKEN, words_of(error)) from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
-        raise HostTroubleError("HOST_ERROR", words_of(error)) from error
+        raise HostTroubleError(Trouble.HOST_ERROR, words_of(error)) from error
 
 
 def words_of(error: BaseException) -> str:
@@ -84,7 +84,7 @@ async def read(response: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> byte
         size += len(chunk)
         if size > most:
             words = f"The host's answer is over {most // 2**20} MiB."
-            raise HostTroubleError("HOST_ERROR", words)
+            raise HostTroubleError(Trouble.HOST_ERROR, words)
     return b"".join(chunks)
 
 
@@ -98,9 +98,9 @@ def refuse(status: int, raw: Mapping[str, Any]) -> NoReturn:
     said = clean(raw.get("error") or raw.get("code"))
     words = f"The host answered {status}" + (f": {said[:500]}" if said else ".")
     if status == 503 and raw.get("code") == "fate_unknown":  # noqa: PLR2004
-        raise HostTroubleError("FATE_UNKNOWN", "The host died and cannot tell what it did.")
+        raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
-    raise HostTroubleError("HOST_REFUSED" if refused else "HOST_ERROR", words)
+    raise HostTroubleError(Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR, words)
 
 
 async def parsed(content: bytes) -> Mapping[str, Any] | None:

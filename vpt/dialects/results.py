@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vpt.dialects.base import HostTroubleError, clean
+from vpt.dialects.base import HostTroubleError, Trouble, clean
 from vpt.dialects.start_requests import Kind
 from vpt.model import Json
 
@@ -49,7 +49,9 @@ def meaning_of(kind: Kind, said: Words) -> Verdict | Moving:
         said, state = state, state.get("status")
     if not isinstance(state, str):
         if said.get("success") is False:
-            raise HostTroubleError("FATE_UNKNOWN", _told(said) or "The host forgot what it began.")
+            raise HostTroubleError(
+                Trouble.FATE_UNKNOWN, _told(said) or "The host forgot what it began."
+            )
         _no_verdict("The host's answer has no status in it.")
     if state not in _ENDS:
         return Moving(_blocks(said) if kind is Kind.GRAPH else _progress(said))
@@ -165,7 +167,7 @@ def _short(said: Any) -> str | None:
 
 
 def _no_verdict(words: str) -> NoReturn:
-    raise HostTroubleError("HOST_ERROR", words)
+    raise HostTroubleError(Trouble.HOST_ERROR, words)
 
 
 # ---------------------------------------------------------------- where it stands

@@ -21,7 +21,7 @@ from aiohttp.connector import AddrInfoType
 from yarl import URL
 
 from vpt.dialects import http as wire
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble
 from vpt.model import Host, Json
 from vpt.urls import CheckedResolver
 
@@ -124,7 +124,7 @@ class Line:
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | None, most: int
     ) -> Reply:
         if method == "POST" and not self._ours():
-            raise HostTroubleError("HELD_BACK", "The server's claim on its database ran out.")
+            raise HostTroubleError(Trouble.HELD_BACK, "The server's claim on its database ran out.")
         with wire.TROUBLES:
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=_LIMIT, allow_redirects=False

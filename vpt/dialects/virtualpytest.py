@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import structlog
 
 from vpt.dialects import http as wire
-from vpt.dialects.base import Call, HostTroubleError, clean
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
 from vpt.dialects.results import Verdict, meaning_of
 from vpt.dialects.scripts import End, Tasks
 from vpt.dialects.serial import Line, own_url
@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 _HEALTH = "/host/system/health"
 _PATHS = {Kind.ACTION: "action", Kind.VERIFICATION: "verification", Kind.GRAPH: "testcase"}
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
-_NO_LINE = ("NOT_CONNECTED", "BROKEN")
-_FINAL = ("FATE_UNKNOWN", "HOST_REFUSED")
+_AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
+_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)
 _NOT_FOUND = 404
 _MAX_PICTURE = 8 * 2**20
 _PICTURE_LIMIT = 5.0  # seconds; a verdict must not wait long for a picture
@@ -66,9 +66,9 @@ class VirtualPyTestDialect:
             async with asyncio.timeout(limit):
                 reply = await self._line.get(host, _HEALTH, with_key=False)
         except TimeoutError as error:
-            raise HostTroubleError("NOT_CONNECTED", "The probe got no answer.") from error
+            raise HostTroubleError(Trouble.NOT_CONNECTED, "The probe got no answer.") from error
         if not reply.good:
-            raise HostTroubleError("HOST_ERROR", f"The probe got {reply.status}.")
+            raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {reply.status}.")
 
     async def send(self, call: Call) -> Answer:
         """Begin the step, unless it has a handle, and wait for its end."""
@@ -78,7 +78,7 @@ class VirtualPyTestDialect:
             async with asyncio.timeout(call.limit):
                 verdict = await self._end(call)
         except TimeoutError as error:
-            raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
+            raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
         return await self._answer(call.host, verdict, min(_PICTURE_LIMIT, latest - now()))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
@@ -110,7 +110,7 @@ class VirtualPyTestDialect:
         if order.kind is Kind.SCRIPT:
             return await self._script_end(call, secrets.token_urlsafe(24), order)
         number = _checked((await self._begin(call, order)).get("execution_id"))
-        call.begun(f"{order.kind}:{number}")
+        call.on_begun(f"{order.kind}:{number}")
         return await self._polled(call, order.kind, number, pause=self.POLLS[0])
 
     async def _take_control(self, call: Call) -> None:
@@ -119,8 +119,8 @@ class VirtualPyTestDialect:
         try:
             reply = await self._line.post(call.host, "/host/takeControl", body)
         except HostTroubleError as trouble:
-            if trouble.trouble == "BROKEN":
-                raise HostTroubleError("NOT_CONNECTED", trouble.words) from trouble
+            if trouble.trouble is Trouble.BROKEN:
+                raise HostTroubleError(Trouble.NOT_CONNECTED, trouble.message) from trouble
             raise
         raw = await reply.parsed() or {}
         if not reply.good:
@@ -151,7 +151,7 @@ class VirtualPyTestDialect:
                 return meaning
             if meaning.at != told:
                 told = meaning.at
-                call.moved(told)
+                call.on_progress(told)
             pause = min(pause * more, most) if pause else first
 
     async def _status(self, call: Call, kind: Kind, number: str) -> Mapping[str, Any]:
@@ -162,8 +162,8 @@ class VirtualPyTestDialect:
                 return await self._poll(call, kind, number)
             except HostTroubleError as trouble:
                 pause = next(pauses, None)
-                if pause is None and trouble.trouble in _NO_LINE:
-                    raise HostTroubleError("BROKEN", trouble.words) from trouble
+                if pause is None and trouble.trouble in _AWAY:
+                    raise HostTroubleError(Trouble.BROKEN, trouble.message) from trouble
                 if pause is None or trouble.trouble in _FINAL:
                     raise
             await asyncio.sleep(pause)
@@ -173,12 +173,12 @@ class VirtualPyTestDialect:
         query = None if kind is Kind.GRAPH else {"device_id": local_id(call.host, call.device)}
         reply = await self._line.get(call.host, path, query)
         if reply.status == _NOT_FOUND:
-            raise HostTroubleError("FATE_UNKNOWN", "The host forgot what it began.")
+            raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host forgot what it began.")
         raw = await reply.parsed()
         if not reply.good:
             wire.refuse(reply.status, raw or {})
         if raw is None:
-            raise HostTroubleError("HOST_ERROR", "The host's answer is no JSON object.")
+            raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer is no JSON object.")
         return raw
 
     # ------------------------------------------------------------ told of its end
@@ -204,7 +204,7 @@ class VirtualPyTestDialect:
                 return
             self._tasks.forget(task_id)
             raise
-        call.begun(f"{Kind.SCRIPT}:{task_id}")
+        call.on_begun(f"{Kind.SCRIPT}:{task_id}")
 
     async def _told(self, host: Host, end: asyncio.Future[End]) -> End:
         """Wait; a host that cannot be reached again and again is given up, a slow one is not."""
@@ -218,7 +218,7 @@ class VirtualPyTestDialect:
                 return end.result()
             if missed > len(self.AGAIN):
                 raise HostTroubleError(
-                    "BROKEN", "The host cannot be reached while its script runs."
+                    Trouble.BROKEN, "The host cannot be reached while its script runs."
                 )
 
     async def _away(self, host: Host, end: asyncio.Future[End]) -> bool:
@@ -235,7 +235,7 @@ class VirtualPyTestDialect:
         try:
             await self._line.get(host, _HEALTH, with_key=False)
         except HostTroubleError as trouble:
-            return trouble.trouble in _NO_LINE
+            return trouble.trouble in _AWAY
         return False
 
     # ------------------------------------------------------------ answering
@@ -279,17 +279,17 @@ def _taken_apart(handle: str) -> tuple[Kind, str]:
     try:
         return Kind(kind), number
     except ValueError as error:
-        raise HostTroubleError("FATE_UNKNOWN", "Nobody knows what was begun.") from error
+        raise HostTroubleError(Trouble.FATE_UNKNOWN, "Nobody knows what was begun.") from error
 
 
 def _checked(number: Any) -> str:
     """Give the id of what was begun; it becomes a part of a path."""
     text = str(number) if isinstance(number, (str, int)) else ""
     if not _ID.fullmatch(text):
-        raise HostTroubleError("HOST_ERROR", "The host does not name what it began.")
+        raise HostTroubleError(Trouble.HOST_ERROR, "The host does not name what it began.")
     return text
 
 
 def _not_begun(what: str, raw: Mapping[str, Any]) -> NoReturn:
     said = clean(raw.get("error") or raw.get("message"))
-    raise HostTroubleError("HOST_ERROR", what + (f": {said[:500]}" if said else "."))
+    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {said[:500]}" if said else "."))
