@@ -80,7 +80,7 @@ class Dialect(Protocol):
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """Notify the host that an attempt needs the device no more; failures are ignored."""
 
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
+    def task_complete(self, task_id: str, report: Json, host_id: str | None) -> bool:
         """Deliver a host's report on a task to the call that waits for it; False when none does.
 
         `host_id` is the host that the report's credential belongs to, None when that is good for
