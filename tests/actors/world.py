@@ -196,6 +196,9 @@ class World:
             case m.AbortCall(device_id):
                 self.forwards.pop(device_id, None)
             case m.Alarm(name, _, fact):
+                if isinstance(fact, m.CancelGraceOver):
+                    lost = (fact.execution_id, fact.attempt) in self.lost
+                    assert not lost, "a timer that would release the device of a lost host"
                 self.alarms.pop(name, None)
                 if fact is not None:
                     self.alarms[name] = fact
@@ -226,7 +229,8 @@ class World:
     def _ordered(self, record: m.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""
         match record:
-            case m.StoreEnd(_, spec, _, ErrorKind.HOST_LOST):
+            case m.StoreEnd(device_id, spec, _, ErrorKind.HOST_LOST):
+                assert f"cancel:{device_id}" not in self.alarms, "the timer of a cancel is left"
                 acting = (spec.execution_id, spec.attempt) in self.acting
                 assert not (record.release and acting), "released while the host may act on it"
                 self.lost[spec.execution_id, spec.attempt] = Lost()
