@@ -51,11 +51,9 @@ class Actor(ABC, Generic[T]):
         self._schedule()
 
     def deliver(self, message: T) -> None:
-        """Put a message into the inbox, and process it at once when no other waits.
-
-        For tasks only: code that an actor or the dispatcher calls has to `tell`. Else one actor
-        would begin in the middle of what another one does.
-        """
+        """Put a message into the inbox, and process it at once when no other waits."""
+        # For tasks only: code that an actor or the dispatcher calls has to `tell`. Else one actor
+        # would begin in the middle of what another one does.
         if self._inbox or self._processing or self._context is None:
             self.tell(message)
         else:
@@ -104,6 +102,7 @@ class Actor(ABC, Generic[T]):
             self.begin()
             self._schedule()
             await self._over
+            # The group waits for its tasks, and none of them would end by itself.
             for task in tuple(self._open):
                 task.cancel()
 
@@ -117,6 +116,7 @@ class Actor(ABC, Generic[T]):
         """Process what came until now; what comes meanwhile waits, so that others are served."""
         self._scheduled, self._processing = False, True
         try:
+            # An actor that tells itself something would otherwise never let the loop go on.
             for _ in range(len(self._inbox)):
                 if self._over.done():
                     return

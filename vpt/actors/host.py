@@ -116,6 +116,7 @@ class HostActor(Actor[m.Message]):
 
     def receive(self, message: m.Message) -> bool:
         """Let the machine decide, then perform the effects."""
+        # The new state stands before its effects: what they call may look at it.
         self._state, effects = machine.transition(self._state, message)
         self._perform(effects)
         return self._stopping
@@ -208,6 +209,7 @@ class HostActor(Actor[m.Message]):
             return
         seconds = perf_counter() - began
         self._world.tally.probes.add(seconds)
+        # A missed probe leaves this as it was: it is when the host was last seen, not looked at.
         self._last_seen = datetime.now(UTC)
         self._world.probed(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
@@ -269,6 +271,7 @@ class HostActor(Actor[m.Message]):
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
     async def _send(self, call: Call) -> m.Outcome:
+        # Another server may have taken over, and send the same step: then this one must not.
         if not self._world.may_act():
             error = "The server's claim on its database ran out."
             return m.NoAnswer(Trouble.HELD_BACK, error)
@@ -292,10 +295,8 @@ class HostActor(Actor[m.Message]):
         self._recorded.set()
 
     async def _write_records(self) -> None:
-        """Store records in order, one at a time, and the host's view when no record waits.
-
-        Of views only the newest is stored: a host that changes fast must not hold up its runs.
-        """
+        """Store records in order, one at a time, and the host's view when no record waits."""
+        # Of views only the newest is stored: a host that changes fast must not hold up its runs.
         while True:
             if self._records:
                 await self._store(self._records[0])
@@ -367,10 +368,8 @@ class HostActor(Actor[m.Message]):
             log.info("test_execution_completed", **fields, duration=duration_s)
 
     async def _save_screenshot(self, effect: m.StoreStep) -> str | None:
-        """Save the screenshot of an answer and return its kind.
-
-        One that cannot be saved is logged; it never fails the step.
-        """
+        """Save the screenshot of an answer and return its kind."""
+        # One that cannot be saved is logged; it never fails the step.
         data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
         if not data:
             return None
@@ -405,10 +404,8 @@ class HostActor(Actor[m.Message]):
 
 
 def _slim(outcome: m.Outcome) -> m.Outcome:
-    """Return the answer with only what will be stored.
-
-    While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    """
+    """Return the answer with only what will be stored."""
+    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
     if not isinstance(outcome, Answer) or outcome.raw is None:
         return outcome
     return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})

@@ -46,19 +46,23 @@ class StepKey(Struct, frozen=True):
     execution_id: str
     attempt: int
     step: int
-    tries: int
+    tries: int  # 1 for the first
 
 
 # ---------------------------------------------------------------- commands
 
 
 class Register(Struct, frozen=True):
+    """Store what a host says of itself and its devices; its process may have begun anew."""
+
     ask: int
     host: Host
     devices: tuple[Device, ...]
 
 
 class ChangeDevices(Struct, frozen=True):
+    """Store devices as people changed them."""
+
     ask: int
     devices: tuple[Device, ...]
 
@@ -70,10 +74,14 @@ class ChangeHost(Struct, frozen=True):
 
 
 class Unregister(Struct, frozen=True):
+    """Note that the host leaves in order."""
+
     ask: int
 
 
 class Drain(Struct, frozen=True):
+    """Start no more runs on the host, or (`on` false) start them again."""
+
     ask: int
     on: bool
 
@@ -88,11 +96,11 @@ class RunAction(Struct, frozen=True):
     """Run one manual action; its answer ends the ask."""
 
     ask: int
-    device_id: str | None
+    device_id: str | None  # None: the only one of the host
     action: Json
     timeout_s: float
-    key: str
-    user_id: str
+    key: str  # goes out as the Idempotency-Key
+    user_id: str  # a lease of somebody else rejects the action
 
 
 class TakeLease(Struct, frozen=True):
@@ -100,7 +108,7 @@ class TakeLease(Struct, frozen=True):
 
     ask: int
     device_id: str
-    lease_id: str
+    lease_id: str  # of a new lease; a renewed one keeps its own
     holder: str
     seconds: float
 
@@ -113,6 +121,8 @@ class StartRun(Struct, frozen=True):
 
 
 class Cancel(Struct, frozen=True):
+    """Cancel the execution's run, if it is on this host."""
+
     execution_id: str
 
 
@@ -133,19 +143,21 @@ Command = (
 
 
 class ProbeAnswered(Struct, frozen=True):
-    pass
+    """The host's health is well."""
 
 
 class ProbeMissed(Struct, frozen=True):
+    """A probe was not answered well."""
+
     error: str
 
 
 class HeartbeatSeen(Struct, frozen=True):
-    pass
+    """The host sent a ping, so it may be back."""
 
 
 class ProbeDue(Struct, frozen=True):
-    pass
+    """It is time for a probe."""
 
 
 class ShutdownBegun(Struct, frozen=True):
@@ -167,11 +179,15 @@ class AttemptRefused(Struct, frozen=True):
 
 
 class StepDue(Struct, frozen=True):
+    """The delay before a step is over."""
+
     device_id: str
     key: StepKey
 
 
 class StepAnswered(Struct, frozen=True):
+    """A step's call is over, with an answer or without one."""
+
     device_id: str
     key: StepKey
     outcome: Outcome
@@ -195,6 +211,8 @@ class StepProgressed(Struct, frozen=True):
 
 
 class StepTimedOut(Struct, frozen=True):
+    """The time of a step is over."""
+
     device_id: str
     key: StepKey
 
@@ -209,6 +227,8 @@ class StepStored(Struct, frozen=True):
 
 
 class RunTimedOut(Struct, frozen=True):
+    """The time of a run is over."""
+
     device_id: str
     execution_id: str
     attempt: int
@@ -234,16 +254,20 @@ class LeaseOver(Struct, frozen=True):
 
 
 class CancelGraceOver(Struct, frozen=True):
+    """CANCEL_GRACE is over since a cancel, or since a step went on after its attempt's end."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
 class CancelAnswered(Struct, frozen=True):
+    """The host answered a cancel, or did not."""
+
     device_id: str
     execution_id: str
     attempt: int
-    acknowledged: bool
+    acknowledged: bool  # false, too, when there was no answer: it is asked again then
 
 
 class EndStored(Struct, frozen=True):
@@ -253,16 +277,20 @@ class EndStored(Struct, frozen=True):
     execution_id: str
     attempt: int
     status: ExecutionStatus
-    step_status: StepStatus | None = None
+    step_status: StepStatus | None = None  # of the step that was in flight
 
 
 class ReleaseStored(Struct, frozen=True):
+    """The device's release is stored."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
 class ActionAnswered(Struct, frozen=True):
+    """A manual action's call is over."""
+
     device_id: str
     ask: int
     outcome: Outcome
@@ -300,16 +328,22 @@ Message = Command | Fact
 
 
 class Resolve(Struct, frozen=True):
+    """Answer a pending ask."""
+
     ask: int
     value: object = None
 
 
 class Reject(Struct, frozen=True):
+    """End a pending ask with an error."""
+
     ask: int
     error: VptError
 
 
 class Probe(Struct, frozen=True):
+    """GET the host's health; comes back as ProbeAnswered or ProbeMissed."""
+
     host: Host
 
 
@@ -325,7 +359,7 @@ class SendStep(Struct, frozen=True):
     device_model: str
     key: StepKey
     action: Json
-    limit: float
+    limit: float  # longer than the step may take: a late answer is of use (`machine/holds.py`)
     connect: float
     handle: str | None = None
 
@@ -366,12 +400,14 @@ class Alarm(Struct, frozen=True):
     It replaces the alarm of that name; without a fact it only cancels that.
     """
 
-    name: str
+    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, `lease:`
     seconds: float
     fact: Fact | None
 
 
 class StoreAttempt(Struct, frozen=True):
+    """Store a new attempt and make its execution running; comes back as AttemptStored."""
+
     execution_id: str
     device_id: str
 
@@ -385,8 +421,8 @@ class StoreStep(Struct, frozen=True):
     answer: Answer | None
     error: str | None
     duration_ms: float | None
-    seq: int
-    next_action: str | None
+    seq: int  # of the event that tells it
+    next_action: str | None  # the next step's name, None when the run ends here
 
 
 class StoreTry(Struct, frozen=True):
@@ -419,17 +455,21 @@ class StoreEnd(Struct, frozen=True):
     again: bool
     release: bool
     at: int
-    step: StepKey | None  # the one that was in flight
-    seq: int
+    step: StepKey | None  # the one that was in flight, which ends with its attempt
+    seq: int  # of the event that tells it
 
 
 class StoreRelease(Struct, frozen=True):
+    """Store that an attempt that is over holds its device no more."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
 class Publish(Struct, frozen=True):
+    """Publish an event to its subscribers."""
+
     event: Event
 
 
@@ -448,6 +488,8 @@ class ReturnRun(Struct, frozen=True):
 
 
 class Log(Struct, frozen=True):
+    """Write an event to the log."""
+
     event: str
     fields: Json
     warning: bool = False

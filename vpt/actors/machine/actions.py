@@ -32,6 +32,7 @@ def run_action(t: Transition, command: m.RunAction) -> None:
     if isinstance(lane, VptError):
         t.add(m.Reject(command.ask, lane))
         return
+    # It waits on the lane, not in a task: what waits is seen by leases and runs, and is bounded.
     actions = (*lane.actions, command)
     lane = t.put(lane, actions=actions)
     if len(acting(t, lane)) == len(actions) == 1:
@@ -49,6 +50,7 @@ def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptE
         return UnavailableError("The server is stopping.")
     if (reason := _taken_from(t, lane, user_id)) is not None:
         return ConflictError(reason)
+    # Counted for the whole host: so much waits in memory, whatever the number of its devices.
     waiting = sum(len(other.actions) - 1 for other in t.state.lanes.values() if other.actions)
     if waiting >= t.state.limits.inbox_limit:
         return UnavailableError("Too many actions wait for this host.")
@@ -83,20 +85,16 @@ def _taken(lane: Lane, user_id: str) -> str | None:
 
 
 def acting(t: Transition, lane: Lane) -> list[Lane]:
-    """Return the lanes whose actions wait for each other; the oldest of all is under way.
-
-    `ask` numbers grow, so the smallest first one is the oldest.
-    """
+    """Return the lanes whose actions wait for each other; the oldest of all is under way."""
+    # `ask` numbers grow, so the smallest first one is the oldest.
     lanes = [t.state.lanes.get(lane.device.id), *t.excluded_by(lane)]
     return [each for each in lanes if each is not None and each.actions]
 
 
 def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
-    """Answer whoever asked, and send the action that waited longest.
-
-    Whoever asked is answered even when the lane knows the action no more: a registration may have
-    removed the device while it ran.
-    """
+    """Answer whoever asked, and send the action that waited longest."""
+    # Whoever asked is answered even when the lane knows the action no more: a registration may
+    # have removed the device while it ran.
     outcome = fact.outcome
     if isinstance(outcome, Answer):
         t.add(m.Resolve(fact.ask, (outcome, fact.duration_ms)))

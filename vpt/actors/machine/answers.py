@@ -114,12 +114,11 @@ def _store_try(t: Transition, lane: Lane, run: RunState) -> None:
 
 
 def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer) -> None:
-    """Park the step when it may be sent again, else end the attempt.
-
-    It may be sent again when nothing was sent, or when the connection broke and the host can tell
-    a repeated step. It goes out after the next good probe, since before that it would fail the same
-    way. All else ends the attempt: the host refused the step, or nobody can tell what became of it.
-    """
+    """Park the step when it may be sent again, else end the attempt."""
+    # It may be sent again when nothing was sent, or when the connection broke and the host can
+    # tell a repeated step. It goes out after the next good probe, since before that it would fail
+    # the same way. All else ends the attempt: the host refused the step, or nobody can tell what
+    # became of it.
     trouble = outcome.trouble
     resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
     if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
@@ -140,11 +139,10 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
 
 
 def step_stored(t: Transition, fact: m.StepStored) -> None:
-    """Publish what was stored, and go on with what it leads to.
-
-    Anything but the record that the run waits for is ignored: a record may be reported twice when
-    its connection broke after COMMIT, and a second report must not send the next step again.
-    """
+    """Publish what was stored, and go on with what it leads to."""
+    # Anything but the record that the run waits for is ignored: a record may be reported twice
+    # when its connection broke after COMMIT, and a second report must not send the next step
+    # again.
     lane = t.state.lanes.get(fact.device_id)
     run = lane.run if lane else None
     if lane is None or run is None or run.phase is not Phase.STORING or run.key != fact.key:

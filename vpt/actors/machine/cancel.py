@@ -12,7 +12,9 @@ from vpt.model import ErrorKind, ExecutionStatus
 
 
 def step_timed_out(t: Transition, fact: m.StepTimedOut) -> None:
-    """End the attempt; a timeout that rang while the answer was in the inbox is ignored."""
+    """End the attempt, unless its answer came meanwhile."""
+    # The alarm may ring while the answer is in the inbox before it: then it names a try whose call
+    # is closed. So it is with each alarm; cancelling it does not take back what it sent.
     found = t.open_call(fact.device_id, fact.key)
     if found is None:
         return
@@ -24,10 +26,8 @@ def step_timed_out(t: Transition, fact: m.StepTimedOut) -> None:
 
 
 def run_timed_out(t: Transition, fact: m.RunTimedOut) -> None:
-    """End the attempt, after the present record if one is being stored.
-
-    A cancel keeps its status: it came first, and it has a grace of its own.
-    """
+    """End the attempt, after the present record if one is being stored."""
+    # A cancel keeps its status: it came first, and it has a grace of its own.
     lane = t.state.lanes.get(fact.device_id)
     run = lane.run if lane else None
     if lane is None or run is None or not run.is_of(fact):
@@ -40,6 +40,8 @@ def run_timed_out(t: Transition, fact: m.RunTimedOut) -> None:
 
 def cancel(t: Transition, command: m.Cancel) -> None:
     """Cancel the execution's run, wherever it is; a second cancel changes nothing."""
+    # The database may report the same cancel again and again, since a sweep looks for those that
+    # nobody carried out; none must start the grace anew.
     for lane in t.lanes():
         run = lane.run
         if run is None or run.execution_id != command.execution_id or run.cancelled:
@@ -59,10 +61,8 @@ def _cancel_run(t: Transition, lane: Lane, run: RunState) -> None:
 
 
 def _cancel_sent(t: Transition, lane: Lane, run: RunState) -> None:
-    """Let the step end: by its answer, the host's acknowledgement, or after CANCEL_GRACE.
-
-    The run does not end at once, because the step's answer is worth having: it is stored.
-    """
+    """Let the step end: by its answer, the host's acknowledgement, or after CANCEL_GRACE."""
+    # The run does not end at once, because the step's answer is worth having: it is stored.
     attempt = run.loaded.attempt
     over = m.CancelGraceOver(lane.device.id, run.execution_id, attempt)
     t.add(m.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
@@ -71,10 +71,8 @@ def _cancel_sent(t: Transition, lane: Lane, run: RunState) -> None:
 
 
 def cancel_answered(t: Transition, fact: m.CancelAnswered) -> None:
-    """End the run, or the wait for its device, that the host acknowledged to have stopped.
-
-    A host that did not acknowledge is asked again at the next good probe, when there is a hold.
-    """
+    """End the run, or the wait for its device, that the host acknowledged to have stopped."""
+    # A host that did not acknowledge is asked again at the next good probe, when there is a hold.
     lane = t.state.lanes.get(fact.device_id)
     if lane is None or not fact.acknowledged:
         return
@@ -87,12 +85,10 @@ def cancel_answered(t: Transition, fact: m.CancelAnswered) -> None:
 
 
 def cancel_grace_over(t: Transition, fact: m.CancelGraceOver) -> None:
-    """End a cancelled run whose host said nothing, or release a device whose answer never came.
-
-    First the one, then, after another CANCEL_GRACE, the other: the run's end starts the alarm
-    anew for its hold. A hold of a lost host never gets here, since only a cancelled run and a hold
-    that is not lost have this alarm, and a cancelled run ends as cancelled, not as lost.
-    """
+    """End a cancelled run whose host said nothing, or release a device whose answer never came."""
+    # First the one, then, after another CANCEL_GRACE, the other: the run's end starts the alarm
+    # anew for its hold. A hold of a lost host never gets here, since only a cancelled run and a
+    # hold that is not lost have this alarm, and a cancelled run ends as cancelled, not as lost.
     lane = t.state.lanes.get(fact.device_id)
     if lane is None:
         return

@@ -43,11 +43,9 @@ def lose(t: Transition, lane: Lane, run: RunState) -> None:
 
 
 def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) -> None:
-    """End the attempt as `error`, for a reason that is not the product's.
-
-    After a restart of the server it is always tried again, without limit: that is nobody's
-    failure, and the number of restarts is no property of the execution.
-    """
+    """End the attempt as `error`, for a reason that is not the product's."""
+    # After a restart of the server it is always tried again, without limit: that is nobody's
+    # failure, and the number of restarts is no property of the execution.
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and run.loaded.infra_failures < t.state.limits.infra_retries
     )
@@ -75,11 +73,10 @@ def finish(
     again: bool = False,
     uncertain: bool = False,
 ) -> None:
-    """Store the attempt's end; with `uncertain` the device is held, not released.
-
-    The run stays on the lane in phase ENDING until the end is stored, so that nothing else begins
-    there. Whatever comes for the attempt meanwhile is late: no phase but ENDING has its key.
-    """
+    """Store the attempt's end; with `uncertain` the device is held, not released."""
+    # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
+    # begins there. Whatever comes for the attempt meanwhile is late: no phase but ENDING has its
+    # key.
     spec = run.loaded
     hold = holds.hold_for(t, spec, kind) if uncertain else None
     in_flight = run.phase in (Phase.SENT, Phase.PARKED)
@@ -126,6 +123,7 @@ def end_stored(t: Transition, fact: m.EndStored) -> None:
     if fact.status.final:
         at = run.step if run.spec else 0
         t.add(m.Publish(progress(t, lane, run, at, fact.step_status, None, fact.status)))
+    # A verdict, and be it a no, needs a host that worked all the time.
     if fact.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED):
         link.proved_good(t)
     holds.try_release(t, t.put(lane, run=None))

@@ -37,12 +37,11 @@ _DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 
 
 def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:
-    """Return the hold of an attempt whose host may still be acting on the device.
-
-    None when the server itself broke the attempt off and the host cannot cancel: the call died
-    with the server, so no answer will come, and there is nothing to wait for. (A restart would
-    otherwise put every such device out of use for CANCEL_GRACE.)
-    """
+    """Return the hold of an attempt whose host may still be acting on the device."""
+    # None when the server itself broke the attempt off and the host cannot cancel: the call died
+    # with the server, so no answer will come, and there is nothing to wait for. The next run may
+    # meet what the host still does; the price of waiting would be every such device out of use
+    # for CANCEL_GRACE after each restart.
     by_server = kind in (ErrorKind.SERVER_RESTARTED, ErrorKind.INTERNAL)
     if by_server and not t.state.host.cancel:
         return None
@@ -58,17 +57,16 @@ def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
-    """Tell the host to stop an attempt."""
+    """Ask the host to stop an attempt."""
     t.add(m.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
 
 
 def count_good(t: Transition, lane: Lane, hold: Hold, good: int) -> None:
-    """Store how many good probes there were since the hold began, and what follows.
-
-    The cancel is sent again at each good probe until it is acknowledged: it may get lost, and it
-    is harmless twice. Only once the host is well: before that an acknowledgement would not
-    release the device of a lost host anyway, and calls to a host that comes and goes mostly fail.
-    """
+    """Store how many good probes there were since the hold began, and what follows."""
+    # The cancel is sent again at each good probe until it is acknowledged: it may get lost, and
+    # it is harmless twice. Only once the host is well: before that an acknowledgement would not
+    # release the device of a lost host anyway, and calls to a host that comes and goes mostly
+    # fail.
     hold = replace(hold, good=good)
     lane = t.put(lane, hold=hold)
     well = good >= t.state.limits.recover_after
@@ -97,12 +95,10 @@ def try_release(t: Transition, lane: Lane) -> None:
 
 
 def release(t: Transition, lane: Lane, hold: Hold) -> None:
-    """Release the device now, or as soon as the attempt's end is stored.
-
-    The call may be open yet (its answer did not come): it is given up, or the next run's call
-    would find it there. `releasing` stays true until the release is stored, since the device can
-    be freed twice before that, by an answer and by an acknowledgement.
-    """
+    """Release the device now, or as soon as the attempt's end is stored."""
+    # The call may be open yet (its answer did not come): it is given up, or the next run's call
+    # would find it there. `releasing` stays true until the release is stored, since the device
+    # can be freed twice before that, by an answer and by an acknowledgement.
     if lane.run is not None:
         t.put(lane, hold=replace(hold, acknowledged=True))
     elif not hold.releasing:
@@ -115,20 +111,18 @@ def release(t: Transition, lane: Lane, hold: Hold) -> None:
 
 
 def release_stored(t: Transition, fact: m.ReleaseStored) -> None:
-    """Give the device out again; a release of an older attempt is not this hold's."""
+    """Remove the hold, so that the device is given out again; ignore another execution's."""
     lane = t.state.lanes.get(fact.device_id)
     if lane and lane.hold and lane.hold.execution_id == fact.execution_id:
         t.put(lane, hold=None)
 
 
 def late_answer(t: Transition, fact: m.StepAnswered) -> None:
-    """Drop an answer that nobody waits for, but let it release the device that it is about.
-
-    It is normal that answers are late: a call is left open for CANCEL_GRACE beyond the step's
-    time, just so that its answer can release the device early. The answer changes nothing of the
-    attempt, whose end is decided. Only one by which the host is done with the step counts; a
-    broken connection says nothing of what the host does.
-    """
+    """Drop an answer that nobody waits for, but let it release the device that it is about."""
+    # It is normal that answers are late: a call is left open for CANCEL_GRACE beyond the step's
+    # time, just so that its answer can release the device early. The answer changes nothing of
+    # the attempt, whose end is decided. Only one by which the host is done with the step counts;
+    # a broken connection says nothing of what the host does.
     key = fact.key
     fields = {"execution_id": key.execution_id, "attempt": key.attempt, "step": key.step}
     t.add(m.Log("late_answer_dropped", fields, warning=True))

@@ -20,8 +20,10 @@ def take_lease(t: Transition, command: m.TakeLease) -> None:
     if lane is None or refusal is not None:
         t.add(m.Reject(command.ask, refusal or NotFoundError()))
         return
+    # A renewed lease keeps its id: the database has it under that, and so has its holder.
     lease_id = lane.lease.id if lane.lease else command.lease_id
     lease = Lease(lease_id, command.holder, command.seconds)
+    # Not wanted any more: the run waits for the lease now, and the holder may go on acting.
     start_alarm(t, t.put(lane, lease=lease, wanted=False), lease)
     _reject_others(t, lane, command.holder)
     t.add(m.Resolve(command.ask, lease_id))
@@ -45,6 +47,7 @@ def _why_not(t: Transition, lane: Lane | None, holder: str) -> VptError | None:
 
 def _reject_others(t: Transition, lane: Lane, holder: str) -> None:
     """Keep the action that is under way and the holder's own; reject what others wait with."""
+    # The one under way is at the host, whoever sent it, and cannot be taken back.
     lanes = acting(t, lane)
     under_way = min((each.actions[0].ask for each in lanes), default=None)
     for each in lanes:

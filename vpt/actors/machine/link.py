@@ -22,6 +22,7 @@ DOWN = (Link.LOST, Link.OFFLINE)
 
 def probe(t: Transition) -> None:
     """Begin a probe, unless one is under way or the host cannot or need not answer one."""
+    # One at a time, or a slow host would be counted as missed several times for one silence.
     if t.state.probing or t.state.link is Link.OFFLINE or occupied(t):
         return
     begin_probe(t)
@@ -34,13 +35,11 @@ def begin_probe(t: Transition) -> None:
 
 
 def occupied(t: Transition) -> bool:
-    """Return whether a host that answers one request at a time is at work on one of ours.
-
-    Then its silence is normal: a probe would wait behind the call and be counted as missed, and a
-    host with a long step would be lost for no reason. It is not left unwatched, since whoever
-    made the call notices when the host's machine is gone (`vpt/dialects/serial.py`). A late
-    answer counts as work too; a hold of a lost host does not, since only probes end that.
-    """
+    """Return whether a host that answers one request at a time is at work on one of ours."""
+    # Then its silence is normal: a probe would wait behind the call and be counted as missed, and
+    # a host with a long step would be lost for no reason. It is not left unwatched, since whoever
+    # made the call notices when the host's machine is gone (`vpt/dialects/serial.py`). A late
+    # answer counts as work too; a hold of a lost host does not, since only probes end that.
     return t.state.host.serial and any(
         lane.actions
         or (lane.run is not None and lane.run.phase is Phase.SENT)
@@ -57,12 +56,10 @@ def probe_missed(t: Transition, _: m.ProbeMissed) -> None:
 
 
 def connection_failed(t: Transition, parks: int) -> None:
-    """Count a call that could not connect, or broke, as a missed probe, and look again soon.
-
-    It says more than a missed probe: the host is SUSPECT at once, so that nobody is sent to a host
-    that just refused somebody. It may also have been one lost packet, so the next probe does not
-    wait for its turn; the more often the same step was parked for it, the longer.
-    """
+    """Count a call that could not connect, or broke, as a missed probe, and look again soon."""
+    # It says more than a missed probe: the host is SUSPECT at once, so that nobody is sent to a
+    # host that just refused somebody. It may also have been one lost packet, so the next probe
+    # does not wait for its turn; the more often the same step was parked for it, the longer.
     count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
     soon = min(SOON * 2 ** min(parks, 10), t.state.limits.probe_interval)
     t.add(m.Alarm("probe-soon", soon, m.ProbeDue()))
@@ -108,13 +105,11 @@ def set_link(t: Transition, link: Link) -> None:
 
 
 def _count_loss(t: Transition) -> None:
-    """Count a loss; a host that is lost again and again gets no work for a while.
-
-    Each run on such a host would cost an attempt and RUN_GRACE. The pause is counted from the
-    moment when the host is back, since while it is away it gets no work anyway; with each further
-    loss it doubles. Each loss is forgotten after FLAP_WINDOW under an alarm of its own (hence
-    `lost_ever` in its name), so that only those of late count.
-    """
+    """Count a loss; a host that is lost again and again gets no work for a while."""
+    # Each run on such a host would cost an attempt and RUN_GRACE. The pause is counted from the
+    # moment when the host is back, since while it is away it gets no work anyway; with each
+    # further loss it doubles. Each loss is forgotten after FLAP_WINDOW under an alarm of its own
+    # (hence `lost_ever` in its name), so that only those of late count.
     losses, number = t.state.losses + 1, t.state.lost_ever + 1
     t.state = replace(t.state, losses=losses, lost_ever=number)
     t.add(m.Alarm(f"loss:{number}", FLAP_WINDOW, m.LossForgotten()))
@@ -134,10 +129,8 @@ def pause_over(t: Transition, _: m.PauseOver) -> None:
 
 
 def proved_good(t: Transition) -> None:
-    """Forget that a host flapped: a run came to its verdict there, which a flapping one prevents.
-
-    Time alone proves nothing, since a paused host has nothing to fail with.
-    """
+    """Forget that a host flapped: a run came to its verdict there."""
+    # Time alone proves nothing, since a paused host has no run that could fail.
     if t.state.flaps:
         t.state = replace(t.state, losses=0, flaps=0, paused=False)
         t.add(m.Alarm("pause", 0, None))

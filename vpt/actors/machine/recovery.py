@@ -35,11 +35,9 @@ def probe_answered(t: Transition, _: m.ProbeAnswered) -> None:
 
 
 def grace_over(t: Transition, _: m.GraceOver) -> None:
-    """End the runs of a host that did not come back within RUN_GRACE, so that others have them.
-
-    A run that is storing something is spared for the moment: its record must be whole first. It
-    finds `grace_over` when it is about to send (`run.send`).
-    """
+    """End the runs of a host that did not come back within RUN_GRACE, so that others have them."""
+    # A run that is storing something is spared for the moment: its record must be whole first. It
+    # finds `grace_over` when it is about to send (`run.send`).
     if t.state.link not in link.DOWN:
         return
     t.state = replace(t.state, grace_over=True)
@@ -53,15 +51,15 @@ def grace_over(t: Transition, _: m.GraceOver) -> None:
 
 
 def register(t: Transition, command: m.Register) -> None:
-    """Store what the host says of itself, and treat it as a process that began anew.
-
-    The registration is a sign of life, so one good probe makes the host UP. It still needs that
-    one: the URL may be one that the server cannot reach. A host that is UP at its URL stays so.
-    """
+    """Store what the host says of itself, and treat it as a process that began anew."""
+    # The registration is a sign of life, so one good probe makes the host UP. It still needs that
+    # one: the URL may be one that the server cannot reach.
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
     t.state = replace(t.state, host=host)
     _change_devices(t, command.devices)
+    # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
+    # process would look like a loss to those who wait for it.
     if moved or t.state.link is not Link.UP:
         link.set_link(t, Link.SUSPECT)
         t.state = replace(t.state, missed=0, good=t.state.limits.recover_after - 1)
@@ -72,11 +70,9 @@ def register(t: Transition, command: m.Register) -> None:
 
 
 def _host_began_anew(t: Transition, lane: Lane) -> None:
-    """Let go of what waited for the old process; ask again what a host that can tell was asked.
-
-    The open call is of the old process and may never end. A run whose host cannot tell keeps it
-    all the same: a registration alone does not prove that the process is another one.
-    """
+    """Let go of what waited for the old process; ask again what a host that can tell was asked."""
+    # The open call is of the old process and may never end. A run whose host cannot tell keeps it
+    # all the same: a registration alone does not prove that the process is another one.
     if lane.hold is not None and lane.hold.lost:
         holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
     elif lane.hold is not None:
@@ -141,11 +137,9 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
 
 
 def _resume(t: Transition, lane: Lane, run: RunState, elapsed: float) -> None:
-    """Go on with a run, or end it when nobody can tell what became of its step.
-
-    A run may be why this actor crashed. After one crash it is resumed only where that is safe
-    anyway; after a second one it ends, or it would crash the actor for ever.
-    """
+    """Go on with a run, or end it when nobody can tell what became of its step."""
+    # A run may be why this actor crashed. After one crash it is resumed only where that is safe
+    # anyway; after a second one it ends, or it would crash the actor for ever.
     if run.phase is Phase.STORING:  # every step is over, only the verdict was not stored
         _end_stored_steps(t, lane, run)
     elif run.cancelled:

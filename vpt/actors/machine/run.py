@@ -26,10 +26,8 @@ from vpt.model import ErrorKind, ExecutionStatus, RunSpec
 
 
 def start_run(t: Transition, command: m.StartRun) -> None:
-    """Reserve the lane and store the attempt; return the run when the lane cannot have it.
-
-    The dispatcher chose the device by the last view that it had; it may have changed since.
-    """
+    """Reserve the lane and store the attempt; return the run when the lane cannot have it."""
+    # The dispatcher chose the device by the last view that it had; it may have changed since.
     lane = t.state.lanes.get(command.device_id)
     state = t.state
     held_back = state.draining or state.halted or state.paused
@@ -39,6 +37,7 @@ def start_run(t: Transition, command: m.StartRun) -> None:
             _want(t, lane)
         t.add(m.ReturnRun(command.execution_id, command.device_id, gone=False))
         return
+    # From here the lane is taken, though nothing is stored: the next run must not get it, too.
     t.put(lane, run=RunState(command.execution_id, Phase.STARTING))
     t.add(m.StoreAttempt(command.execution_id, command.device_id))
 
@@ -51,10 +50,8 @@ def _can_run(t: Transition, lane: Lane) -> bool:
 
 
 def _want(t: Transition, lane: Lane) -> None:
-    """Let no more manual actions come before a run, or they could keep it waiting for ever.
-
-    Not under a lease: whoever has it may go on acting, and the run waits for its end.
-    """
+    """Let no more manual actions come before a run, or they could keep it waiting for ever."""
+    # Not under a lease: whoever has it may go on acting, and the run waits for its end.
     for each in (lane, *t.excluded_by(lane)):
         if each.actions and each.lease is None:
             t.put(each, wanted=True)
@@ -110,11 +107,9 @@ def run_alarm(t: Transition, lane: Lane, spec: RunSpec, elapsed: float) -> None:
 
 
 def go_on(t: Transition, lane: Lane, run: RunState) -> None:
-    """Send the step that is due, unless something ends the run here.
-
-    A cancel or the run's time limit that came while a record was being stored is carried out
-    here: the record had to be whole first, and no step goes out after it.
-    """
+    """Send the step that is due, unless something ends the run here."""
+    # A cancel or the run's time limit that came while a record was being stored is carried out
+    # here: the record had to be whole first, and no step goes out after it.
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
     elif run.overdue:
@@ -140,14 +135,13 @@ def step_due(t: Transition, fact: m.StepDue) -> None:
 
 
 def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> None:
-    """Send the step that is due, or park it; `alive` when a probe has just been answered.
-
-    `alive` lets it out though the link is still LOST: the link is UP again only after
-    `recover_after` good probes, but a run that is under way need not wait for all of them.
-    """
+    """Send the step that is due, or park it; `alive` when a probe has just been answered."""
+    # `alive` lets it out though the link is still LOST: the link is UP again only after
+    # `recover_after` good probes, but a run that is under way need not wait for all of them.
     if t.state.grace_over:  # it was being stored or delayed when RUN_GRACE ended
         ends.lose(t, lane, run)
         return
+    # It was parked when the host could tell, and a registration said since that it cannot.
     if run.uncertain and not can_tell(t, run):
         error = "The connection broke, and the host cannot tell what became of the step."
         ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
@@ -161,11 +155,9 @@ def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> No
 
 
 def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
-    """Add the call and the alarm of its timeout.
-
-    The call may take CANCEL_GRACE longer than the step: it is over for the run then, but its late
-    answer releases the device sooner than the grace does.
-    """
+    """Add the call and the alarm of its timeout."""
+    # The call may take CANCEL_GRACE longer than the step: it is over for the run then, but its
+    # late answer releases the device sooner than the grace does.
     action, key = run.action, run.key
     limit = action.get("timeout_s")
     seconds = t.state.limits.step_timeout if limit is None else float(limit)

@@ -44,11 +44,9 @@ def wake(
 
 
 def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (a table)
-    """Call the function for this message.
-
-    A `match`, not a dict, so that the types of the functions are checked and a message without
-    one is an error of mypy. The most frequent messages come first.
-    """
+    """Call the function for this message."""
+    # A `match`, not a dict, so that the types of the functions are checked and a message without
+    # one is an error of mypy. The most frequent messages come first.
     match message:
         case m.RunAction():
             actions.run_action(t, message)

@@ -28,11 +28,9 @@ class Transition:
         self._link_before = state.link
 
     def result(self, *, always: bool = False) -> tuple[HostState, m.Effects]:
-        """Return the new state and the effects, with `Announce` first when the view changed.
-
-        It comes first because the dispatcher looks for another device at once when it gets a
-        run back (`ReturnRun`), and must not find the same one free.
-        """
+        """Return the new state and the effects, with `Announce` first when the view changed."""
+        # It comes first because the dispatcher looks for another device at once when it gets a
+        # run back (`ReturnRun`), and must not find the same one free.
         # Building and comparing a view costs as much as the rest of a transition, and most
         # messages are of a run that goes on, which others see as the same busy device.
         if self.view_kept and self.state.link is self._link_before:
@@ -73,12 +71,10 @@ class Transition:
         return tuple(self.state.lanes.values())
 
     def open_call(self, device_id: str, key: m.StepKey) -> tuple[Lane, RunState] | None:
-        """Return lane and run when just this try has its call open, else None.
-
-        What a call, its timeout or its host says of a try may be late: the step was answered
-        meanwhile, the run was cancelled, the device has another run. The key tells: it is another
-        one for each try, and a try's call is open in phase SENT only.
-        """
+        """Return lane and run when just this try has its call open, else None."""
+        # What a call, its timeout or its host says of a try may be late: the step was answered
+        # meanwhile, the run was cancelled, the device has another run. The key tells: it is
+        # another one for each try, and a try's call is open in phase SENT only.
         lane = self.state.lanes.get(device_id)
         run = lane.run if lane else None
         if lane is None or run is None or run.phase is not Phase.SENT or run.key != key:
