@@ -19,7 +19,7 @@ DEVICE = Device("pi:d", "d", "d", "tv")
 
 
 def read(kind: StepKind, said: Any) -> tuple[bool | None, str | None]:
-    """Give the verdict's success and error; None and the trouble when there is none."""
+    """Return the verdict's success and error; None and the trouble when there is none."""
     try:
         meaning = read_status(kind, said)
     except HostTroubleError as trouble:

@@ -14,22 +14,24 @@ from vpt.actors.state import HostState, RunState
 
 #: Messages that cannot change the host's view unless they change its link: they are about a device
 #: that is busy before and after, or about a manual action, which does not make a device busy.
-_VIEW_KEPT = (
-    m.RunAction,
-    m.ActionAnswered,
-    m.AttemptStored,
-    m.StepDue,
-    m.StepAnswered,
-    m.StepBegun,
-    m.StepProgressed,
-    m.StepStored,
+_VIEW_KEPT: frozenset[type[m.Message]] = frozenset(
+    {
+        m.RunAction,
+        m.ActionAnswered,
+        m.AttemptStored,
+        m.StepDue,
+        m.StepAnswered,
+        m.StepBegun,
+        m.StepProgressed,
+        m.StepStored,
+    }
 )
 
 
 def transition(state: HostState, message: m.Message) -> tuple[HostState, m.Effects]:
     """Return what `message` makes of `state`, and what is to be done."""
     t = Transition(state)
-    t.view_kept = isinstance(message, _VIEW_KEPT)
+    t.view_kept = type(message) in _VIEW_KEPT
     _handle(t, message)
     return t.result()
 
