@@ -20,7 +20,7 @@ from tests.client.kit import Cli, Ended, Scissors, Terminal
 from tests.conftest import Client, token
 from tests.system.kit import free_port
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.board import Board, Test
+from vpt.client.progress import Board, Test
 from vpt.model import Json, Role
 
 XSD = Path(__file__).parents[1] / "data" / "junit-10.xsd"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vpt.host.journal import KEEP_S, Journal, Pair
-from vpt.host.replies import Reply
+from vpt.host.responses import Reply
 
 from .kit import Caller, FakeServer, alive, process, running, until, until_actions, written
 

@@ -16,7 +16,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from vpt.client.exits import Exit, MisuseError, TroubleError
-from vpt.client.words import one_line, what_is_invalid
+from vpt.client.text import one_line, what_is_invalid
 from vpt.model import Json
 
 #: Seconds: for an answer beyond what it may wait by itself; to connect; between tries, at most.

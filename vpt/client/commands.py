@@ -173,7 +173,7 @@ def run_test_case(**options: Any) -> None:
     vpt run testcase "Start the app" --device pi-1:tv --junit report.xml
     ID=$(vpt run testcase tc_0123456789abcdef --no-wait)
     """
-    from vpt.client.kinds import TEST_CASE  # noqa: PLC0415
+    from vpt.client.runnables import TEST_CASE  # noqa: PLC0415
 
     body = {
         "device_id": options["device"],
@@ -197,7 +197,7 @@ def run_campaign(**options: Any) -> None:
     \b
     vpt run campaign Nightly --junit report.xml --wait-timeout 3600
     """
-    from vpt.client.kinds import CAMPAIGN  # noqa: PLC0415
+    from vpt.client.runnables import CAMPAIGN  # noqa: PLC0415
 
     _run(CAMPAIGN, {}, options)
 
@@ -397,7 +397,7 @@ def logs_command(
     vpt logs 73ba339468c8448fbdc9fdf9b772d600 --attempt 1
     vpt logs 73ba339468c8448fbdc9fdf9b772d600 --follow
     """
-    from vpt.client.story import tell  # noqa: PLC0415
+    from vpt.client.execution_log import tell  # noqa: PLC0415
 
     patience = PATIENCE if follow else 0.0
     connected(server, token, lambda api: tell(api, execution, attempt, follow=follow), patience)

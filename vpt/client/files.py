@@ -19,7 +19,7 @@ import yaml
 from msgspec import Meta
 
 from vpt.client.exits import MisuseError
-from vpt.client.words import one_line
+from vpt.client.text import one_line
 from vpt.model import Json
 
 SUFFIXES = (".yaml", ".yml", ".json")

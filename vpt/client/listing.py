@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vpt.client.api import Api
-from vpt.client.words import one_line, seconds
+from vpt.client.text import one_line, seconds
 from vpt.model import Json
 
 Column = Callable[[Json], object]

@@ -15,13 +15,13 @@ from typing import TypeVar
 import click
 
 from vpt.client.api import Api, RefusedError
-from vpt.client.board import Board, Screen, Test, screen_for
 from vpt.client.exits import Exit, TroubleError
 from vpt.client.interrupts import Interrupts, says_yes
-from vpt.client.kinds import TEST_CASE, Kind, find
 from vpt.client.live import Wire
+from vpt.client.progress import Board, Screen, Test, screen_for
+from vpt.client.runnables import TEST_CASE, Kind, find
 from vpt.client.shutdown import end
-from vpt.client.words import one_line, seconds, summary, tell, why_not_passed
+from vpt.client.text import one_line, seconds, summary, tell, why_not_passed
 from vpt.model import ExecutionStatus, Json
 
 #: Seconds: of a long poll, at the beginning and later; between looks at a campaign's results.

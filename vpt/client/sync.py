@@ -27,8 +27,8 @@ from vpt.client.files import (
     shortened,
     written,
 )
-from vpt.client.kinds import CAMPAIGN, TEST_CASE, Kind
-from vpt.client.words import one_line
+from vpt.client.runnables import CAMPAIGN, TEST_CASE, Kind
+from vpt.client.text import one_line
 from vpt.model import Json
 
 _SHOWN, _LONGEST_STEM = 20, 200

@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from vpt.host.folder import sync_folder
-from vpt.host.replies import Reply
+from vpt.host.responses import Reply
 
 KEEP_S = 24 * 3600
 SEGMENT_S = 3600

@@ -13,13 +13,13 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from vpt.host.bench import Bench, attempt_of
+from vpt.host.device_worker import Lane
+from vpt.host.devices import Bench, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
 from vpt.host.folder import host_secret, own_folder
 from vpt.host.journal import Journal
-from vpt.host.lane import Lane
 from vpt.host.membership import Membership
-from vpt.host.replies import Refusal, Reply, refused
+from vpt.host.responses import Refusal, Reply, refused
 from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.host.stats import hardware
 

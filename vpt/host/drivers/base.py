@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vpt.host.replies import Refusal
+from vpt.host.responses import Refusal
 
 DEFAULT_LIMIT_S = 300
 LONGEST_LIMIT_S = 86400

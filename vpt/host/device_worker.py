@@ -14,7 +14,7 @@ import structlog
 
 from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
 from vpt.host.journal import Journal, Pair
-from vpt.host.replies import Refusal, Reply, refused
+from vpt.host.responses import Refusal, Reply, refused
 from vpt.host.settings import DeviceSpec
 
 EVIDENCE_S = 10

@@ -10,10 +10,10 @@ import click
 
 from vpt.client.api import Api, RefusedError
 from vpt.client.exits import MisuseError
-from vpt.client.kinds import CAMPAIGN, NOT_FOUND, TEST_CASE
 from vpt.client.live import Wire
+from vpt.client.runnables import CAMPAIGN, NOT_FOUND, TEST_CASE
 from vpt.client.shutdown import end
-from vpt.client.words import harmless, one_line, seconds, summary, what_it_asks
+from vpt.client.text import harmless, one_line, seconds, summary, what_it_asks
 from vpt.model import ExecutionStatus, Json, StepStatus
 
 #: Seconds between looks, where no event says that there is something new.

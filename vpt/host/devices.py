@@ -6,10 +6,10 @@ from typing import Any
 
 import structlog
 
+from vpt.host.device_worker import Lane, Ticket, Why, failure
 from vpt.host.drivers import Params
 from vpt.host.journal import Journal, Pair
-from vpt.host.lane import Lane, Ticket, Why, failure
-from vpt.host.replies import Refusal, Reply, refused
+from vpt.host.responses import Refusal, Reply, refused
 
 CANCEL_S = 30
 CLOSE_S = 8

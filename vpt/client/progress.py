@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from vpt.client.words import one_line, seconds, tell, why_it_waits
+from vpt.client.text import one_line, seconds, tell, why_it_waits
 from vpt.model import ExecutionStatus, Json
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vpt.client.api import Api, RefusedError, segment
 from vpt.client.exits import MisuseError
-from vpt.client.words import one_line
+from vpt.client.text import one_line
 from vpt.model import Json
 
 _ID = re.compile(r"[A-Za-z0-9_~:-][A-Za-z0-9_.~:-]{0,199}")
