@@ -19,7 +19,7 @@ from tests.client.kit import Cli
 from tests.conftest import Client
 from tests.system.kit import ROOT
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.files import read
+from vpt.client.files import read_files
 from vpt.model import Json
 
 XSD = ROOT / "tests" / "data" / "junit-10.xsd"
@@ -124,4 +124,4 @@ def test_every_yaml_of_the_document_is_yaml_and_its_test_cases_can_be_imported(
         assert yaml.safe_load(block)
     path = tmp_path / "lab.yaml"
     path.write_text(blocks[-1])
-    assert [*read([path]).campaigns] == ["Nightly"]
+    assert [*read_files([path]).campaigns] == ["Nightly"]

@@ -1,4 +1,4 @@
-"""What a run looks like: a line for each thing that happens, or a table on a terminal."""
+"""The progress of a run: one line per event, or a live table on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from vpt.client.text import one_line, seconds, tell, why_it_waits
+from vpt.client.text import format_seconds, format_wait, one_line, print_line
 from vpt.model import ExecutionStatus, Json
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ _MARKS = {
     "cancelled": ("- cancelled", "yellow"),
     "skipped": ("- skipped", "dim"),
     "running": ("running", "cyan"),
-    "queued": ("waits", "dim"),
+    "queued": ("waiting", "dim"),
 }
 
 
 @dataclass
-class Test:
-    """One test of the run, as it is now."""
+class TestState:
+    """The current state of one test of the run."""
 
     __test__ = False
 
@@ -36,51 +36,55 @@ class Test:
     attempt: int = 0
     step: int = 0
     total: int = 0
-    where: str = ""
-    waits: str = ""
-    took_s: float | None = None
-    untold: list[str] = field(default_factory=list)  # until its name is known
+    device: str = ""
+    wait_reason: str = ""
+    duration_s: float | None = None
+    pending: list[str] = field(default_factory=list)  # lines to print once its name is known
 
-    def say(self) -> list[str]:
-        """Give what was not said yet."""
-        words, self.untold = self.untold, []
-        return [f"{self.name}: {word}" for word in words]
+    def take_lines(self) -> list[str]:
+        """Return the lines that were not printed yet."""
+        lines, self.pending = self.pending, []
+        return [f"{self.name}: {line}" for line in lines]
 
 
 @dataclass
-class Board:
-    """All tests of a run, by the ids of their executions."""
+class RunProgress:
+    """The tests of a run, by the ids of their executions."""
 
     title: str
-    tests: dict[str, Test] = field(default_factory=dict)
+    tests: dict[str, TestState] = field(default_factory=dict)
     total: int = 1
 
-    def test(self, execution_id: str) -> Test:
-        """Give a test, which may be heard of before its name is known."""
-        return self.tests.setdefault(execution_id, Test(""))
+    def test(self, execution_id: str) -> TestState:
+        """Return a test, adding it without a name: its events may come before the API names it."""
+        return self.tests.setdefault(execution_id, TestState(""))
 
-    def hear(self, name: str, event: Json) -> list[str]:
-        """Take an event; give the lines that are to be said now."""
+    def on_event(self, name: str, event: Json) -> list[str]:
+        """Update a test by a live event and return the lines to print now."""
         if name == "campaign_progress":
             self.total = event["total"]
             return []
         test = self.test(event["execution_id"])
-        words = self._waits(test, event) if name == "queue_changed" else self._goes_on(test, event)
-        test.untold += [words] if words else []
-        return test.say() if test.name else []
+        words = (
+            self._on_queue_changed(test, event)
+            if name == "queue_changed"
+            else self._on_test_progress(test, event)
+        )
+        test.pending += [words] if words else []
+        return test.take_lines() if test.name else []
 
-    def _waits(self, test: Test, event: Json) -> str | None:
-        words = why_it_waits(event)
-        if test.status != ExecutionStatus.QUEUED or test.waits == words:
+    def _on_queue_changed(self, test: TestState, event: Json) -> str | None:
+        words = format_wait(event)
+        if test.status != ExecutionStatus.QUEUED or test.wait_reason == words:
             return None
-        test.waits = words
+        test.wait_reason = words
         return words
 
-    def _goes_on(self, test: Test, event: Json) -> str:
+    def _on_test_progress(self, test: TestState, event: Json) -> str:
         test.status, test.step, test.total = event["status"], event["step"], event["total_steps"]
-        test.where = event["device_id"] or ""
-        test.waits = ""
-        at = f" ({test.where})" if test.where else ""
+        test.device = event["device_id"] or ""
+        test.wait_reason = ""
+        at = f" ({test.device})" if test.device else ""
         if ExecutionStatus(test.status).final:
             return f"{_MARKS[test.status][0][2:]}{at}"
         if test.step:
@@ -89,18 +93,18 @@ class Board:
         steps = "1 step" if test.total == 1 else f"{test.total} steps"
         return f"attempt {test.attempt} begins, {steps}{at}"
 
-    def learn(self, execution: Json) -> list[str]:
-        """Take what the API says of an execution, or of a result; give what is to be said now."""
+    def update(self, execution: Json) -> list[str]:
+        """Update a test by an execution or result of the API; return the lines to print."""
         test = self.test(execution["execution_id"])
         test.name = one_line(execution["test_case_name"], 60)
-        if not _over(test):
+        if not _is_over(test):
             test.status = execution["status"]
-        test.where = execution["device_id"] or test.where
-        test.took_s = execution["duration_s"]
-        return test.say()
+        test.device = execution["device_id"] or test.device
+        test.duration_s = execution["duration_s"]
+        return test.take_lines()
 
     def table(self, width: int, height: int) -> RenderableType:
-        """Draw it for a terminal of so many columns and lines."""
+        """Return the table for a terminal of so many columns and lines."""
         from rich.cells import cell_len  # noqa: PLC0415 (for terminals only)
         from rich.padding import Padding  # noqa: PLC0415
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
@@ -109,11 +113,11 @@ class Board:
 
         shown = self._shown(max(1, height - _FRAME))
         many, wide = len(shown) > _FEW, width >= _WIDE
-        where = max((cell_len(test.where) for test in shown), default=0)
+        where = max((cell_len(test.device) for test in shown), default=0)
         room = max(_SHORTEST, width - where - (_OTHERS if wide else _OTHERS_NARROW))
         table = Table(title=Text(self._heading()), title_justify="left")
         table.add_column("test case")
-        for title in ("device", *(("steps",) if wide else ()), "", "verdict", "time"):
+        for title in ("device", *(("steps",) if wide else ()), "", "result", "time"):
             table.add_column(title, no_wrap=many)
         for test in shown:
             name = Text(test.name)
@@ -123,96 +127,96 @@ class Board:
             bar = (ProgressBar(test.total or 1, test.step, width=12),) if wide else ()
             table.add_row(
                 name,
-                Text(test.where),
+                Text(test.device),
                 *bar,
                 f"{test.step}/{test.total}" if test.total else "",
-                Text(words if many else test.waits or words, style),
-                seconds(test.took_s),
+                Text(words if many else test.wait_reason or words, style),
+                format_seconds(test.duration_s),
             )
         return Padding(table, (0, _ECHO, 0, 0), expand=False)
 
     def _heading(self) -> str:
         if self.total == 1:
             return self.title
-        over = sum(map(_over, self.tests.values()))
-        return f"{self.title}: {over} of {self.total} are over"
+        over = sum(map(_is_over, self.tests.values()))
+        return f"{self.title}: {over} of {self.total} finished"
 
-    def _shown(self, room: int) -> list[Test]:
-        """Give those that there is room for, in the order in which they became known."""
+    def _shown(self, room: int) -> list[TestState]:
+        """Return the most relevant tests that fit, in the order in which they became known."""
         tests = list(self.tests.values())
-        telling = sorted(range(len(tests)), key=lambda number: _rank(number, tests[number]))
-        return [tests[number] for number in sorted(telling[:room])]
+        ranked = sorted(range(len(tests)), key=lambda number: _rank(number, tests[number]))
+        return [tests[number] for number in sorted(ranked[:room])]
 
 
-#: Columns from which on there is room for bars, and those that a terminal's `^C` takes.
+#: Columns from which on there is room for progress bars; the columns that an echoed `^C` needs.
 _WIDE, _ECHO = 100, 3
-#: Lines that are not tests': title, heading, borders, and what is said above.
+#: Lines that show no test: title, heading, borders, and lines printed above the table.
 _FRAME = 9
-#: So many tests may take several lines each.
+#: Up to so many tests may use several lines each.
 _FEW = 3
-#: Columns of all but names and devices, with and without bars; and those that a name keeps.
+#: Columns of all but name and device, with and without bars; the fewest columns of a name.
 _OTHERS, _OTHERS_NARROW, _SHORTEST = 57, 42, 12
 
 
-def _rank(number: int, test: Test) -> tuple[int, int]:
-    """Order what runs before what waits, before what is over, the last ones first."""
-    if _over(test):
+def _rank(number: int, test: TestState) -> tuple[int, int]:
+    """Return the sort key: running tests, then queued ones, then finished ones, latest first."""
+    if _is_over(test):
         return 2, -number
     return int(test.status == ExecutionStatus.QUEUED), number
 
 
-def _over(test: Test) -> bool:
+def _is_over(test: TestState) -> bool:
     return test.status == "skipped" or ExecutionStatus(test.status).final
 
 
-class Screen(Protocol):
-    """Where a run is shown while it goes on."""
+class Display(Protocol):
+    """The output of a run in progress; `interactive` when a person can answer questions."""
 
-    terminal: bool
+    interactive: bool
 
-    def say(self, words: str) -> None:
-        """Say something of which one line is the whole."""
+    def print(self, line: str) -> None:
+        """Print a message of one line."""
 
-    def event(self, lines: list[str]) -> None:
-        """Say what happened, where no table shows it."""
+    def print_events(self, lines: list[str]) -> None:
+        """Print what happened, unless a table shows it."""
 
     def pause(self) -> None:
-        """Give the terminal free: a question is coming."""
+        """Stop drawing: a question or the result follows."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Draw again."""
 
 
-class Lines:
-    """Plain lines with the time: for CI."""
+class LineDisplay:
+    """Prints plain lines with the time: for CI."""
 
-    terminal = False
+    interactive = False
 
-    def say(self, words: str) -> None:
-        """Say it with the time."""
-        tell(f"{datetime.now().astimezone():%H:%M:%S} {words}")
+    def print(self, line: str) -> None:
+        """Print a message with the time."""
+        print_line(f"{datetime.now().astimezone():%H:%M:%S} {line}")
 
-    def event(self, lines: list[str]) -> None:
-        """Say each with the time."""
+    def print_events(self, lines: list[str]) -> None:
+        """Print each line with the time."""
         for line in lines:
-            self.say(line)
+            self.print(line)
 
     def pause(self) -> None:
-        """Nothing is in the way."""
+        """Do nothing: lines need no redrawing."""
 
     resume = pause
 
 
-class Terminal:
-    """A table that is drawn anew as things happen."""
+class TableDisplay:
+    """Draws a table of the tests, several times a second."""
 
-    terminal = True
+    interactive = True
 
-    def __init__(self, board: Board) -> None:
-        """Take what is drawn."""
+    def __init__(self, progress: RunProgress) -> None:
+        """Prepare to draw `progress`; `resume` starts it."""
         from rich.console import Console  # noqa: PLC0415 (for terminals only)
 
-        self._board = board
+        self._progress = progress
         self._console = Console(highlight=False, markup=False)
         self._live = self._drawing()
 
@@ -222,31 +226,31 @@ class Terminal:
         return Live(
             console=self._console,
             refresh_per_second=8,
-            get_renderable=lambda: self._board.table(*self._console.size),
+            get_renderable=lambda: self._progress.table(*self._console.size),
             redirect_stdout=False,
             redirect_stderr=False,
         )
 
-    def say(self, words: str) -> None:
-        """Say it above the table; a long link stays one."""
-        self._console.print(words, soft_wrap=True)
+    def print(self, line: str) -> None:
+        """Print a message above the table, unwrapped so that a long link can be clicked."""
+        self._console.print(line, soft_wrap=True)
 
-    def event(self, lines: list[str]) -> None:
-        """Leave it to the table."""
+    def print_events(self, lines: list[str]) -> None:
+        """Do nothing: the table shows it."""
 
     def pause(self) -> None:
-        """Leave the table as it is now."""
+        """Stop drawing; the table stays as it is."""
         self._live.stop()
 
     def resume(self) -> None:
-        """Draw it again below; one that was stopped would draw over what was said since."""
+        """Draw a new table below: a stopped one would overwrite what was printed since."""
         self._live = self._drawing()
         self._live.start()
 
 
-def screen_for(board: Board) -> Screen:
-    """Give a table where a person sits before it, else lines."""
+def display_for(progress: RunProgress) -> Display:
+    """Return a table where a person watches a terminal, else lines."""
     from rich.console import Console  # noqa: PLC0415
 
     watched = sys.stdin.isatty() and sys.stdout.isatty() and not Console().is_dumb_terminal
-    return Terminal(board) if watched else Lines()
+    return TableDisplay(progress) if watched else LineDisplay()

@@ -1,11 +1,11 @@
-"""What can be run, and how it is found by its id or its name."""
+"""What can be run: test cases and campaigns, found by id or name."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from vpt.client.api import Api, RefusedError, segment
+from vpt.client.api import Api, RefusedError, path_segment
 from vpt.client.exits import MisuseError
 from vpt.client.text import one_line
 from vpt.model import Json
@@ -16,22 +16,24 @@ NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Test cases or campaigns: their word, where they and their executions are."""
+class Runnable:
+    """Test cases or campaigns: their label for people, and the paths of the API and of the page."""
 
-    word: str
+    label: str
     path: str
-    runs: str
-    run_id: str
-    page: str
+    executions_path: str
+    id_field: str
+    page_path: str
 
-    def run_path(self, execution_id: str) -> str:
-        """Give where an execution is."""
-        return f"{self.runs}/{segment(execution_id)}"
+    def execution_path(self, execution_id: str) -> str:
+        """Return the API path of an execution."""
+        return f"{self.executions_path}/{path_segment(execution_id)}"
 
 
-TEST_CASE = Kind("test case", "/api/testcases", "/api/executions", "execution_id", "/#/executions/")
-CAMPAIGN = Kind(
+TEST_CASE = Runnable(
+    "test case", "/api/testcases", "/api/executions", "execution_id", "/#/executions/"
+)
+CAMPAIGN = Runnable(
     "campaign",
     "/api/campaigns",
     "/api/campaign-executions",
@@ -40,11 +42,14 @@ CAMPAIGN = Kind(
 )
 
 
-async def find(api: Api, kind: Kind, name: str) -> Json:
-    """Give the one with this id, else the only one with this name. Raises MisuseError."""
+async def find_by_id_or_name(api: Api, kind: Runnable, name: str) -> Json:
+    """Return the test case or campaign with this id, else the only one with this name.
+
+    Raises MisuseError when there is none, or when several have the name.
+    """
     if _ID.fullmatch(name):
         try:
-            item: Json = await api.get(f"{kind.path}/{segment(name)}")
+            item: Json = await api.get(f"{kind.path}/{path_segment(name)}")
             return item
         except RefusedError as error:
             if error.status != NOT_FOUND:
@@ -55,11 +60,11 @@ async def find(api: Api, kind: Kind, name: str) -> Json:
         return same[0]
     if same:
         ids = ", ".join(item["id"] for item in same)
-        raise MisuseError(f"Several {kind.word}s are named {name!r}: name one of {ids}.")
-    raise MisuseError(f"There is no {kind.word} {one_line(name)!r}.{_maybe(near)}")
+        raise MisuseError(f"Several {kind.label}s are named {name!r}: use one of the ids {ids}.")
+    raise MisuseError(f"There is no {kind.label} {one_line(name)!r}.{_suggestion(near)}")
 
 
-def _maybe(near: list[Json]) -> str:
+def _suggestion(near: list[Json]) -> str:
     if not near:
         return ""
-    return " There is: " + ", ".join(repr(one_line(item["name"])) for item in near[:_SHOWN]) + "."
+    return " Similar: " + ", ".join(repr(one_line(item["name"])) for item in near[:_SHOWN]) + "."

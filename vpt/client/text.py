@@ -1,4 +1,4 @@
-"""How things are said: on one line, without what would steer a terminal."""
+"""Formatting for terminals and CI logs: on one line, without control sequences."""
 
 from __future__ import annotations
 
@@ -18,75 +18,77 @@ LONGEST = 500
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COMMAND = re.compile(r"##(?=\w*\[)")
 _WAITS = {
-    WaitReason.ALL_BUSY: "all that fit are busy",
-    WaitReason.LANE_BUSY: "its host works one thing at a time",
-    WaitReason.NO_ONLINE_HOST: "no host that fits is online",
-    WaitReason.HOST_SUSPECT: "the host that fits does not answer well",
-    WaitReason.LEASED: "all that fit are leased",
-    WaitReason.DRAINING: "the host that fits is draining",
-    WaitReason.PAUSED: "the host that fits is held back, since it came and went",
+    WaitReason.ALL_BUSY: "all matching devices are busy",
+    WaitReason.LANE_BUSY: "the host runs one thing at a time",
+    WaitReason.NO_ONLINE_HOST: "no matching host is online",
+    WaitReason.HOST_SUSPECT: "the matching host fails its probes",
+    WaitReason.LEASED: "all matching devices are leased",
+    WaitReason.DRAINING: "the matching host is draining",
+    WaitReason.PAUSED: "the matching host is paused because its connection is unstable",
 }
 _NAMED = 3
 _COMMANDS, _BRIEF = ("command", "action_type"), 200
 
 
-def harmless(text: str) -> str:
-    """Give text of the outside without control characters, except tabs and line ends, and without
-    what CI systems take for their own wherever it stands in a line: ##[error], ##vso[...].
+def sanitized(text: str) -> str:
+    """Return text of a device or server without control characters (tabs and newlines stay).
+
+    It also breaks ##[error] and ##vso[...], which CI systems would execute anywhere in a line.
     """
     return _COMMAND.sub("# #", _CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
-    """Give it on one line, cut where it is longer than `longest`."""
-    line = " ".join(harmless(str(text)).split())
+    """Return a text on one line, cut to `longest` characters."""
+    line = " ".join(sanitized(str(text)).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
-def tell(words: str) -> None:
-    """Print it. When nobody reads any more, as after `head`, what is told goes nowhere from now on:
-    a verdict does not depend on its readers.
+def print_line(line: str) -> None:
+    """Print a line. When the reader ended, as `head` does, later output is discarded.
+
+    The exit code must not depend on who reads the output.
     """
     try:
-        click.echo(words)
+        click.echo(line)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def seconds(value: float | None) -> str:
-    """Say a duration."""
+def format_seconds(value: float | None) -> str:
+    """Return a duration in seconds as text; "" when it is not known."""
     return "" if value is None else f"{value:.1f} s"
 
 
-def why_it_waits(told: Json) -> str:
-    """Say what a queue_changed event or GET …/queue tells."""
+def format_wait(waiting: Json) -> str:
+    """Return one line for a queue_changed event or a response of GET …/queue."""
     try:
-        words = _WAITS[WaitReason(told["reason"])]
+        words = _WAITS[WaitReason(waiting["reason"])]
     except ValueError:
-        words = one_line(told["reason"])
-    names = [one_line(name) for name in told["names"]]
+        words = one_line(waiting["reason"])
+    names = [one_line(name) for name in waiting["names"]]
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         words += f" ({', '.join(names[:_NAMED])}{more})"
-    place = f", place {told['position']} in line" if told.get("position") else ""
-    eta = f", about {told['eta_s']:.0f} s" if told.get("eta_s") is not None else ""
-    return f"waits: {words}{place}{eta}"
+    place = f", position {waiting['position']}" if waiting.get("position") else ""
+    eta = f", about {waiting['eta_s']:.0f} s" if waiting.get("eta_s") is not None else ""
+    return f"waiting: {words}{place}{eta}"
 
 
-def what_it_asks(step: Json) -> str:
-    """Say in a few words what a step asks for, its command aside; nothing when that is all."""
+def format_step_params(step: Json) -> str:
+    """Return the parameters of a step as short text; "" when it has only a command."""
     more = {name: value for name, value in step.items() if name not in _COMMANDS}
     params = more.get("params")
-    wanted = params if isinstance(params, dict) else more
-    told = (
+    shown = params if isinstance(params, dict) else more
+    pairs = (
         f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in wanted.items()
+        for name, value in shown.items()
     )
-    return one_line(", ".join(told), _BRIEF)
+    return one_line(", ".join(pairs), _BRIEF)
 
 
-def why_not_passed(execution: Json) -> str:
-    """Say why an execution that is over did not pass, in the failing step's words."""
+def failure_reason(execution: Json) -> str:
+    """Return why a finished execution did not pass: the error of its failed step, if any."""
     if execution["status"] == "failed":
         for step in execution["steps"]:
             if step["status"] == "failed":
@@ -99,21 +101,21 @@ def why_not_passed(execution: Json) -> str:
     return ""
 
 
-def what_is_invalid(errors: Mapping[str, Any], at: str = "") -> str:
-    """Say marshmallow's messages as one sentence."""
-    told = []
+def format_field_errors(errors: Mapping[str, Any], at: str = "") -> str:
+    """Return the `errors` of a refusal, nested by field, as one sentence."""
+    parts = []
     for name, what in errors.items():
         where = f"{at}.{name}" if at else str(name)
         if isinstance(what, Mapping):
-            told.append(what_is_invalid(what, where))
+            parts.append(format_field_errors(what, where))
         else:
             listed = what if isinstance(what, list) else [what]
-            told.append(f"{where}: {' '.join(map(str, listed))}")
-    return "; ".join(told)
+            parts.append(f"{where}: {' '.join(map(str, listed))}")
+    return "; ".join(parts)
 
 
-def summary(counts: Json) -> str:
-    """Say how the tests of a campaign ended."""
+def format_summary(counts: Json) -> str:
+    """Return the numbers of a campaign's tests by result, and its duration."""
     kinds = ("completed", "passed"), ("failed",), ("error",), ("cancelled",), ("skipped",)
-    told = [f"{counts[kind[0]]} {kind[-1]}" for kind in kinds if counts[kind[0]]]
-    return f"{counts['total']} tests: {', '.join(told)} in {seconds(counts['duration_s'])}"
+    parts = [f"{counts[kind[0]]} {kind[-1]}" for kind in kinds if counts[kind[0]]]
+    return f"{counts['total']} tests: {', '.join(parts)} in {format_seconds(counts['duration_s'])}"

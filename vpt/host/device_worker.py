@@ -1,4 +1,4 @@
-"""A lane: one device, which does one action at a time in the order in which they came."""
+"""The worker of one device: executes one action at a time, in the order in which they came."""
 
 import asyncio
 import base64
@@ -13,16 +13,17 @@ import orjson
 import structlog
 
 from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
-from vpt.host.journal import Journal, Pair
-from vpt.host.responses import Refusal, Reply, refused
+from vpt.host.journal import AttemptKey, Journal
+from vpt.host.responses import HostResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec
 
 EVIDENCE_S = 10
-OVERSLEPT_S = 0.5  # more than a busy loop is late
+OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
 
 log = structlog.get_logger()
 
-Why = Callable[[float], Reply]
+#: Makes the response to a stopped action from the seconds it ran.
+StopResponse = Callable[[float], HostResponse]
 
 
 def _future() -> "asyncio.Future[Any]":
@@ -30,66 +31,66 @@ def _future() -> "asyncio.Future[Any]":
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
-    """An action that has come: what to do, for which attempt, and the answer it will get."""
+class QueuedAction:
+    """An accepted action: what to execute, for which attempt, and its response once known."""
 
     command: str
     job: Job
     key: str | None
-    pair: Pair | None
+    attempt: AttemptKey | None
     begun: bool = False
-    stopped: "asyncio.Future[Why]" = field(default_factory=_future)
-    reply: "asyncio.Future[Reply]" = field(default_factory=_future)
+    stopped: "asyncio.Future[StopResponse]" = field(default_factory=_future)
+    response: "asyncio.Future[HostResponse]" = field(default_factory=_future)
 
-    def stop(self, why: Why) -> None:
-        """Have it stopped; the first reason counts. `why` makes the answer from the seconds."""
+    def stop(self, response: StopResponse) -> None:
+        """Request its stop; `response` makes its response. Only the first request counts."""
         if not self.stopped.done():
-            self.stopped.set_result(why)
+            self.stopped.set_result(response)
 
 
-class Lane:
-    """Serves the tickets of one device."""
+class DeviceWorker:
+    """Executes the actions of one device."""
 
     def __init__(self, spec: DeviceSpec, driver: Driver, journal: Journal) -> None:
-        """Do the actions with `driver`; what is begun is noted in `journal` first."""
+        """Use `driver`; an action with a key is recorded in `journal` before it begins."""
         self.spec = spec
         self.driver = driver
         self._journal = journal
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[QueuedAction] = deque()
         self._came = asyncio.Event()
-        self._current: Ticket | None = None
+        self._current: QueuedAction | None = None
 
     @property
-    def tickets(self) -> list[Ticket]:
-        """All that run or wait."""
+    def actions(self) -> list[QueuedAction]:
+        """The running action, if any, and the queued ones."""
         return [*([self._current] if self._current else []), *self._waiting]
 
-    def put(self, ticket: Ticket) -> None:
-        """Have it done when its turn comes."""
-        self._waiting.append(ticket)
+    def put(self, action: QueuedAction) -> None:
+        """Queue an action."""
+        self._waiting.append(action)
         self._came.set()
 
-    def stop(self, tickets: list[Ticket], why: Why) -> None:
-        """Stop these: one that waits is answered at once, the running one when it is stopped."""
-        for ticket in tickets:
-            ticket.stop(why)
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
-                ticket.reply.set_result(why(0))
+    def stop(self, actions: list[QueuedAction], response: StopResponse) -> None:
+        """Stop these: a queued one is answered at once, the running one when it has stopped."""
+        for action in actions:
+            action.stop(response)
+            if action in self._waiting:
+                self._waiting.remove(action)
+                action.response.set_result(response(0))
 
     async def serve(self) -> None:
-        """Do what comes, until cancelled."""
+        """Execute queued actions until cancelled."""
         while True:
             while not self._waiting:
                 self._came.clear()
                 await self._came.wait()
             self._current = self._waiting.popleft()
-            await self._turn(self._current)
+            await self._execute(self._current)
             self._current = None
 
-    async def _turn(self, ticket: Ticket) -> None:
-        """One action; a driver that breaks answers 500 and does not end the lane."""
-        acting = asyncio.create_task(self._act(ticket), name=f"action-{self.spec.local_id}")
+    async def _execute(self, action: QueuedAction) -> None:
+        """Execute one action; an exception of the driver is answered by 500 and ends no worker."""
+        acting = asyncio.create_task(self._act(action), name=f"action-{self.spec.local_id}")
         try:
             await asyncio.wait({acting})
         finally:
@@ -97,54 +98,62 @@ class Lane:
         error = acting.exception()
         if error is not None:
             log.error("action_broke", device_id=self.spec.local_id, exc_info=error)
-            ticket.reply.set_result(refused(500, "driver_error", "the driver broke; see the log"))
+            action.response.set_result(
+                refusal_response(500, "driver_error", "the driver failed; see the log of the host")
+            )
         else:
-            ticket.reply.set_result(acting.result())
+            action.response.set_result(acting.result())
 
-    async def _act(self, ticket: Ticket) -> Reply:
-        if ticket.key is not None:
+    async def _act(self, action: QueuedAction) -> HostResponse:
+        if action.key is not None:
             try:
-                await self._journal.begin(ticket.key)
+                await self._journal.begin(action.key)
             except OSError as error:
-                return refused(503, "journal_unavailable", f"nothing was done: {error.strerror}")
-            ticket.begun = True
+                return refusal_response(
+                    503, "journal_unavailable", f"nothing was done: {error.strerror}"
+                )
+            action.begun = True
         started = time.monotonic()
-        names = {"device_id": self.spec.local_id, "command": ticket.command}
-        log.info("action_started", **names, **_attempt(ticket.pair))
-        reply = await self._do(ticket, started)
+        names = {"device_id": self.spec.local_id, "command": action.command}
+        log.info("action_started", **names, **_attempt(action.attempt))
+        response = await self._do(action, started)
         duration_ms = round((time.monotonic() - started) * 1000)
-        log.info("action_finished", **names, duration_ms=duration_ms, status=reply.status)
-        return reply
+        log.info("action_finished", **names, duration_ms=duration_ms, status=response.status)
+        return response
 
-    async def _do(self, ticket: Ticket, started: float) -> Reply:
-        """Run the job until it ends, is stopped or runs out of time."""
-        if ticket.stopped.done():
-            return ticket.stopped.result()(0)
-        doing = asyncio.ensure_future(ticket.job.run())
-        await _either(doing, ticket.stopped, ticket.job.limit_s)
+    async def _do(self, action: QueuedAction, started: float) -> HostResponse:
+        """Run the job until it ends, is stopped or reaches its time limit."""
+        if action.stopped.done():
+            return action.stopped.result()(0)
+        doing = asyncio.ensure_future(action.job.run())
+        await _first_of(doing, action.stopped, action.job.limit_s)
         if not doing.done():
             doing.cancel()
             await asyncio.wait({doing})
             await self.driver.stop()
         elapsed = time.monotonic() - started
         if doing.cancelled():
-            if ticket.stopped.done():
-                return ticket.stopped.result()(elapsed)
-            return failure(f"no result within {ticket.job.limit_s:g} s; stopped", elapsed)
+            if action.stopped.done():
+                return action.stopped.result()(elapsed)
+            return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed)
         return await self._reply(doing, elapsed)
 
-    async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> Reply:
+    async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> HostResponse:
         error = doing.exception()
         if error is None:
             outcome = doing.result()
-            return answer({"success": True, **_shown(outcome.output, outcome.screenshot)}, elapsed)
+            return action_response(
+                {"success": True, **_shown(outcome.output, outcome.screenshot)}, elapsed
+            )
         if isinstance(error, Refusal):
-            return error.reply()
+            return error.response()
         if not isinstance(error, ActionFailed):
             await self.driver.stop()
             raise error
         shown = _shown(error.output, await self._evidence())
-        return answer({"success": False, "error": _sound(str(error)), **shown}, elapsed)
+        return action_response(
+            {"success": False, "error": _encodable(str(error)), **shown}, elapsed
+        )
 
     async def _evidence(self) -> bytes | None:
         try:
@@ -154,13 +163,13 @@ class Lane:
             return None
 
 
-async def _either(
+async def _first_of(
     doing: "asyncio.Future[Any]", stopped: "asyncio.Future[Any]", limit: float
 ) -> None:
     """Return when one of them is done, after `limit` seconds at the latest.
 
-    A host that was frozen (a paused machine, SIGSTOP) oversleeps; what the action did meanwhile
-    was not noticed yet, and a time that nobody had is no failure: it begins anew.
+    A process that was frozen (a suspended machine, SIGSTOP) wakes up long after the limit, with
+    the result of the action still unread. The limit then starts again: frozen time does not count.
     """
     late = True
     while late:
@@ -169,31 +178,35 @@ async def _either(
         late = not done and time.monotonic() - began > limit + OVERSLEPT_S
 
 
-def answer(fields: dict[str, Any], elapsed: float) -> Reply:
-    """An answer about an action that was done; `elapsed` in seconds."""
+def action_response(fields: dict[str, Any], elapsed: float) -> HostResponse:
+    """Return the response to an executed action; `elapsed` in seconds."""
     times = {
         "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "duration_ms": round(elapsed * 1000),
     }
-    return Reply(200, orjson.dumps({**fields, **times}))
+    return HostResponse(200, orjson.dumps({**fields, **times}))
 
 
-def failure(error: str, elapsed: float) -> Reply:
-    """The answer of an action that did not succeed; `elapsed` in seconds."""
-    return answer({"success": False, "error": error}, elapsed)
+def failure(error: str, elapsed: float) -> HostResponse:
+    """Return the response to an action that failed; `elapsed` in seconds."""
+    return action_response({"success": False, "error": error}, elapsed)
 
 
 def _shown(output: str | None, screenshot: bytes | None) -> dict[str, str]:
-    shown = {} if output is None else {"output": _sound(output)}
+    shown = {} if output is None else {"output": _encodable(output)}
     if screenshot is not None:
         shown["screenshot"] = base64.b64encode(screenshot).decode()
     return shown
 
 
-def _sound(text: str) -> str:
-    """Without the lone surrogates that a page may hold: they cannot be sent."""
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which a web page may contain and UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()
 
 
-def _attempt(pair: Pair | None) -> dict[str, Any]:
-    return {} if pair is None else {"execution_id": pair.execution_id, "attempt": pair.attempt}
+def _attempt(attempt: AttemptKey | None) -> dict[str, Any]:
+    return (
+        {}
+        if attempt is None
+        else {"execution_id": attempt.execution_id, "attempt": attempt.attempt}
+    )

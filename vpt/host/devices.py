@@ -1,4 +1,4 @@
-"""The bench: all devices of the host, and the promise that a key is acted on once."""
+"""The devices of the host, and the guarantee that an Idempotency-Key is executed only once."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 import structlog
 
-from vpt.host.device_worker import Lane, Ticket, Why, failure
+from vpt.host.device_worker import DeviceWorker, QueuedAction, StopResponse, failure
 from vpt.host.drivers import Params
-from vpt.host.journal import Journal, Pair
-from vpt.host.responses import Refusal, Reply, refused
+from vpt.host.journal import AttemptKey, Journal
+from vpt.host.responses import HostResponse, Refusal, refusal_response
 
 CANCEL_S = 30
 CLOSE_S = 8
@@ -17,37 +17,37 @@ CLOSE_S = 8
 log = structlog.get_logger()
 
 
-def cancelled(elapsed: float) -> Reply:
-    """The answer of an action that was cancelled after `elapsed` seconds."""
+def cancelled(elapsed: float) -> HostResponse:
+    """Return the response to an action that was cancelled after `elapsed` seconds."""
     return failure("cancelled", elapsed)
 
 
-def stopping(_elapsed: float) -> Reply:
-    """The answer of what the host cannot do because it stops."""
-    return refused(503, "host_stopping", "the host is stopping")
+def stopping(_elapsed: float) -> HostResponse:
+    """Return the response to an action that is not finished because the host stops."""
+    return refusal_response(503, "host_stopping", "the host is stopping")
 
 
-class Bench:
-    """Takes actions and cancels; owned by the server."""
+class HostDevices:
+    """Accepts actions and cancels for all devices; owned by the HTTP server."""
 
-    def __init__(self, lanes: Sequence[Lane], journal: Journal) -> None:
-        """Work on these devices."""
-        self.lanes = {lane.spec.local_id: lane for lane in lanes}
+    def __init__(self, workers: Sequence[DeviceWorker], journal: Journal) -> None:
+        """Use one worker per device and record keys and cancels in `journal`."""
+        self.workers = {worker.spec.local_id: worker for worker in workers}
         self._journal = journal
-        self._working: dict[str, asyncio.Task[Reply]] = {}
-        self._manual: set[asyncio.Task[Reply]] = set()
+        self._working: dict[str, asyncio.Task[HostResponse]] = {}
+        self._manual: set[asyncio.Task[HostResponse]] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._stopping = False
 
     def start(self) -> None:
-        """Let the devices work."""
-        for name, lane in self.lanes.items():
-            self._serving.append(asyncio.create_task(lane.serve(), name=f"lane-{name}"))
+        """Start the workers."""
+        for name, worker in self.workers.items():
+            self._serving.append(asyncio.create_task(worker.serve(), name=f"worker-{name}"))
 
-    async def act(self, body: Mapping[str, Any], key: str | None) -> Reply:
-        """Do an action and answer; a repeated key gets the first answer and does nothing.
+    async def execute(self, body: Mapping[str, Any], key: str | None) -> HostResponse:
+        """Execute an action and return its response; a repeated key gets the first response again.
 
-        The action goes on when the caller is cancelled.
+        The action continues when the caller is cancelled, so a broken connection does not stop it.
         """
         if key is None:
             manual = asyncio.create_task(self._work(body, None), name="manual-action")
@@ -60,41 +60,45 @@ class Bench:
             if line is not None and line.answered:
                 return await self._journal.read(line)
             if line is not None:
-                return refused(503, "fate_unknown", "begun before the host restarted; not redone")
+                return refusal_response(
+                    503, "fate_unknown", "begun before the host restarted; it is not repeated"
+                )
             working = asyncio.create_task(self._work(body, key), name=f"key-{key}")
             self._working[key] = working
             working.add_done_callback(lambda _: self._working.pop(key))
         return await asyncio.shield(working)
 
-    async def cancel(self, pair: Pair) -> int:
-        """Stop all of an attempt and never begin anything of it again; tells how many were stopped.
+    async def cancel(self, attempt: AttemptKey) -> int:
+        """Stop the actions of an attempt, refuse later ones, and return how many were stopped.
 
-        Returns when they are gone and the cancel is on the disk; Refusal when that fails.
+        Returns when they have ended and the cancel is on the disk; raises Refusal when that fails.
         """
-        self._journal.mark_cancelled(pair)
-        found = [ticket for ticket in self._tickets() if ticket.pair == pair]
+        self._journal.mark_cancelled(attempt)
+        found = [action for action in self._actions() if action.attempt == attempt]
         await self._stop(found, cancelled, CANCEL_S)
         try:
-            await self._journal.cancel(pair)
+            await self._journal.cancel(attempt)
         except OSError as error:
-            raise Refusal(503, "journal_unavailable", f"not kept: {error.strerror}") from error
+            raise Refusal(
+                503, "journal_unavailable", f"the cancel could not be recorded: {error.strerror}"
+            ) from error
         log.info(
             "attempt_cancelled",
-            execution_id=pair.execution_id,
-            attempt=pair.attempt,
+            execution_id=attempt.execution_id,
+            attempt=attempt.attempt,
             stopped=len(found),
         )
         return len(found)
 
     def refuse(self) -> None:
-        """Take nothing more."""
+        """Refuse all further actions."""
         self._stopping = True
 
     async def close(self) -> None:
-        """Stop what runs, answer what waits, let go of the devices; harmless when repeated."""
+        """Stop running actions, answer queued ones, and close the drivers; can be repeated."""
         self.refuse()
         try:
-            await self._stop(self._tickets(), stopping, CLOSE_S)
+            await self._stop(self._actions(), stopping, CLOSE_S)
         except Refusal as refusal:
             log.warning("host_stop_incomplete", error=str(refusal))
         for serving in self._serving:
@@ -102,70 +106,76 @@ class Bench:
         answering = {*self._serving, *self._working.values(), *self._manual}
         if answering:
             await asyncio.wait(answering, timeout=CLOSE_S)
-        for lane in self.lanes.values():
-            await lane.driver.close()
+        for worker in self.workers.values():
+            await worker.driver.close()
 
-    def _tickets(self) -> list[Ticket]:
-        return [ticket for lane in self.lanes.values() for ticket in lane.tickets]
+    def _actions(self) -> list[QueuedAction]:
+        return [action for worker in self.workers.values() for action in worker.actions]
 
-    async def _stop(self, tickets: list[Ticket], why: Why, limit_s: float) -> None:
-        for lane in self.lanes.values():
-            lane.stop([ticket for ticket in lane.tickets if ticket in tickets], why)
-        if not tickets:
+    async def _stop(
+        self, actions: list[QueuedAction], response: StopResponse, limit_s: float
+    ) -> None:
+        for worker in self.workers.values():
+            worker.stop([action for action in worker.actions if action in actions], response)
+        if not actions:
             return
-        _, running = await asyncio.wait({ticket.reply for ticket in tickets}, timeout=limit_s)
+        _, running = await asyncio.wait({action.response for action in actions}, timeout=limit_s)
         if running:
             raise Refusal(504, "not_stopped", f"still running after {limit_s} s")
 
-    async def _work(self, body: Mapping[str, Any], key: str | None) -> Reply:
+    async def _work(self, body: Mapping[str, Any], key: str | None) -> HostResponse:
         try:
-            lane, ticket = self._take(body, key)
+            worker, action = self._accept(body, key)
         except Refusal as refusal:
-            return refusal.reply()
-        lane.put(ticket)
-        reply = await ticket.reply
-        if key is not None and ticket.begun:
-            await self._note(key, reply)
-        return reply
+            return refusal.response()
+        worker.put(action)
+        response = await action.response
+        if key is not None and action.begun:
+            await self._note(key, response)
+        return response
 
-    async def _note(self, key: str, reply: Reply) -> None:
+    async def _note(self, key: str, response: HostResponse) -> None:
         try:
-            await self._journal.end(key, reply)
+            await self._journal.end(key, response)
         except OSError:
-            # The caller gets the true answer all the same; asked again, the fate is unknown.
+            # The caller still gets the response; a repetition of the key is answered fate_unknown.
             log.warning("action_answer_not_kept", key=key)
 
-    def _take(self, body: Mapping[str, Any], key: str | None) -> tuple[Lane, Ticket]:
-        """Check an action and make its ticket; Refusal when it will not be done."""
+    def _accept(
+        self, body: Mapping[str, Any], key: str | None
+    ) -> tuple[DeviceWorker, QueuedAction]:
+        """Check an action; raise Refusal when it will not be executed."""
         if self._stopping:
             raise Refusal(503, "host_stopping", "the host is stopping")
-        pair = attempt_of(body)
-        if pair is not None and self._journal.is_cancelled(pair):
+        attempt = attempt_of(body)
+        if attempt is not None and self._journal.is_cancelled(attempt):
             raise Refusal(409, "cancelled", "this attempt was cancelled")
-        lane = self._lane(body.get("device_id"))
+        worker = self._worker(body.get("device_id"))
         command, params = body.get("command"), body.get("params")
         if not isinstance(command, str):
-            raise Refusal(400, "bad_request", "command: a text is needed")
+            raise Refusal(400, "bad_request", "command: must be a string")
         if not isinstance(params or {}, dict):
-            raise Refusal(400, "bad_request", "params: an object is needed")
-        job = lane.driver.prepare(command, Params(params or {}))
-        return lane, Ticket(command, job, key, pair)
+            raise Refusal(400, "bad_request", "params: must be an object")
+        job = worker.driver.prepare(command, Params(params or {}))
+        return worker, QueuedAction(command, job, key, attempt)
 
-    def _lane(self, device_id: object) -> Lane:
-        if device_id is None and len(self.lanes) == 1:
-            return next(iter(self.lanes.values()))
+    def _worker(self, device_id: object) -> DeviceWorker:
+        if device_id is None and len(self.workers) == 1:
+            return next(iter(self.workers.values()))
         if device_id is None:
-            raise Refusal(400, "device_needed", "device_id: this host has several devices")
-        if not isinstance(device_id, str) or device_id not in self.lanes:
+            raise Refusal(
+                400, "device_needed", "device_id: missing, and this host has several devices"
+            )
+        if not isinstance(device_id, str) or device_id not in self.workers:
             raise Refusal(404, "unknown_device", f"this host has no device {device_id!r}")
-        return self.lanes[device_id]
+        return self.workers[device_id]
 
 
-def attempt_of(body: Mapping[str, Any]) -> Pair | None:
-    """The attempt that a body names, or None; Refusal when it is neither."""
+def attempt_of(body: Mapping[str, Any]) -> AttemptKey | None:
+    """Return the attempt that a body names, or None; raise Refusal when it is malformed."""
     execution_id, attempt = body.get("execution_id"), body.get("attempt")
     if execution_id is None:
         return None
     if not isinstance(execution_id, str) or type(attempt) is not int:
-        raise Refusal(400, "bad_request", "execution_id: a text, attempt: a whole number")
-    return Pair(execution_id, attempt)
+        raise Refusal(400, "bad_request", "execution_id must be a string and attempt an integer")
+    return AttemptKey(execution_id, attempt)

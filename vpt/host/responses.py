@@ -1,4 +1,4 @@
-"""What the host answers: replies that can be kept on disk, and refusals."""
+"""The responses of the host, which can be stored in the journal, and refusals."""
 
 from dataclasses import dataclass
 
@@ -6,27 +6,27 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer as it goes over the wire: the HTTP status and a JSON body."""
+class HostResponse:
+    """A response as it is sent: the HTTP status and the JSON body."""
 
     status: int
     body: bytes
 
 
-class Refusal(Exception):  # noqa: N818 (an answer, not an error)
-    """The host does not do this; `status` is the HTTP status, `code` is for programs."""
+class Refusal(Exception):  # noqa: N818 (a response, not an error)
+    """The host does not execute a request; `status` is the HTTP status, `code` is for programs."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        """Take the sentence for a person as `message`."""
+        """Store the status, the error code, and `message` for people."""
         super().__init__(message)
         self.status = status
         self.code = code
 
-    def reply(self) -> Reply:
-        """The same, as an answer."""
-        return Reply(self.status, orjson.dumps({"error": str(self), "code": self.code}))
+    def response(self) -> HostResponse:
+        """Return the refusal as a response."""
+        return HostResponse(self.status, orjson.dumps({"error": str(self), "code": self.code}))
 
 
-def refused(status: int, code: str, message: str) -> Reply:
-    """Answer that something is not done."""
-    return Refusal(status, code, message).reply()
+def refusal_response(status: int, code: str, message: str) -> HostResponse:
+    """Return the response for a refusal without raising it."""
+    return Refusal(status, code, message).response()
