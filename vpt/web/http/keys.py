@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vpt.config import Config
 from vpt.events import Events
-from vpt.measures import Spreads
+from vpt.measures import LabelledHistograms
 from vpt.model import Role
 from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
@@ -41,7 +41,7 @@ LAB: web.AppKey[Lab] = web.AppKey("lab")
 ARTIFACTS = web.AppKey("artifacts", Artifacts)
 EVENTS = web.AppKey("events", Events)
 #: Seconds that requests took, by method, route and status.
-REQUESTS = web.AppKey("requests", Spreads)
+REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
 AUDIT = web.AppKey("audit", Audit)
 #: Set where people of a Supabase project may sign in.
