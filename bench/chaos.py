@@ -27,10 +27,10 @@ import aiohttp
 import asyncpg
 import jwt
 import structlog
+from checks import Records, Truth
 from listener import Listener
-from orders import KINDS, Book
-from truth import Records, Truth
-from victims import Host, Postgres, Server, mistakes, quiet_port
+from processes import Host, Postgres, Server, mistakes, quiet_port
+from workload import KINDS, Book
 
 from vpt import embedded
 

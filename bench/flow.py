@@ -23,7 +23,7 @@ import hosts
 import orjson
 import uvloop
 from cpu import all_used, since
-from wire import BadAnswerError, Client
+from raw_http import BadAnswerError, Client
 
 DRAIN_TIMEOUT = 60.0
 PHASES = ("one", "paced", "full")

@@ -26,7 +26,7 @@ import asyncpg
 import hosts
 import jwt
 import structlog
-from wire import BadAnswerError
+from raw_http import BadAnswerError
 
 from vpt import embedded
 from vpt.store import db

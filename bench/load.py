@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 from cpu import all_used, since
-from wire import BadAnswerError, Wire, request
+from raw_http import BadAnswerError, Wire, request
 
 
 class Looper:

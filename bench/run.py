@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from lab import DEVICES, PEERS, STEPS, TEST_CASES, Lab, make_env
-from wire import BadAnswerError
+from raw_http import BadAnswerError
 
 CONNECTIONS = 16
 WARMUP = 0.5

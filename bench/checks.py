@@ -10,8 +10,8 @@ from typing import Any
 
 import asyncpg
 from listener import FINAL, Listener, Progress
-from orders import Book, Order
-from victims import Host
+from processes import Host
+from workload import Book, Order
 
 #: What breaking processes may cost a run; any other kind of error would be a mistake of ours.
 _PRICE = ("host_lost", "server_restarted")

@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 from lab import clean_environment, die_with_parent, end
-from wires import Wire
+from proxy import Wire
 
 from vpt import embedded
 
