@@ -1,4 +1,4 @@
-"""The benches (see README.md): what vpt costs beside bare aiohttp and the document's stack."""
+"""The benches (see README.md): vpt compared with bare aiohttp and with a Flask stack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from statistics import median
 from typing import Any
 
-from lab import DEVICES, PEERS, STEPS, TEST_CASES, Lab, make_env
+from lab import DEVICES, PEERS, STEPS, TEST_CASES, BenchLab, make_env
 from raw_http import BadAnswerError
 
 CONNECTIONS = 16
@@ -31,7 +31,7 @@ C_PHASES = {
 Rounds = list[dict[str, dict[str, Any]]]
 
 
-def _listing(lab: Lab) -> dict[str, Any]:
+def _listing(lab: BenchLab) -> dict[str, Any]:
     call = ["GET", "/api/testcases?limit=50", None]
     return {"requests": [call] * CONNECTIONS, "expect": lab.newest}
 
@@ -42,8 +42,8 @@ def _forwarding(clients: int) -> dict[str, Any]:
     return {"requests": [["POST", path, body] for body in bodies], "expect": "true"}
 
 
-async def compare(lab: Lab, peers: list[str], job: dict[str, Any], options: Any) -> Rounds:
-    """Load the peers in turn, in another order each round."""
+async def compare(lab: BenchLab, peers: list[str], job: dict[str, Any], options: Any) -> Rounds:
+    """Load the peers in turn, in a different order each round."""
     rounds: Rounds = []
     for number in range(options.rounds):
         turn = number % len(peers)
@@ -54,7 +54,7 @@ async def compare(lab: Lab, peers: list[str], job: dict[str, Any], options: Any)
     return rounds
 
 
-async def _load(lab: Lab, peer: str, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+async def _load(lab: BenchLab, peer: str, job: dict[str, Any], seconds: float) -> dict[str, Any]:
     try:
         return await lab.ask(
             "load.py",
@@ -77,12 +77,12 @@ def _median(rounds: Rounds, row: str, name: str) -> float:
 
 
 def _ratio(rounds: Rounds, peer: str, other: str) -> float:
-    """Give the median over the rounds: two peers of one round met the same machine."""
+    """Return the median over the rounds: two peers of one round met the same machine."""
     return median(one[peer]["rate"] / one[other]["rate"] for one in rounds)
 
 
 def show(title: str, rounds: Rounds, goals: dict[str, float]) -> None:
-    """Print a comparison: medians over the rounds, and what the goals ask for."""
+    """Print a comparison: medians over the rounds, and the goals."""
     print(f"\n{title}")
     columns = ("rate", "p50", "p99", "server cpu", "db cpu")
     print(f"{'':8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'server ms':>11}{'db ms':>8}{'client':>8}")
@@ -105,14 +105,14 @@ def _judge(what: str, value: float, goal: float | None) -> None:
     print(f"{what} = {value:.2f}{verdict}", flush=True)
 
 
-async def bench_a(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_a(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Compare the listing."""
     rounds = await compare(lab, peers, _listing(lab), options)
     title = f"(a) GET /api/testcases?limit=50, {TEST_CASES} stored, {CONNECTIONS} connections"
     show(title, rounds, {"flask": 4, "bare": 0.85})
 
 
-async def bench_b(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_b(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Compare forwarding an action to a host."""
     for clients in (1, DEVICES):
         rounds = await compare(lab, peers, _forwarding(clients), options)
@@ -120,7 +120,7 @@ async def bench_b(lab: Lab, peers: list[str], options: Any) -> None:
         show(f"(b) POST /api/hosts/<id>/execute, clients: {clients}", rounds, goals)
 
 
-async def bench_c(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_c(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Measure executions; only vpt has them."""
     if "vpt" not in peers:
         return
@@ -171,7 +171,7 @@ BENCHES = {"a": bench_a, "b": bench_b, "c": bench_c}
 
 
 def _sync_ms() -> float:
-    """Give the median time of writing 8 kB and having it on the disk, as each commit does."""
+    """Return the median time of a synced write of 8 kB, as at each commit."""
     times = []
     with tempfile.TemporaryFile() as file:
         for _ in range(50):
@@ -194,12 +194,12 @@ def _say_where() -> None:
 
 
 async def run(options: Any) -> None:
-    """Start what is needed, run the benches asked for, end everything."""
+    """Start what is needed, run the selected benches, end everything."""
     _say_where()
     peers = [peer for peer in PEERS if peer in options.peers]
     if "flask" in peers and options.which != "c":
         await make_env()
-    async with Lab() as lab:
+    async with BenchLab() as lab:
         for peer in peers if options.which != "c" else ["vpt"]:
             await lab.serve(peer)
         for name, bench in BENCHES.items():
@@ -231,7 +231,7 @@ async def _until_ended(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run; 0 measured, 2 something did not work, 130 ended from outside."""
+    """Run and return: 0 measured, 2 an error, 130 interrupted."""
     try:
         asyncio.run(_until_ended(_options()))
     except (KeyboardInterrupt, asyncio.CancelledError):
