@@ -1,4 +1,4 @@
-"""What the benches stand on: PostgreSQL, the servers, their data; all of it gone at the end.
+"""Shared by the benches: PostgreSQL, the servers and their data, all removed at the end.
 
 Every process is a child in a session of its own, is ended with its children when the lab closes
 (also on Ctrl-C or a failure), and by the kernel when the bench itself is killed (Linux).

@@ -20,7 +20,7 @@ from vpt.client.files import TestCaseSpec, dump, read_files
 from vpt.client.sync import ImportPlan, read_server
 from vpt.model import Json, Role
 
-#: What YAML has traps for, and JSON has not.
+#: Values that YAML and JSON read differently.
 TRAPS: Json = {
     "texts": ["yes", "no", "on", "null", "~", "1.10", "007", "1e5", "12:30", "2026-11-01", "0x1f"],
     "more": [
@@ -43,7 +43,7 @@ TRAPS: Json = {
 
 
 async def _everything(operator: Client) -> Json:
-    """Give what the server has, without what only that server knows."""
+    """Return the content of the server, without ids, versions and times."""
     cases = (await got(operator, "/api/testcases"))["items"]
     campaigns = (await got(operator, "/api/campaigns"))["items"]
     names = {case["id"]: case["name"] for case in cases}
@@ -182,7 +182,7 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
 
 
 def _bomb() -> str:
-    """Give what is a thousand bytes, and has a hundred million values where it is unfolded."""
+    """Return a thousand bytes of YAML whose references unfold to a hundred million values."""
     lists = "".join(
         f"  - &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
     )

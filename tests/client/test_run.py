@@ -40,7 +40,7 @@ async def _campaign(operator: Client, name: str, *cases: str, **more: Any) -> st
 
 
 def _page(ended: Ended) -> str:
-    """Give the id in the URL that is the last line."""
+    """Return the id in the URL of the last line."""
     return ended.out.splitlines()[-1].rpartition("/")[2]
 
 
