@@ -122,7 +122,7 @@ class Scissors:
     """A proxy that loses the first responses to some requests, and records all requests."""
 
     def __init__(self, url: str, *, cuts: str, times: int, refuses: str = "nothing") -> None:
-        """Lose `times` responses to requests that start with `cuts`; refuse those with `refuses`."""
+        """Lose `times` responses to requests that start with `cuts`; refuse `refuses`."""
         self._far = urlsplit(url)
         self._cuts, self._times, self._refuses = cuts.encode(), times, refuses.encode()
         self._server: asyncio.Server | None = None

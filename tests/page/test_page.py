@@ -77,7 +77,7 @@ async def test_a_host_is_seen_to_come_to_go_and_to_come_back(
             await expect(card.locator(".device .pill")).to_have_text("online")
             stopped(host)
             await expect(card.locator(".pill").first).to_have_text("lost")
-            await expect(card).to_contain_text("misses probes")
+            await expect(card).to_contain_text("does not answer its probes")
             continued(host)
             await expect(card.locator(".pill").first).to_have_text("available")
         await expect(card.locator(".pill").first).to_have_text("offline")
@@ -263,7 +263,7 @@ async def test_a_campaign_is_followed_and_each_attempt_of_a_test_is_there(
         await page.get_by_label("What").select_option("A campaign")
         await page.get_by_label("Which").select_option("Evening")
         await page.get_by_role("button", name="Run").click()
-        await expect(page.get_by_text("2 of 2 done · 2 passed")).to_be_visible()
+        await expect(page.get_by_text("2 of 2 finished · 2 passed")).to_be_visible()
         await page.get_by_role("link", name="A shaky one").click()
         await page.get_by_role(
             "button", name="Attempt 1, error: its host sent an invalid response"
@@ -453,7 +453,7 @@ async def test_what_is_filled_in_outlives_the_token_and_a_look_elsewhere(
         await api.delete(f"/api/tokens/{first['id']}")
         # By script: the page may ask to sign in already, since the connection ended.
         await page.evaluate("document.querySelector('form .strong').click()")
-        await expect(page.get_by_role("alert").filter(has_text="is kept")).to_be_visible()
+        await expect(page.get_by_role("alert").filter(has_text="are kept")).to_be_visible()
         await page.get_by_label("Token").fill("nonsense")
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("alert").filter(has_text="not valid")).to_be_visible()
