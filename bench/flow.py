@@ -5,13 +5,15 @@ long it takes from sending the POST to the arrival of the first action. The mome
 through the parameters of the execution into its steps. The client knows that an execution is over
 when its last step arrives; that costs the server nothing, but is a moment before the server knows.
 
-The job: `server` (URL), `port`, `token`, `join_token`, `dsn`, `test_case`, `hosts`, `rate`,
-`seconds`, `rounds`, `pids`.
+The job: `peers` (by name: `server`, the URL, `port`, `dsn`, `pids`), `token`, `join_token`,
+`test_case`, `hosts`, `rate`, `seconds`, `rounds`. The peers are measured in turn, in another order
+each round.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -146,17 +148,28 @@ GROUP BY 1, 2, 3
 """
 
 
-async def _run(job: dict[str, Any]) -> list[dict[str, Any]]:
+async def _run(job: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    async with contextlib.AsyncExitStack() as stack:
+        flows = {name: await _flow(stack, job | peer) for name, peer in job["peers"].items()}
+        names, rounds = list(flows), {name: [] for name in flows}
+        for number in range(job["rounds"]):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                rounds[name].append({phase: await flows[name].measure(phase) for phase in PHASES})
+        return rounds
+
+
+async def _flow(stack: contextlib.AsyncExitStack, job: dict[str, Any]) -> Flow:
+    """Start the hosts of one peer, let them join, and warm up."""
     flow = Flow(job)
+    stack.callback(flow.close)
     listening = [await hosts.listen(flow.acted) for _ in range(job["hosts"])]
+    for runner, _ in listening:
+        stack.push_async_callback(runner.cleanup)
     cards = [hosts.card(f"c-{n}", url, 1) for n, (_, url) in enumerate(listening, 1)]
     await hosts.join(job["server"], job["join_token"], job["token"], cards)
-    await flow.measure("one")  # warms up
-    rounds = [{phase: await flow.measure(phase) for phase in PHASES} for _ in range(job["rounds"])]
-    flow.close()
-    for runner, _ in listening:
-        await runner.cleanup()
-    return rounds
+    await flow.measure("one")
+    return flow
 
 
 if __name__ == "__main__":

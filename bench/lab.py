@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import hosts
@@ -38,7 +39,9 @@ TEST_CASES = 200
 STEPS = 10
 DEVICES = 16
 START_TIMEOUT = 60.0
-PEERS = ("vpt", "bare", "flask")
+#: `before` is the vpt of another checkout, with a database of its own.
+PEERS = ("vpt", "before", "bare", "flask")
+OURS = ("vpt", "before")
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -70,7 +73,9 @@ def steps() -> list[dict[str, Any]]:
 class BenchLab:
     """A temporary lab: `async with BenchLab() as lab`, then `serve` the wanted peers."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Path | None = None) -> None:
+        """Set the checkout whose server is the peer `before`."""
+        self._before_checkout = before
         self.secret = secrets.token_hex(32)
         self.join_token = secrets.token_hex(16)
         self.token = self._user_token()
@@ -108,18 +113,29 @@ class BenchLab:
 
     async def serve(self, peer: str) -> None:
         """Start one of PEERS and wait until it answers."""
+        if peer == "before":
+            await self._make_database("before")
         port = self.ports[peer] = free_port()
         command, env = getattr(self, f"_{peer}")(port)
         process = await self.start(peer, command, env)
         self.pids[peer] = process.pid
         await self._answers(peer, process)
-        if peer == "vpt":
-            await self.join([hosts.card("b-1", self.host_url, DEVICES)])
+        if peer == "before":
+            await _fill(self.dsn_of(peer))
+        if peer in OURS:
+            await self.join([hosts.card("b-1", self.host_url, DEVICES)], peer)
 
-    async def join(self, cards: list[dict[str, Any]]) -> None:
+    async def join(self, cards: list[dict[str, Any]], peer: str = "vpt") -> None:
         """Register hosts at vpt."""
-        url = f"http://127.0.0.1:{self.ports['vpt']}"
+        url = f"http://127.0.0.1:{self.ports[peer]}"
         await hosts.join(url, self.join_token, self.token, cards)
+
+    def dsn_of(self, peer: str) -> str:
+        """Give the URL of the peer's database."""
+        if peer != "before":
+            return self.dsn
+        parts = urlsplit(self.dsn)
+        return urlunsplit(parts._replace(path="/before"))
 
     async def start(
         self, name: str, command: list[str], env: dict[str, str], *, piped: bool = False
@@ -183,6 +199,21 @@ class BenchLab:
             "SERVER_PORT": str(port),
             "VPT_DATA_DIR": str(self._folder / "vpt"),
         }
+
+    def _before(self, port: int) -> tuple[list[str], dict[str, str]]:
+        command, env = self._vpt(port)
+        return command, env | {
+            "DATABASE_URL": self.dsn_of("before"),
+            "PYTHONPATH": str(self._before_checkout),
+            "VPT_DATA_DIR": str(self._folder / "before"),
+        }
+
+    async def _make_database(self, name: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
 
     def _bare(self, port: int) -> tuple[list[str], dict[str, str]]:
         command = [sys.executable, str(BENCH / "bare.py"), str(port)]

@@ -12,10 +12,11 @@ import signal
 import sys
 import tempfile
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lab import DEVICES, PEERS, STEPS, TEST_CASES, BenchLab, make_env
+from lab import DEVICES, OURS, PEERS, STEPS, TEST_CASES, BenchLab, make_env
 from raw_http import BadAnswerError
 
 CONNECTIONS = 16
@@ -93,7 +94,7 @@ def show(title: str, rounds: Rounds, goals: dict[str, float]) -> None:
             f"{peer:8}{rate:9,.0f}{p50:9.2f}{p99:9.2f}{server:11.3f}{db:8.3f}{client:8.0%}"
             f"   rounds {', '.join(format(one[peer]['rate'], ',.0f') for one in rounds)}"
         )
-    for other in ("flask", "bare"):
+    for other in ("before", "flask", "bare"):
         if "vpt" in rounds[0] and other in rounds[0]:
             _judge(f"vpt / {other}", _ratio(rounds, "vpt", other), goals.get(other))
 
@@ -122,21 +123,19 @@ async def bench_b(lab: BenchLab, peers: list[str], options: Any) -> None:
 
 async def bench_c(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Measure executions; only vpt has them."""
-    if "vpt" not in peers:
+    ours = {peer: _executions(lab, peer) for peer in peers if peer in OURS}
+    if not ours:
         return
     job = {
-        "server": f"http://127.0.0.1:{lab.ports['vpt']}",
-        "port": lab.ports["vpt"],
+        "peers": ours,
         "token": lab.token,
         "join_token": lab.join_token,
-        "dsn": lab.dsn,
         "test_case": lab.newest,
         "hosts": C_HOSTS,
         "steps": STEPS,
         "rate": C_RATE,
         "seconds": options.seconds,
         "rounds": options.rounds,
-        "pids": {"server": lab.pids["vpt"], "db": lab.pids["db"]},
     }
     try:
         show_c(await lab.ask("flow.py", job))
@@ -144,9 +143,38 @@ async def bench_c(lab: BenchLab, peers: list[str], options: Any) -> None:
         raise BadAnswerError(f"{error}\nvpt said:\n{lab.tail('vpt')}") from error
 
 
-def show_c(rounds: Rounds) -> None:
-    """Print the phases: medians over the rounds."""
-    print(f"\n(c) POST /api/testcases/<id>/execute, {STEPS} steps, {C_HOSTS} instant hosts")
+def _executions(lab: BenchLab, peer: str) -> dict[str, Any]:
+    return {
+        "server": f"http://127.0.0.1:{lab.ports[peer]}",
+        "port": lab.ports[peer],
+        "dsn": lab.dsn_of(peer),
+        "pids": {"server": lab.pids[peer], "db": lab.pids["db"]},
+    }
+
+
+def show_c(results: dict[str, Rounds]) -> None:
+    """Print the phases of each peer, and what the goals ask of vpt."""
+    for peer, rounds in results.items():
+        _show_phases(peer, rounds)
+    if "vpt" not in results:
+        return
+    rounds = results["vpt"]
+    if "before" in results:
+        pairs = list(zip(rounds, results["before"], strict=True))
+        ratio = median(
+            ours["full"]["started"] / theirs["full"]["started"] for ours, theirs in pairs
+        )
+        _judge("vpt / before, started/s, all devices at work", ratio, None)
+    _judge("started/s, all devices at work", _median(rounds, "full", "started"), 100)
+    p50 = _median(rounds, "paced", "p50")
+    kept = _median(rounds, "paced", "started") >= 0.95 * C_RATE
+    verdict = "reached" if p50 <= 50 and kept else "NOT REACHED"
+    print(f"first action at {C_RATE}/s, median = {p50:.1f} ms   (at most 50: {verdict})")
+
+
+def _show_phases(peer: str, rounds: Rounds) -> None:
+    """Print the phases of one peer: medians over the rounds."""
+    print(f"\n(c) POST /api/testcases/<id>/execute, {STEPS} steps, {C_HOSTS} instant hosts: {peer}")
     columns = ("started", "steps", "p50", "p95", "answer", "queued", "server", "db")
     print(
         f"{'':26}{'started/s':>10}{'steps/s':>9}{'first p50':>11}{'p95 ms':>8}"
@@ -160,11 +188,6 @@ def show_c(rounds: Rounds) -> None:
             f"{name:26}{started:10.1f}{steps:9,.0f}{p50:11.1f}{p95:8.1f}"
             f"{answer:9.1f}{queued:7.0f}%{server:11.2f}{db:8.2f}"
         )
-    _judge("started/s, all devices at work", _median(rounds, "full", "started"), 100)
-    p50 = _median(rounds, "paced", "p50")
-    kept = _median(rounds, "paced", "started") >= 0.95 * C_RATE
-    verdict = "reached" if p50 <= 50 and kept else "NOT REACHED"
-    print(f"first action at {C_RATE}/s, median = {p50:.1f} ms   (at most 50: {verdict})")
 
 
 BENCHES = {"a": bench_a, "b": bench_b, "c": bench_c}
@@ -196,11 +219,12 @@ def _say_where() -> None:
 async def run(options: Any) -> None:
     """Start what is needed, run the selected benches, end everything."""
     _say_where()
-    peers = [peer for peer in PEERS if peer in options.peers]
+    wanted = {*options.peers, *(["before"] if options.before else [])}
+    peers = [peer for peer in PEERS if peer in wanted]
     if "flask" in peers and options.which != "c":
         await make_env()
-    async with BenchLab() as lab:
-        for peer in peers if options.which != "c" else ["vpt"]:
+    async with BenchLab(options.before) as lab:
+        for peer in peers if options.which != "c" else [peer for peer in peers if peer in OURS]:
             await lab.serve(peer)
         for name, bench in BENCHES.items():
             if options.which in (name, "all"):
@@ -215,8 +239,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=lambda text: text.split(","),
-        default=list(PEERS),
-        help=f"which to start, comma separated ({','.join(PEERS)})",
+        default=["vpt", "bare", "flask"],
+        help="which to start, comma separated (vpt,bare,flask)",
+    )
+    parser.add_argument(
+        "--before",
+        type=lambda text: Path(text).resolve(),
+        help="a checkout of another commit, whose server is measured in the same run",
     )
     return parser.parse_args()
 

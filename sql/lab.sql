@@ -179,5 +179,12 @@ RETURNING id
 DELETE FROM server_instance
 WHERE id = $1
 
+-- end_other_servers(name)
+-- The sessions of servers whose claim ran out: `name` is the application_name of the present one's.
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user
+    AND application_name LIKE 'vpt server %' AND application_name <> $1
+
 -- clear_instance()
 DELETE FROM server_instance

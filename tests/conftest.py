@@ -22,8 +22,8 @@ from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import Role
 from vpt.store.db import Database, migrate
+from vpt.store.tokens import issue_token
 from vpt.web.app import make_app
-from vpt.web.http.auth import issue_token
 
 SECRET = "a secret of the tests that is long enough"
 JOIN_TOKEN = "the tests' join token"

@@ -512,10 +512,10 @@ async def test_a_round_that_lost_its_turn_ends(
 ) -> None:
     monkeypatch.setattr(prune, "_SLICE", 0)
     monkeypatch.setattr(prune, "_RENEW", 0)
-    async with prune._alone(db) as turn:
+    async with prune._locked(db) as lock:
         await execute(db, "UPDATE pruner SET id = 'another'")
         with pytest.raises(PruningError):
-            await turn.breathe()
+            await lock.breathe()
     rows = await fetch(db, "SELECT id, expires_at > now(), finished_at FROM pruner")
     assert [tuple(row) for row in rows] == [("another", True, None)]
 

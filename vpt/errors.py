@@ -1,4 +1,4 @@
-"""What may go wrong and how it is told: docstring = default message, class = status and code."""
+"""The errors: a docstring is the default message, a class sets the HTTP status and the code."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import ClassVar
 
 
 class VptError(Exception):
-    """Something went wrong."""
+    """The server could not handle the request; its log has the details."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
-        """Take one sentence for a person; `retry_after` (seconds) becomes `Retry-After`."""
+        """Store one sentence for people; `retry_after` (seconds) becomes `Retry-After`."""
         self.message = message or (self.__doc__ or "").strip()
         self.retry_after = retry_after
         super().__init__(self.message)
 
 
 class BadRequestError(VptError):
-    """The request is not understood."""
+    """The request is malformed."""
 
     status, code = 400, "bad_request"
 
@@ -30,7 +30,7 @@ class InvalidError(VptError):
     status, code = 400, "invalid"
 
     def __init__(self, errors: dict[str, object]) -> None:
-        """Take marshmallow's messages: field name to a list of sentences."""
+        """Store messages as marshmallow makes them: by field name a list of sentences."""
         super().__init__()
         self.errors = errors
 
@@ -54,7 +54,7 @@ class ForbiddenError(VptError):
 
 
 class NotFoundError(VptError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     status, code = 404, "not_found"
 
@@ -66,19 +66,19 @@ class NotRegisteredError(VptError):
 
 
 class ConflictError(VptError):
-    """The present state does not allow this."""
+    """The current state does not allow this."""
 
     status, code = 409, "conflict"
 
 
 class KeyReusedError(VptError):
-    """That Idempotency-Key came with another body before: take a new one."""
+    """This Idempotency-Key was already used with a different body; use a new key."""
 
     status, code = 409, "idempotency_conflict"
 
 
 class NotQueuedError(VptError):
-    """The execution does not wait any more."""
+    """The execution is not queued any more."""
 
     status, code = 409, "not_queued"
 
@@ -102,7 +102,7 @@ class UnprocessableError(VptError):
 
 
 class NothingFitsError(UnprocessableError):
-    """No registered host could ever run this."""
+    """No registered host has a device that could run this."""
 
     code = "nothing_fits"
 
@@ -128,6 +128,10 @@ class DatabaseAwayError(UnavailableError):
     code = "database_away"
 
 
+class SlowStatementError(DatabaseAwayError):
+    """The database answers, but not this statement in time: try again in a moment."""
+
+
 class HostUnreachableError(UnavailableError):
     """The host is not reachable."""
 
@@ -135,7 +139,7 @@ class HostUnreachableError(UnavailableError):
 
 
 class BadGatewayError(VptError):
-    """The host's answer was not understood."""
+    """The response of the host was not understood."""
 
     status, code = 502, "host_error"
 

@@ -1,4 +1,4 @@
-"""In-process publish and subscribe: in order, and a subscriber never holds a publisher up."""
+"""In-process publish and subscribe: in order, and no subscriber delays or stops a publisher."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ Subscriber = Callable[[Event], None]
 
 
 class Events:
-    """What happens, told to who wants to know; subscribers return at once and never raise."""
+    """The events of one server, delivered to its subscribers, which must return at once."""
 
     def __init__(self) -> None:
         self._subscribers: list[Subscriber] = []
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` with every event from now on; give the function that ends it."""
+        """Call `subscriber` with every event from now on; return the function that ends it."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
 
     def publish(self, event: Event) -> None:
-        """Tell all subscribers, in the order in which they came."""
+        """Deliver `event` to all subscribers, in the order in which they subscribed.
+
+        A subscriber that raises is logged: the publisher is mostly a host's actor, and neither
+        its host nor the other subscribers may suffer from a fault elsewhere.
+        """
         for subscriber in tuple(self._subscribers):
-            subscriber(event)
+            try:
+                subscriber(event)
+            except Exception:
+                log.exception("subscriber_failed", event_type=type(event).__name__)

@@ -53,7 +53,10 @@ async def running(config: Config) -> AsyncIterator[Running]:
         config, alone = await _with_database(stack, config)
         instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
         kept = await _claim(stack, instance, alone=alone)
-        db = await _opened(stack, Database(str(config.database_url), ours=instance.held))
+        db = await _opened(
+            stack,
+            Database(str(config.database_url), ours=instance.held, name=instance.session_name),
+        )
         events, dialect = Events(), _dialects(config, instance.held)
         stack.push_async_callback(dialect.close)
         lab = Lab(config, db, events, dialect, may_act=instance.held)

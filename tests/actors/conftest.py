@@ -133,7 +133,7 @@ class Kit:
             *lab._hosts._restarting,
             *lab._tasks,
             *lab._queue._background,
-            *(task for task in asyncio.all_tasks() if task.get_name() == "batcher"),
+            *(task for task in asyncio.all_tasks() if task.get_name() in ("steps", "statuses")),
         ]
         left = set(tasks)
         while left:  # one may be lost when the pool dies at the same moment
@@ -142,6 +142,7 @@ class Kit:
             _, left = await asyncio.wait(left, timeout=0.2)
         assert lab._jobs is not None
         await lab._jobs.close()
+        await lab._hosts._world.shared.close()
         await self._close()
 
     async def restart(self) -> None:

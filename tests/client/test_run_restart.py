@@ -19,7 +19,7 @@ from tests.system.kit import (
     server,
 )
 from vpt.model import Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 
 async def test_a_killed_server_is_waited_for_and_the_lines_go_on() -> None:

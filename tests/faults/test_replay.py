@@ -19,7 +19,7 @@ from socketio.exceptions import SocketIOError
 from tests.actors.fake_host import FakeHost, Reply, fails, passes, until
 from tests.system.kit import JOIN_TOKEN, SECRET, Process, ask, client, free_port, server
 from vpt.model import Json, Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 STEPS = 60
 FINAL = {"completed", "failed", "error", "cancelled"}

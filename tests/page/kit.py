@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.system.kit import SECRET, Process
 from vpt.model import Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -23,7 +23,7 @@ import aiohttp
 
 from tests.actors.fake_host import FakeHost
 from vpt.model import Json, Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 ROOT = Path(__file__).parents[2]
 SECRET = "the secret key of the system tests, long enough"

@@ -76,3 +76,48 @@ async def test_a_server_whose_database_was_taken_over_ends(tmp_path: Path, dsn: 
     connection = await asyncpg.connect(dsn)
     assert await connection.fetchval("SELECT id FROM server_instance") == "other"
     await connection.close()
+
+
+async def test_a_claim_runs_out_while_the_machine_is_suspended(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, real = Instance(db), time.clock_gettime
+    await instance.claim(alone=False)
+    assert instance.held()
+    suspended = {time.CLOCK_BOOTTIME: TTL}  # the clock that others read stood still meanwhile
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + suspended.get(clock, 0))
+    assert not instance.held()
+
+
+async def test_what_a_server_sent_before_another_took_over_does_not_arrive_later(
+    db: Database, dsn: str
+) -> None:
+    old = Instance(db)
+    await old.claim(alone=False)
+    theirs = Database(dsn, ours=old.held, name=old.session_name)
+    await theirs.open()
+    other, lock = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await other.execute(
+        "INSERT INTO hosts (id, host_url, dialect, credential) VALUES "
+        "('h1', 'http://h1', 'document', 'join')"
+    )
+    late = lock.transaction()
+    await late.start()
+    await lock.execute("SELECT FROM hosts FOR UPDATE")  # so it is in flight for as long as we like
+    in_flight = asyncio.create_task(theirs.row("store_draining", host_id="h1", draining=True))
+    await _until_one_waits(other)
+    await other.execute("UPDATE server_instance SET expires_at = now() - interval '1 s'")
+    await Instance(db).claim(alone=False)
+    await late.commit()
+    with pytest.raises(DatabaseAwayError):
+        await in_flight
+    assert await other.fetchval("SELECT draining FROM hosts") is False
+    for connection in (other, lock):
+        await connection.close()
+    await theirs.close()
+
+
+async def _until_one_waits(connection: asyncpg.Connection) -> None:
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    while not await connection.fetchval(waits):  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(0.01)

@@ -35,7 +35,7 @@ from tests.system.kit import (
     server,
 )
 from vpt.model import Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ async def test_nothing_is_unpacked_for_strangers(tmp_path: Path, dsn: str) -> No
     async with server(tmp_path, DATABASE_URL=dsn) as one, client(one) as session:
         packed = {"Content-Encoding": "br"}
         answer = await session.post("/api/testcases", data=b"x", headers=packed)
-        assert (await answer.json())["error"] == "The body is compressed: send it as it is."
+        assert (await answer.json())["error"] == "The body is compressed: send it uncompressed."
 
 
 # ---------------------------------------------------------------- starts that fail

@@ -21,7 +21,7 @@ from yarl import URL
 from tests.actors.fake_host import FakeHost
 from tests.conftest import TEMPLATE, Postgres, other_database
 from vpt.model import Json, Role
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 from .kit import (
     JOIN_TOKEN,

@@ -13,25 +13,25 @@ from vpt.model import Role
 
 @pytest.fixture
 async def operator(client: ClientFactory) -> Client:
-    """Give a client who writes and executes."""
+    """Return a client who writes and executes."""
     return await client(Role.OPERATOR)
 
 
 @pytest.fixture
 async def viewer(client: ClientFactory) -> Client:
-    """Give a client who reads."""
+    """Return a client who reads."""
     return await client(Role.VIEWER)
 
 
 @pytest.fixture
 async def nobody(client: ClientFactory) -> Client:
-    """Give a client without token."""
+    """Return a client without token."""
     return await client(None)
 
 
 @pytest.fixture
 async def host(operator: Client) -> AsyncIterator[FakeHost]:
-    """Give a registered host with one device that answers at once."""
+    """Return a registered host with one device that answers at once."""
     host = FakeHost()
     host.gate.set()
     server = await host.join(operator)

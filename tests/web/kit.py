@@ -90,7 +90,7 @@ async def got(client: Client, path: str, **params: Any) -> Json:
 
 
 async def refused(client: Client, method: str, path: str, **options: Any) -> tuple[int, Json]:
-    """Give the status and the JSON of a refusal."""
+    """Return the status and the JSON of a refusal."""
     async with client.request(method, path, **options) as response:
         assert response.content_type == "application/json", await response.text()
         return response.status, await response.json()

@@ -15,7 +15,8 @@ from tests.web.kit import refused, test_case
 from vpt.errors import InvalidTokenError
 from vpt.model import Role
 from vpt.store.db import Database
-from vpt.web.http.auth import access_of, bearer, issue_token, read_token
+from vpt.store.tokens import issue_token, read_token
+from vpt.web.http.auth import access_of, bearer
 
 NO_TOKEN = (401, {"error": "No token provided", "code": "no_token"})
 BAD_TOKEN = (401, {"error": "Invalid token", "code": "invalid_token"})

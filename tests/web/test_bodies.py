@@ -73,7 +73,7 @@ async def test_a_compressed_body_is_refused_before_it_is_unpacked(operator: Clie
     body = gzip.compress(b'{"name": "' + b"x" * 20_000_000 + b'"}')
     headers = {"Content-Encoding": "gzip"}
     status, answer = await refused(operator, "POST", "/api/testcases", data=body, headers=headers)
-    assert (status, answer["error"]) == (400, "The body is compressed: send it as it is.")
+    assert (status, answer["error"]) == (400, "The body is compressed: send it uncompressed.")
 
 
 async def test_a_long_sound_body_is_taken(operator: Client) -> None:

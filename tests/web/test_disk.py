@@ -22,14 +22,14 @@ from vpt.store.disk import Disk, DiskFullError
 
 @pytest.fixture
 def config(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """Give settings of a server that looks often."""
+    """Return settings of a server that looks often."""
     monkeypatch.setattr(lab_module, "DISK_EVERY", 0.02)
     return config
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """Give a file system of 1 MiB of its own, where this process may make one."""
+    """Return a file system of 1 MiB of its own, where this process may make one."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "vpt-test", str(folder)]

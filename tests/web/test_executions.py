@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from yarl import URL
 
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
+from vpt.web.api import screenshots
 
 
 async def run(client: Client, wish: Json | None = None, **changes: object) -> Json:
@@ -131,6 +133,20 @@ async def test_a_screenshot_is_for_token_holders_and_signed_links(
         f"{url}?signature=",
     ):
         assert (await refused(nobody, "GET", forged))[0] == 401, forged
+
+
+async def test_a_signed_link_ends(
+    operator: Client, nobody: Client, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.answer = lambda _: {"success": True, "screenshot": PNG}
+    done = await finished(operator, await run(operator))
+    url = done["steps"][0]["screenshot_url"]
+    monkeypatch.setattr(screenshots, "LINK_SECONDS", 0)
+    expired = await got(operator, url, sign="1")
+    assert await refused(nobody, "GET", expired["url"]) == (
+        401,
+        {"error": "The link has expired", "code": "invalid_token"},
+    )
 
 
 ODD_PATHS = (

@@ -99,7 +99,7 @@ class Storm:
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def routes(self) -> list[tuple[str, str]]:
-        """Give method and path of every route of our own; what deletes comes last."""
+        """Return method and path of every route of our own; what deletes comes last."""
         found = {
             (route.method, route.resource.canonical)
             for route in self.client.app.router.routes()
@@ -156,7 +156,7 @@ def _one_wrong(pair: tuple[dict[str, Any], tuple[str, Any]]) -> str:
 
 
 def good_bodies(case_id: str) -> list[dict[str, Any]]:
-    """Give bodies that are fine, for one field of garbage each."""
+    """Return bodies that are fine, for one field of garbage each."""
     return [
         {},
         test_case(),

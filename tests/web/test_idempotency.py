@@ -23,7 +23,7 @@ KEY = {"Idempotency-Key": "build 17"}
 
 @pytest.fixture
 async def path(operator: Client, host: FakeHost) -> str:
-    """Give the route that runs a test case, whose host does not answer yet."""
+    """Return the route that runs a test case, whose host does not answer yet."""
     host.gate.clear()
     made_case = await made(operator, "/api/testcases", test_case())
     return f"/api/testcases/{made_case['id']}/execute"

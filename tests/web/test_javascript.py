@@ -28,7 +28,7 @@ WEB_SOCKET = "--experimental-websocket"  # in 20 it has to be asked for, before 
 
 
 def transports() -> list[tuple[str, ...]]:
-    """Give what this Node can do, with the options that it takes."""
+    """Return what this Node can do, with the options that it takes."""
     if NODE is None:
         return []
     for options in ((), (WEB_SOCKET,)):
@@ -98,7 +98,7 @@ class Follower:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give the URL of our copy of the client under a name that every Node takes for a module."""
+    """Return the URL of our copy of the client under a name that every Node takes for a module."""
     copy = tmp_path_factory.mktemp("client") / "socket.io.mjs"
     shutil.copyfile(CLIENT, copy)
     return copy.as_uri()

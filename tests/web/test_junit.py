@@ -22,7 +22,7 @@ SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "data" / "junit-10.
 
 
 async def report(client: Client, path: str, **params: Any) -> x.TestSuite:
-    """Give the one suite of a report that holds to the schema."""
+    """Return the one suite of a report that holds to the schema."""
     response = await client.get(f"{path}/junit", params=params)
     assert (response.status, response.content_type) == (200, "application/xml")
     text = await response.text()

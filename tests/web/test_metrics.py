@@ -40,7 +40,7 @@ async def families(client: Client) -> dict[str, Metric]:
 
 
 def value(found: dict[str, Metric], sample: str, **labels: str) -> float:
-    """Give the value of the one sample of that name which has these labels."""
+    """Return the value of the one sample of that name which has these labels."""
     hits = [
         item.value
         for family in found.values()

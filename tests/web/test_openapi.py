@@ -24,7 +24,7 @@ OURS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
 
 @pytest.fixture
 async def document(nobody: Client) -> Json:
-    """Give the document as anybody gets it."""
+    """Return the document as anybody gets it."""
     response = await nobody.get("/api/openapi.json")
     assert response.status == 200
     document: Json = await response.json()
@@ -32,7 +32,7 @@ async def document(nobody: Client) -> Json:
 
 
 def handlers(app: web.Application) -> Iterator[tuple[str, str, Any]]:
-    """Give path, method and handler of each route, without those of Socket.IO."""
+    """Return path, method and handler of each route, without those of Socket.IO."""
     for route in app.router.routes():
         path = route.resource.canonical if route.resource else ""
         if route.method in OURS and not path.startswith("/socket.io"):
@@ -40,7 +40,7 @@ def handlers(app: web.Application) -> Iterator[tuple[str, str, Any]]:
 
 
 def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
-    """Give path, method and operation of each that the document has."""
+    """Return path, method and operation of each that the document has."""
     for path, item in document["paths"].items():
         for method, told in item.items():
             yield path, method.upper(), told
@@ -55,7 +55,7 @@ def resolved(document: Json, value: Json) -> Json:
 
 
 def validator(document: Json, schema: Json) -> Draft202012Validator:
-    """Give what holds values to a schema of the document."""
+    """Return what holds values to a schema of the document."""
     return Draft202012Validator({**schema, "components": document["components"]})
 
 
@@ -150,7 +150,7 @@ def test_bodies_and_answers_have_examples_that_their_schemas_take(document: Json
 
 
 def examples_of(document: Json, schema: Json) -> Iterator[Any]:
-    """Give a schema's own examples; a page's are made of those of its items."""
+    """Return a schema's own examples; a page's are made of those of its items."""
     told = resolved(document, schema)
     yield from told.get("examples", ())
     items = told["properties"].get("items") if "properties" in told else None

@@ -70,7 +70,7 @@ async def test_what_does_not_wait_has_no_place(operator: Client, host: FakeHost)
     path = f"/api/executions/{running}/queue"
     assert (await refused(operator, "GET", path)) == (
         409,
-        {"error": "The execution does not wait any more.", "code": "not_queued"},
+        {"error": "The execution is not queued any more.", "code": "not_queued"},
     )
     host.gate.set()
     await got(operator, f"/api/executions/{running}", wait=30)

@@ -34,7 +34,7 @@ SECRET = "the shared secret of the whole project"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Give what a token of a signed-in user says."""
+    """Return what a token of a signed-in user says."""
     usual = {
         "sub": "0a1b",
         "aud": "authenticated",

@@ -11,12 +11,14 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from tests.actors.fake_host import until
-from tests.conftest import JOIN_TOKEN, Client, ClientFactory, token
+from tests.conftest import JOIN_TOKEN, SECRET, Client, ClientFactory, token
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
 from tests.web.test_access import BAD_TOKEN, signed
 from vpt.model import Role
 from vpt.store import audit
 from vpt.store.db import Database
+from vpt.store.tokens import issue_token
+from vpt.web.http.keys import AUDIT
 from vpt.web.http.requests import Page
 from vpt.web.live.sockets import RECHECK
 
@@ -53,6 +55,26 @@ async def test_a_token_is_made_shown_once_used_and_revoked(admin: Client, nobody
     assert "details" not in await (await nobody.get("/api/health", headers=bearer(secret))).json()
     assert (await got(admin, "/api/tokens"))["items"] == []
     assert (await refused(admin, "DELETE", f"/api/tokens/{new['id']}"))[0] == 404
+
+
+async def test_a_token_ends_with_its_row_even_when_it_is_signed_for_longer(
+    nobody: Client, db: Database
+) -> None:
+    ends = {"tok_00000000000000aa": timedelta(hours=-1), "tok_00000000000000bb": timedelta(hours=1)}
+    for token_id, left in ends.items():
+        await db.row(
+            "insert_token",
+            id=token_id,
+            name="ci",
+            role=Role.VIEWER,
+            host_id=None,
+            hash=None,
+            created_by="admin",
+            expires_at=datetime.now(UTC) + left,
+        )
+    over, holds = (issue_token(SECRET, "ci", Role.VIEWER, 1, token_id) for token_id in ends)
+    assert await refused(nobody, "GET", "/api/testcases", headers=bearer(over)) == BAD_TOKEN
+    assert (await nobody.get("/api/testcases", headers=bearer(holds))).status == 200
 
 
 async def test_a_revoked_tokens_pages_are_hung_up_on(admin: Client) -> None:
@@ -201,9 +223,9 @@ async def test_what_happened_while_the_database_was_away_is_written_later(
 
 
 async def test_the_audit_is_written_by_itself_at_once_and_at_the_stop(
-    admin: Client, server: TestServer, db: Database, monkeypatch: pytest.MonkeyPatch
+    admin: Client, server: TestServer, db: Database
 ) -> None:
-    monkeypatch.setattr(audit, "_PAUSE", 60)
+    server.app[AUDIT].writer.pause = 60
     await admin.post("/api/devices", json={"name": "d"})
     assert await until(lambda: _stored(db)) == 1
     await admin.delete("/api/devices/none")
@@ -219,7 +241,7 @@ async def test_entries_that_cannot_be_written_stop_no_others(
     async with one.running():
         for status in (2**40, 200):  # the first one is no integer to PostgreSQL
             one.note(audit.Entry("me", "admin", None, "POST", "/x", "/x", status, "::1", "r"))
-            assert await until(lambda: not one._waiting)
+            assert await until(lambda: not one.writer.waiting)
             await one.flush()
     assert await _stored(db) == 1
 

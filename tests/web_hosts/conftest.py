@@ -20,8 +20,9 @@ from vpt.measures import Tally
 from vpt.model import Answer, Credential, HostView, Json, Registration, Role
 from vpt.store.db import Database
 from vpt.store.disk import Disk
+from vpt.store.tokens import issue_token
 from vpt.web.api import devices, hosts, metrics, system, tokens, virtualpytest
-from vpt.web.http.auth import issue_token, secret_of
+from vpt.web.http.auth import secret_of
 from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB
 from vpt.web.http.middlewares import gate
 from vpt.web.live import sockets
@@ -135,7 +136,7 @@ async def client(connect: Connect) -> Client:
 
 
 def bearer(client: Client, role: Role = Role.ADMIN, user: str = "ann") -> dict[str, str]:
-    """Give the headers of a user of that role."""
+    """Return the headers of a user of that role."""
     token = issue_token(secret_of(client.app), user, role, 1)
     return {"Authorization": f"Bearer {token}"}
 

@@ -92,7 +92,7 @@ class Server:
         return (await self.shown(f"/api/hosts/{name}/status"))["status"] in {"available", "busy"}
 
     async def shown(self, path: str) -> Json:
-        """Give what an admin sees."""
+        """Return what an admin sees."""
         async with self.client.get(path, headers=bearer(self.client)) as response:
             text = await response.read()
             assert response.status == 200, text
@@ -128,7 +128,7 @@ class Server:
 
 @pytest.fixture
 async def field_server(config: Config, db: Database, events: Events) -> AsyncIterator[Server]:
-    """Give a whole server with open networks and a key for its hosts."""
+    """Return a whole server with open networks and a key for its hosts."""
     config = replace(config, api_key=KEY, host_open_networks=LOOPBACK, host_probe_interval=0.1)
     dialect = NotedDialect()
     lab = Lab(config, db, events, dialect)
@@ -393,7 +393,7 @@ async def test_20_hosts_that_ping_in_the_same_second_are_answered_within_250_ms(
 
 
 def _heavy(name: str) -> bytes:
-    """Give a ping as long as real ones are: the sample's lists are shortened."""
+    """Return a ping as long as real ones are: the sample's lists are shortened."""
     body = said("ping", host_name=name)
     for device in body["devices"]:
         for types in (device["device_action_types"], device["device_verification_types"]):

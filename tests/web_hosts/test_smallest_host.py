@@ -44,7 +44,7 @@ class Server:
 
 @pytest.fixture
 async def whole(config: Config, db: Database, events: Events) -> AsyncIterator[Server]:
-    """Give a whole server that speaks to real hosts."""
+    """Return a whole server that speaks to real hosts."""
     config, dialect = replace(config, host_probe_timeout=5.0), DocumentDialect()
     lab = Lab(config, db, events, dialect)
     await lab.start()

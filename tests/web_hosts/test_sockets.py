@@ -30,7 +30,8 @@ from vpt.model import (
 )
 from vpt.store import tokens
 from vpt.store.db import Database
-from vpt.web.http.auth import issue_token, secret_of
+from vpt.store.tokens import issue_token
+from vpt.web.http.auth import secret_of
 from vpt.web.live import sockets
 
 TOKEN_ID = f"tok_{'0' * 16}"

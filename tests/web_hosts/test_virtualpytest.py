@@ -33,21 +33,21 @@ Json = dict[str, Any]
 
 
 def said(kind: str = "register", **changes: Any) -> Json:
-    """Give what a real host says, changed; `device` changes its first device only."""
+    """Return what a real host says, changed; `device` changes its first device only."""
     body: Json = copy.deepcopy(SAYS[kind])
     body["devices"][0].update(changes.pop("device", {}))
     return body | changes
 
 
 def basic(password: str) -> dict[str, str]:
-    """Give the header that a SERVER_URL with name and password makes."""
+    """Return the header that a SERVER_URL with name and password makes."""
     pair = base64.b64encode(f"field-1:{password}".encode()).decode()
     return {"Authorization": f"Basic {pair}"}
 
 
 @pytest.fixture
 def joining(config: Config) -> dict[str, str]:
-    """Give the headers of a host that knows the join token."""
+    """Return the headers of a host that knows the join token."""
     return basic(config.host_join_token or "")
 
 
@@ -440,6 +440,6 @@ async def test_ends_of_scripts_have_a_limit_together(
 
 
 async def chunks(body: bytes) -> AsyncIterator[bytes]:
-    """Give a body piece by piece."""
+    """Return a body piece by piece."""
     for start in range(0, len(body), 2**20):
         yield body[start : start + 2**20]

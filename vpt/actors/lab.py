@@ -24,8 +24,9 @@ from vpt.actors.queue import Queue
 from vpt.actors.restore import Keys, device_of, host_of
 from vpt.actors.samples import Samples
 from vpt.actors.state import Limits
-from vpt.actors.supervisor import Hosts, every
+from vpt.actors.supervisor import Hosts
 from vpt.actors.waits import Waits
+from vpt.background import every
 from vpt.config import Config
 from vpt.dialects.base import Dialect, HostTroubleError
 from vpt.errors import (

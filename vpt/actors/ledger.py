@@ -1,12 +1,11 @@
-"""What the actors write: each record stands in the database before its fact is told.
+"""The records of host actors: each is stored before its fact goes back to the actor.
 
-While the database is away a record waits here; nothing is dropped. It stays bounded because a
-lane has at most one record under way.
+While the database is away a record is tried again; none is dropped. What waits is bounded, since
+a device has at most one record under way.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,8 +13,6 @@ from typing import Any, TypeVar
 import structlog
 
 from vpt.actors import messages as m
-from vpt.actors.batch import Batcher
-from vpt.errors import DatabaseAwayError
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
@@ -26,17 +23,17 @@ from vpt.model import (
     Wish,
     screenshot_url,
 )
+from vpt.store.batch import BatchWriter
 from vpt.store.db import Database
+from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = (0.05, 1.0)  # seconds between tries while the database is away: first, longest
-
 
 def spec_of(row: Any) -> RunSpec:
-    """Make the spec of an attempt from its row."""
+    """Build the spec of an attempt from its row."""
     return RunSpec(
         execution_id=row["id"],
         test_case_id=row["test_case_id"],
@@ -54,7 +51,7 @@ def spec_of(row: Any) -> RunSpec:
 
 
 def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
-    """Make the queue's entry of an execution from its row."""
+    """Build the queue's entry of an execution from its row."""
     wish = Wish(
         row["device_model"],
         frozenset(row["requirements"]),
@@ -74,25 +71,32 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """How a step ended, ready to be stored."""
+    """The end of a step, ready to be stored."""
 
     effect: m.StoreStep
     screenshot: str | None
 
     @property
     def weight(self) -> int:
-        """About how many bytes it takes."""
+        """Its size in a statement, roughly, in bytes."""
         answer = self.effect.answer
         return len(answer.output or "") if answer else 0
 
 
 class Shared:
-    """What all hosts write through: the most frequent records share their statements."""
+    """The writers of all hosts together: their most frequent records share statements."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self.steps = Batcher(self._store_steps, lambda record: record.weight)
-        self.looks = Batcher(self._store_looks)
+        self.steps = BatchWriter(
+            self._store_steps, name="steps", weigh=lambda record: record.weight
+        )
+        self.looks = BatchWriter(self._store_looks, name="statuses")
+
+    async def close(self) -> None:
+        """End the writing, once no actor writes any more."""
+        await self.steps.close()
+        await self.looks.close()
 
     async def _store_steps(self, records: list[StepRecord]) -> None:
         effects = [record.effect for record in records]
@@ -128,37 +132,30 @@ class Shared:
 
 
 class Ledger:
-    """One host's writes, each tried until the database has it."""
+    """The records of one host, each tried until it is stored."""
 
     def __init__(self, shared: Shared, host_id: str) -> None:
         self._shared = shared
         self._host_id = host_id
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        pause, longest = _PATIENCE
-        while True:
-            try:
-                return await work()
-            except DatabaseAwayError:
-                log.warning("record_waits_for_database", record=what, host_id=self._host_id)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+        return await patiently(what, work, host_id=self._host_id)
 
     async def _row(self, name: str, /, **args: Any) -> Any:
         return await self._patiently(name, lambda: self._shared.db.row(name, **args))
 
     async def start_attempt(self, effect: m.StoreAttempt) -> m.Fact:
-        """Begin the next attempt, unless the execution is not to be had any more."""
+        """Store the next attempt; AttemptRefused when the execution is not queued any more."""
         names = {"execution_id": effect.execution_id, "device_id": effect.device_id}
         row = await self._row("start_attempt", **names, host_id=self._host_id)
-        if row is None:  # gone, or our own answer was lost when the connection broke
+        if row is None:  # not queued, or stored before the connection broke
             row = await self._row("begun_attempt", **names)
         if row is None:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
     async def finish_step(self, effect: m.StoreStep, screenshot: str | None) -> m.Fact:
-        """Store a step's end and the next step's beginning."""
+        """Store the end of a step and the beginning of the next one."""
         record, key = StepRecord(effect, screenshot), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
@@ -177,7 +174,7 @@ class Ledger:
         return m.StepStored(effect.device_id, key)
 
     async def store_handle(self, effect: m.StoreHandle) -> None:
-        """Store what the host calls the try: after a restart it is asked for its end."""
+        """Store the host's own id of the try: after a restart the host is asked for its result."""
         key = effect.key
         await self._row(
             "store_handle",
@@ -189,7 +186,7 @@ class Ledger:
         )
 
     async def end_attempt(self, effect: m.StoreEnd) -> tuple[m.EndStored, Any]:
-        """Store an attempt's end; give the fact and the execution's row."""
+        """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
         refused = self._host_id if effect.kind is ErrorKind.HOST_REFUSED else None
         row = await self._row(
@@ -217,5 +214,5 @@ class Ledger:
         return m.ReleaseStored(effect.device_id, effect.execution_id, effect.attempt)
 
     async def statuses(self, view: HostView) -> None:
-        """Store how the host and its devices look."""
+        """Store the status of the host and of its devices."""
         await self._patiently("store_statuses", lambda: self._shared.looks.put(view))

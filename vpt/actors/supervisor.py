@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
@@ -112,6 +112,7 @@ class Hosts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._world.shared.close()
 
     def _ended(self, host_id: str, actor: HostActor, task: asyncio.Task[None]) -> None:
         actor.ended()
@@ -173,18 +174,6 @@ class Hosts:
         finally:
             await asyncio.sleep(_WINDOW)
             self._crashes.pop(host_id, None)
-
-
-async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it again and again; one time that goes wrong is logged and not the last."""
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except DatabaseAwayError:
-            log.warning("upkeep_waits_for_database")
-        except Exception:
-            log.exception("upkeep_failed")
 
 
 def _held_back(actor: HostActor, reason: Reason) -> HostView:

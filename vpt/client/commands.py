@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
+from vpt.bounds import HIGHEST_PRIORITY, LONGEST_TIMEOUT_S
 from vpt.client.connection import Command, connected, with_server
 from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
 
 #: Seconds that a server may be away while a run is started and followed.
 PATIENCE = 60.0
-LONGEST_TIMEOUT = 86_400.0
 
 
 # ---------------------------------------------------------------- vpt run
@@ -95,17 +95,19 @@ def _waiting(command: Command) -> Command:
     "--param 'pin=\"42\"'. 1.10 and 007 are text, since JSON does not write numbers like that.",
 )
 @click.option(
-    "--priority", type=click.IntRange(0, 100), help="0 to 100; a higher one runs first [50]."
+    "--priority",
+    type=click.IntRange(0, HIGHEST_PRIORITY),
+    help="0 to 100; a higher one runs first [50].",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+    type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
     help="The time limit of one attempt [that of the test case].",
 )
 @click.option(
     "--queue-timeout",
-    type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+    type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
     help="The time limit for waiting in the queue [QUEUE_TIMEOUT of the server].",
 )

@@ -19,6 +19,20 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from vpt.bounds import (
+    DEFAULT_PRIORITY,
+    HIGHEST_PRIORITY,
+    LONGEST_DESCRIPTION,
+    LONGEST_ID,
+    LONGEST_NAME,
+    LONGEST_TIMEOUT_S,
+    MOST_ENTRIES,
+    MOST_PARALLEL,
+    MOST_RETRIES,
+    MOST_STEP_RETRIES,
+    MOST_STEPS,
+    MOST_WORDS,
+)
 from vpt.client.exits import MisuseError
 from vpt.client.text import one_line
 from vpt.model import Json
@@ -27,11 +41,11 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _SHOWN, _LARGEST = 20, 1_000_000
 _FLOAT = r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
-Title = Annotated[str, Meta(min_length=1, max_length=100)]
-Text = Annotated[str, Meta(max_length=1000)]
-Words = Annotated[list[Title], Meta(max_length=100)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Reference = Annotated[str, Meta(min_length=1, max_length=200)]
+Title = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
+Text = Annotated[str, Meta(max_length=LONGEST_DESCRIPTION)]
+Words = Annotated[list[Title], Meta(max_length=MOST_WORDS)]
+Seconds = Annotated[float, Meta(gt=0, le=LONGEST_TIMEOUT_S)]
+Reference = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 
 
 class _Named(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -50,8 +64,8 @@ class TestCaseSpec(_Named, kw_only=True):
     requirements: Words = []
     tags: Words = []
     timeout_s: Seconds | None = None
-    test_retries: Annotated[int, Meta(ge=0, le=10)] = 0
-    steps: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=1000)]
+    test_retries: Annotated[int, Meta(ge=0, le=MOST_RETRIES)] = 0
+    steps: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
 
 
 class CampaignEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -68,9 +82,9 @@ class CampaignSpec(_Named, kw_only=True):
 
     description: Text = ""
     stop_on_failure: bool = False
-    parallelism: Annotated[int, Meta(ge=1, le=1000)] = 1
-    priority: Annotated[int, Meta(ge=0, le=100)] = 50
-    test_cases: Annotated[list[CampaignEntry], Meta(min_length=1, max_length=1000)]
+    parallelism: Annotated[int, Meta(ge=1, le=MOST_PARALLEL)] = 1
+    priority: Annotated[int, Meta(ge=0, le=HIGHEST_PRIORITY)] = DEFAULT_PRIORITY
+    test_cases: Annotated[list[CampaignEntry], Meta(min_length=1, max_length=MOST_ENTRIES)]
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -89,9 +103,9 @@ class _Step(msgspec.Struct):
     """The fields of a step that the server reads; all others are for the host."""
 
     timeout_s: Seconds | Name = 1.0
-    retries: Annotated[float, Meta(ge=0, le=100)] | Name = 0
+    retries: Annotated[float, Meta(ge=0, le=MOST_STEP_RETRIES)] | Name = 0
     continue_on_failure: bool | Name = False
-    delay_s: Annotated[float, Meta(ge=0, le=86_400)] | Name = 0
+    delay_s: Annotated[float, Meta(ge=0, le=LONGEST_TIMEOUT_S)] | Name = 0
 
 
 class _Steps(msgspec.Struct):

@@ -23,8 +23,7 @@ from vpt.store import grafana_role
 from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database, migrate
 from vpt.store.prune import Ages, Pruned, Pruning
-from vpt.store.tokens import HOST_NAME, listed_tokens, make_token, revoke_tokens
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import HOST_NAME, issue_token, listed_tokens, make_token, revoke_tokens
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -26,7 +26,7 @@ from vpt.config import Config
 from vpt.host import HostSettings, run_host
 from vpt.model import Json, Role
 from vpt.serve import Running, running
-from vpt.web.http.auth import issue_token
+from vpt.store.tokens import issue_token
 
 _HOST = "demo-host"
 _CAMPAIGN = "Demo campaign"

@@ -31,7 +31,7 @@ _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
 
 
 class PictureError(UnprocessableError):
-    """The screenshot is no PNG or JPEG of at most 8 MiB in base64."""
+    """The screenshot is not a PNG or JPEG of at most 8 MiB in base64."""
 
     code = "not_a_picture"
 
@@ -46,9 +46,9 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """How many files there are or were, and their bytes.
+    """How many files were counted or removed, and their bytes.
 
-    `left` are executions whose files the disk did not give up, `error` says why not.
+    `left` are the executions whose files could not be removed, `error` is the reason.
     """
 
     files: int = 0
@@ -57,7 +57,7 @@ class Files:
     error: str | None = None
 
     def __add__(self, other: Files) -> Files:
-        """Give both together."""
+        """Return the sum of both."""
         return Files(
             self.files + other.files,
             self.bytes + other.bytes,
@@ -67,40 +67,40 @@ class Files:
 
 
 class Artifacts:
-    """The store of one data folder."""
+    """The screenshots of one data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "screenshots"
 
     async def save(self, execution_id: str, attempt: int, step: int, data: Any) -> str:
-        """Store what a host sent (base64) and give its kind: png or jpeg.
+        """Store what a host sent (base64) and return its kind: png or jpeg.
 
-        Raises PictureError when it is none, OSError when the disk refuses.
+        Raises PictureError when it is neither, OSError when it cannot be written.
         """
         folder, name = self._place(execution_id, str(attempt), str(step))
         return await asyncio.to_thread(_save, folder, name, data)
 
     async def find(self, execution_id: str, attempt: str, step: str) -> Picture:
-        """Give the screenshot of a step; NotFoundError when there is none."""
+        """Return the screenshot of a step; NotFoundError when there is none."""
         folder, name = self._place(execution_id, attempt, step)
         return await asyncio.to_thread(_find, folder, name)
 
     async def measure(self, execution_ids: Iterable[str]) -> Files:
-        """Say how many files these executions have."""
+        """Return how many files these executions have."""
         folders = [self._folder(execution_id) for execution_id in execution_ids]
         return await asyncio.to_thread(lambda: sum(map(_measured, folders), Files()))
 
     async def remove(self, execution_ids: Iterable[str]) -> Files:
-        """Remove all files of these executions; until `sync` a power cut may bring them back."""
+        """Remove all files of these executions; a power cut before `sync` may bring them back."""
         folders = [self._folder(execution_id) for execution_id in execution_ids]
         return await asyncio.to_thread(lambda: sum(map(_removed, folders), Files()))
 
     async def sync(self) -> None:
-        """Wait until what was removed is removed for good; may take a second."""
+        """Wait until the removals are on the disk; may take a second."""
         await asyncio.to_thread(_sync, self._root)
 
     def stored(self) -> Iterator[tuple[str, Path]]:
-        """Give every screenshot: its name, as `place` takes it, and its file."""
+        """Yield every screenshot: its name, as `place` takes it, and its file."""
         for path in sorted(self._root.glob("*/*")):
             name = f"{path.parent.name}/{path.name}"
             if _STORED.fullmatch(name):
@@ -108,14 +108,14 @@ class Artifacts:
 
     @staticmethod
     def place(folder: Path, name: str) -> Path:
-        """Give where a screenshot of this name stands in a copy of the store."""
+        """Return the path of a screenshot of this name in a copy of the store."""
         if not _STORED.fullmatch(name):
             raise NotFoundError
         return folder / name
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Give a folder beside the store to fill; it is gone afterwards."""
+        """Yield an empty folder beside the store; it is removed afterwards."""
         self._root.parent.mkdir(parents=True, exist_ok=True)
         folder = self._root.with_name(f".{self._root.name}.{secrets.token_hex(4)}")
         folder.mkdir(mode=0o700)
@@ -125,7 +125,7 @@ class Artifacts:
             shutil.rmtree(folder, ignore_errors=True)
 
     def become(self, staging: Path) -> None:
-        """Take what is in `staging` instead of all that is stored."""
+        """Replace all that is stored by what is in `staging`."""
         with self.staging() as away:
             if self._root.exists():
                 self._root.rename(away / self._root.name)
@@ -175,7 +175,7 @@ def _decoded(data: Any) -> bytes:
 
 
 def kind_of(picture: bytes) -> str | None:
-    """Give png, jpeg or None, by content."""
+    """Return png, jpeg or None, by content."""
     if _PNG.match(picture):
         return "png"
     return "jpeg" if _JPEG.match(picture) else None

@@ -1,32 +1,32 @@
-"""Audit: who wrote what, when and from where; written at once, in a crowd several together."""
+"""Audit: which user changed what, when and from where."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from itertools import count, islice
+from itertools import count
 
 import structlog
 from msgspec import Struct, field, json
 
 from vpt.errors import DatabaseAwayError
+from vpt.store.batch import BatchWriter
 from vpt.store.db import Database
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two batches; between tries while the database is away.
-_PAUSE, _AWAY = 0.2, 1.0
+#: Seconds between two batches.
+_PAUSE = 0.2
 #: Seconds for the last entries at the stop.
 _LAST = 2.0
 #: Entries of one statement; entries kept while the database is away, the oldest go first.
 _AT_ONCE, _KEPT = 1000, 100_000
 
 
-#: What is sent twice is written once by its id, which need not be secret.
+#: An entry that is sent twice is stored once, by its id, which need not be secret.
 _FIRST, _numbers = secrets.token_hex(8), count(1)
 
 
@@ -39,7 +39,7 @@ def _now() -> datetime:
 
 
 class Entry(Struct, frozen=True):
-    """One request that was to change something, and what it was answered."""
+    """One request that was to change something, and its status."""
 
     user_id: str
     role: str
@@ -55,61 +55,41 @@ class Entry(Struct, frozen=True):
 
 
 class Audit:
-    """Takes entries at once, and writes them in batches for as long as it runs."""
+    """Writes the audit: `note` never waits, and what the database does not take yet is kept."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: deque[Entry] = deque()
-        self._come = asyncio.Event()
+        self.writer = BatchWriter(
+            self._store, name="audit", most=_AT_ONCE, pause=_PAUSE, lost=_log_lost
+        )
 
     def note(self, entry: Entry) -> None:
         """Keep an entry for the next batch; never waits."""
-        if len(self._waiting) >= _KEPT:
-            lost = self._waiting.popleft()
+        if len(self.writer.waiting) >= _KEPT:
+            lost, _ = self.writer.waiting.popleft()
             log.error("audit_lost", at=lost.at, user_id=lost.user_id, path=lost.path)
-        self._waiting.append(entry)
-        self._come.set()
+        self.writer.note(entry)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Write for as long as the context lasts, and the last ones at its end."""
-        task = asyncio.create_task(self._write_for_ever(), name="audit")
+        """Write for as long as the context lasts, and the last entries at its end."""
         yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await self.writer.close()
         try:
             async with asyncio.timeout(_LAST):
                 await self.flush()
         except (DatabaseAwayError, TimeoutError):
-            log.error("audit_lost", entries=len(self._waiting))  # noqa: TRY400 (it says it all)
-
-    async def _write_for_ever(self) -> None:
-        while True:
-            await self._come.wait()
-            self._come.clear()
-            try:
-                await self.flush()
-            except DatabaseAwayError:
-                self._come.set()
-                await asyncio.sleep(_AWAY)
-            else:
-                await asyncio.sleep(_PAUSE)
+            log.error("audit_lost", entries=len(self.writer.waiting))  # noqa: TRY400 (it says it all)
 
     async def flush(self) -> None:
-        """Write what waits; raises DatabaseAwayError, and then it waits on.
+        """Write what waits now; DatabaseAwayError when it has to wait on."""
+        await self.writer.flush()
 
-        An entry whose answer was lost on the way is sent again: its id keeps it one.
-        """
-        for _ in range(0, len(self._waiting), _AT_ONCE):  # what comes meanwhile has its own turn
-            batch = list(islice(self._waiting, _AT_ONCE))
-            try:
-                await self._db.row("store_audit", entries=json.encode(batch).decode())
-            except DatabaseAwayError:
-                raise
-            except Exception:
-                # A mistake of ours: the next entries must not wait behind it for ever.
-                log.exception("audit_lost", entries=len(batch))
-            written = {entry.id for entry in batch}
-            while self._waiting and self._waiting[0].id in written:
-                self._waiting.popleft()
+    async def _store(self, entries: list[Entry]) -> None:
+        """Store entries; what is sent again, as its answer was lost, is known by its id."""
+        await self._db.row("store_audit", entries=json.encode(entries).decode())
+
+
+def _log_lost(entries: Sequence[Entry], error: Exception | None) -> None:
+    """Log entries that the database refuses: a mistake of ours, and no others wait behind it."""
+    log.error("audit_lost", entries=len(entries), exc_info=error)

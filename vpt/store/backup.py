@@ -1,7 +1,7 @@
-"""Backups: all rows and screenshots of a moment in one file, taken back whole or not at all.
+"""Backups: all rows and screenshots of a moment in one file, loaded whole or not at all.
 
-The file is a zip of COPY's text, which every PostgreSQL reads alike: pg_dump's cannot go from a
-server to an older one, and vpt's own PostgreSQL is newer than most. SECRET_KEY is not in it.
+The file is a zip of the text of COPY, which every PostgreSQL reads: a pg_dump cannot be loaded into
+an older server, and vpt's own PostgreSQL is newer than most. SECRET_KEY is not in it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class BackupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a dump has of one table."""
+    """One table of a dump."""
 
     name: str
     columns: list[str]
@@ -72,7 +72,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a dump has in it; `screenshots` is None when they were left out."""
+    """The content of a dump; `screenshots` is None when they were left out."""
 
     schema: list[str]
     tables: list[Table]
@@ -86,7 +86,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was loaded, and which hosts have secrets that this SECRET_KEY does not open."""
+    """What was loaded, and the hosts whose secrets this SECRET_KEY does not open."""
 
     content: Content
     sealed: list[str]
@@ -97,7 +97,7 @@ class Loaded:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write, which gets its name when it is whole and on the disk."""
+    """Yield a file to write, which gets its name when it is complete and on the disk."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
@@ -118,7 +118,7 @@ async def dump(
     """
     with ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         schema, tables = await _dump_rows(dsn, archive)
-        # After the rows: a row that says so has had its picture before, and still has it.
+        # After the rows: a screenshot is written before its row says so.
         pictures = _dump_screenshots(archive, artifacts) if screenshots else None
         content = Content(schema, tables, pictures)
         about = {"format": FORMAT, "vpt": __version__, "made_at": datetime.now(UTC).isoformat()}
@@ -145,7 +145,7 @@ async def _dump_rows(dsn: str, archive: ZipFile) -> tuple[list[str], list[Table]
 
 
 async def _order(session: Session, names: Sequence[str]) -> list[str]:
-    """Put each table behind those that it refers to."""
+    """Return the tables in an order in which each comes after those that it refers to."""
     graph: dict[str, set[str]] = {name: set() for name in names}
     for row in await session.rows("references_of", tables=names):
         graph[row["table_name"]].add(row["referenced"])
@@ -167,7 +167,7 @@ def _dump_screenshots(archive: ZipFile, artifacts: Artifacts) -> int:
     for name, path in artifacts.stored():
         try:
             archive.write(path, f"screenshots/{name}", zipfile.ZIP_STORED)
-        except FileNotFoundError:  # its days were over just now
+        except FileNotFoundError:  # it was pruned just now
             continue
         written += 1
     return written
@@ -179,7 +179,7 @@ def _dump_screenshots(archive: ZipFile, artifacts: Artifacts) -> int:
 async def load(
     dsn: str, artifacts: Artifacts, source: IO[bytes], sealer: Sealer, *, force: bool = False
 ) -> Loaded:
-    """Make the database and the screenshots what they are in the dump, or leave them as they are.
+    """Replace the database and the screenshots by those of the dump, or leave them as they are.
 
     A dump of an older schema is migrated. `force` is for a database that has data. Raises
     BackupError, DatabaseAwayError, OSError, or PostgreSQL's own error.
@@ -223,7 +223,7 @@ def _content(archive: ZipFile) -> Content:
 
 
 async def _make_room(connection: Any, session: Session, *, force: bool) -> None:
-    """Take away all that vpt ever made here; nobody else does anything meanwhile."""
+    """Drop all that vpt ever made here, while nothing else uses the database."""
     # A server that starts waits for this before it looks at the schema.
     await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
     schema = await _schema(session)
@@ -260,7 +260,7 @@ async def _has_data(connection: Any, names: Sequence[str]) -> bool:
 
 
 async def _load_rows(connection: Any, archive: ZipFile, content: Content) -> None:
-    """Load into the schema that the dump had: what later migrations do with rows is done then."""
+    """Load into the schema of the dump, then migrate: migrations may change rows."""
     await apply(connection, _files(content.schema))
     for table in content.tables:
         rows = _chunks(archive, table.name)
@@ -280,7 +280,7 @@ async def _chunks(archive: ZipFile, table: str) -> AsyncIterator[bytes]:
 
 
 def _unpack(archive: ZipFile, staging: Path) -> None:
-    """Write the screenshots where they are made the store's later, checked by their sums."""
+    """Write the screenshots into `staging`; zip checks their sums."""
     for name in archive.namelist():
         if name.startswith("screenshots/"):
             try:
@@ -294,7 +294,7 @@ def _unpack(archive: ZipFile, staging: Path) -> None:
 
 
 async def _sealed(session: Session, sealer: Sealer) -> list[str]:
-    """Give the hosts whose secrets are sealed under another SECRET_KEY."""
+    """Return the hosts whose secrets are sealed with another SECRET_KEY."""
     return [
         row["id"]
         for row in await session.rows("sealed_of_hosts")
@@ -321,13 +321,13 @@ async def _connected(dsn: str) -> AsyncIterator[Any]:
 
 
 async def _alike(connection: Any) -> Session:
-    """Have both sides write and read values in the same way, for this transaction."""
+    """Set how values are written and read in this transaction, alike for dump and load."""
     await connection.execute(_ALIKE)
     return Session(connection, read_queries())
 
 
 async def _schema(session: Session) -> list[str]:
-    """Give the migrations that the database has; none where vpt never was."""
+    """Return the migrations that the database has; none where vpt never ran."""
     if not await session.value("has_schema"):
         return []
     schema = [row["name"] for row in await session.rows("schema_names")]
@@ -337,7 +337,7 @@ async def _schema(session: Session) -> list[str]:
 
 
 def _known(schema: Sequence[str]) -> bool:
-    """True for migrations that this vpt has, too."""
+    """Return whether this vpt has all these migrations."""
     return set(schema) <= {path.stem for path in migrations()}
 
 
@@ -346,7 +346,7 @@ def _files(schema: Sequence[str]) -> list[Path]:
 
 
 def _made(schema: Sequence[str]) -> dict[str, list[str]]:
-    """Give the names of the TABLEs and FUNCTIONs that these migrations made, gone ones, too."""
+    """Return the names of TABLEs and FUNCTIONs that these migrations made, also dropped ones."""
     made: dict[str, list[str]] = {"TABLE": [], "FUNCTION": []}
     for path in _files(schema):
         for kind, name in _MADE.findall(path.read_text(encoding="utf-8")):
@@ -359,5 +359,5 @@ def _member(table: str) -> str:
 
 
 def _count(status: str) -> int:
-    """Read `COPY 12`."""
+    """Return 12 for `COPY 12`."""
     return int(status.rpartition(" ")[2])

@@ -1,4 +1,4 @@
-"""PostgreSQL: the pool, the named queries of sql/, migrations, and errors in our own words."""
+"""PostgreSQL: the pool, the named queries of sql/, migrations, and errors as VptErrors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ import asyncpg
 import orjson
 import structlog
 
-from vpt.errors import ConflictError, DatabaseAwayError, UnprocessableError, VptError
+from vpt.errors import (
+    ConflictError,
+    DatabaseAwayError,
+    SlowStatementError,
+    UnprocessableError,
+    VptError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +34,11 @@ SQL = next(
 POOL_SIZE = 10
 COMMAND_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0
+#: Below COMMAND_TIMEOUT: a statement that waits for another's lock is not slow by itself.
+LOCK_TIMEOUT = "4s"
 MIGRATION_LOCK = 0x767074  # "vpt"
 
-#: What a violated constraint means to the caller; one that is not here is our own mistake.
+#: The error of a violated constraint; of one that is not here, vpt itself is at fault.
 CONSTRAINTS: Mapping[str, VptError] = {
     "campaign_entries_test_case": ConflictError(
         "A campaign uses this test case: take it out of the campaign first."
@@ -53,6 +61,7 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -71,7 +80,7 @@ class Query:
     sql: str
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
-        """Put `values` in the order of $1, $2, ...; TypeError when names differ."""
+        """Return `values` in the order of $1, $2, ...; TypeError when names differ."""
         if len(values) != len(self.args):
             raise TypeError(f"{self.name} takes {self.args}, got {tuple(values)}")
         return [values[arg] for arg in self.args]
@@ -92,7 +101,7 @@ def read_queries(folder: Path = SQL) -> dict[str, Query]:
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turn the driver's errors into ours."""
+    """Raise VptErrors instead of the driver's errors."""
     try:
         yield
     except _OURS as error:
@@ -100,10 +109,12 @@ async def translated() -> AsyncIterator[None]:
 
 
 _OURS = (asyncpg.IntegrityConstraintViolationError, *AWAY)
+#: What ends a statement that takes longer than COMMAND_TIMEOUT.
+_TOO_LONG = (TimeoutError, asyncpg.QueryCanceledError)
 
 
 def in_our_words(error: BaseException) -> BaseException:
-    """Give what the driver's error means to the caller; itself when it is our own mistake."""
+    """Return the VptError of the driver's error; itself when vpt is at fault."""
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         known = CONSTRAINTS.get(error.constraint_name or "")
         return error if known is None else type(known)(known.message)
@@ -118,17 +129,17 @@ class Session:
         self._queries = queries
 
     async def row(self, name: str, /, **args: Any) -> Any:
-        """Give the first row, or None."""
+        """Return the first row, or None."""
         query = self._queries[name]
         return await self._connection.fetchrow(query.sql, *query.bind(args))
 
     async def rows(self, name: str, /, **args: Any) -> list[Any]:
-        """Give all rows."""
+        """Return all rows."""
         query = self._queries[name]
         return list(await self._connection.fetch(query.sql, *query.bind(args)))
 
     async def value(self, name: str, /, **args: Any) -> Any:
-        """Give the first column of the first row, or None."""
+        """Return the first column of the first row, or None."""
         query = self._queries[name]
         return await self._connection.fetchval(query.sql, *query.bind(args))
 
@@ -141,15 +152,24 @@ class Session:
 class Database:
     """A pool of connections; every method raises DatabaseAwayError when it does not answer.
 
-    So it does while `ours` says that the database may be another server's by now.
+    So it does while `ours` returns False: the database may be another server's by now. A statement
+    that takes too long while others are answered raises SlowStatementError, which is one.
     """
 
     def __init__(
-        self, dsn: str, *, size: int = POOL_SIZE, ours: Callable[[], bool] = lambda: True
+        self,
+        dsn: str,
+        *,
+        size: int = POOL_SIZE,
+        ours: Callable[[], bool] = lambda: True,
+        name: str = "vpt",
     ) -> None:
+        """Set up a pool of `size` connections; `name` is the application_name of its sessions."""
         self._dsn = dsn
         self._size = size
         self._ours = ours
+        self._name = name
+        self._answered = 0.0  # of the loop's clock: when a statement was last answered
         self._pool: Any = None
         self._turns = asyncio.Semaphore(size)  # asyncpg's own queue is not fair
         self.queries = read_queries()
@@ -164,6 +184,7 @@ class Database:
 
     async def open(self) -> None:
         """Connect; DatabaseAwayError when nobody answers."""
+        self._loop = asyncio.get_running_loop()
         async with translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
@@ -174,12 +195,23 @@ class Database:
                 init=_init,
                 reset=_keep,
                 statement_cache_size=0 if is_pooler(self._dsn) else 500,
+                server_settings=self._server_settings(),
             )
         async with self.session():
             pass
 
+    def _server_settings(self) -> dict[str, str]:
+        if is_pooler(self._dsn):  # it knows few settings, and refuses connections for others
+            return {"application_name": self._name}
+        return {"application_name": self._name, "lock_timeout": LOCK_TIMEOUT}
+
+    def _too_long(self, error: Exception) -> Exception:
+        """Return SlowStatementError where others were answered meanwhile, else `error` itself."""
+        lately = self._loop.time() - self._answered < COMMAND_TIMEOUT / 2
+        return SlowStatementError() if lately else error
+
     async def close(self) -> None:
-        """Give the connections back; what still runs gets 2 s."""
+        """Close all connections; statements under way have 2 s."""
         if self._pool is None:
             return
         try:
@@ -189,7 +221,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Give a connection for single statements, each its own transaction."""
+        """Yield a connection for single statements, each its own transaction."""
         async with translated():
             connection = await self._acquire()
             try:
@@ -197,25 +229,27 @@ class Database:
             except asyncpg.InternalClientError:
                 connection.terminate()
                 raise
+            except _TOO_LONG as error:
+                raise self._too_long(error) from error
             finally:
                 await self._release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
-        """Give a connection within one transaction."""
+        """Yield a connection within one transaction."""
         async with self.session() as session, session._connection.transaction():  # noqa: SLF001
             yield session
 
     async def row(self, name: str, /, **args: Any) -> Any:
-        """Give the first row of the named query, or None."""
+        """Return the first row of the named query, or None."""
         return await self._run("fetchrow", name, args)
 
     async def rows(self, name: str, /, **args: Any) -> list[Any]:
-        """Give all rows of the named query."""
+        """Return all rows of the named query."""
         return list(await self._run("fetch", name, args))
 
     async def value(self, name: str, /, **args: Any) -> Any:
-        """Give the first column of the first row of the named query, or None."""
+        """Return the first column of the first row of the named query, or None."""
         return await self._run("fetchval", name, args)
 
     async def _run(self, method: str, name: str, args: Mapping[str, Any]) -> Any:
@@ -224,26 +258,34 @@ class Database:
         try:
             connection = await self._acquire()
             try:
-                return await getattr(connection, method)(query.sql, *query.bind(args))
+                result = await getattr(connection, method)(query.sql, *query.bind(args))
             except asyncpg.InternalClientError:  # it was just cut, and the driver lost its thread
                 connection.terminate()
                 raise
+            except _TOO_LONG as error:
+                raise self._too_long(error) from error
             finally:
                 await self._release(connection)
         except _OURS as error:
             raise in_our_words(error) from error
+        self._answered = self._loop.time()
+        return result
 
     async def _acquire(self) -> Any:
-        """Take a turn, then a connection: the pool has one for each turn, or makes it in time."""
+        """Return a connection; the semaphore before the pool keeps the order of the callers."""
         if self._pool is None or not self._ours():
             raise DatabaseAwayError
         async with asyncio.timeout(ACQUIRE_TIMEOUT):  # wait_for may lose a cancel before 3.12
             await self._turns.acquire()
         try:
-            return await self._pool.acquire()
+            connection = await self._pool.acquire()
         except BaseException:
             self._turns.release()
             raise
+        if self._ours():  # it may have taken long to connect
+            return connection
+        await self._release(connection)
+        raise DatabaseAwayError
 
     async def _release(self, connection: Any) -> None:
         try:
@@ -253,7 +295,7 @@ class Database:
 
 
 async def _keep(_: Any) -> None:
-    """Spare each query a second round trip: ours never change a session's state."""
+    """Skip the driver's reset, a second round trip: no query changes its session's state."""
 
 
 async def _init(connection: Any) -> None:
@@ -267,18 +309,18 @@ async def _init(connection: Any) -> None:
 
 
 def is_pooler(dsn: str) -> bool:
-    """True for Supabase's transaction pooler, which cannot keep prepared statements."""
+    """Return whether it is Supabase's transaction pooler, which keeps no prepared statements."""
     parts = urlsplit(dsn)
     return parts.port == 6543 or "pgbouncer" in parse_qs(parts.query)  # noqa: PLR2004
 
 
 def migrations() -> list[Path]:
-    """Give the files of sql/migrations in their order."""
+    """Return the files of sql/migrations in their order."""
     return sorted((SQL / "migrations").glob("*.sql"))
 
 
 async def migrate(dsn: str) -> list[str]:
-    """Apply what is new of sql/migrations, one starter at a time; give the names applied."""
+    """Apply new migrations, one process at a time; return the names applied."""
     async with translated():
         connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
     try:
@@ -288,7 +330,7 @@ async def migrate(dsn: str) -> list[str]:
 
 
 async def apply(connection: Any, files: Sequence[Path]) -> list[str]:
-    """Apply those of `files` that the database does not have; give their names."""
+    """Apply those of `files` that the database does not have; return their names."""
     applied: list[str] = []
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)

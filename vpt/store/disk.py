@@ -1,4 +1,4 @@
-"""Room on the disk of the data folder: looked at in the background, so that no request waits."""
+"""Free space on the disk of the data folder, measured in the background: no request waits."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from vpt.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
 
-EVERY = 10.0  # seconds between looks
-_RETRY = 30.0  # seconds after which a refused client may hope
+EVERY = 10.0  # seconds between measurements
+_RETRY = 30.0  # Retry-After (s) while the disk is full
 
 
 class DiskFullError(UnavailableError):
-    """The server's disk is nearly full: nothing new is started until there is room."""
+    """The server's disk is nearly full: free some space; until then nothing new is started."""
 
     code = "disk_full"
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a disk has, in bytes."""
+    """The size of a disk, in bytes."""
 
     free: int
     total: int
 
     @property
     def share(self) -> float:
-        """How much of it is free, 0 to 1."""
+        """The free part, 0 to 1."""
         return self.free / self.total if self.total else 0.0
 
     @property
     def percent(self) -> float:
-        """How much of it is free, for people."""
+        """The free part in percent, rounded for people."""
         return round(100 * self.share, 2)
 
 
 class Disk:
-    """The disk that a folder is on; below `min_free` percent it takes no new runs."""
+    """The disk that holds a folder; below `min_free` percent no new run is started."""
 
     def __init__(self, folder: Path, min_free: float) -> None:
         self._folder = folder
         self.min_free = min_free
-        self.room: Room | None = None  # None: not known, and nothing is refused for that
-        self.full = False  # as the last look found it
+        self.room: Room | None = None  # None: not measured yet, and nothing is refused
+        self.full = False  # by the last measurement
 
     async def look(self) -> None:
-        """Look how much is free, and log when that begins or ceases to be too little."""
+        """Measure the free space, and log when it becomes too little or enough again."""
         self.room = await asyncio.to_thread(_room_of, self._folder)
         full = self.room is not None and self.room.share * 100 < self.min_free
         if full is self.full:

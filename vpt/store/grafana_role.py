@@ -19,9 +19,12 @@ log = structlog.get_logger(__name__)
 
 ROLE = "vpt_grafana"
 _GRANTS = SQL / "roles" / f"{ROLE}.sql"
-_TAKEN = (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError)  # another database was first
+_TAKEN = (
+    asyncpg.DuplicateObjectError,
+    asyncpg.UniqueViolationError,
+)  # by the server of another database
 _ITERATIONS = 4096
-_TURNS = 10  # starters of other databases of the server set the same role's password
+_TURNS = 10  # tries, as servers of other databases set the same password
 _PAGE = (
     "INSERT INTO grafana_page (url) VALUES ($1)"
     " ON CONFLICT (only_one) DO UPDATE SET url = excluded.url"
@@ -31,9 +34,9 @@ _ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (compared with, not listened on)
 
 
 async def prepare(dsn: str, config: Config) -> bool:
-    """Make the role, give it its password and what it may read; give whether that is done.
+    """Create the role with its password and grants; return whether that succeeded.
 
-    Where the account may not, a warning says what SQL to run, and vpt goes on without it.
+    Where the account may not create roles, a warning has the SQL to run, and vpt goes on.
     """
     if config.vpt_grafana_db_password is None:
         return False
@@ -72,7 +75,7 @@ async def _make(connection: Any) -> None:
 
 
 async def _set_password(connection: Any, password: str) -> None:
-    """Set it anew; who made the role by hand has set it, and it is not ours to change."""
+    """Set the password, unless an administrator created the role and keeps that right."""
     for turn in range(1, _TURNS + 1):
         try:
             async with connection.transaction():
@@ -87,7 +90,7 @@ async def _set_password(connection: Any, password: str) -> None:
 
 
 def verifier_of(password: str) -> str:
-    """Give what PostgreSQL keeps of a password, so that no log of its statements shows it."""
+    """Return the verifier that PostgreSQL keeps: a log of statements must not show the password."""
     salt = secrets.token_bytes(16)
     plain = unicodedata.normalize("NFKC", password).encode()
     salted = hashlib.pbkdf2_hmac("sha256", plain, salt, _ITERATIONS)
@@ -98,7 +101,7 @@ def verifier_of(password: str) -> str:
 
 
 def sql_to_run() -> str:
-    """Give the SQL that somebody who may create roles can run in our place."""
+    """Return the SQL that an account which may create roles can run instead."""
     grants = " ".join(
         line for line in _GRANTS.read_text(encoding="utf-8").splitlines() if line[:2] != "--"
     )
@@ -107,7 +110,7 @@ def sql_to_run() -> str:
 
 
 def page_of(config: Config) -> str:
-    """Give where people find vpt's page."""
+    """Return the URL of vpt's page, for links in Grafana."""
     if config.server_url:
         return config.server_url.rstrip("/")
     host = "127.0.0.1" if config.server_host in _ANYWHERE else config.server_host

@@ -1,4 +1,8 @@
-"""One server a database: a row with the server's id and expiry, renewed while it lives."""
+"""One server a database: a row with the server's id and expiry, renewed while it lives.
+
+Its clock also runs while the machine is suspended: a server that wakes up after its claim ran out
+does nothing until it knows whether another one took over.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,16 @@ AWAY = 0.5  # seconds between tries while the database is away
 MARGIN = 1.0  # seconds before the row runs out from which on nothing more is done
 
 
+#: The clock that runs while the machine is suspended: on macOS it is CLOCK_MONOTONIC.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
 class TakenError(Exception):
     """Another vpt server uses this database: stop it first, or give this one its own."""
 
 
 class Instance:
-    """This server's claim on its database.
+    """The claim of this server on its database.
 
     `db` must not depend on `held`, or a claim that ran out could never be renewed.
     """
@@ -33,14 +41,19 @@ class Instance:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._id = uuid4().hex
-        self._until = 0.0  # of the clock that nobody sets, in seconds
+        self._until = 0.0  # of _CLOCK, in seconds
+
+    @property
+    def session_name(self) -> str:
+        """The application_name of this server's sessions, by which a successor ends them."""
+        return f"vpt server {self._id}"
 
     def held(self) -> bool:
-        """Say whether no other server can have taken the database over."""
-        return time.monotonic() < self._until
+        """Return whether no other server can have taken the database over."""
+        return _now() < self._until
 
     async def claim(self, *, alone: bool) -> None:
-        """Take the row; `alone` says that no other server can be alive. TakenError after WAIT."""
+        """Acquire the row; TakenError after WAIT. `alone`: no other server can be alive."""
         if alone:
             await self._db.row("clear_instance")
         loop = asyncio.get_running_loop()
@@ -49,9 +62,11 @@ class Instance:
             if loop.time() >= until:
                 raise TakenError(TakenError.__doc__)
             await asyncio.sleep(0.25)
+        # What the server before sent in time may still be on its way, and must not arrive now.
+        await self._db.row("end_other_servers", name=self.session_name)
 
     async def keep(self) -> None:
-        """Renew the row for ever; raise TakenError when another server has it."""
+        """Renew the row until cancelled; TakenError when another server has it."""
         pause = RENEW
         while True:
             await asyncio.sleep(pause)
@@ -64,12 +79,16 @@ class Instance:
                 pause = AWAY
 
     async def drop(self) -> None:
-        """Give the row back."""
+        """Delete the row, so that another server need not wait."""
         await self._db.row("drop_instance", id=self._id)
 
     async def _ask(self, query: str) -> bool:
-        asked = time.monotonic()
+        asked = _now()
         if await self._db.row(query, id=self._id, ttl_s=TTL) is None:
             return False
         self._until = asked + TTL - MARGIN
         return True
+
+
+def _now() -> float:
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)

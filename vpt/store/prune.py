@@ -1,8 +1,8 @@
-"""The round in which what is old goes, piece by piece, so that nobody waits for it.
+"""Pruning: old data is deleted in small statements, so that others do not wait.
 
-Of an execution the screenshots go first, then the steps, then all of it, each at its age. Each of
-these is one statement, so a crash leaves an execution as it was or as it is to be, and the next
-round goes on. What is pinned or not final never goes.
+Of an execution the screenshots are deleted first, then the steps, then the row, each at its age.
+Each of these is one statement, so after a crash an execution is as before or as it is to be, and
+the next round goes on. What is pinned or not final is never deleted.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from vpt.store.retention import count_old_samples, prune_samples
 log = structlog.get_logger(__name__)
 
 _DAY = 86_400.0  # seconds
-_TTL = 120.0  # seconds after which a round that died is in nobody's way
-_SLICE = 0.05  # seconds of work after which others have their turn
-_REST = 0.125  # of the time that the work took
-_RENEW = 5.0  # seconds after which the turn is renewed
+_TTL = 120.0  # seconds after which another round may begin when one died
+_SLICE = 0.05  # seconds of work before a rest
+_REST = 0.125  # length of a rest, as a part of the work before it
+_RENEW = 5.0  # seconds between renewals of the lock
 _BATCH = 200  # executions of one statement
-_STEPS = 5000  # that they may have together, if there are several
-_SYNC = 10_000  # executions whose files are removed before the disk is waited for
-_KEYS = 5000  # idempotency keys of one statement, as it says; entries of the audit
+_STEPS = 5000  # of all executions of one statement, unless it has only one
+_SYNC = 10_000  # executions whose files are removed between two waits for the disk
+_KEYS = 5000  # idempotency keys of one statement (sql/idempotency.sql); audit entries
 
 
 class PruningError(Exception):
@@ -43,7 +43,7 @@ class PruningError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many rows went, or would go; `files` are the screenshots' own, and `bytes` theirs."""
+    """How many rows were deleted, or would be; `files` and `bytes` are those of screenshots."""
 
     executions: int = 0
     campaign_executions: int = 0
@@ -59,7 +59,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """From which age (s) on what goes; steps take their screenshots along, executions both."""
+    """The ages (s) of deletion; screenshots go with their steps, steps with their executions."""
 
     executions: float
     steps: float
@@ -69,7 +69,7 @@ class Ages:
 
     @classmethod
     def of(cls, config: Config) -> Ages:
-        """Give those of the settings."""
+        """Return the ages that the settings say."""
         executions = config.keep_executions_days
         steps = min(config.keep_steps_days, executions)
         screenshots = min(config.keep_screenshots_days, steps)
@@ -78,7 +78,7 @@ class Ages:
 
 
 class Pruning:
-    """Prunes a database and a folder of screenshots; one round at a time, whoever asks."""
+    """Prunes a database and a folder of screenshots, one round at a time in all processes."""
 
     def __init__(self, db: Database, artifacts: Artifacts, ages: Ages) -> None:
         self._db = db
@@ -88,37 +88,37 @@ class Pruning:
     async def prune(self) -> Pruned:
         """Delete what is old. Raises PruningError while another round goes on."""
         began = time.monotonic()
-        async with _alone(self._db) as turn:
-            done = await _Round(self._db, self._artifacts, self._ages, turn).prune()
-            turn.finished = True
+        async with _locked(self._db) as lock:
+            done = await _Round(self._db, self._artifacts, self._ages, lock).prune()
+            lock.finished = True
         seconds = round(time.monotonic() - began, 1)
         log.info("pruned", seconds=seconds, **asdict(done))
         return done
 
     async def prune_daily(self) -> None:
-        """Prune when the last whole round was a day ago; one that was broken off goes on."""
+        """Prune when the last complete round ended a day ago, or was interrupted."""
         ago: float | None = await self._db.value("pruned_ago")
         if ago is None or ago >= _DAY:
             with suppress(PruningError):
                 await self.prune()
 
     async def prune_samples(self) -> None:
-        """Do what is due of the samples alone, unless a round goes on."""
+        """Prune samples only, unless a round is under way."""
         with suppress(PruningError):
-            async with _alone(self._db) as turn:
+            async with _locked(self._db) as lock:
                 ages = (self._ages.samples, self._ages.hourly_samples)
-                await prune_samples(self._db, *ages, turn.breathe)
+                await prune_samples(self._db, *ages, lock.breathe)
 
     async def preview(self) -> Pruned:
-        """Say what `prune` would delete now; changes nothing."""
+        """Return what `prune` would delete now."""
         return await _Preview(self._db, self._artifacts, self._ages).count()
 
 
 # ------------------------------------------------------------ one at a time
 
 
-class _Turn:
-    """The right to prune, kept by renewing it; ends by itself when its holder dies."""
+class _Lock:
+    """The lock on pruning, a row that is renewed; it expires when its holder dies."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -127,13 +127,13 @@ class _Turn:
         self.finished = False
 
     async def take(self) -> None:
-        """Take or renew it; PruningError when another one has it."""
+        """Acquire or renew the lock; PruningError when another process has it."""
         if await self._db.row("take_pruning", id=self._id, ttl_s=_TTL) is None:
             raise PruningError(PruningError.__doc__)
         self._taken = time.monotonic()
 
     async def breathe(self) -> None:
-        """Let others have the database now and then, and keep the turn."""
+        """Rest when there was enough work, and keep the lock."""
         took = time.monotonic() - self._since
         if took < _SLICE:
             return
@@ -142,27 +142,27 @@ class _Turn:
             await self.take()
         self._since = time.monotonic()
 
-    async def leave(self) -> None:
-        """Let the next one begin."""
+    async def release(self) -> None:
+        """Release the lock, and store whether the round was complete."""
         await self._db.row("leave_pruning", id=self._id, finished=self.finished)
 
 
 @asynccontextmanager
-async def _alone(db: Database) -> AsyncIterator[_Turn]:
-    turn = _Turn(db)
-    await turn.take()
+async def _locked(db: Database) -> AsyncIterator[_Lock]:
+    lock = _Lock(db)
+    await lock.take()
     try:
-        yield turn
+        yield lock
     finally:
         with suppress(DatabaseAwayError):
-            await turn.leave()
+            await lock.release()
 
 
 # ------------------------------------------------------------ a round
 
 
 async def _old_executions(db: Database, pruned: str, age_s: float) -> AsyncIterator[list[str]]:
-    """Give executions that are so old and pruned so far, the oldest first, some at a time."""
+    """Yield batches of ids of executions that are so old and pruned so far, oldest first."""
     at, after = None, ""
     while True:
         rows = await db.rows(
@@ -181,7 +181,7 @@ async def _old_executions(db: Database, pruned: str, age_s: float) -> AsyncItera
 
 
 def _fitting(rows: Sequence[Any]) -> int:
-    """Say how many of the rows have at most _STEPS together; at least one."""
+    """Return how many of the rows have at most _STEPS steps together; at least one."""
     steps = 0
     for number, row in enumerate(rows):
         steps += row["steps"]
@@ -191,7 +191,7 @@ def _fitting(rows: Sequence[Any]) -> int:
 
 
 async def _old_campaigns(db: Database, age_s: float) -> AsyncIterator[str]:
-    """Give campaign executions that are so old and have nothing pinned, the oldest first."""
+    """Yield campaign executions that are so old and have nothing pinned, oldest first."""
     at, after = None, ""
     while rows := await db.rows(
         "old_campaigns", age_s=age_s, after_at=at, after_id=after, limit=_BATCH
@@ -202,18 +202,20 @@ async def _old_campaigns(db: Database, age_s: float) -> AsyncIterator[str]:
 
 
 class _Round:
-    """One going through all that is old."""
+    """One pass over all that is old."""
 
-    def __init__(self, db: Database, artifacts: Artifacts, ages: Ages, turn: _Turn) -> None:
+    def __init__(self, db: Database, artifacts: Artifacts, ages: Ages, lock: _Lock) -> None:
         self._db = db
         self._artifacts = artifacts
         self._ages = ages
-        self._turn = turn
+        self._lock = lock
         self._done: Counter[str] = Counter()
-        self._removed: list[str] = []  # whose files are, and it is still noted that they must be
+        self._removed: list[
+            str
+        ] = []  # executions whose files are removed and still listed for removal
 
     async def prune(self) -> Pruned:
-        """Do it all; what a round before left behind comes first."""
+        """Delete all that is due, first what an interrupted round left."""
         await self._finish()
         await self._screenshots()
         await self._steps()
@@ -222,11 +224,11 @@ class _Round:
         await self._keys()
         await self._audit()
         ages = (self._ages.samples, self._ages.hourly_samples)
-        samples = await prune_samples(self._db, *ages, self._turn.breathe)
+        samples = await prune_samples(self._db, *ages, self._lock.breathe)
         return Pruned(sample_hours=samples.hours, samples_dropped=samples.dropped, **self._done)
 
     async def _finish(self) -> None:
-        """Remove the files that a round before unlinked, and did not live to remove."""
+        """Remove the files that an interrupted round unlinked and did not remove."""
         after = ""
         while rows := await self._db.rows("screenshots_to_remove", after_id=after, limit=_BATCH):
             await self._remove([row["execution_id"] for row in rows])
@@ -234,7 +236,7 @@ class _Round:
         await self._strike_out()
 
     async def _screenshots(self) -> None:
-        """Unlink, note, then remove: no crash leaves a link without a file or a file for ever."""
+        """Unlink, list, then remove: a crash leaves no link without a file, no file for ever."""
         async for ids in _old_executions(self._db, "nothing", self._ages.screenshots):
             row = await self._db.row("unlink_screenshots", ids=ids)
             self._done["screenshots"] += row["screenshots"]
@@ -244,15 +246,15 @@ class _Round:
     async def _remove(self, ids: Sequence[str]) -> None:
         files = await self._artifacts.remove(ids)
         self._done.update(files=files.files, bytes=files.bytes)
-        if files.left:  # they stay noted
+        if files.left:  # they stay listed
             log.warning("screenshots_not_removed", executions=len(files.left), error=files.error)
         self._removed += {*ids} - {*files.left}
         if len(self._removed) >= _SYNC:
             await self._strike_out()
-        await self._turn.breathe()
+        await self._lock.breathe()
 
     async def _strike_out(self) -> None:
-        """Forget the note of whose files are gone for good."""
+        """Delete from the list those whose files are removed, once the disk has it."""
         removed, self._removed = self._removed, []
         if removed:
             await self._artifacts.sync()
@@ -261,12 +263,12 @@ class _Round:
     async def _steps(self) -> None:
         async for ids in _old_executions(self._db, "screenshots", self._ages.steps):
             self._done["steps"] += await self._db.value("delete_steps", ids=ids)
-            await self._turn.breathe()
+            await self._lock.breathe()
 
     async def _campaigns(self) -> None:
         async for campaign in _old_campaigns(self._db, self._ages.executions):
             await self._campaign(campaign)
-            await self._turn.breathe()
+            await self._lock.breathe()
 
     async def _campaign(self, campaign_execution_id: str) -> None:
         async with self._db.transaction() as session:
@@ -280,22 +282,22 @@ class _Round:
     async def _executions(self) -> None:
         async for ids in _old_executions(self._db, "steps", self._ages.executions):
             self._done["executions"] += await self._db.value("delete_executions", ids=ids)
-            await self._turn.breathe()
+            await self._lock.breathe()
 
     async def _keys(self) -> None:
         gone = _KEYS
         while gone == _KEYS:
             gone = await self._db.value("forget_requests")
             self._done["idempotency_keys"] += gone
-            await self._turn.breathe()
+            await self._lock.breathe()
 
     async def _audit(self) -> None:
-        """Drop what was written before the oldest execution."""
+        """Delete entries that are older than executions are kept."""
         gone = _KEYS
         while gone == _KEYS:
             gone = await self._db.value("drop_audit", age_s=self._ages.executions, limit=_KEYS)
             self._done["audit"] += gone
-            await self._turn.breathe()
+            await self._lock.breathe()
 
 
 class _Preview:
@@ -307,7 +309,7 @@ class _Preview:
         self._ages = ages
 
     async def count(self) -> Pruned:
-        """Count it all."""
+        """Return the counts of all tables."""
         files = await self._files_left_behind()
         screenshots = steps = executions = 0
         async for ids in _old_executions(self._db, "nothing", self._ages.screenshots):
@@ -342,7 +344,7 @@ class _Preview:
         return files
 
     async def _campaigns(self) -> list[int]:
-        """Give how many executions each campaign execution would take along."""
+        """Return for each campaign execution how many executions would go with it."""
         counts = [
             await self._db.value("count_executions_of", campaign_execution_id=campaign)
             async for campaign in _old_campaigns(self._db, self._ages.executions)

@@ -1,4 +1,4 @@
-"""What becomes of samples: summed up and deleted piece by piece, so that nobody waits for it."""
+"""Samples of hosts: summed up and deleted in small statements, so that others do not wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCH = 20_000  # rows of one DELETE
 
 @dataclass(frozen=True, slots=True)
 class PrunedSamples:
-    """How many more hours there are means of, and how many rows were dropped."""
+    """How many hours were summed up, and how many rows were deleted."""
 
     hours: int
     dropped: int
@@ -29,13 +29,13 @@ class PrunedSamples:
 async def prune_samples(
     db: Database, raw_s: float, hourly_s: float, breathe: Breathe
 ) -> PrunedSamples:
-    """Make means of each hour's samples; drop samples after `raw_s`, hourly means after `hourly_s`.
+    """Store means of each hour's samples; delete samples older than `raw_s`, means than `hourly_s`.
 
-    `breathe` comes between statements: others have their turn. May be stopped and begun again at
-    any point. Raises DatabaseAwayError.
+    `breathe` is awaited between statements, so that others have their turn. It may be cancelled and
+    called again at any point. Raises DatabaseAwayError.
     """
     ages = _ages_of_means(raw_s, hourly_s)
-    hours = await _make_means(db, ages, breathe)  # first: what is dropped can have none any more
+    hours = await _make_means(db, ages, breathe)  # first: of deleted samples no means can be made
     dropped = await _drop(db, breathe, "drop_samples", age_s=raw_s)
     for span, age_s in ages.items():
         dropped += await _drop(db, breathe, "drop_means", span=span, age_s=age_s)
@@ -45,7 +45,7 @@ async def prune_samples(
 
 
 async def count_old_samples(db: Database, raw_s: float, hourly_s: float) -> PrunedSamples:
-    """Say what `prune_samples` would do."""
+    """Return what `prune_samples` would do."""
     hours = await db.value("count_hours")
     dropped = await db.value("count_old_samples", age_s=raw_s)
     for span, age_s in _ages_of_means(raw_s, hourly_s).items():
@@ -54,12 +54,14 @@ async def count_old_samples(db: Database, raw_s: float, hourly_s: float) -> Prun
 
 
 def _ages_of_means(raw_s: float, hourly_s: float) -> dict[int, float]:
-    """Give for how long (s) means are kept, by their minutes."""
+    """Return how long (s) means are kept, by the minutes that each covers."""
     return {10: raw_s, 60: hourly_s}
 
 
 async def _make_means(db: Database, ages: dict[int, float], breathe: Breathe) -> int:
-    newest: datetime | None = await db.value("newest_hour")  # once more: samples may come late
+    newest: datetime | None = await db.value(
+        "newest_hour"
+    )  # made once more, since samples may arrive late
     made, hour = 0, await db.value("next_hour", since=newest)
     while hour is not None:
         async with db.transaction() as session:

@@ -1,4 +1,4 @@
-"""Sealing: what hosts tell us in confidence is stored so that the database alone cannot read it."""
+"""Sealing: hosts' secrets are stored encrypted, so that the database alone cannot read them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _KEY_BYTES = 32
 
 
 class Sealer:
-    """Seals strings under a key derived from SECRET_KEY."""
+    """Encrypts strings with a key derived from SECRET_KEY."""
 
     def __init__(self, secret_key: str) -> None:
         derive = HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=None, info=_PURPOSE)
         self._fernet = Fernet(base64.urlsafe_b64encode(derive.derive(secret_key.encode())))
 
     def seal(self, secret: str) -> bytes:
-        """Give `secret` encrypted and authenticated; twice the same gives two different seals."""
+        """Return `secret` encrypted and authenticated; each call returns other bytes."""
         return self._fernet.encrypt(secret.encode())
 
     def open(self, sealed: bytes) -> str | None:
-        """Give what was sealed, or None when SECRET_KEY is another now or it is broken."""
+        """Return the secret, or None when SECRET_KEY was changed or the bytes are damaged."""
         try:
             return self._fernet.decrypt(bytes(sealed)).decode()
         except InvalidToken:

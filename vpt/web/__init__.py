@@ -1,1 +1,1 @@
-"""The web server: REST routes by resource, Socket.IO, and who may call what."""
+"""The web server: REST routes, live events by Socket.IO, their documents, and the page."""

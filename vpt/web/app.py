@@ -1,4 +1,4 @@
-"""The application: what it is made of, wired together."""
+"""The web application: its parts, wired together."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RESOURCES = (
     *(system, metrics, testcases, executions, campaigns, junit),
     *(hosts, virtualpytest, devices, screenshots, tokens, documents, pages),
 )
-#: Seconds for which a browser remembers a preflight's answer.
+#: Seconds for which a browser may cache the answer to a preflight request.
 PREFLIGHT_AGE = 600
 EXPOSED = ("ETag", "Retry-After", REQUEST_ID)
 
 
 def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Application:
-    """Make the application; who calls it opens and closes what it is given."""
+    """Build the application; the caller opens and closes the arguments."""
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
@@ -54,7 +54,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     for resource in RESOURCES:
         app.add_routes(resource.routes)
     _allow_origins(app, config.cors_origins)
-    sockets.attach(app)  # after CORS, which it does itself
+    sockets.attach(app)  # after CORS, which Socket.IO handles itself
     return app
 
 

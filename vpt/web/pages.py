@@ -1,7 +1,7 @@
-"""The page at /: static files, read once, no path of a request ever meets the file system.
+"""The page at /: static files, read once, so that no path of a request reaches the file system.
 
-The page names its files below a digest of them all, so that a browser keeps each for ever and yet
-never mixes those of two versions.
+The paths of the files contain a digest of all of them, so that a browser can cache each file for
+ever and never mixes files of two versions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
 from vpt.web.http.auth import public
-from vpt.web.http.operations import UNCHANGED, Answer, operation
+from vpt.web.http.operations import UNCHANGED, ResponseSpec, operation
 
 routes = web.RouteTableDef()
 
@@ -43,11 +43,11 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_FOR_EVER, _ASK = "public, max-age=31536000, immutable", "no-cache"
+_CACHED_FOR_EVER, _CHECKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
 def _read(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """Give bytes and type of each file by its path in the folder."""
+    """Return content and type of each file by its path in the folder."""
     return {
         path.relative_to(folder).as_posix(): (path.read_bytes(), _TYPES[path.suffix])
         for path in sorted(folder.rglob("*"))
@@ -70,10 +70,10 @@ _TAG = f'"{_VERSION}"'
 
 @routes.get("/")
 @public
-@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
+@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
 async def front(request: web.Request) -> web.Response:
-    """Give the page; 304 to who has it as it is."""
-    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _ASK, hdrs.ETAG: _TAG}
+    """Show the page; 304 when the client has it already."""
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _CHECKED_EACH_TIME, hdrs.ETAG: _TAG}
     if any(tag.value == _VERSION for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     return web.Response(body=_FRONT, content_type="text/html", charset="utf-8", headers=headers)
@@ -81,12 +81,12 @@ async def front(request: web.Request) -> web.Response:
 
 @routes.get("/console/{version}/{name:.+}")
 @public
-@operation(Answer(dict.fromkeys(_TYPES.values())), refuses=(NotFoundError,))
+@operation(ResponseSpec(dict.fromkeys(_TYPES.values())), refuses=(NotFoundError,))
 async def page_file(request: web.Request) -> web.Response:
-    """Give one of the page's files; to a page of an earlier version, those of today."""
+    """Show a file of the page; a page of an older version gets the current one."""
     if request.match_info["name"] not in _FILES:
         raise NotFoundError
     body, kind = _FILES[request.match_info["name"]]
     known = request.match_info["version"] == _VERSION
-    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _FOR_EVER if known else _ASK}
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _CACHED_FOR_EVER if known else _CHECKED_EACH_TIME}
     return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)

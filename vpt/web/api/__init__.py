@@ -1,1 +1,1 @@
-"""The REST routes, one file a resource."""
+"""The REST routes, one module per resource."""

@@ -26,7 +26,7 @@ from vpt.web.api.testcases import (
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
-from vpt.web.http.operations import JSON, Answer, body_of, operation, page_of, query_of
+from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import IF_MATCH, WAIT, Page, choice, etag, text
 from vpt.web.http.requests import (
     found,
@@ -36,17 +36,24 @@ from vpt.web.http.requests import (
     no_content,
     path_id,
 )
-from vpt.web.schemas import answers
-from vpt.web.schemas.bodies import CAMPAIGN, NOTHING
+from vpt.web.schemas.body import NOTHING
+from vpt.web.schemas.campaigns import (
+    CAMPAIGN,
+    CampaignCancelledResponse,
+    CampaignExecutionResponse,
+    CampaignResponse,
+    CampaignStartedResponse,
+    CampaignStatus,
+)
 
 routes = web.RouteTableDef()
 
-_ONE = Answer({JSON: answers.Campaign}, headers=(hdrs.ETAG,))
+_ONE = ResponseSpec({JSON: CampaignResponse}, headers=(hdrs.ETAG,))
 
 
 @routes.get("/api/campaigns")
 @needs(Role.VIEWER)
-@operation(lists=answers.Campaign, query=(text("q", "A part of the name."),))
+@operation(lists=CampaignResponse, query=(text("q", "Only those whose name contains this text."),))
 async def list_campaigns(request: web.Request) -> web.Response:
     """List campaigns, newest first."""
     page, filters = page_of(request), query_of(request)
@@ -58,7 +65,7 @@ async def list_campaigns(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(_ONE, 201, body=CAMPAIGN, refuses=(UnprocessableError,))
 async def create_campaign(request: web.Request) -> web.Response:
-    """Make a campaign."""
+    """Create a campaign."""
     campaign = await body_of(request)
     entries = campaign.pop("test_cases")
     campaign_id = f"ca_{secrets.token_hex(8)}"
@@ -83,7 +90,7 @@ async def get_campaign(request: web.Request) -> web.Response:
     _ONE, headers=(IF_MATCH,), body=CAMPAIGN, refuses=(PreconditionError, UnprocessableError)
 )
 async def put_campaign(request: web.Request) -> web.Response:
-    """Replace a campaign; what it runs already goes on as it began."""
+    """Replace a campaign; its running executions go on unchanged."""
     db, campaign_id = request.app[DB], path_id(request)
     found(await db.row("campaign_to_run", id=campaign_id))
     campaign = await body_of(request)
@@ -105,7 +112,7 @@ async def put_campaign(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(None, 204, headers=(IF_MATCH,), refuses=(PreconditionError,))
 async def delete_campaign(request: web.Request) -> web.Response:
-    """Delete a campaign; what it ran stays."""
+    """Delete a campaign; its executions are kept."""
     db, campaign_id = request.app[DB], path_id(request)
     found(await db.row("campaign_to_run", id=campaign_id))
     versions = IF_MATCH.of(request.headers)
@@ -117,7 +124,7 @@ async def delete_campaign(request: web.Request) -> web.Response:
 @routes.post("/api/campaigns/{id}/execute")
 @needs(Role.OPERATOR)
 @operation(
-    answers.CampaignStarted,
+    CampaignStartedResponse,
     202,
     headers=(IDEMPOTENCY_KEY,),
     body=NOTHING,
@@ -144,14 +151,14 @@ async def execute_campaign(request: web.Request) -> web.Response:
 @routes.get("/api/campaign-executions")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.CampaignExecution,
+    lists=CampaignExecutionResponse,
     query=(
-        choice("status", "Where they stand.", answers.CampaignStatus),
-        text("campaign_id", "Of which campaign."),
+        choice("status", "Only those with this status.", CampaignStatus),
+        text("campaign_id", "Only those of this campaign."),
     ),
 )
 async def list_campaign_executions(request: web.Request) -> web.Response:
-    """List runs of campaigns, newest first."""
+    """List campaign executions, newest first."""
     page, filters = page_of(request), query_of(request)
     rows = await request.app[DB].rows("campaign_execution_items", id=None, **filters, **page.args())
     return list_response(rows, page)
@@ -159,9 +166,9 @@ async def list_campaign_executions(request: web.Request) -> web.Response:
 
 @routes.get("/api/campaign-executions/{id}")
 @needs(Role.VIEWER)
-@operation(answers.CampaignExecution, query=(WAIT,))
+@operation(CampaignExecutionResponse, query=(WAIT,))
 async def get_campaign_execution(request: web.Request) -> web.Response:
-    """Show a run of a campaign."""
+    """Show a campaign execution."""
     execution_id, seconds = path_id(request), query_of(request)["wait"]
     item = await _execution_item(request, execution_id)
     if seconds:
@@ -172,9 +179,9 @@ async def get_campaign_execution(request: web.Request) -> web.Response:
 
 @routes.post("/api/campaign-executions/{id}/cancel")
 @needs(Role.OPERATOR)
-@operation(answers.CampaignCancelled, 202, body=NOTHING, refuses=(ConflictError,))
+@operation(CampaignCancelledResponse, 202, body=NOTHING, refuses=(ConflictError,))
 async def cancel_campaign_execution(request: web.Request) -> web.Response:
-    """Wish the end of a campaign execution."""
+    """Request the cancellation of a campaign execution."""
     execution_id = path_id(request)
     status = found(await request.app[DB].value("campaign_status", id=execution_id))
     await body_of(request)

@@ -1,18 +1,16 @@
-"""Devices: what hosts declare and people add, and what people change of them."""
+"""Devices: those that hosts declare and those that people add, their changes and leases."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import structlog
 from aiohttp import web
-from marshmallow import Schema, ValidationError, validate, validates_schema
-from marshmallow import fields as f
 
 from vpt.errors import ConflictError, LockedError, UnprocessableError
-from vpt.model import DeviceStatus, Json, Role
+from vpt.model import DeviceStatus, Role
 from vpt.web.http.auth import allowed, needs, user_of
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import body_of, operation, page_of, query_of
@@ -25,86 +23,30 @@ from vpt.web.http.requests import (
     no_content,
     path_id,
 )
-from vpt.web.schemas import answers
-from vpt.web.schemas.bodies import Number, about
-from vpt.web.schemas.hosts import CAPABILITIES, LABEL, NAME, TAGS, words
+from vpt.web.schemas.devices import (
+    DeviceActionsResponse,
+    DeviceBody,
+    DeviceEditBody,
+    DeviceResponse,
+    LeaseBody,
+    LeaseResponse,
+)
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
-#: What a person may wish; the rest comes of what the host does.
-_USE = "Whether it is to be used at all."
-_WISHES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
-
-
-class DeviceEditSchema(Schema):
-    """What people may change of a device; what is not named stays as it is."""
-
-    name = f.String(validate=LABEL, metadata=about("What people call it."))
-    capabilities = words(CAPABILITIES)
-    tags = words(TAGS)
-    status = f.String(validate=validate.OneOf(_WISHES), metadata=about(_USE))
-    example: ClassVar[Json] = {"name": "TV of the lobby", "tags": ["lobby"]}
-
-
-class DeviceSchema(Schema):
-    """A device that no host declares."""
-
-    name = f.String(required=True, validate=LABEL, metadata=about("What people call it."))
-    model = f.String(required=True, validate=LABEL, metadata=about("Which tests fit it."))
-    host_id = f.String(
-        load_default=None,
-        allow_none=True,
-        validate=NAME,
-        metadata=about("Which host it hangs on; together with local_id."),
-    )
-    local_id = f.String(
-        load_default=None,
-        allow_none=True,
-        validate=NAME,
-        metadata=about("That host's own name for it."),
-    )
-    capabilities = words(CAPABILITIES, load_default=list)
-    tags = words(TAGS, load_default=list)
-    status = f.String(load_default=None, validate=validate.OneOf(_WISHES), metadata=about(_USE))
-    example: ClassVar[Json] = {
-        "name": "TV of the lobby",
-        "model": "tv",
-        "host_id": "pi-1",
-        "local_id": "tv-lobby",
-    }
-
-    @validates_schema
-    def _host_and_local_id_go_together(self, data: Json, **_: Any) -> None:
-        if data.get("host_id") and not data.get("local_id"):
-            raise ValidationError("Required together with host_id.", "local_id")
-        if data.get("local_id") and not data.get("host_id"):
-            raise ValidationError("Required together with local_id.", "host_id")
-
-
-class LeaseSchema(Schema):
-    """For how many seconds to have the device for oneself."""
-
-    ttl_s = Number(
-        load_default=600.0,
-        validate=validate.Range(1, 86_400),
-        metadata=about("Seconds until it ends by itself."),
-    )
-    example: ClassVar[Json] = {"ttl_s": 1800}
-
-
-_EDIT, _NEW, _LEASE = DeviceEditSchema(), DeviceSchema(), LeaseSchema()
+_EDIT, _NEW, _LEASE = DeviceEditBody(), DeviceBody(), LeaseBody()
 
 
 @routes.get("/api/devices")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.Device,
+    lists=DeviceResponse,
     query=(
-        choice("status", "What they are good for now.", DeviceStatus),
-        text("model", "Of which model.", example="desktop"),
-        text("host_id", "On which host.", example="pi-1"),
-        text("tag", "A tag it has."),
+        choice("status", "Only those with this status.", DeviceStatus),
+        text("model", "Only those of this model.", example="desktop"),
+        text("host_id", "Only those of this host.", example="pi-1"),
+        text("tag", "Only those with this tag."),
     ),
 )
 async def list_devices(request: web.Request) -> web.Response:
@@ -116,7 +58,7 @@ async def list_devices(request: web.Request) -> web.Response:
 
 @routes.post("/api/devices")
 @needs(Role.OPERATOR)
-@operation(answers.Device, 201, body=_NEW, refuses=(ConflictError, UnprocessableError))
+@operation(DeviceResponse, 201, body=_NEW, refuses=(ConflictError, UnprocessableError))
 async def add_device(request: web.Request) -> web.Response:
     """Add a device that no host declares; 422 when its host does not exist."""
     new = await body_of(request)
@@ -133,7 +75,7 @@ async def add_device(request: web.Request) -> web.Response:
 
 @routes.get("/api/devices/{id}")
 @needs(Role.VIEWER)
-@operation(answers.Device)
+@operation(DeviceResponse)
 async def show_device(request: web.Request) -> web.Response:
     """Show one device."""
     row = await _row(request, path_id(request))
@@ -142,18 +84,18 @@ async def show_device(request: web.Request) -> web.Response:
 
 @routes.get("/api/devices/{id}/schema")
 @needs(Role.VIEWER)
-@operation(answers.DeviceActions)
+@operation(DeviceActionsResponse)
 async def show_device_schema(request: web.Request) -> web.Response:
-    """Show what a VirtualPyTest device's actions and verifications look like; 404 without."""
+    """Show the actions and verifications of a VirtualPyTest device; 404 when it has none."""
     schema = await request.app[DB].value("device_schema", id=path_id(request))
     return json_text(found(schema))
 
 
 @routes.put("/api/devices/{id}")
 @needs(Role.OPERATOR)
-@operation(answers.Device, body=_EDIT)
+@operation(DeviceResponse, body=_EDIT)
 async def edit_device(request: web.Request) -> web.Response:
-    """Change what people may change; it outlives every re-registration of the host."""
+    """Change a device; the changes survive new registrations of its host."""
     device_id = path_id(request)
     await _row(request, device_id)
     body = await body_of(request)
@@ -174,11 +116,14 @@ async def edit_device(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(None, 204, refuses=(ConflictError,))
 async def delete_device(request: web.Request) -> web.Response:
-    """Delete a device that its host does not declare and that nothing holds."""
+    """Delete a device that its host does not declare and that is not in use."""
     device_id = path_id(request)
     row = await _row(request, device_id)
     if await request.app[DB].value("drop_device", id=device_id) is None:
-        raise ConflictError("The device is declared by its host, or busy.")
+        raise ConflictError(
+            "The device is declared by its host, or in use: only free devices that people added"
+            " can be deleted."
+        )
     log.info("device_deleted", device_id=device_id, host_id=row["host_id"])
     await _tell_host(request, row["host_id"])
     return no_content()
@@ -186,9 +131,9 @@ async def delete_device(request: web.Request) -> web.Response:
 
 @routes.post("/api/devices/{id}/lease")
 @needs(Role.OPERATOR)
-@operation(answers.Lease, body=_LEASE, refuses=(ConflictError, LockedError))
+@operation(LeaseResponse, body=_LEASE, refuses=(ConflictError, LockedError))
 async def lease_device(request: web.Request) -> web.Response:
-    """Have the device for oneself; asking again renews."""
+    """Reserve a device for yourself; a second request renews the lease."""
     device_id = path_id(request)
     await _row(request, device_id)
     body = await body_of(request)
@@ -201,7 +146,7 @@ async def lease_device(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(None, 204, refuses=(ConflictError, LockedError))
 async def end_lease(request: web.Request) -> web.Response:
-    """Give a device back, as its holder or as an admin."""
+    """End the lease of a device, as its holder or as an admin."""
     user = user_of(request)
     admin = allowed(user, Role.ADMIN)
     await request.app[LAB].end_lease(path_id(request), user.user_id, anybodys=admin)
@@ -209,7 +154,7 @@ async def end_lease(request: web.Request) -> web.Response:
 
 
 async def _row(request: web.Request, device_id: str) -> Any:
-    """Give the device's row of `device_items`; NotFoundError when there is none."""
+    """Return the row of `device_items` of a device; NotFoundError when there is none."""
     return found(
         await request.app[DB].row(
             "device_items",
@@ -226,7 +171,7 @@ async def _row(request: web.Request, device_id: str) -> Any:
 
 
 async def _shown_live(request: web.Request, device_id: str, status: int) -> web.Response:
-    """Show a device after a change; its actor knows what the database learns in a moment."""
+    """Show a device after a change, with the status of its actor, which the database gets later."""
     row = await _row(request, device_id)
     item = orjson.loads(row["item"])
     for host in request.app[LAB].views():

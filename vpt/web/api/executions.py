@@ -19,12 +19,20 @@ from vpt.web.http.requests import (
     page_response,
     path_id,
 )
-from vpt.web.schemas import answers
-from vpt.web.schemas.bodies import NOTHING
+from vpt.web.schemas.body import NOTHING
+from vpt.web.schemas.executions import (
+    ExecutionCancelledResponse,
+    ExecutionResponse,
+    ListedExecutionResponse,
+    QueuePlaceResponse,
+)
 
 HIGHEST_ATTEMPT = 1_000_000
 _ATTEMPT = number(
-    "attempt", "Whose steps to show; else the last one's.", lowest=1, highest=HIGHEST_ATTEMPT
+    "attempt",
+    "The attempt whose steps to show; without it, the latest.",
+    lowest=1,
+    highest=HIGHEST_ATTEMPT,
 )
 
 log = structlog.get_logger(__name__)
@@ -34,15 +42,15 @@ routes = web.RouteTableDef()
 @routes.get("/api/executions")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.ListedExecution,
+    lists=ListedExecutionResponse,
     query=(
-        choice("status", "Where they stand.", ExecutionStatus),
-        text("test_case_id", "Of which test case."),
-        text("host_id", "On which host.", example="pi-1"),
-        text("device_id", "On which device.", example="pi-1:desktop"),
-        text("campaign_execution_id", "Of which run of a campaign."),
-        moment("since", "Made then or later."),
-        moment("until", "Made before."),
+        choice("status", "Only those with this status.", ExecutionStatus),
+        text("test_case_id", "Only those of this test case."),
+        text("host_id", "Only those on this host.", example="pi-1"),
+        text("device_id", "Only those on this device.", example="pi-1:desktop"),
+        text("campaign_execution_id", "Only those of this campaign execution."),
+        moment("since", "Only those created at this time or later."),
+        moment("until", "Only those created before this time."),
     ),
 )
 async def list_executions(request: web.Request) -> web.Response:
@@ -57,9 +65,9 @@ async def list_executions(request: web.Request) -> web.Response:
 
 @routes.get("/api/executions/{id}")
 @needs(Role.VIEWER)
-@operation(answers.Execution, query=(WAIT, _ATTEMPT))
+@operation(ExecutionResponse, query=(WAIT, _ATTEMPT))
 async def get_execution(request: web.Request) -> web.Response:
-    """Show an execution, with its attempts and the steps of one."""
+    """Show an execution, with its attempts and the steps of one attempt."""
     execution_id, query = path_id(request), query_of(request)
     seconds, attempt = query["wait"], query["attempt"]
     found(await request.app[DB].row("execution_status", execution_id=execution_id))
@@ -71,9 +79,9 @@ async def get_execution(request: web.Request) -> web.Response:
 
 @routes.get("/api/executions/{id}/queue")
 @needs(Role.VIEWER)
-@operation(answers.QueuePlace, refuses=(NotQueuedError,))
+@operation(QueuePlaceResponse, refuses=(NotQueuedError,))
 async def explain_wait(request: web.Request) -> web.Response:
-    """Say why an execution waits, for what, its place, and about how long (s) it will."""
+    """Show why an execution waits, for what, its place in the queue and the estimated wait."""
     db, execution_id = request.app[DB], path_id(request)
     usual_s = await db.value("usual_duration", execution_id=execution_id)
     row = found(await db.row("execution_status", execution_id=execution_id))
@@ -93,9 +101,9 @@ async def explain_wait(request: web.Request) -> web.Response:
 
 @routes.put("/api/executions/{id}/pin")
 @needs(Role.OPERATOR)
-@operation(answers.Execution, body=NOTHING)
+@operation(ExecutionResponse, body=NOTHING)
 async def pin_execution(request: web.Request) -> web.Response:
-    """Keep an execution with its steps and screenshots, however old it grows."""
+    """Pin an execution: it is kept with its steps and screenshots, whatever its age."""
     await _pin(request, pinned=True)
     item = await request.app[DB].value("execution_item", id=path_id(request), attempt=None)
     return json_text(found(item))
@@ -105,7 +113,7 @@ async def pin_execution(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(None, 204, body=NOTHING)
 async def unpin_execution(request: web.Request) -> web.Response:
-    """Let an execution go when it is as old as the others that go."""
+    """Unpin an execution: it is deleted at the same age as others."""
     await _pin(request, pinned=False)
     return no_content()
 
@@ -120,9 +128,9 @@ async def _pin(request: web.Request, *, pinned: bool) -> None:
 
 @routes.post("/api/executions/{id}/cancel")
 @needs(Role.OPERATOR)
-@operation(answers.ExecutionCancelled, 202, body=NOTHING, refuses=(ConflictError,))
+@operation(ExecutionCancelledResponse, 202, body=NOTHING, refuses=(ConflictError,))
 async def cancel_execution(request: web.Request) -> web.Response:
-    """Wish the end of an execution."""
+    """Request the cancellation of an execution."""
     execution_id = path_id(request)
     row = found(await request.app[DB].row("execution_status", execution_id=execution_id))
     await body_of(request)

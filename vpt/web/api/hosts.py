@@ -1,14 +1,12 @@
-"""Hosts: what they say of themselves, what people see and order."""
+"""Hosts: what they send, and what people see and do."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import structlog
 from aiohttp import web
-from marshmallow import INCLUDE, Schema, validate
-from marshmallow import fields as f
 
 from vpt.errors import (
     ActionTimeoutError,
@@ -28,7 +26,6 @@ from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import HOST, body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, text
 from vpt.web.http.requests import (
-    LONGEST_ID,
     found,
     json_response,
     json_text,
@@ -37,85 +34,42 @@ from vpt.web.http.requests import (
     path_id,
 )
 from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
-from vpt.web.schemas import answers
-from vpt.web.schemas.bodies import Number, about
 from vpt.web.schemas.hosts import (
-    TAGS,
-    HeartbeatSchema,
-    RegistrationSchema,
+    ActionBody,
+    ActionResultResponse,
+    HeardResponse,
+    HeartbeatBody,
+    HostEditBody,
+    HostResponse,
+    RegisteredResponse,
+    RegistrationBody,
     registration,
     stats_of,
-    words,
 )
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
-#: Seconds that a manual action may be given.
-LONGEST_ACTION = 86_400.0
-#: A manual action belongs to no execution: a host must not take it for a step of one.
+#: Removed from a manual action, so that the host does not take it for a step of an execution.
 _OF_STEPS = ("execution_id", "attempt", "step")
-_HEADER = validate.Regexp(
-    r"[!-~]{1,4096}\Z", error="expected at most 4096 visible ASCII characters"
-)
 
-
-class HostEditSchema(Schema):
-    """What people may change of a host; an api_key of null takes the key away."""
-
-    tags = words(TAGS)
-    api_key = f.String(
-        allow_none=True,
-        validate=_HEADER,
-        metadata=about("The key with which vpt calls it; null takes it away."),
-    )
-    example: ClassVar[Json] = {"tags": ["second floor"]}
-
-
-class ActionSchema(Schema):
-    """An action, which goes to the host as it is, and what the server reads of it."""
-
-    class Meta:
-        """All else is for the host."""
-
-        unknown = INCLUDE
-
-    device_id = f.String(
-        allow_none=True,
-        validate=validate.Length(1, LONGEST_ID),
-        metadata=about("Required where the host has several."),
-    )
-    timeout_s = Number(
-        allow_none=True,
-        validate=validate.Range(0, LONGEST_ACTION, min_inclusive=False),
-        metadata=about("Seconds that it may take."),
-    )
-    example: ClassVar[Json] = {
-        "device_id": "pi-1:desktop",
-        "command": "http_request",
-        "action_type": "desktop",
-        "params": {"url": "http://127.0.0.1:5109/api/health/live"},
-        "timeout_s": 10,
-    }
-
-
-_REGISTRATION, _HEARTBEAT = RegistrationSchema(), HeartbeatSchema()
-_EDIT, _ACTION = HostEditSchema(), ActionSchema()
-#: What a host may be told that nobody knows, or knows as a better one.
+_REGISTRATION, _HEARTBEAT = RegistrationBody(), HeartbeatBody()
+_EDIT, _ACTION = HostEditBody(), ActionBody()
+#: Errors for a host that is not registered, or registered with a stronger credential.
 _TO_KNOWN = (NotRegisteredError, ConflictError)
 
 
-# --- what people see and order
+# --- what people see and do
 
 
 @routes.get("/api/hosts")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.Host,
+    lists=HostResponse,
     query=(
-        choice("status", "What they are good for now.", HostStatus),
-        text("tag", "A tag it has."),
-        text("capability", "A capability it has.", example="desktop"),
+        choice("status", "Only those with this status.", HostStatus),
+        text("tag", "Only those with this tag."),
+        text("capability", "Only those with this capability.", example="desktop"),
     ),
 )
 async def list_hosts(request: web.Request) -> web.Response:
@@ -127,7 +81,7 @@ async def list_hosts(request: web.Request) -> web.Response:
 
 @routes.get("/api/hosts/{id}/status")
 @needs(Role.VIEWER)
-@operation(answers.Host)
+@operation(HostResponse)
 async def show_host(request: web.Request) -> web.Response:
     """Show one host with its devices."""
     return await _shown(request, path_id(request))
@@ -135,9 +89,9 @@ async def show_host(request: web.Request) -> web.Response:
 
 @routes.put("/api/hosts/{id}")
 @needs(Role.ADMIN)
-@operation(answers.Host, body=_EDIT)
+@operation(HostResponse, body=_EDIT)
 async def edit_host(request: web.Request) -> web.Response:
-    """Set a host's tags and the key with which vpt calls it; the key is never read back."""
+    """Set the tags of a host and the key that vpt sends to it; the key is never shown again."""
     host_id = await _known(request)
     body = await body_of(request)
     key = body.get("api_key")
@@ -158,31 +112,31 @@ async def edit_host(request: web.Request) -> web.Response:
 @needs(Role.ADMIN)
 @operation(None, 204, refuses=(ConflictError,))
 async def delete_host(request: web.Request) -> web.Response:
-    """Forget a host and its devices; 409 while it runs something."""
+    """Delete a host and its devices; 409 while something runs on it."""
     await request.app[LAB].delete_host(path_id(request))
     return no_content()
 
 
 @routes.post("/api/hosts/{id}/drain")
 @needs(Role.OPERATOR)
-@operation(answers.Host)
+@operation(HostResponse)
 async def drain_host(request: web.Request) -> web.Response:
-    """Let a host finish what it runs and give it nothing new."""
+    """Drain a host: what runs on it goes on, nothing new is started."""
     return await _drained(request, on=True)
 
 
 @routes.post("/api/hosts/{id}/resume")
 @needs(Role.OPERATOR)
-@operation(answers.Host)
+@operation(HostResponse)
 async def resume_host(request: web.Request) -> web.Response:
-    """End a drain."""
+    """End the drain of a host."""
     return await _drained(request, on=False)
 
 
 @routes.post("/api/hosts/{id}/execute")
 @needs(Role.OPERATOR)
 @operation(
-    answers.ActionResult,
+    ActionResultResponse,
     body=_ACTION,
     refuses=(
         *(ConflictError, LockedError, UnprocessableError),
@@ -190,7 +144,7 @@ async def resume_host(request: web.Request) -> web.Response:
     ),
 )
 async def execute_on_host(request: web.Request) -> web.Response:
-    """Run one action on a device now and answer with what the host said."""
+    """Run one action on a device now and answer with its result."""
     host_id = path_id(request)
     action = await _action_body(request, host_id)
     device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
@@ -236,14 +190,14 @@ async def _drained(request: web.Request, *, on: bool) -> web.Response:
     lab = request.app[LAB]
     await lab.drain(host_id, on=on)
     item = orjson.loads(found(await _row(request, host_id))["item"])
-    for view in lab.views():  # the actor knows what the database learns in a moment
+    for view in lab.views():  # the database gets the status of the actor later
         if view.host.id == host_id:
             item |= {"status": view.status, "reason": view.reason}
     return json_response(item)
 
 
 async def _action_body(request: web.Request, host_id: str) -> Json:
-    """Read the action; that there is no such host goes before what is wrong with the body."""
+    """Read the action; 404 for an unknown host comes before errors of the body."""
     try:
         body: Json = await body_of(request)
     except VptError:
@@ -255,14 +209,14 @@ async def _action_body(request: web.Request, host_id: str) -> Json:
     return body
 
 
-# --- what hosts say
+# --- what hosts send
 
 
 @routes.post("/api/hosts/register")
 @own_credential
-@operation(answers.Registered, body=_REGISTRATION, refuses=(ConflictError,), credentials=HOST)
+@operation(RegisteredResponse, body=_REGISTRATION, refuses=(ConflictError,), credentials=HOST)
 async def register_host(request: web.Request) -> web.Response:
-    """Take a host in, or take it again with what it says now; exactly 200, as hosts expect."""
+    """Register a host, or update its registration; always 200, as hosts expect."""
     speaker, peer = await speaker_of(request), peer_of(request)
     require_json(request)
     body = await body_of(request)
@@ -281,10 +235,10 @@ async def register_host(request: web.Request) -> web.Response:
 @routes.post("/api/hosts/{id}/heartbeat")
 @own_credential
 @asked_to_register
-@operation(answers.Heard, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
+@operation(HeardResponse, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
 async def heartbeat(request: web.Request) -> web.Response:
-    """Note that a host lives, and what it says of its own health."""
-    host_id, speaker, body = await _word_of_host(request)
+    """Store a sign of life of a host, and its health figures."""
+    host_id, speaker, body = await _message_of_host(request)
     await request.app[LAB].heartbeat(host_id, stats_of(body), speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
@@ -292,15 +246,15 @@ async def heartbeat(request: web.Request) -> web.Response:
 @routes.post("/api/hosts/{id}/unregister")
 @own_credential
 @asked_to_register
-@operation(answers.Heard, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
+@operation(HeardResponse, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
 async def unregister_host(request: web.Request) -> web.Response:
-    """Let a host say goodbye: it is offline until it registers again."""
-    host_id, speaker, _body = await _word_of_host(request)
+    """Unregister a host: it is offline until it registers again."""
+    host_id, speaker, _body = await _message_of_host(request)
     await request.app[LAB].unregister(host_id, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 
-async def _word_of_host(request: web.Request) -> tuple[str, Speaker, Json]:
+async def _message_of_host(request: web.Request) -> tuple[str, Speaker, Json]:
     speaker, host_id = await speaker_of(request), path_id(request)
     speaker.speaks_for(host_id)
     if not request.body_exists:

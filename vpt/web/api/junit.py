@@ -12,20 +12,20 @@ from aiohttp import hdrs, web
 from vpt.model import Role
 from vpt.web.http.auth import needs
 from vpt.web.http.keys import DB, LAB
-from vpt.web.http.operations import Answer, operation, query_of
+from vpt.web.http.operations import ResponseSpec, operation, query_of
 from vpt.web.http.params import WAIT
 from vpt.web.http.requests import found, path_id
 
 routes = web.RouteTableDef()
 
-_XML = Answer({"application/xml": None})
+_XML = ResponseSpec({"application/xml": None})
 
 
 @routes.get("/api/executions/{id}/junit")
 @needs(Role.VIEWER)
 @operation(_XML, query=(WAIT,))
 async def execution_junit(request: web.Request) -> web.Response:
-    """Answer with JUnit XML; what is not over yet is told as such."""
+    """Show an execution as JUnit XML; one that has not ended is marked as such."""
     return await _answer(request, "execution_id", request.app[LAB].until_final)
 
 
@@ -33,7 +33,7 @@ async def execution_junit(request: web.Request) -> web.Response:
 @needs(Role.VIEWER)
 @operation(_XML, query=(WAIT,))
 async def campaign_junit(request: web.Request) -> web.Response:
-    """Answer with JUnit XML of all its tests, in its order."""
+    """Show a campaign execution as JUnit XML, with all its entries in order."""
     return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
 
 
@@ -52,6 +52,6 @@ async def _answer(
 
 
 def _report(name: str, began_at: datetime, about: dict[str, str], rows: list[Any]) -> bytes:
-    from vpt.junit import report  # noqa: PLC0415 (its XML library is for those who ask for it)
+    from vpt.junit import report  # noqa: PLC0415 (loads its XML library only when needed)
 
     return report(name, began_at, about, rows)

@@ -1,7 +1,8 @@
-"""GET /metrics: what was counted since the start and how the lab stands, for Prometheus.
+"""GET /metrics: counters since the start and the current state of the lab, for Prometheus.
 
-The figures are taken when they are asked for; only what nobody could know later is counted, in
-`vpt/measures.py`. No label has a value that clients, hosts or executions bring with them.
+Figures are computed at each request; only what cannot be computed later is counted as it happens,
+in `vpt/measures.py`. No label has a value that comes from clients, hosts or executions, since that
+would be labels without end.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from vpt.model import (
 from vpt.web.api.system import PULSE
 from vpt.web.http.auth import bearer, own_credential, require
 from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB, REQUESTS
-from vpt.web.http.operations import METRICS_TOKEN, USER, Answer, operation
+from vpt.web.http.operations import METRICS_TOKEN, USER, ResponseSpec, operation
 from vpt.web.live.sockets import SOCKETS
 
 routes = web.RouteTableDef()
@@ -47,14 +48,14 @@ _FINAL = tuple(status for status in ExecutionStatus if status.final)
 
 
 class _Ends:
-    """Counts what came to its end, by how it ended."""
+    """Counts ended executions and campaign executions, by final status."""
 
     def __init__(self) -> None:
         self.executions: Counter[str] = Counter()
         self.campaigns: Counter[str] = Counter()
 
     def hear(self, event: Event) -> None:
-        """Count the last event of an execution or a campaign."""
+        """Count the final event of an execution or a campaign execution."""
         if isinstance(event, TestProgress) and event.status.final:
             self.executions[event.status] += 1
         elif isinstance(event, CampaignProgress) and event.status.final:
@@ -65,7 +66,7 @@ _REGISTRY = web.AppKey("metrics_registry", CollectorRegistry)
 
 
 def setup(app: web.Application) -> None:
-    """Begin to count; EVENTS of `app` is set, the rest may come until the first request."""
+    """Start to count. EVENTS of `app` must be set; the other keys may follow until a request."""
     app[REQUESTS] = LabelledHistograms(ANSWERS)
     ends = _Ends()
     app[EVENTS].subscribe(ends.hear)
@@ -77,11 +78,11 @@ def setup(app: web.Application) -> None:
 @routes.get("/metrics")
 @own_credential
 @operation(
-    Answer({"text/plain": None, "application/openmetrics-text": None}),
+    ResponseSpec({"text/plain": None, "application/openmetrics-text": None}),
     credentials=(USER, METRICS_TOKEN),
 )
 async def metrics(request: web.Request) -> web.Response:
-    """Give all figures, in the format that the caller's Accept prefers."""
+    """Show all figures, in the format that `Accept` prefers."""
     await _admit(request)
     encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
     body = encode(request.app[_REGISTRY])
@@ -89,7 +90,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _admit(request: web.Request) -> None:
-    """Let in METRICS_TOKEN, and every user."""
+    """Accept METRICS_TOKEN, and every user."""
     expected = request.app[CONFIG].metrics_token
     given = bearer(request.headers.get(hdrs.AUTHORIZATION))
     if not expected or not given or not compare_digest(_bytes(given), _bytes(expected)):
@@ -101,14 +102,14 @@ def _bytes(text: str) -> bytes:
 
 
 class _Figures(Collector):
-    """Takes the figures of one application whenever it is asked."""
+    """Collects the figures of one application at each request."""
 
     def __init__(self, app: web.Application, ends: _Ends) -> None:
         self._app = app
         self._ends = ends
 
     def collect(self) -> Iterator[Metric]:
-        """Give every metric, also those that have nothing to count."""
+        """Yield every metric, also those at zero."""
         yield _gauge("vpt_build_info", "1, with the version.", "version", {__version__: 1})
         yield from self._requests()
         yield from self._work()
@@ -117,15 +118,13 @@ class _Figures(Collector):
 
     def _requests(self) -> Iterator[Metric]:
         requests, labels = self._app[REQUESTS], ("method", "route", "status")
-        counted = CounterMetricFamily(
-            "vpt_http_requests", "Requests that were answered.", labels=labels
-        )
+        counted = CounterMetricFamily("vpt_http_requests", "Answered requests.", labels=labels)
         for key, spread in requests.by_labels.items():
             counted.add_metric(_texts(key), spread.total)
         yield counted
         yield _histogram(
             "vpt_http_request_duration_seconds",
-            "From a request's arrival to its answer.",
+            "From the arrival of a request to its response.",
             labels[:2],
             requests.joined(2),
         )
@@ -135,31 +134,31 @@ class _Figures(Collector):
         measures = lab.measures()
         yield _counter(
             "vpt_executions",
-            "Executions that came to their end.",
+            "Executions that ended.",
             "status",
             _each(_FINAL, self._ends.executions),
         )
         yield _counter(
             "vpt_campaign_executions",
-            "Campaign executions that came to their end.",
+            "Campaign executions that ended.",
             "status",
             _each(_FINAL, self._ends.campaigns),
         )
-        yield GaugeMetricFamily("vpt_queue_length", "Executions in line.", measures["queue_length"])
+        yield GaugeMetricFamily("vpt_queue_length", "Queued executions.", measures["queue_length"])
         yield GaugeMetricFamily(
             "vpt_queue_oldest_seconds",
-            "How long the longest waiting waits; 0 when nobody does.",
+            "How long the oldest queued execution has waited; 0 when none is queued.",
             measures["queue_oldest_s"] or 0,
         )
         yield _histogram(
             "vpt_dispatch_latency_seconds",
-            "From an execution's coming in line to its attempt's beginning.",
+            "From when an execution is queued to the start of its attempt.",
             (),
             {(): lab.tally.dispatched},
         )
         yield _histogram(
             "vpt_step_duration_seconds",
-            "From a step's going out to its answer.",
+            "From sending a step to its answer.",
             ("status",),
             lab.tally.steps.by_labels,
         )
@@ -173,7 +172,7 @@ class _Figures(Collector):
         yield _gauge("vpt_devices", "Devices of hosts.", "status", _each(DeviceStatus, devices))
         yield _histogram(
             "vpt_probe_duration_seconds",
-            "How long probes took that hosts answered.",
+            "How long answered probes took.",
             (),
             {(): lab.tally.probes},
         )
@@ -185,18 +184,18 @@ class _Figures(Collector):
         lab, pulse = self._app[LAB], self._app[PULSE]
         yield GaugeMetricFamily(
             "vpt_actor_inbox_messages",
-            "Messages that wait in all inboxes.",
+            "Messages waiting in all inboxes.",
             lab.measures()["inbox_depth"],
         )
         yield CounterMetricFamily(
-            "vpt_actor_restarts", "Host actors that crashed and began anew.", lab.tally.restarts
+            "vpt_actor_restarts", "Restarts of host actors after a crash.", lab.tally.restarts
         )
         yield GaugeMetricFamily(
-            "vpt_event_loop_lag_seconds", "How late the loop woke last.", pulse.lags[-1]
+            "vpt_event_loop_lag_seconds", "How late the event loop woke last.", pulse.lags[-1]
         )
         yield GaugeMetricFamily(
             "vpt_event_loop_lag_worst_seconds",
-            "How late the loop woke at worst in the last minute.",
+            "How late the event loop woke at worst in the last minute.",
             max(pulse.lags),
         )
         used, idle, limit = self._app[DB].use
@@ -207,10 +206,12 @@ class _Figures(Collector):
             {"used": used, "idle": idle},
         )
         yield GaugeMetricFamily(
-            "vpt_database_connections_limit", "The most that may be open at once.", limit
+            "vpt_database_connections_limit",
+            "The largest number of connections that may be open.",
+            limit,
         )
         yield GaugeMetricFamily(
-            "vpt_socketio_clients", "Connected pages.", len(self._app[SOCKETS].clients)
+            "vpt_socketio_clients", "Connected Socket.IO clients.", len(self._app[SOCKETS].clients)
         )
         yield GaugeMetricFamily(
             "vpt_disk_free_ratio",

@@ -1,6 +1,6 @@
-"""The route of screenshots: for token holders, and for who holds a signed link.
+"""The route of screenshots, for requests with a token or with a signed link.
 
-`<img>` sends no header, so a page asks for a link that works for an hour without one.
+An `<img>` cannot send a token, so a page asks for a link that is valid for an hour without one.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from vpt.errors import InvalidTokenError
 from vpt.model import Role
 from vpt.web.http.auth import own_credential, require, secret_of
 from vpt.web.http.keys import ARTIFACTS
-from vpt.web.http.operations import JSON, SIGNED_LINK, USER, Answer, operation
+from vpt.web.http.operations import JSON, SIGNED_LINK, USER, ResponseSpec, operation
 from vpt.web.http.params import Param
 from vpt.web.http.requests import json_response
-from vpt.web.schemas import answers
+from vpt.web.schemas.screenshots import SignedLinkResponse
 
 LINK_SECONDS = 3600
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg"}
 _SIGN = Param(
     "sign",
-    "With 1 the answer is a link that works for an hour without a token.",
+    "With 1 the response is a link that is valid for an hour without a token.",
     {"type": "string"},
     str,
     example="1",
@@ -37,12 +37,12 @@ routes = web.RouteTableDef()
 @routes.get("/screenshots/{execution_id}/{attempt}/{step}.png")
 @own_credential
 @operation(
-    Answer({**dict.fromkeys(_TYPES.values()), JSON: answers.SignedLink}),
+    ResponseSpec({**dict.fromkeys(_TYPES.values()), JSON: SignedLinkResponse}),
     query=(_SIGN,),
     credentials=(USER, SIGNED_LINK),
 )
 async def get_screenshot(request: web.Request) -> web.StreamResponse:
-    """Answer with the picture, with `?sign=1` with a link to it."""
+    """Show the picture, or with `?sign=1` a link to it."""
     if "signature" in request.query:
         _check_signature(request)
     else:
@@ -74,15 +74,15 @@ def _link(request: web.Request) -> dict[str, str]:
 def _check_signature(request: web.Request) -> None:
     expires, signature = request.query.get("expires", ""), request.query["signature"]
     good = _signature(request, expires)
-    # compare_digest takes ASCII text only
+    # compare_digest accepts only ASCII text
     if not hmac.compare_digest(good.encode(), signature.encode(errors="replace")):
-        raise InvalidTokenError("Invalid link")
+        raise InvalidTokenError("The signature of the link is wrong")
     if int(expires) <= time.time():
         raise InvalidTokenError("The link has expired")
 
 
 def _signature(request: web.Request, expires: str) -> str:
-    """Sign with a key of its own: a signature is worth nothing as a token."""
+    """Sign with a key of its own, so that a signature is never valid as a token."""
     secret = secret_of(request.app).encode()
     key = hmac.digest(secret, b"vpt screenshots", hashlib.sha256)
     message = f"{request.path}\n{expires}".encode(errors="replace")

@@ -1,4 +1,4 @@
-"""The server itself: is it well, what is it, how busy is it, and what do the figures say."""
+"""The server itself: health, version and settings, load, and figures over time."""
 
 from __future__ import annotations
 
@@ -25,23 +25,35 @@ from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
 from vpt.store.disk import Disk
 from vpt.web.http.auth import needs, public, user_or_none
 from vpt.web.http.keys import CONFIG, DB, LAB
-from vpt.web.http.operations import JSON, NOBODY, USER, Answer, operation, query_of
+from vpt.web.http.operations import JSON, NOBODY, USER, ResponseSpec, operation, query_of
 from vpt.web.http.params import number
 from vpt.web.http.requests import json_response, json_text
-from vpt.web.schemas import answers
+from vpt.web.schemas.metrics import DevicesFiguresResponse, SuccessRateResponse
+from vpt.web.schemas.system import (
+    AliveResponse,
+    HealthResponse,
+    SystemInfoResponse,
+    SystemStatusResponse,
+)
 
 routes = web.RouteTableDef()
 
 DEFAULT_DAYS, MAX_DAYS = 30, 3650
-_DAYS = number("days", "Of how many days.", lowest=1, highest=MAX_DAYS, absent=DEFAULT_DAYS)
-#: Seconds between two looks at the loop and the processor; the worst of the last ones is kept.
+_DAYS = number(
+    "days",
+    "The number of days to count, until today.",
+    lowest=1,
+    highest=MAX_DAYS,
+    absent=DEFAULT_DAYS,
+)
+#: Seconds between two measurements of the loop and the processor, and how many are kept.
 _BEAT, _BEATS = 1.0, 60
 _UNAVAILABLE = 503
 
 
 @dataclass(slots=True)
 class Pulse:
-    """How the process fares: the loop's lag in seconds, the processor's use in percent."""
+    """Measurements of the process: the loop's lag in seconds, the processor's use in percent."""
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     began: float = field(default_factory=time.monotonic)
@@ -55,7 +67,7 @@ class Pulse:
         return time.monotonic() - self.began
 
     async def beat_for_ever(self) -> None:
-        """Measure how late the loop wakes us, once a second."""
+        """Measure once a second how late the event loop wakes this task."""
         self.process.cpu_percent()
         while True:
             due = time.perf_counter() + _BEAT
@@ -70,7 +82,7 @@ _EXTERNAL = web.AppKey("external_checks", ExternalChecks)
 
 
 def setup(app: web.Application) -> None:
-    """Prepare what these routes read; CONFIG and DB of `app` are set."""
+    """Prepare what these routes read. CONFIG and DB of `app` must be set."""
     app[PULSE] = Pulse()
     app[_DATABASE] = DatabaseCheck(app[DB])
     app[_EXTERNAL] = ExternalChecks(targets_of(app[CONFIG]))
@@ -89,12 +101,12 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
 @routes.get("/api/health")
 @public
 @operation(
-    answers.Health,
-    also={_UNAVAILABLE: Answer({JSON: answers.Health})},
+    HealthResponse,
+    also={_UNAVAILABLE: ResponseSpec({JSON: HealthResponse})},
     credentials=(NOBODY, USER),
 )
 async def health(request: web.Request) -> web.Response:
-    """Say whether all that vpt leans on is well; 503 when something is not."""
+    """Show whether the server and all that it depends on work; 503 when something does not."""
     database = await request.app[_DATABASE].result()
     external = await request.app[_EXTERNAL].results()
     hosts = _registered(request)
@@ -117,17 +129,17 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/api/health/live")
 @public
-@operation(answers.Alive)
+@operation(AliveResponse)
 async def health_live(_: web.Request) -> web.Response:
-    """Say that the loop answers."""
+    """Show that the server answers."""
     return json_response({"status": "alive"})
 
 
 @routes.get("/api/health/ready")
 @public
-@operation(answers.Alive, also={_UNAVAILABLE: Answer({JSON: answers.Alive})})
+@operation(AliveResponse, also={_UNAVAILABLE: ResponseSpec({JSON: AliveResponse})})
 async def health_ready(request: web.Request) -> web.Response:
-    """Say whether the database answers."""
+    """Show whether the database answers; 503 when it does not."""
     verdict = await request.app[_DATABASE].result()
     status = "ready" if verdict.ok else "not_ready"
     return json_response({"status": status}, 200 if verdict.ok else _UNAVAILABLE)
@@ -135,9 +147,9 @@ async def health_ready(request: web.Request) -> web.Response:
 
 @routes.get("/api/system/info")
 @needs(Role.VIEWER)
-@operation(answers.SystemInfo)
+@operation(SystemInfoResponse)
 async def system_info(request: web.Request) -> web.Response:
-    """Say what this server is; durations in seconds, no secret, no URL with user info."""
+    """Show version, settings and addresses of this server, without any secret."""
     config, pulse = request.app[CONFIG], request.app[PULSE]
     return json_response(
         {
@@ -157,9 +169,9 @@ async def system_info(request: web.Request) -> web.Response:
 
 @routes.get("/api/system/status")
 @needs(Role.VIEWER)
-@operation(answers.SystemStatus)
+@operation(SystemStatusResponse)
 async def system_status(request: web.Request) -> web.Response:
-    """Say how busy the lab and the process are; memory in bytes, lag in milliseconds."""
+    """Show how busy the lab and the server process are; memory in bytes, lag in milliseconds."""
     counts = await request.app[DB].row("lab_counts")
     rate = await request.app[DB].row("success_rate", days=DEFAULT_DAYS)
     pulse = request.app[PULSE]
@@ -183,9 +195,9 @@ async def system_status(request: web.Request) -> web.Response:
 
 @routes.get("/api/metrics/success-rate")
 @needs(Role.VIEWER)
-@operation(answers.SuccessRate, query=(_DAYS,))
+@operation(SuccessRateResponse, query=(_DAYS,))
 async def success_rate(request: web.Request) -> web.Response:
-    """Give the share of passed tests among those with a verdict, in percent, and each day's."""
+    """Show the percentage of `completed` among `completed` and `failed` executions, by day too."""
     days = query_of(request)["days"]
     row = await request.app[DB].row("success_rate", days=days)
     by_day = orjson.loads(await request.app[DB].value("success_by_day", days=days))
@@ -194,15 +206,15 @@ async def success_rate(request: web.Request) -> web.Response:
 
 @routes.get("/api/metrics/devices")
 @needs(Role.VIEWER)
-@operation(answers.DevicesFigures)
+@operation(DevicesFiguresResponse)
 async def device_metrics(request: web.Request) -> web.Response:
-    """Give each device's number of executions, success rate (percent) and mean seconds."""
+    """Show for each device the number of executions, success rate (percent) and mean seconds."""
     items = await request.app[DB].value("device_metrics")
     return json_text(f'{{"items":{items}}}')
 
 
 def _registered(request: web.Request) -> list[HostView]:
-    """Give the hosts that did not say goodbye."""
+    """Return the hosts that have not unregistered."""
     return [view for view in request.app[LAB].views() if view.status is not HostStatus.OFFLINE]
 
 
@@ -248,6 +260,6 @@ def _urls(config: Config) -> dict[str, str]:
 
 
 def _bare(url: str) -> str:
-    """Give `url` without user info, query and fragment."""
+    """Return `url` without user info, query and fragment."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -1,4 +1,4 @@
-"""Routes of test cases, and how a wish to run one becomes a complete request."""
+"""Routes of test cases, and how a request to run one becomes a complete execution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vpt.store.disk import DiskFullError
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
-from vpt.web.http.operations import JSON, Answer, body_of, operation, page_of, query_of
+from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import IF_MATCH, etag, text
 from vpt.web.http.requests import (
     found,
@@ -34,13 +34,14 @@ from vpt.web.http.requests import (
     no_content,
     path_id,
 )
-from vpt.web.schemas import answers
-from vpt.web.schemas.bodies import EXECUTE, TEST_CASE, check_steps
+from vpt.web.schemas.executions import EXECUTE, SubmittedResponse
+from vpt.web.schemas.steps import check_steps
+from vpt.web.schemas.testcases import TEST_CASE, TestCaseResponse
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
-#: Why an accepted wish may not be carried out.
+#: Why a valid request may not start anything.
 NOT_STARTED = (
     UnprocessableError,
     NothingFitsError,
@@ -48,17 +49,17 @@ NOT_STARTED = (
     ConflictError,
     DiskFullError,
 )
-_ONE = Answer({JSON: answers.TestCase}, headers=(hdrs.ETAG,))
+_ONE = ResponseSpec({JSON: TestCaseResponse}, headers=(hdrs.ETAG,))
 
 
 @routes.get("/api/testcases")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.TestCase,
+    lists=TestCaseResponse,
     query=(
-        text("q", "A part of the name."),
-        text("device_model", "For which devices.", example="desktop"),
-        text("tag", "A tag it has.", example="smoke"),
+        text("q", "Only those whose name contains this text."),
+        text("device_model", "Only those for this device model.", example="desktop"),
+        text("tag", "Only those with this tag.", example="smoke"),
     ),
 )
 async def list_test_cases(request: web.Request) -> web.Response:
@@ -72,7 +73,7 @@ async def list_test_cases(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(_ONE, 201, body=TEST_CASE)
 async def create_test_case(request: web.Request) -> web.Response:
-    """Make a test case."""
+    """Create a test case."""
     test_case = await body_of(request)
     test_case_id = f"tc_{secrets.token_hex(8)}"
     await request.app[DB].row("insert_test_case", id=test_case_id, **test_case)
@@ -91,7 +92,7 @@ async def get_test_case(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(_ONE, headers=(IF_MATCH,), body=TEST_CASE, refuses=(PreconditionError,))
 async def put_test_case(request: web.Request) -> web.Response:
-    """Replace a test case; with If-Match only where nobody else did meanwhile."""
+    """Replace a test case; with If-Match only when nobody changed it since you read it."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
     test_case = await body_of(request)
@@ -106,7 +107,7 @@ async def put_test_case(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(None, 204, headers=(IF_MATCH,), refuses=(ConflictError, PreconditionError))
 async def delete_test_case(request: web.Request) -> web.Response:
-    """Delete a test case that no campaign uses; what it ran stays."""
+    """Delete a test case that no campaign uses; its executions are kept."""
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
     if (
@@ -120,14 +121,14 @@ async def delete_test_case(request: web.Request) -> web.Response:
 @routes.post("/api/testcases/{id}/execute")
 @needs(Role.OPERATOR)
 @operation(
-    answers.Submitted,
+    SubmittedResponse,
     202,
     headers=(IDEMPOTENCY_KEY,),
     body=EXECUTE,
     refuses=NOT_STARTED,
 )
 async def execute_test_case(request: web.Request) -> web.Response:
-    """Run a test case now, or as soon as something that fits is free."""
+    """Run a test case now, or as soon as a device that fits is free."""
     db, test_case_id = request.app[DB], path_id(request)
 
     async def start(key: RequestKey | None) -> web.Response:

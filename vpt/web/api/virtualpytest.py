@@ -1,4 +1,4 @@
-"""VirtualPyTest hosts: what the hosts of the field send, in their own words and paths."""
+"""Routes that VirtualPyTest hosts call, with the paths and fields of VirtualPyTest."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
 from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
-from vpt.web.schemas import answers
+from vpt.web.schemas.hosts import HeardResponse, RegisteredResponse
 from vpt.web.schemas.virtualpytest import (
     HOST_OF_THE_FIELD,
     TASK_COMPLETE,
+    TaskHeardResponse,
     end_of_script,
     health_of,
     host_name_of,
@@ -25,17 +26,17 @@ from vpt.web.schemas.virtualpytest import (
 
 routes = web.RouteTableDef()
 
-#: A script's output has no bound of its own, and the host tells of its end only once.
+#: Bytes. The output of a script has no bound, and the host reports its end only once.
 LONGEST_END = 64 * 2**20
-#: What a host may be told that nobody knows, or knows as a better one.
+#: Errors for a host that is not registered, or registered with a stronger credential.
 _TO_KNOWN = (NotRegisteredError, ConflictError)
 
 
 @routes.post("/server/system/register")
 @own_credential
-@operation(answers.Registered, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
+@operation(RegisteredResponse, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
 async def register_virtualpytest(request: web.Request) -> web.Response:
-    """Take a host in, or take it again with what it says now; exactly 200, as it expects."""
+    """Register a host, or update its registration; always 200, as hosts expect."""
     speaker, peer = await speaker_of(request), peer_of(request)
     require_json(request)
     told = await read_as(request, partial(_registration, speaker=speaker, peer=peer))
@@ -44,7 +45,7 @@ async def register_virtualpytest(request: web.Request) -> web.Response:
 
 
 def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
-    """Read it; whose token that is goes before what is wrong with the body."""
+    """Read the body; a token of another host is refused before errors of the body."""
     speaker.speaks_for(host_name_of(body))
     return registration_of(body, peer=peer, credential=speaker.credential)
 
@@ -52,9 +53,9 @@ def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
 @routes.post("/server/system/ping")
 @own_credential
 @asked_to_register
-@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+@operation(HeardResponse, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
 async def ping_virtualpytest(request: web.Request) -> web.Response:
-    """Note what a host says of its health, and look whether it answers."""
+    """Store the health figures of a host, and probe it."""
     speaker = await speaker_of(request)
     require_json(request)
     host_id, (stats, metrics) = await read_as(
@@ -68,9 +69,9 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
 @routes.post("/server/system/unregister")
 @own_credential
 @asked_to_register
-@operation(answers.Heard, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
+@operation(HeardResponse, body=HOST_OF_THE_FIELD, refuses=_TO_KNOWN, credentials=HOST)
 async def unregister_virtualpytest(request: web.Request) -> web.Response:
-    """Let a host say goodbye: it is offline until it registers again."""
+    """Unregister a host: it is offline until it registers again."""
     speaker = await speaker_of(request)
     require_json(request)
     host_id = await read_as(request, host_name_of)
@@ -81,9 +82,9 @@ async def unregister_virtualpytest(request: web.Request) -> web.Response:
 
 @routes.post("/server/script/taskComplete")
 @own_credential
-@operation(answers.TaskHeard, body=TASK_COMPLETE, credentials=HOST)
+@operation(TaskHeardResponse, body=TASK_COMPLETE, credentials=HOST)
 async def task_complete(request: web.Request) -> web.Response:
-    """Take the end of a script; a task that nobody waits for is no concern of the host's."""
+    """Accept the end of a script; 200 even when no execution waits for this task."""
     speaker = await speaker_of(request)
     require_json(request)
     task_id, said = await read_text_of_host(request, end_of_script, LONGEST_END)

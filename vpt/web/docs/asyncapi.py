@@ -1,4 +1,4 @@
-"""The description of the live events: an AsyncAPI document, made of the events' own types."""
+"""The AsyncAPI document of the live events, built from the types of the events."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vpt import __version__
+from vpt.bounds import LONGEST_ID
 from vpt.config import Config
 from vpt.model import (
     CampaignProgress,
@@ -25,15 +26,15 @@ from vpt.model import (
     TestProgress,
     WaitReason,
 )
-from vpt.web.http.requests import LONGEST_ID
 from vpt.web.live.sockets import NAMES, NAMESPACE, PATH, TOPIC_LIMIT
 
 _ABOUT = f"""Socket.IO (protocol 5) at `{PATH}`, namespace `{NAMESPACE}`.
 
-Connect with `auth: {{token}}` or the header `Authorization`. Until it subscribes a client is told
-all events; from then on those of its subscriptions, `host_status` and `device_status`; after the
-last `unsubscribe` all again. Events of one execution, and those of one campaign execution, come in
-the order of `seq` (1, 2, 3 ...), none twice and none missing, and none after the final one.
+Connect with `auth: {{token}}` or the header `Authorization`. A client without subscriptions gets
+all events; one with subscriptions gets the events of these, and `host_status` and `device_status`.
+After the last `unsubscribe` it gets all events again. The events of one execution, and those of one
+campaign execution, come in the order of `seq` (1, 2, 3 ...), none twice, none missing, and none
+after the final one.
 """
 _CHANNEL = "#/channels/events"
 _ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
@@ -58,7 +59,7 @@ EXAMPLES: tuple[Event, ...] = (
     DeviceChanged("pi-1:desktop", DeviceStatus.BUSY, _SEEN),
     HostChanged("pi-1", HostStatus.AVAILABLE, None, _SEEN),
 )
-#: What a client may ask for, and how it is answered: by the acknowledgement of Socket.IO.
+#: The request of a client, and the response, which is the acknowledgement of Socket.IO.
 _ASKED: Json = {
     "type": "object",
     "properties": {
@@ -67,8 +68,8 @@ _ASKED: Json = {
         "after_seq": {
             "type": "integer",
             "minimum": 0,
-            "description": "The last `seq` that you know, 0 for none: all events after it are"
-            " told before the answer. Without it, those from now on.",
+            "description": "The last `seq` that you have, 0 for none: all events after it are sent"
+            " before the response. Without it you get the events from now on.",
         },
     },
     "oneOf": [{"required": ["execution_id"]}, {"required": ["campaign_execution_id"]}],
@@ -77,27 +78,27 @@ _ANSWERED: Json = {
     "type": "object",
     "properties": {
         "ok": {"type": "boolean"},
-        "seq": {"type": "integer", "description": "Of the last event that you were told."},
-        "error": {"type": "string", "description": "One sentence, when it is not ok."},
+        "seq": {"type": "integer", "description": "The `seq` of the last event that was sent to you."},
+        "error": {"type": "string", "description": "What went wrong, in one sentence, when `ok` is false."},
     },
     "required": ["ok"],
 }
 
 
 def describe(config: Config) -> bytes:
-    """Give the document on what Socket.IO tells and takes, as JSON."""
+    """Build the document of what Socket.IO sends and accepts, as JSON."""
     schemas = _schemas()
-    messages = {NAMES[type(one)]: _told(one, schemas) for one in EXAMPLES}
+    messages = {NAMES[type(one)]: _event_message(one, schemas) for one in EXAMPLES}
     messages |= {
         "subscribe": _message(
-            "Narrow to one more execution or campaign execution.",
+            "Subscribe to one more execution or campaign execution.",
             "Subscription",
             {"execution_id": _EXECUTION, "after_seq": 0},
         ),
         "unsubscribe": _message(
-            "Be told of one fewer.", "Subscription", {"execution_id": _EXECUTION}
+            "End one subscription.", "Subscription", {"execution_id": _EXECUTION}
         ),
-        "answer": _message("How a wish ended.", "Answer", {"ok": True, "seq": 3}),
+        "answer": _message("The response to a request.", "Answer", {"ok": True, "seq": 3}),
     }
     document = {
         "asyncapi": "3.0.0",
@@ -133,7 +134,7 @@ def describe(config: Config) -> bytes:
 
 
 def _schemas() -> Json:
-    """Give the events' types: all fields are told, also those that are null."""
+    """Build the schemas of the events: every field is sent, also when it is null."""
     template = "#/components/schemas/{name}"
     types = [type(one) for one in EXAMPLES]
     _, schemas = msgspec.json.schema_components(types, ref_template=template)
@@ -145,7 +146,7 @@ def _schemas() -> Json:
     return schemas
 
 
-def _told(event: Event, schemas: Json) -> Json:
+def _event_message(event: Event, schemas: Json) -> Json:
     name = type(event).__name__
     return _message(schemas[name]["description"], name, asdict(event))
 

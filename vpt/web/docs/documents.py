@@ -1,4 +1,4 @@
-"""The documents about the API, and the page that shows them; each is made when first asked for."""
+"""Routes of the API documents and of the page that shows them; each is built at first request."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vpt.errors import NotFoundError
 from vpt.web.http.auth import public
 from vpt.web.http.keys import CONFIG
 from vpt.web.http.middlewares import JSON_HEADERS
-from vpt.web.http.operations import JSON, UNCHANGED, Answer, operation
+from vpt.web.http.operations import JSON, UNCHANGED, ResponseSpec, operation
 
 routes = web.RouteTableDef()
 
-_DOCUMENT = Answer({JSON: None}, headers=(hdrs.ETAG,))
+_DOCUMENT = ResponseSpec({JSON: None}, headers=(hdrs.ETAG,))
 _FOLDER = Path(__file__).parent / "swagger"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _FRONT, _PACKED = "index.html", ".gz"
-#: Swagger UI has its pictures inline.
+#: `data:` because Swagger UI has its pictures inline.
 _POLICY = "; ".join(
     (
         *("default-src 'none'", "script-src 'self'", "connect-src 'self'"),
@@ -42,14 +42,14 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """What is answered, the same to everybody; `packed` when it is what gzip made."""
+    """A body that is the same for everybody; `packed` when it is compressed by gzip."""
 
     body: bytes
     headers: Mapping[Any, str]
     packed: bool = False
 
     def answer(self, request: web.Request) -> web.Response:
-        """Answer with it; 304 to who has it as it is."""
+        """Answer with the body; 304 when the client has it already."""
         tag = hashlib.sha256(self.body).hexdigest()[:16]
         headers: dict[str, str] = {
             **self.headers,
@@ -69,14 +69,14 @@ class _Text:
 
 @dataclass(slots=True)
 class _Document:
-    """A document on an application, made once, in a thread."""
+    """A document that is built once per application, in a thread."""
 
     make: Callable[[web.Application], bytes]
     text: _Text | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Answer with it."""
+        """Answer with the document."""
         async with self.turn:
             if self.text is None:
                 body = await asyncio.to_thread(self.make, request.app)
@@ -89,12 +89,12 @@ _ASYNCAPI = web.AppKey("asyncapi", _Document)
 
 
 def setup(app: web.Application) -> None:
-    """Prepare to make the documents of `app`."""
+    """Prepare the documents of `app`."""
     app[_OPENAPI], app[_ASYNCAPI] = _Document(_openapi), _Document(_asyncapi)
 
 
 def _openapi(app: web.Application) -> bytes:
-    from vpt.web.docs.openapi import describe  # noqa: PLC0415 (its libraries are for those who ask)
+    from vpt.web.docs.openapi import describe  # noqa: PLC0415 (loads its libraries only when needed)
 
     return describe(app)
 
@@ -109,7 +109,7 @@ def _asyncapi(app: web.Application) -> bytes:
 @public
 @operation(_DOCUMENT, also=UNCHANGED)
 async def openapi_document(request: web.Request) -> web.Response:
-    """Give this document, in OpenAPI 3.1."""
+    """Show this document, in OpenAPI 3.1."""
     return await request.app[_OPENAPI].answer(request)
 
 
@@ -117,27 +117,27 @@ async def openapi_document(request: web.Request) -> web.Response:
 @public
 @operation(_DOCUMENT, also=UNCHANGED)
 async def asyncapi_document(request: web.Request) -> web.Response:
-    """Give the document on the live events, in AsyncAPI 3."""
+    """Show the document of the live events, in AsyncAPI 3."""
     return await request.app[_ASYNCAPI].answer(request)
 
 
 @routes.get("/api/docs")
 @public
-@operation(Answer({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
+@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
 async def docs(request: web.Request) -> web.Response:
-    """Show this document on a page, where its routes can be tried."""
+    """Show this document as a page on which the routes can be tried."""
     return _file(_FRONT).answer(request)
 
 
 @routes.get("/api/docs/{name}")
 @public
 @operation(
-    Answer(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)),
+    ResponseSpec(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)),
     also=UNCHANGED,
     refuses=(NotFoundError,),
 )
 async def docs_file(request: web.Request) -> web.Response:
-    """Give one of that page's files."""
+    """Show one file of the documentation page."""
     name = request.match_info["name"]
     if name not in _names():
         raise NotFoundError
@@ -146,7 +146,7 @@ async def docs_file(request: web.Request) -> web.Response:
 
 @cache
 def _names() -> frozenset[str]:
-    """Give the files that there are: no path of a request ever meets the file system."""
+    """Return the names of the files, so that no path of a request reaches the file system."""
     names = (path.name.removesuffix(_PACKED) for path in _FOLDER.iterdir())
     return frozenset(name for name in names if Path(name).suffix in _TYPES)
 

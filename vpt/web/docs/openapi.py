@@ -1,4 +1,4 @@
-"""The description of the REST API: an OpenAPI document, made of what the routes declare."""
+"""The OpenAPI document of the REST API, built from what the routes declare."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vpt.errors import (
     VptError,
 )
 from vpt.model import Json, Role
-from vpt.web.schemas import answers, bodies as schemas
+from vpt.bounds import LONGEST_ID
 from vpt.web.http.auth import Access, access_of
 from vpt.web.http.middlewares import REQUEST_ID
 from vpt.web.http.operations import (
@@ -39,87 +39,99 @@ from vpt.web.http.operations import (
     JSON,
     NOBODY,
     USER,
-    Answer,
     Operation,
+    ResponseSpec,
+    document_name,
     operation_of,
 )
 from vpt.web.http.params import Param
-from vpt.web.http.requests import LONGEST_ID, SlowBodyError
+from vpt.web.http.requests import SlowBodyError
+from vpt.web.schemas.hosts import AskedToRegisterResponse
+from vpt.web.schemas.response import ErrorResponse, ErrorsResponse, ResponseSchema
+from vpt.web.schemas.steps import PARAMETER, STEP_FIELDS, Step
 
-_ABOUT = """Hosts, devices, test cases, campaigns and what came of running them.
+_ABOUT = """Hosts, devices, test cases, campaigns and their executions.
 
-Lists answer `{"items": [...], "next_cursor": ...}`, newest first. Times are ISO 8601 in UTC, ids
-are opaque. A refusal is `{"error", "code"}`, or `{"errors"}` by field. Live events come by
-Socket.IO: `/api/asyncapi.json`.
+A list is `{"items": [...], "next_cursor": ...}`, newest first. Times are ISO 8601 in UTC, ids are
+opaque. An error is `{"error", "code"}`, or `{"errors"}` by field. Live events come by Socket.IO:
+`/api/asyncapi.json`.
 """
-_SHAPES: Mapping[type[VptError], type[answers.Shown]] = {
-    InvalidError: answers.Errors,
-    NotRegisteredError: answers.AskedToRegister,
+_ERROR_SCHEMAS: Mapping[type[VptError], type[ResponseSchema]] = {
+    InvalidError: ErrorsResponse,
+    NotRegisteredError: AskedToRegisterResponse,
 }
-#: Users' last: the page begins to ask at the last one.
+#: That of users is last: the documentation page asks for the last one first.
 _SECURITY: Mapping[str, Json] = {
     HOST[0]: {
         "type": "http",
         "scheme": "bearer",
-        "description": "The join token, a token of this host's own, or an admin's.",
+        "description": "The join token, the host's own token, or an admin's token.",
     },
     HOST[1]: {
         "type": "http",
         "scheme": "basic",
-        "description": "One of these as password, under any name.",
+        "description": "One of these tokens as the password, with any user name.",
     },
     "metrics_token": {
         "type": "http",
         "scheme": "bearer",
-        "description": "`METRICS_TOKEN` of the server.",
+        "description": "The setting `METRICS_TOKEN` of the server.",
     },
     "signed_link": {
         "type": "apiKey",
         "in": "query",
         "name": "signature",
-        "description": "The link that `sign=1` answered, as it is: it holds `expires`, too.",
+        "description": "Use the link from `sign=1` unchanged: it also contains `expires`.",
     },
     USER: {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "A user's token (`vpt token`, `POST /api/tokens`), of the role that is"
-        " named or a higher one.",
+        "description": "A user's token (`vpt token`, `POST /api/tokens`) with the named role or a"
+        " higher one.",
     },
 }
 _HEADERS: Mapping[str, Json] = {
     REQUEST_ID: {
-        "description": "The request's number in the log; yours when you sent a sane one.",
+        "description": "The id of the request in the log: the one you sent, if it has at most 100 letters,"
+        " digits, `.`, `_`, `:` or `-`, else a new one.",
         "schema": {"type": "string"},
     },
     hdrs.ETAG: {
-        "description": "What it is now, for If-Match or If-None-Match.",
+        "description": "The current version, for If-Match or If-None-Match.",
         "schema": {"type": "string"},
     },
     hdrs.RETRY_AFTER: {
-        "description": "Seconds after which to try again.",
+        "description": "Seconds to wait before the next try.",
         "schema": {"type": "integer", "minimum": 1},
     },
     hdrs.CACHE_CONTROL: {"schema": {"type": "string"}},
 }
-#: What `path_id` takes.
+#: What `path_id` accepts.
 _ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
+_PATH_PARAMETERS = {
+    "execution_id": "The id of the execution.",
+    "attempt": "The number of the attempt, from 1.",
+    "step": "The number of the step, from 1.",
+    "name": "The name of the file.",
+    "version": "The version of the page that the file belongs to.",
+}
 _TAG_OF = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}
-#: What operations are gathered under, in the order of interest.
+#: The groups of operations, in the order in which the page shows them.
 _TAGS = {
-    "testcases": "What is to be done on a device, step by step.",
-    "executions": "Test cases that wait, run or ran.",
-    "campaigns": "Test cases that are run together.",
-    "campaign-executions": "Campaigns that run or ran.",
-    "devices": "What test cases run on.",
-    "hosts": "What holds devices: what people do with hosts, and what hosts send.",
-    "screenshots": "What devices showed.",
-    "metrics": "Figures.",
-    "health": "Whether it is well.",
-    "system": "What this server is, and how busy.",
-    "tokens": "Tokens that can be taken back.",
-    "audit": "Who wrote what.",
-    "server": "What VirtualPyTest hosts send.",
+    "testcases": "The steps to run on a device.",
+    "executions": "Runs of test cases: queued, running and ended ones.",
+    "campaigns": "Test cases that run together.",
+    "campaign-executions": "Runs of campaigns.",
+    "devices": "The devices that test cases run on.",
+    "hosts": "The machines with devices attached: routes for people, and those that hosts call.",
+    "screenshots": "Screenshots of devices, taken at steps.",
+    "metrics": "Figures over time, by device, and for Prometheus.",
+    "health": "Whether the server works.",
+    "system": "Versions, settings and load of the server.",
+    "tokens": "Tokens that can be revoked.",
+    "audit": "Who changed what, and when.",
+    "server": "Routes that VirtualPyTest hosts call.",
     "docs": "These documents.",
     "page": "The page.",
 }
@@ -127,10 +139,10 @@ _FOR_PEOPLE = frozenset((hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH
 
 
 class _Converter(OpenAPIConverter):
-    """Says of schemas what they check and apispec leaves out."""
+    """Adds what apispec leaves out of a schema."""
 
     def schema2jsonschema(self, schema: Any) -> Json:
-        """Add what the schema says of itself."""
+        """Add the docstring and the example of the schema."""
         described: Json = super().schema2jsonschema(schema)  # type: ignore[no-untyped-call]
         described["description"] = " ".join((schema.__doc__ or "").split())
         example = getattr(schema, "example", None)
@@ -139,18 +151,20 @@ class _Converter(OpenAPIConverter):
         return described
 
     def field2property(self, field: f.Field[Any]) -> Json:
-        """Say of a step what the server itself reads of it."""
+        """Describe the fields of a step that the server itself reads."""
         described: Json = super().field2property(field)
-        if isinstance(field, schemas.Step):
-            described["description"] = "An action; what is not named here is for the host."
+        if isinstance(field, Step):
+            described["description"] = (
+                "An action; all fields that are not listed here are for the host."
+            )
             described["properties"] = {
-                name: {"anyOf": [self.field2property(item), schemas.PARAMETER]}
-                for name, item in schemas.STEP_FIELDS.items()
+                name: {"anyOf": [self.field2property(item), PARAMETER]}
+                for name, item in STEP_FIELDS.items()
             }
         return described
 
     def field2range(self, field: f.Field[Any], ret: Any) -> Json:
-        """Tell bounds that are not in the range from those that are."""
+        """Describe an excluded lower bound as such."""
         described: Json = super().field2range(field, ret)
         for validator in field.validators:
             if isinstance(validator, Range) and not validator.min_inclusive:
@@ -158,7 +172,7 @@ class _Converter(OpenAPIConverter):
         return described
 
     def field2pattern(self, field: f.Field[Any], **kwargs: Any) -> Json:
-        """Write patterns as JSON Schema reads them: there they match anywhere."""
+        """Anchor the pattern, since JSON Schema matches patterns anywhere in a text."""
         described: Json = super().field2pattern(field, **kwargs)
         if "pattern" in described:
             described["pattern"] = f"^{described['pattern'].removesuffix(chr(92) + 'Z')}$"
@@ -170,13 +184,11 @@ class _Plugin(MarshmallowPlugin):
 
 
 def _name_of(schema: Any) -> str:
-    """Name a schema's component: what is sent is a Body."""
-    name = (schema if isinstance(schema, type) else type(schema)).__name__
-    return f"{name.removesuffix('Schema')}Body" if name.endswith("Schema") else str(name)
+    return document_name(schema if isinstance(schema, type) else type(schema))
 
 
 def describe(app: web.Application) -> bytes:
-    """Give the document on all routes of `app` that declare what they do, as JSON."""
+    """Build the document of all routes of `app` that have an `@operation`, as JSON."""
     document = APISpec(
         title="vpt",
         version=__version__,
@@ -202,7 +214,7 @@ def describe(app: web.Application) -> bytes:
 
 
 def undeclared(app: web.Application) -> list[str]:
-    """Give the routes of our own that the document is silent about."""
+    """Return our own routes that are missing in the document."""
     known = {(path, method) for path, method, *_ in _declared(app)}
     return [
         f"{route.method} {route.resource.canonical}"
@@ -238,19 +250,19 @@ class _Described:
 
     def as_operation(self) -> Json:
         summary, _, more = (self.handler.__doc__ or "").partition("\n")
-        told: Json = {
+        described: Json = {
             "operationId": self.handler.__name__,
             "summary": summary.strip(),
             "tags": [_tag(self.path)],
             "security": self._security(),
             "parameters": [*self._path_parameters(), *self._parameters()],
-            "responses": {**self._answers(), **self._refusals()},
+            "responses": {**self._successes(), **self._refusals()},
         }
         if more.strip():
-            told["description"] = " ".join(more.split())
+            described["description"] = " ".join(more.split())
         if self.declared.body is not None:
-            told["requestBody"] = self._body(self.declared.body)
-        return told
+            described["requestBody"] = self._body(self.declared.body)
+        return described
 
     def _security(self) -> list[dict[str, list[str]]]:
         ways = self.declared.credentials
@@ -265,7 +277,9 @@ class _Described:
                 "name": name,
                 "in": "path",
                 "required": True,
-                "description": "Of which one." if name == "id" else f"Its {name}.",
+                "description": "The id of the resource."
+                if name == "id"
+                else _PATH_PARAMETERS[name],
                 "schema": _ID if name == "id" else {"type": "string", "minLength": 1},
             }
 
@@ -278,18 +292,20 @@ class _Described:
         needed = any(field.required for field in schema.fields.values())
         return {"required": needed, "content": {JSON: {"schema": schema}}}
 
-    def _answers(self) -> Json:
-        return {str(status): _answer(status, one) for status, one in self.declared.answers.items()}
+    def _successes(self) -> Json:
+        return {
+            str(status): _success(status, spec) for status, spec in self.declared.responses.items()
+        }
 
     def _refusals(self) -> Json:
         by_status: dict[int, list[type[VptError]]] = {}
         for error in dict.fromkeys(self._errors()):
-            if error.status not in self.declared.answers:
+            if error.status not in self.declared.responses:
                 by_status.setdefault(error.status, []).append(error)
         return {str(status): self._shared(by_status[status]) for status in sorted(by_status)}
 
     def _shared(self, errors: list[type[VptError]]) -> str:
-        """Name the one description of this refusal, which many routes have."""
+        """Return the name of the component for these errors, which many routes share."""
         name = "-".join(error.code for error in errors)
         if name not in self.responses.responses:
             self.responses.response(name, _refusal(errors))
@@ -310,7 +326,10 @@ class _Described:
 
 
 def _parameter(param: Param, place: str) -> Json:
-    """Describe one that may be left out: an `example` beside its schema would be filled in."""
+    """Describe an optional parameter.
+
+    Its example is in the schema, since Swagger UI would fill in one that is beside it.
+    """
     examples = {} if param.example is None else {"examples": [param.example]}
     return {
         "name": param.name,
@@ -321,30 +340,30 @@ def _parameter(param: Param, place: str) -> Json:
     }
 
 
-def _answer(status: int, answer: Answer) -> Json:
-    schemas_told = [one for one in answer.content.values() if one is not None]
-    about = (schemas_told[0].__doc__ or "").strip() if schemas_told else ""
-    told: Json = {
+def _success(status: int, spec: ResponseSpec) -> Json:
+    schemas = [schema for schema in spec.content.values() if schema is not None]
+    about = (schemas[0].__doc__ or "").strip() if schemas else ""
+    described: Json = {
         "description": about or HTTPStatus(status).phrase,
-        "headers": _headers(REQUEST_ID, *answer.headers),
+        "headers": _headers(REQUEST_ID, *spec.headers),
     }
-    if answer.content:
-        told["content"] = {
+    if spec.content:
+        described["content"] = {
             kind: {"schema": {} if schema is None else schema}
-            for kind, schema in answer.content.items()
+            for kind, schema in spec.content.items()
         }
-    return told
+    return described
 
 
 def _refusal(errors: Sequence[type[VptError]]) -> Json:
-    shapes = list(dict.fromkeys(_SHAPES.get(error, answers.Error) for error in errors))
+    schemas = list(dict.fromkeys(_ERROR_SCHEMAS.get(error, ErrorResponse) for error in errors))
     waits = (hdrs.RETRY_AFTER,) if issubclass(errors[0], UnavailableError) else ()
     return {
         "description": " ".join(f"{_sentence(error).rstrip('.')}." for error in errors),
         "headers": _headers(REQUEST_ID, *waits),
         "content": {
             JSON: {
-                "schema": shapes[0] if len(shapes) == 1 else {"anyOf": shapes},
+                "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
                 "examples": {error.code: {"value": _example(error)} for error in errors},
             }
         },
@@ -352,8 +371,8 @@ def _refusal(errors: Sequence[type[VptError]]) -> Json:
 
 
 def _example(error: type[VptError]) -> Any:
-    shape = _SHAPES.get(error)
-    return shape.example if shape else {"error": _sentence(error), "code": error.code}
+    schema = _ERROR_SCHEMAS.get(error)
+    return schema.example if schema else {"error": _sentence(error), "code": error.code}
 
 
 def _sentence(error: type[VptError]) -> str:

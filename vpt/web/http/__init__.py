@@ -1,1 +1,1 @@
-"""What every route shares: who asks, what a request holds, how an answer is made."""
+"""What all routes share: access, parameters, reading requests and building responses."""

@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same request sent again starts nothing and gets the first one's answer."""
+"""Idempotency-Key: a repeated request starts nothing and gets the response of the first."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ LONGEST_KEY = 200
 
 def _read_key(key: str) -> str:
     if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
-        raise BadRequestError(f"{IDEMPOTENCY_KEY.name} is 1 to {LONGEST_KEY} printable characters.")
+        raise BadRequestError(
+            f"{IDEMPOTENCY_KEY.name} must be 1 to {LONGEST_KEY} printable characters."
+        )
     return key
 
 
 IDEMPOTENCY_KEY = Param(
     "Idempotency-Key",
-    "The same key with the same body within 24 hours starts nothing and is answered as the first.",
+    "A request with the same key and body within 24 hours starts nothing and gets the response of"
+    " the first; a client that retries sends the same key again.",
     {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
     _read_key,
     example="nightly-2026-01-31",
@@ -37,8 +40,8 @@ IDEMPOTENCY_KEY = Param(
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
-    """What a key is one of: no two requests with equal names are under way at once."""
+class _Scope:
+    """Where a key is unique: requests of equal scope are handled one after another."""
 
     user_id: str
     method: str
@@ -46,8 +49,8 @@ class _Name:
     key: str
 
 
-#: Requests with equal keys go one after another, so that the later ones find the first one's row.
-_turns: weakref.WeakValueDictionary[_Name, asyncio.Lock] = weakref.WeakValueDictionary()
+#: One lock for each scope in use, so that a repeated request finds the row of the first.
+_locks: weakref.WeakValueDictionary[_Scope, asyncio.Lock] = weakref.WeakValueDictionary()
 
 
 async def once(
@@ -57,19 +60,18 @@ async def once(
 ) -> web.Response:
     """Answer by `start`, or by `again` with the id of what an equal request started before.
 
-    `start` must store the key together with what it starts, so that neither is without the other;
-    a refused request leaves no key. All other checks belong into `start`: what an equal request
-    started is told even when the same would be refused today. Raises KeyReusedError for a key
+    `start` must store the key in the transaction that stores what it starts; a refused request
+    stores no key. All other checks belong into `start`: a repeated request gets the response of
+    the first even when a new one would be refused now. Raises KeyReusedError when the key was used
     with another body.
     """
-    name = _name_of(request)
-    if name is None:
+    scope = _scope_of(request)
+    if scope is None:
         return await start(None)
-    turn = _turns.setdefault(name, asyncio.Lock())
-    async with turn:
-        row = await request.app[DB].row("known_request", **asdict(name))
+    async with _locks.setdefault(scope, asyncio.Lock()):
+        row = await request.app[DB].row("known_request", **asdict(scope))
         if row is None:
-            return await _start_first(request, name, start)
+            return await _start_first(request, scope, start)
     if row["body_hash"] != await _body_hash(request):
         raise KeyReusedError
     return await again(row["execution_id"])
@@ -77,21 +79,21 @@ async def once(
 
 async def _start_first(
     request: web.Request,
-    name: _Name,
+    scope: _Scope,
     start: Callable[[RequestKey | None], Awaitable[web.Response]],
 ) -> web.Response:
     try:
         body_hash = await _body_hash(request)
-    except BadRequestError:  # `start` refuses it, after what it has to check before a body
+    except BadRequestError:  # `start` refuses it, after its checks that come before the body
         return await start(None)
-    return await start(RequestKey(**asdict(name), body_hash=body_hash))
+    return await start(RequestKey(**asdict(scope), body_hash=body_hash))
 
 
-def _name_of(request: web.Request) -> _Name | None:
+def _scope_of(request: web.Request) -> _Scope | None:
     key = IDEMPOTENCY_KEY.of(request.headers)
     if key is None:
         return None
-    return _Name(user_of(request).user_id, request.method, request.path, key)
+    return _Scope(user_of(request).user_id, request.method, request.path, key)
 
 
 async def _body_hash(request: web.Request) -> bytes:

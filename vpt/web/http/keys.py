@@ -1,51 +1,30 @@
-"""What the application and a request carry, by typed keys."""
+"""The typed keys under which the application and a request hold their parts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 
+from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.events import Events
 from vpt.measures import LabelledHistograms
-from vpt.model import Role
 from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
 from vpt.store.db import Database
-from vpt.store.tokens import Tokens
-
-if TYPE_CHECKING:
-    from vpt.actors.lab import Lab
-    from vpt.web.http.supabase import Supabase
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who asks; `expires_at` is in seconds since the epoch, None when the token never ends.
-
-    With role host, `user_id` is the id of the host that the token speaks for. A token that can be
-    revoked has an id.
-    """
-
-    user_id: str
-    role: Role
-    expires_at: float | None
-    token_id: str | None = None
-
+from vpt.store.tokens import Tokens, User
+from vpt.web.http.supabase import Supabase
 
 CONFIG = web.AppKey("config", Config)
 DB = web.AppKey("db", Database)
-LAB: web.AppKey[Lab] = web.AppKey("lab")
+LAB = web.AppKey("lab", Lab)
 ARTIFACTS = web.AppKey("artifacts", Artifacts)
 EVENTS = web.AppKey("events", Events)
-#: Seconds that requests took, by method, route and status.
+#: How long requests took in seconds, by method, route and status.
 REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
 AUDIT = web.AppKey("audit", Audit)
-#: Set where people of a Supabase project may sign in.
-SUPABASE: web.AppKey[Supabase] = web.AppKey("supabase")
+#: Set only where users of a Supabase project may sign in.
+SUPABASE = web.AppKey("supabase", Supabase)
 
 #: Set by the middleware on every route that needs a user; `auth.user_of` reads it.
 USER = web.RequestKey("user", User)

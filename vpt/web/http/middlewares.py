@@ -1,6 +1,6 @@
-"""The one middleware: request id, who may, errors as JSON, and a line in the log.
+"""The one middleware: request id, access, errors as JSON, audit, and a line in the log.
 
-It is one and not four because each costs every request.
+It is one and not five because each middleware costs time at every request.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ JSON_HEADERS = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
 MOST_FIELDS = 100
 LONGEST_PATH = 500
 
-#: Ids need to differ, not to be secret: a call of the system for each would cost 3 % of a request.
+#: Request ids must differ, not be secret: a system call for each would cost 3 % of a request.
 _FIRST, _numbers = secrets.token_hex(4), count(1)
 _READS = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
-#: What hosts say twice a minute, some of them with an admin's token.
-_BEATS = frozenset(("/api/hosts/{id}/heartbeat", "/server/system/ping"))
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+#: Not audited: hosts send these twice a minute, some of them with an admin's token.
+_HEARTBEATS = frozenset(("/api/hosts/{id}/heartbeat", "/server/system/ping"))
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _CODES = {
     400: "bad_request",
     403: "forbidden",
@@ -46,14 +46,14 @@ _CODES = {
 }
 _SENTENCES = {
     404: "There is no such route.",
-    405: "This route does not know this method.",
+    405: "This route does not support this method.",
     413: "The body is too large.",
 }
 
 
 @web.middleware
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who may, answer errors in the contract's form, and log one line."""
+    """Check access, turn errors into JSON responses, note writes in the audit, log one line."""
     began = perf_counter()
     request_id = _request_id(request)
     bind_contextvars(request_id=request_id)
@@ -75,9 +75,9 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _audit(request: web.Request, request_id: str, status: int) -> None:
-    """Keep who wanted to change something; whoever is no user is no user's business."""
+    """Note in the audit a request of a user that could have changed something."""
     user, route = request.get(USER), _route_of(request)
-    if user is None or route in _BEATS:
+    if user is None or route in _HEARTBEATS:
         return
     request.app[AUDIT].note(
         Entry(
@@ -95,12 +95,12 @@ def _audit(request: web.Request, request_id: str, status: int) -> None:
 
 
 def _method_of(request: web.Request) -> str:
-    """Give the method; whatever a client makes up is one and the same."""
+    """Return the method, or `other` for one that is not of HTTP, so that labels stay few."""
     return request.method if request.method in hdrs.METH_ALL else "other"
 
 
 def _route_of(request: web.Request) -> str:
-    """Give the route's template: paths have ids in them, and are as many as clients like."""
+    """Return the template of the route, since paths with ids would be labels without end."""
     resource = request.match_info.route.resource
     return "none" if resource is None else resource.canonical
 
@@ -118,21 +118,23 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return _http_error(error)
     except Exception as error:
-        if _client_went(request, error):
+        if _disconnected(request, error):
             return web.Response(status=400)
         log.exception("request_failed", method=request.method, path=request.path)
-        return error_response(VptError("The server made a mistake; its log says more."))
+        return error_response(
+            VptError("Internal error of the server: its log has the details, by the X-Request-ID.")
+        )
 
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get(REQUEST_ID)
-    if given is not None and _SANE_ID.fullmatch(given):
+    if given is not None and _GOOD_ID.fullmatch(given):
         return given
     return f"{_FIRST}{next(_numbers):08x}"
 
 
 def error_response(error: VptError) -> web.Response:
-    """Give the error as the contract has it: `{"error", "code"}`, or `{"errors"}` of fields."""
+    """Return the response of an error: `{"error", "code"}`, or `{"errors"}` by field."""
     headers = dict(JSON_HEADERS)
     if error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
@@ -157,7 +159,7 @@ def _http_error(error: web.HTTPException) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=error.status, headers=headers)
 
 
-def _client_went(request: web.Request, error: Exception) -> bool:
-    """True when the connection broke under the handler: nobody is there to be answered."""
+def _disconnected(request: web.Request, error: Exception) -> bool:
+    """Return whether the connection broke during the handler, so that no response can be sent."""
     transport = request.transport
     return isinstance(error, ConnectionError) and (transport is None or transport.is_closing())

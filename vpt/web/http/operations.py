@@ -1,7 +1,7 @@
-"""Operations: what a route takes, answers and refuses, said once, at its handler.
+"""The parameters, body, responses and errors of a route, declared once, at its handler.
 
-A handler reads its body and its query by what it declares here, and `openapi.py` describes it by
-the same.
+The handler reads its body and its query as it declares them here, and `openapi.py` describes the
+route from the same declaration.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from marshmallow import fields as f
 from vpt.errors import VptError
 from vpt.web.http.params import CURSOR, LIMIT, Page, Param
 from vpt.web.http.requests import load_body
-from vpt.web.schemas.answers import Shown
+from vpt.web.schemas.response import ResponseSchema
 
-#: Ways to show who one is, by their names in the document; NOBODY: it may be left out.
+#: Kinds of credentials, by their names in the document; NOBODY: none is needed.
 USER, HOST_TOKEN, HOST_BASIC, NOBODY = "user", "host_token", "host_basic", ""
 METRICS_TOKEN, SIGNED_LINK = "metrics_token", "signed_link"
 HOST = (HOST_TOKEN, HOST_BASIC)
@@ -32,22 +32,22 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What comes back when all went well: for each type of content its schema, where it has one."""
+class ResponseSpec:
+    """A successful response: each content type with its schema, if it has one, and headers."""
 
     content: Mapping[str, type[Schema] | None]
     headers: tuple[str, ...] = ()
 
 
-#: What who names the ETag it has in If-None-Match is answered, where that is the present one.
-UNCHANGED = {304: Answer({}, headers=(hdrs.ETAG,))}
+#: The 304 for a client whose If-None-Match names the current ETag.
+UNCHANGED = {304: ResponseSpec({}, headers=(hdrs.ETAG,))}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route takes, answers and refuses, beside what all routes refuse."""
+    """The declaration of a route, without the errors that every route has."""
 
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, ResponseSpec]
     query: tuple[Param, ...]
     headers: tuple[Param, ...]
     body: Schema | None
@@ -56,33 +56,35 @@ class Operation:
     filters: tuple[Param, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Keep the query without what pages a list: that is what handlers ask for."""
+        """Keep the query parameters other than `limit` and `cursor`, which `page_of` reads."""
         filters = tuple(param for param in self.query if param not in (LIMIT, CURSOR))
         object.__setattr__(self, "filters", filters)
 
 
 def operation(
-    answer: Answer | type[Schema] | None = None,
+    response: ResponseSpec | type[Schema] | None = None,
     status: int = 200,
     *,
     lists: type[Schema] | None = None,
-    also: Mapping[int, Answer] | None = None,
+    also: Mapping[int, ResponseSpec] | None = None,
     query: Sequence[Param] = (),
     headers: Sequence[Param] = (),
     body: Schema | None = None,
     refuses: Sequence[type[VptError]] = (),
     credentials: Sequence[str] | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Declare a route: it answers `status` with `answer`, or with pages of what it `lists`.
+    """Declare a route that answers `status` with `response`, or with pages of what it `lists`.
 
-    `body` is what `body_of` loads, `query` what `query_of` reads. Only what is special is to be
-    said: who may call, what is wrong with a body or a query, and 401, 403, 404 of an id in the
-    path, 500 and 503 go without saying. `credentials`: how one shows who one is, where that is
-    not as the route's access says.
+    `body_of` loads `body`, `query_of` reads `query`. `refuses` names the errors of this route only:
+    those of a wrong body or query, and 401, 403, 404 of an id in the path, 500 and 503 are added by
+    the document. `credentials` is set where they differ from those that the access implies.
     """
     paging = () if lists is None else (LIMIT, CURSOR)
     declared = Operation(
-        answers={status: _answer(answer if lists is None else page_schema(lists)), **(also or {})},
+        responses={
+            status: _spec(response if lists is None else page_schema(lists)),
+            **(also or {}),
+        },
         query=(*paging, *query),
         headers=tuple(headers),
         body=body,
@@ -97,28 +99,33 @@ def operation(
     return mark
 
 
-def _answer(answer: Answer | type[Schema] | None) -> Answer:
-    if isinstance(answer, Answer):
-        return answer
-    return Answer({} if answer is None else {JSON: answer})
+def _spec(response: ResponseSpec | type[Schema] | None) -> ResponseSpec:
+    if isinstance(response, ResponseSpec):
+        return response
+    return ResponseSpec({} if response is None else {JSON: response})
+
+
+def document_name(schema: type[Schema]) -> str:
+    """Return the name of a schema in the OpenAPI document."""
+    return schema.__name__.removesuffix("Response")
 
 
 @cache
 def page_schema(item: type[Schema]) -> type[Schema]:
-    """Give the schema of a page of such items."""
+    """Return the schema of a page of a list of such items."""
     fields: dict[str, f.Field[Any]] = {
         "items": f.List(f.Nested(item), required=True),
         "next_cursor": f.String(
             required=True,
             allow_none=True,
-            metadata={"description": "The `cursor` of the next page; null on the last."},
+            metadata={"description": "The `cursor` of the next page; null on the last page."},
         ),
     }
-    return Shown.from_dict(fields, name=f"{item.__name__}Page")
+    return ResponseSchema.from_dict(fields, name=f"{document_name(item)}Page")
 
 
 def operation_of(handler: Any) -> Operation | None:
-    """Give what the handler declares, None when it declares nothing."""
+    """Return what the handler declares, None when it declares nothing."""
     declared: Operation | None = getattr(handler, _MARK, None)
     return declared
 
@@ -128,7 +135,7 @@ def _declared(request: web.Request) -> Operation:
 
 
 async def body_of(request: web.Request) -> Any:
-    """Give what the declared schema makes of the body; raises as `load_body` does."""
+    """Return the body as the declared schema loads it; raises as `load_body` does."""
     schema = _declared(request).body
     if schema is None:
         raise TypeError("the handler declares no body")
@@ -136,10 +143,10 @@ async def body_of(request: web.Request) -> Any:
 
 
 def query_of(request: web.Request) -> dict[str, Any]:
-    """Give each declared parameter of the query by its name; raises BadRequestError."""
+    """Return the declared query parameters by name; raises BadRequestError."""
     return {param.name: param.of(request.query) for param in _declared(request).filters}
 
 
 def page_of(request: web.Request) -> Page:
-    """Give the page that `limit` and `cursor` ask for; raises BadRequestError."""
+    """Return the page that `limit` and `cursor` ask for; raises BadRequestError."""
     return Page(LIMIT.of(request.query), *CURSOR.of(request.query))

@@ -1,4 +1,4 @@
-"""Parameters of the query and of headers: each is read and described by the one value."""
+"""Parameters of the query and of headers: one object both reads and describes each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from aiohttp import hdrs
 from vpt.errors import BadRequestError
 from vpt.model import Json
 
+#: Items of a page.
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-MAX_WAIT = 60.0
-LONGEST_TEXT = 200
-LONGEST_CURSOR = 1024
+MAX_WAIT = 60.0  # seconds
+#: Characters.
+LONGEST_TEXT, LONGEST_CURSOR = 200, 1024
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
@@ -29,22 +30,22 @@ _ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a list: `limit` items older than the one that `before_at`, `before_id` name."""
+    """A part of a list: `limit` items older than the one at `before_at` with `before_id`."""
 
     limit: int
     before_at: datetime | None = None
     before_id: str | None = None
 
     def args(self) -> dict[str, Any]:
-        """Give a query's `limit, before_at, before_id`; one row more tells of a next page."""
+        """Return the arguments of the statement; one row more than `limit` means a next page."""
         return {"limit": self.limit + 1, "before_at": self.before_at, "before_id": self.before_id}
 
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter: `read` makes its value out of what was sent or raises BadRequestError.
+    """A parameter: `read` converts what was sent, or raises BadRequestError.
 
-    `schema` is what JSON Schema says of it, `absent` the value when it was not sent.
+    `schema` describes it as JSON Schema, `absent` is its value when it was not sent.
     """
 
     name: str
@@ -55,27 +56,27 @@ class Param:
     example: Any = None
 
     def of(self, sent: Mapping[str, str]) -> Any:
-        """Give its value in what was sent."""
+        """Return its value among the parameters that were sent."""
         value = sent.get(self.name)
         return self.absent if value is None else self.read(value)
 
 
 def text(name: str, about: str, *, example: str | None = None) -> Param:
-    """Take a filter; an empty one is none."""
+    """Build a filter by a text; an empty one counts as absent."""
 
     def read(value: str) -> str | None:
-        return _sane(name, value) or None
+        return _checked(name, value) or None
 
     return Param(name, about, {"type": "string", "maxLength": LONGEST_TEXT}, read, example=example)
 
 
 def choice(name: str, about: str, choices: type[StrEnum]) -> Param:
-    """Take a filter that is one of `choices`; an empty one is none."""
+    """Build a filter by one of `choices`; an empty one counts as absent."""
     values = [item.value for item in choices]
 
     def read(value: str) -> str | None:
         if value not in ("", *values):
-            raise BadRequestError(f"`{name}` is one of {', '.join(values)}.")
+            raise BadRequestError(f"`{name}` must be one of {', '.join(values)}.")
         return value or None
 
     schema = {"type": "string", "enum": [*values, ""]}
@@ -83,27 +84,27 @@ def choice(name: str, about: str, choices: type[StrEnum]) -> Param:
 
 
 def moment(name: str, about: str) -> Param:
-    """Take a moment (ISO 8601, UTC where it names no zone); an empty one is none."""
+    """Build a filter by time (ISO 8601, UTC without a zone); an empty one counts as absent."""
 
     def read(value: str) -> datetime | None:
-        if not _sane(name, value):
+        if not _checked(name, value):
             return None
         try:
             moment = datetime.fromisoformat(value)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError) as error:
-            raise BadRequestError(f"`{name}` is not a time in ISO 8601.") from error
+            raise BadRequestError(f"`{name}` must be a time in ISO 8601.") from error
 
     schema = {"type": "string", "anyOf": [{"format": "date-time"}, {"maxLength": 0}]}
     return Param(name, about, schema, read, example="2026-01-31T12:00:00Z")
 
 
 def number(name: str, about: str, *, lowest: int, highest: int, absent: int | None = None) -> Param:
-    """Take a whole number."""
+    """Build a parameter for a whole number."""
 
     def read(value: str) -> int:
         if not _WHOLE.fullmatch(value) or not lowest <= int(value) <= highest:
-            raise BadRequestError(f"`{name}` is a whole number from {lowest} to {highest}.")
+            raise BadRequestError(f"`{name}` must be a whole number from {lowest} to {highest}.")
         return int(value)
 
     schema: Json = {"type": "integer", "minimum": lowest, "maximum": highest}
@@ -112,9 +113,9 @@ def number(name: str, about: str, *, lowest: int, highest: int, absent: int | No
     return Param(name, about, schema, read, absent)
 
 
-def _sane(name: str, value: str) -> str:
+def _checked(name: str, value: str) -> str:
     if len(value) > LONGEST_TEXT or not value.isprintable():
-        raise BadRequestError(f"`{name}` makes no sense.")
+        raise BadRequestError(f"`{name}` must be at most {LONGEST_TEXT} printable characters.")
     return value
 
 
@@ -124,12 +125,12 @@ def _read_wait(value: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_WAIT:
-        raise BadRequestError(f"`wait` is a number of seconds from 0 to {MAX_WAIT:.0f}.")
+        raise BadRequestError(f"`wait` must be a number of seconds from 0 to {MAX_WAIT:.0f}.")
     return seconds
 
 
 def make_cursor(created_at: datetime, row_id: str) -> str:
-    """Name the last item of a page."""
+    """Return the `cursor` of the page after the one whose last item this is."""
     microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
     return base64.urlsafe_b64encode(f"{microseconds} {row_id}".encode()).decode().rstrip("=")
 
@@ -144,23 +145,27 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
         if not 0 <= microseconds <= _LAST_MICROSECOND or not before_id.isprintable():
             raise ValueError(cursor)  # noqa: TRY301
     except (ValueError, binascii.Error) as error:
-        raise BadRequestError("`cursor` is none that a list gave.") from error
+        raise BadRequestError("`cursor` was not returned by a list.") from error
     return _EPOCH + timedelta(microseconds=microseconds), before_id
 
 
 LIMIT = number(
-    "limit", "How many items at most.", lowest=1, highest=MAX_LIMIT, absent=DEFAULT_LIMIT
+    "limit",
+    "The largest number of items to return.",
+    lowest=1,
+    highest=MAX_LIMIT,
+    absent=DEFAULT_LIMIT,
 )
 CURSOR = Param(
     "cursor",
-    "Where the page begins: the `next_cursor` of the page before.",
+    "Where the page begins: the `next_cursor` of the previous page.",
     {"type": "string", "maxLength": LONGEST_CURSOR},
     _read_cursor,
     (None, None),
 )
 WAIT = Param(
     "wait",
-    "Seconds to wait at most until it is final; then the answer comes as it is.",
+    "Seconds to wait for the final status; after that the response has the current one.",
     {"type": "number", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
     _read_wait,
     0.0,
@@ -169,12 +174,12 @@ WAIT = Param(
 
 
 def etag(version: int) -> str:
-    """Give the ETag of a version."""
+    """Return the ETag of a version."""
     return f'"{version}"'
 
 
 def _read_versions(header: str) -> list[int] | None:
-    """Give the versions that If-Match allows, None for any; a weak one never matches."""
+    """Return the versions that If-Match allows, None for any; a weak ETag never matches."""
     if header.strip() == "*":
         return None
     return [int(version) for version in _ETAG.findall(header.strip())]
@@ -182,7 +187,7 @@ def _read_versions(header: str) -> list[int] | None:
 
 IF_MATCH = Param(
     hdrs.IF_MATCH,
-    "The ETag of what you read: 412 when somebody changed it since.",
+    "The ETag that you read: 412 when the object was changed since then.",
     {"type": "string"},
     _read_versions,
     example='"1"',

@@ -1,4 +1,4 @@
-"""What comes in and goes out: strict bodies, pages, JSON answers."""
+"""Reading request bodies strictly, and building JSON responses and pages of lists."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import orjson
 from aiohttp import hdrs, http_exceptions, web
 from marshmallow import Schema, ValidationError
 
+from vpt.bounds import LONGEST_ID
 from vpt.errors import (
     BadRequestError,
     InvalidError,
@@ -25,16 +26,16 @@ from vpt.model import Json
 from vpt.web.http.middlewares import JSON_HEADERS
 from vpt.web.http.params import Page, make_cursor
 
-MAX_DEPTH = 50
+MAX_DEPTH = 50  # of nested arrays and objects
+#: Bytes above which a body is parsed in a thread, since that would hold up the event loop.
 LONG_BODY = 256 * 1024
-BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0
-LONGEST_ID = 200
-#: Bytes of long bodies that all requests together may hold; who comes then is told to come again.
+BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0  # seconds
+#: Bytes of long bodies that all requests together may hold; more is refused with 503.
 MOST_HELD = 256 * 2**20
 
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-#: Makes every digit a 0: to look for 19 of those is 20 times as fast as a regular expression.
+#: Translates every digit to 0: searching for 19 zeros is 20 times as fast as a regular expression.
 _DIGITS = bytes(ord("0" if chr(byte) in "0123456789" else " ") for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
@@ -48,7 +49,7 @@ class SlowBodyError(VptError):
 
 
 async def load_body(request: web.Request, schema: Schema) -> Any:
-    """Give what `schema` makes of the body; an empty body is `{}`.
+    """Return the body as `schema` loads it; an empty body is `{}`.
 
     Raises BadRequestError (not JSON, not an object, NUL, NaN, too deep, numbers beyond 64 bits),
     InvalidError (the schema's messages), TooLargeError. Long bodies are read in a thread.
@@ -57,7 +58,7 @@ async def load_body(request: web.Request, schema: Schema) -> Any:
 
 
 async def read_as(request: web.Request, make: Callable[[Json], Made]) -> Made:
-    """Give what `make` makes of the object that the body is. Raises as `load_body` does."""
+    """Return what `make` builds from the body's object; raises as `load_body` does."""
 
     def work(body: bytes) -> Made:
         return make(parse(body))
@@ -67,17 +68,17 @@ async def read_as(request: web.Request, make: Callable[[Json], Made]) -> Made:
 
 
 async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], most: int) -> Made:
-    """Give what `make` makes of a body of at most `most` bytes, which may hold any text.
+    """Return what `make` builds from a body of at most `most` bytes, which may hold any text.
 
-    It holds what programs wrote, so NUL and lone surrogates are for `make` to deal with. Raises
-    BadRequestError, TooLargeError, and what `make` raises.
+    The text is output of programs, so NUL and lone surrogates are allowed and left to `make`.
+    Raises BadRequestError, TooLargeError, UnavailableError, and what `make` raises.
     """
     body = await _read_long(request, most)
     return await asyncio.to_thread(lambda: make(_parse_any_text(body)))
 
 
 async def _read_long(request: web.Request, most: int) -> bytes:
-    _refuse_packed(request)
+    _refuse_compressed(request)
     if (request.content_length or 0) > most:
         raise TooLargeError
     chunks, size = [], 0
@@ -92,26 +93,31 @@ async def _read_long(request: web.Request, most: int) -> bytes:
     except TimeoutError as error:
         raise SlowBodyError from error
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
-        raise BadRequestError("The body is broken.") from error
+        raise BadRequestError(
+            "The body could not be read: it is malformed or ended too early."
+        ) from error
     finally:
         _held.drop(size)
     return b"".join(chunks)
 
 
 class _Held:
-    """How much of long bodies has come and is not whole yet."""
+    """Bytes of long bodies that are being received."""
 
     def __init__(self) -> None:
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Hold more; UnavailableError when that is too much."""
+        """Count more bytes; UnavailableError when they are too many."""
         self.size += size
         if self.size > MOST_HELD:
-            raise UnavailableError("Too many long bodies at once.", retry_after=5)
+            raise UnavailableError(
+                "Too many long bodies are being received at once: try again in a moment.",
+                retry_after=5,
+            )
 
     def drop(self, size: int) -> None:
-        """Hold so much less."""
+        """Count fewer bytes."""
         self.size -= size
 
 
@@ -132,7 +138,7 @@ def _parse_any_text(body: bytes) -> Json:
 
 
 async def read_json(request: web.Request) -> Json:
-    """Give the body as an object; an empty body is `{}`. Raises as `load_body` does."""
+    """Return the body as an object; an empty body is `{}`. Raises as `load_body` does."""
     value: Json = await _in_thread_if_long(await _read(request), parse)
     return value
 
@@ -144,23 +150,25 @@ async def _in_thread_if_long(body: bytes, work: Any) -> Any:
 
 
 async def _read(request: web.Request) -> bytes:
-    _refuse_packed(request)
+    _refuse_compressed(request)
     if (request.content_length or 0) > request.client_max_size:
         raise TooLargeError
     try:
-        if request.content.is_eof():  # it came with the head: nothing to wait for
+        if request.content.is_eof():  # it arrived with the headers: nothing to wait for
             return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError as error:
         raise SlowBodyError from error
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
-        raise BadRequestError("The body is broken.") from error
+        raise BadRequestError(
+            "The body could not be read: it is malformed or ended too early."
+        ) from error
 
 
-def _refuse_packed(request: web.Request) -> None:
+def _refuse_compressed(request: web.Request) -> None:
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise BadRequestError("The body is compressed: send it as it is.")
+        raise BadRequestError("The body is compressed: send it uncompressed.")
 
 
 def _load(schema: Schema, body: bytes) -> Any:
@@ -171,7 +179,7 @@ def _load(schema: Schema, body: bytes) -> Any:
 
 
 def parse(body: bytes) -> Json:
-    """Read a JSON object strictly; raises BadRequestError that says what is wrong."""
+    """Parse a JSON object strictly; raises BadRequestError that says what is wrong."""
     try:
         value = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
@@ -202,7 +210,7 @@ def _refuse_deep(body: bytes, value: Json) -> None:
 
 
 def _refuse_huge_numbers(body: bytes) -> None:
-    """A whole number beyond 64 bits would silently become another one."""
+    """Refuse whole numbers beyond 64 bits, which would silently lose precision."""
     if _LONG_NUMBER in body.translate(_DIGITS):
         json.loads(body, parse_int=_whole)
 
@@ -215,7 +223,7 @@ def _whole(digits: str) -> int:
 
 
 def path_id(request: web.Request, name: str = "id") -> str:
-    """Give an id from the path; what can be nobody's id is NotFoundError."""
+    """Return an id of the path; NotFoundError for a text that cannot be an id."""
     value = request.match_info[name]
     if not 0 < len(value) <= LONGEST_ID or not value.isprintable():
         raise NotFoundError
@@ -225,7 +233,7 @@ def path_id(request: web.Request, name: str = "id") -> str:
 def list_response(rows: Sequence[Any], page: Page) -> web.Response:
     """Answer with a page whose rows have `item` (JSON as text), `created_at` and `id`.
 
-    `rows` come from a query that was given `page.args()`.
+    `rows` come from a statement that was given `page.args()`.
     """
     shown = rows[: page.limit]
     cursor = "null"
@@ -245,7 +253,7 @@ def page_response(row: Any) -> web.Response:
 
 
 def json_text(text: str, status: int = 200, etag: str | None = None) -> web.Response:
-    """Answer with JSON that is text already, as the database builds it."""
+    """Answer with JSON text, as the database builds it."""
     response = web.Response(body=text.encode(), status=status, headers=JSON_HEADERS)
     if etag is not None:
         response.headers[hdrs.ETAG] = etag
@@ -253,7 +261,7 @@ def json_text(text: str, status: int = 200, etag: str | None = None) -> web.Resp
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
-    """Answer with `value` as JSON; datetimes in UTC with Z."""
+    """Answer with `value` as JSON; times are in UTC with Z."""
     option = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
     return web.Response(
         body=orjson.dumps(value, option=option), status=status, headers=JSON_HEADERS
@@ -266,7 +274,7 @@ def no_content() -> web.Response:
 
 
 def found(value: Any) -> Any:
-    """Give `value`, NotFoundError when it is None."""
+    """Return `value`; NotFoundError when it is None."""
     if value is None:
         raise NotFoundError
     return value

@@ -1,4 +1,4 @@
-"""Speakers: who speaks for a host, by which credential, from where."""
+"""The credentials of hosts: what a request proves, and for which host it may speak."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """How a host proved that it may speak, and for whom: None means for any host."""
+    """The credential of a request by a host; `host_id` None: it is valid for any host."""
 
     credential: Credential
     host_id: str | None = None
 
     def speaks_for(self, host_id: str) -> None:
-        """Raise ForbiddenError when its credential is another host's."""
+        """Raise ForbiddenError when the credential belongs to another host."""
         if self.host_id not in (None, host_id):
-            raise ForbiddenError("This token speaks for another host.")
+            raise ForbiddenError("This token belongs to another host.")
 
 
 async def speaker_of(request: web.Request) -> Speaker:
-    """Judge a host's credential: NoTokenError, InvalidTokenError, or what it is worth."""
+    """Return what the credential of a host proves; raises NoTokenError or InvalidTokenError."""
     header = request.headers.get(hdrs.AUTHORIZATION)
     if header is None:
         return _without_credential(request)
@@ -55,19 +55,19 @@ async def speaker_of(request: web.Request) -> Speaker:
 
 
 def peer_of(request: web.Request) -> str:
-    """Give the address at the other end of the socket, whatever headers say; "" without one."""
+    """Return the address of the TCP peer, whatever headers claim; "" when there is none."""
     peername = request.transport.get_extra_info("peername") if request.transport else None
     return str(peername[0]) if isinstance(peername, tuple) else ""
 
 
 def require_json(request: web.Request) -> None:
-    """Refuse what a form of a foreign page could send."""
+    """Refuse a body that is not declared as JSON, as a form of a foreign web page would send it."""
     if request.content_type != "application/json":
         raise BadRequestError("Send the body as Content-Type: application/json.")
 
 
 def asked_to_register(handler: Handler) -> Handler:
-    """Answer a host that is not registered in the words which make it register again."""
+    """Wrap a handler so that a host that is not registered gets the answer to register again."""
 
     @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -87,13 +87,13 @@ async def _signed(request: web.Request, token: str) -> Speaker:
     if user.role is Role.HOST:
         return Speaker(Credential.OWN, user.user_id)
     if user.role is Role.ADMIN:
-        request[USER] = user  # the audit is to know
+        request[USER] = user  # for the audit
         return Speaker(Credential.JOIN)
     raise InvalidTokenError
 
 
 def _without_credential(request: web.Request) -> Speaker:
-    """Let a peer of an open network in; a page in a browser there (it has an Origin) is no host."""
+    """Accept a peer in an open network, unless it is a browser, which sends an Origin."""
     networks = request.app[CONFIG].host_open_networks
     if hdrs.ORIGIN in request.headers or not _is_in(peer_of(request), networks):
         raise NoTokenError
@@ -106,7 +106,7 @@ def _is_in(peer: str, networks: tuple[Network, ...]) -> bool:
 
 
 def _presented(header: str) -> str:
-    """Give the token of an Authorization header; with Basic it is the password."""
+    """Return the token of an Authorization header; with Basic it is the password."""
     scheme, _, rest = header.strip().partition(" ")
     if scheme.lower() != "basic":
         token = bearer(header)

@@ -1,4 +1,4 @@
-"""Sign-in by a Supabase project: its users' tokens, checked by its secret or its public keys."""
+"""Sign-in with tokens of a Supabase project, checked by its secret or its public keys."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import structlog
 
 from vpt.errors import InvalidTokenError, UnavailableError
 from vpt.model import Role
-from vpt.web.http.auth import CACHED_TOKENS, LONGEST_TOKEN, user_id_of
-from vpt.web.http.keys import User
+from vpt.store.tokens import CACHED_TOKENS, LONGEST_TOKEN, User, user_id_of
 
 log = structlog.get_logger(__name__)
 
 AUDIENCE = "authenticated"
 _KEYS_PATH = "/auth/v1/.well-known/jwks.json"
-#: What a public key may sign with; never HS256, or the key itself would be a secret.
+#: Algorithms of public keys; never HS256, which would make the public key a shared secret.
 _PUBLIC = ("RS256", "ES256", "EdDSA")
-#: Seconds: for how long keys are taken for good, between two tries to get them, for one try.
+#: Seconds: how long fetched keys are trusted, between two fetches, and the timeout of a fetch.
 _FRESH, _PAUSE, _LIMIT = 600.0, 10.0, 5.0
 _MOST = 256 * 1024  # bytes
-#: What asking may end with; the last three are how PyJWT takes JSON that is no set of keys.
+#: How a fetch may fail; the last three are what PyJWT raises for JSON that is no key set.
 _NO_KEYS = (
     *(aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError),
     *(AttributeError, TypeError, RecursionError),
@@ -34,9 +33,9 @@ _ROLES = {role.value: role for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN)}
 
 
 class Supabase:
-    """Tells who a token of the project speaks for.
+    """Checks tokens of the project.
 
-    `url` is the project's, whose public keys are asked for; `secret` is its shared key (HS256).
+    `url` is the project's, from where public keys are fetched; `secret` is its shared key (HS256).
     """
 
     def __init__(self, url: str | None, secret: str | None) -> None:
@@ -48,13 +47,13 @@ class Supabase:
         self._known: dict[str, tuple[float, User]] = {}
 
     async def user_of(self, token: str) -> User:
-        """Give the user; InvalidTokenError, or UnavailableError when its keys cannot be had.
+        """Return the user; InvalidTokenError, or UnavailableError when the keys cannot be fetched.
 
-        The role is what `app_metadata.role` says, which users cannot edit, else viewer. Anonymous
-        users are nobody.
+        The role is that of `app_metadata.role`, which users cannot edit, else viewer. Anonymous
+        users are refused.
         """
         seen, user = self._known.get(token, (0.0, None))
-        if user is None or time.monotonic() - seen > _FRESH:  # its key may have been taken back
+        if user is None or time.monotonic() - seen > _FRESH:  # its key may have been revoked
             user = self._remember(token, await self._verified(token))
         if user.expires_at is None or user.expires_at <= time.time():
             raise InvalidTokenError
@@ -90,19 +89,21 @@ class Supabase:
         return User(user_id_of({"sub": claims["sub"]}), _role_of(claims), expires_at)
 
     async def _key(self, algorithm: str, kid: Any) -> Any:
-        """Give the key for a token that says it was signed so."""
+        """Return the key for a token with this header."""
         if algorithm == "HS256" and self._secret:
             return self._secret
         if algorithm not in _PUBLIC or self._url is None or not isinstance(kid, str):
             raise InvalidTokenError
-        if self._may_be_new(kid):  # who shows a known key never waits for a stranger's made-up one
+        if self._may_be_new(kid):  # so tokens with a known key never wait for a fetch
             async with self._turn:
                 if self._may_be_new(kid) and time.monotonic() - self._tried > _PAUSE:
                     self._tried = time.monotonic()
                     await self._fetch(self._url)
         key = self._keys.get(kid)
         if key is None and self._fetched < self._tried:
-            raise UnavailableError("The keys of the sign-in cannot be had: try again in a moment.")
+            raise UnavailableError(
+                "The public keys of the Supabase project cannot be fetched: try again in a moment."
+            )
         if key is None or key.algorithm_name != algorithm:
             raise InvalidTokenError
         return key
@@ -111,7 +112,7 @@ class Supabase:
         return kid not in self._keys or time.monotonic() - self._fetched > _FRESH
 
     async def _fetch(self, url: str) -> None:
-        """Ask for the public keys; those that are known stay when nobody answers."""
+        """Fetch the public keys; when that fails, the known ones are kept."""
         timeout = aiohttp.ClientTimeout(total=_LIMIT)
         try:
             async with (
@@ -134,7 +135,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _MOST:
-            raise ValueError("More than any project's keys.")
+            raise ValueError("The key set is too long.")
     return bytes(body)
 
 

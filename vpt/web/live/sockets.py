@@ -27,7 +27,8 @@ from socketio.exceptions import ConnectionRefusedError as RefusedError
 from socketio.packet import BINARY_ACK, BINARY_EVENT, EVENT
 from socketio.packet import Packet as SocketPacket
 
-from vpt.actors.supervisor import every
+from vpt.background import every
+from vpt.bounds import LONGEST_ID
 from vpt.errors import (
     BadRequestError,
     ConflictError,
@@ -49,9 +50,9 @@ from vpt.model import (
     TestProgress,
 )
 from vpt.store.db import Database
+from vpt.store.tokens import User
 from vpt.web.http.auth import allowed, bearer, user_of_token
-from vpt.web.http.keys import CONFIG, DB, EVENTS, TOKENS, User
-from vpt.web.http.requests import LONGEST_ID
+from vpt.web.http.keys import CONFIG, DB, EVENTS, TOKENS
 from vpt.web.live.readers import PAGE, Reader, Readers
 from vpt.web.live.replay import Kind, Present, Progress, Topic, presents, topic_of
 

@@ -1,1 +1,1 @@
-"""The shapes of bodies and answers, by resource."""
+"""The schemas of request bodies and responses, one module per resource."""

@@ -1,26 +1,38 @@
-"""What hosts say of themselves, checked; what vpt does not know is ignored, as hosts are older."""
+"""Hosts: what they send in vpt's own dialect, and what people see and change of them.
+
+Unknown fields of what hosts send are ignored, since a host may be newer than the server.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, ValidationError, validate, validates_schema
+from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
-from vpt.model import Credential, Device, Host, Json, Registration
+from vpt.bounds import LONGEST_ID, LONGEST_TIMEOUT_S, MOST_LABELS
+from vpt.model import Credential, Device, Host, HostStatus, Json, Reason, Registration
 from vpt.urls import LONGEST_URL, check_host_url
-from vpt.web.schemas.bodies import Flag, about
-
-NAME = validate.Regexp(
-    r"[A-Za-z0-9._-]{1,64}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
+from vpt.web.schemas.devices import DeviceResponse
+from vpt.web.schemas.fields import CAPABILITIES, LABEL, NAME, TAGS, Flag, Number, about, labels
+from vpt.web.schemas.response import (
+    EARLY,
+    LATE,
+    ResponseSchema,
+    flag,
+    moment,
+    number,
+    one_of,
+    text,
+    words,
 )
-#: It travels in a header, so it is visible ASCII.
+
+#: Sent in a header, so visible ASCII.
 _SECRET = validate.Regexp(r"[!-~]{32,4096}\Z", error="expected 32 to 4096 visible ASCII characters")
-LABEL = validate.Length(1, 100)
-MANY = validate.Length(max=200)
 MOST_DEVICES = 1000
-#: What a heartbeat may tell: percent, degrees Celsius, and the load of the last minute.
+#: Figures of a heartbeat, each with the field names under which hosts send it: percent, degrees
+#: Celsius, and the load of the last minute.
 STATS = {
     "cpu_percent": ("cpu_percent",),
     "memory_percent": ("memory_percent",),
@@ -30,75 +42,76 @@ STATS = {
 }
 
 
-def words(sentence: str, **kwargs: Any) -> f.List[str]:
-    """Give a field for a list of at most 200 labels."""
-    label = f.String(validate=LABEL)
-    return f.List(label, validate=MANY, metadata=about(sentence), **kwargs)
-
-
-CAPABILITIES, TAGS = "What it can do, for tests that require it.", "Words to find it by."
-
-
-class _Told(Schema):
+class _FromHost(Schema):
     class Meta:
         unknown = EXCLUDE
 
 
-class DeclaredDeviceSchema(_Told):
-    """One device of a registration."""
+class DeclaredDeviceBody(_FromHost):
+    """A device of a registration."""
 
     device_id = f.String(
-        required=True, validate=NAME, metadata=about("The host's own name for it.")
+        required=True, validate=NAME, metadata=about("The host's own name for the device.")
     )
-    name = f.String(required=True, validate=LABEL, metadata=about("What people call it."))
-    model = f.String(required=True, validate=LABEL, metadata=about("Which tests fit it."))
-    capabilities = words(CAPABILITIES, load_default=list, allow_none=True)
+    name = f.String(required=True, validate=LABEL, metadata=about("A name for people."))
+    model = f.String(
+        required=True,
+        validate=LABEL,
+        metadata=about("The model, which test cases name as `device_model`."),
+    )
+    capabilities = labels(CAPABILITIES, MOST_LABELS, load_default=list, allow_none=True)
 
 
-class ProtocolSchema(_Told):
-    """What more than the least a host can do."""
+class ProtocolBody(_FromHost):
+    """Optional parts of the protocol that the host supports."""
 
     idempotency = Flag(
         load_default=False,
-        metadata=about("It gives a repeated Idempotency-Key the first answer, over restarts too."),
+        metadata=about(
+            "It answers a repeated Idempotency-Key with the first response, even after a restart."
+        ),
     )
-    cancel = Flag(load_default=False, metadata=about("It takes POST /host/cancel."))
+    cancel = Flag(load_default=False, metadata=about("It supports POST /host/cancel."))
 
 
-class RegistrationSchema(_Told):
-    """What a host says of itself when it joins."""
+class RegistrationBody(_FromHost):
+    """A host and its devices, as the host registers them."""
 
-    host_name = f.String(required=True, validate=NAME, metadata=about("Its id from now on."))
+    host_name = f.String(
+        required=True, validate=NAME, metadata=about("The name of the host, which becomes its id.")
+    )
     host_url = f.String(
         required=True,
         validate=validate.Length(1, LONGEST_URL),
-        metadata=about("Where the server reaches it: http or https, host and port."),
+        metadata=about("The URL at which the server calls the host: http or https, host and port."),
     )
-    capabilities = words(CAPABILITIES, load_default=list, allow_none=True)
+    capabilities = labels(CAPABILITIES, MOST_LABELS, load_default=list, allow_none=True)
     hardware = f.Dict(
         keys=f.String(),
         load_default=dict,
         allow_none=True,
-        metadata=about("What people may want to know of the machine."),
+        metadata=about("Facts about the machine, for people."),
     )
     devices = f.List(
-        f.Nested(DeclaredDeviceSchema),
+        f.Nested(DeclaredDeviceBody),
         load_default=list,
         allow_none=True,
         validate=validate.Length(max=MOST_DEVICES),
-        metadata=about("What is attached to it; with none it is a device itself."),
+        metadata=about("The attached devices; a host without any counts as one device itself."),
     )
     protocol = f.Nested(
-        ProtocolSchema,
+        ProtocolBody,
         load_default=dict,
         allow_none=True,
-        metadata=about("What more than the least it can do."),
+        metadata=about("Optional parts of the protocol that the host supports."),
     )
     host_secret = f.String(
         load_default=None,
         allow_none=True,
         validate=_SECRET,
-        metadata=about("What the server shows it at each call; never read back."),
+        metadata=about(
+            "The secret that the server sends with each call to the host; never shown again."
+        ),
     )
     example: ClassVar[Json] = {
         "host_name": "pi-1",
@@ -118,8 +131,8 @@ class RegistrationSchema(_Told):
             seen.add(device["device_id"])
 
 
-class HeartbeatSchema(_Told):
-    """A sign of life; what of `system_stats` makes no sense is left out."""
+class HeartbeatBody(_FromHost):
+    """A sign of life; values of `system_stats` that are not usable numbers are ignored."""
 
     system_stats = f.Raw(
         allow_none=True,
@@ -129,7 +142,7 @@ class HeartbeatSchema(_Told):
 
 
 def registration(body: Json, *, peer: str, credential: Credential) -> Registration:
-    """Make the registration out of a loaded RegistrationSchema; InvalidError for a wrong URL."""
+    """Build the registration from a loaded RegistrationBody; InvalidError for a wrong URL."""
     protocol = body["protocol"] or {}
     host = Host(
         id=body["host_name"],
@@ -148,7 +161,7 @@ def registration(body: Json, *, peer: str, credential: Credential) -> Registrati
 
 
 def _devices(host_id: str, declared: Any) -> tuple[Device, ...]:
-    """Give the declared devices under their global ids, or the implicit one."""
+    """Return the declared devices with their global ids, or the host itself as one device."""
     if not declared:
         return (Device(id=host_id, local_id=None, name=host_id, model=None),)
     return tuple(
@@ -164,7 +177,7 @@ def _devices(host_id: str, declared: Any) -> tuple[Device, ...]:
 
 
 def stats_of(body: Json) -> Json | None:
-    """Give the numbers of a heartbeat that make sense, None when there are none."""
+    """Return the usable numbers of a heartbeat by STATS name, None when there are none."""
     told = body.get("system_stats")
     if not isinstance(told, dict):
         return None
@@ -180,4 +193,142 @@ def stats_of(body: Json) -> Json | None:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) < 1e9 and math.isfinite(value)  # noqa: PLR2004 (no such load, no such heat)
+    return abs(value) < 1e9 and math.isfinite(value)  # noqa: PLR2004 (no load or temperature is larger)
+
+
+_HEADER = validate.Regexp(
+    r"[!-~]{1,4096}\Z", error="expected at most 4096 visible ASCII characters"
+)
+
+
+class HostEditBody(Schema):
+    """The fields of a host that people may change; a field left out stays as it is."""
+
+    tags = labels(TAGS, MOST_LABELS)
+    api_key = f.String(
+        allow_none=True,
+        validate=_HEADER,
+        metadata=about("The key that vpt sends with each call to the host; null removes it."),
+    )
+    example: ClassVar[Json] = {"tags": ["second floor"]}
+
+
+class ActionBody(Schema):
+    """An action: the fields below are read by the server, all others go to the host unchanged."""
+
+    class Meta:
+        """All other fields are for the host."""
+
+        unknown = INCLUDE
+
+    device_id = f.String(
+        allow_none=True,
+        validate=validate.Length(1, LONGEST_ID),
+        metadata=about("Required when the host has several devices."),
+    )
+    timeout_s = Number(
+        allow_none=True,
+        validate=validate.Range(0, LONGEST_TIMEOUT_S, min_inclusive=False),
+        metadata=about("Seconds that the action may take."),
+    )
+    example: ClassVar[Json] = {
+        "device_id": "pi-1:desktop",
+        "command": "http_request",
+        "action_type": "desktop",
+        "params": {"url": "http://127.0.0.1:5109/api/health/live"},
+        "timeout_s": 10,
+    }
+
+
+class ProtocolShown(ResponseSchema):
+    """Optional parts of the protocol that the host supports."""
+
+    idempotency = flag()
+    cancel = flag()
+
+
+class HostResponse(ResponseSchema):
+    """The host with its devices."""
+
+    id = text()
+    host_name = text()
+    host_url = text()
+    page_url = text("The URL of the host for browsers.", none=True)
+    dialect = text("`document` or `virtualpytest`.")
+    status = one_of(HostStatus)
+    reason = one_of(Reason, none=True)
+    reason_until = moment(none=True)
+    capabilities = words()
+    devices = f.List(f.Nested(DeviceResponse))
+    tags = words()
+    hardware = f.Dict()
+    protocol = f.Nested(ProtocolShown)
+    draining = flag()
+    last_seen = moment(none=True)
+    registered_at = moment()
+    example: ClassVar[Json] = {
+        "id": "pi-1",
+        "host_name": "pi-1",
+        "host_url": "http://10.0.0.7:5110",
+        "page_url": None,
+        "dialect": "document",
+        "status": "available",
+        "reason": None,
+        "reason_until": None,
+        "capabilities": ["desktop"],
+        "devices": [DeviceResponse.example],
+        "tags": [],
+        "hardware": {"machine": "aarch64"},
+        "protocol": {"idempotency": True, "cancel": True},
+        "draining": False,
+        "last_seen": LATE,
+        "registered_at": EARLY,
+    }
+
+
+class ActionResultResponse(ResponseSchema):
+    """The result of the action."""
+
+    success = flag()
+    result = f.Dict(
+        metadata=about("`success`, `output` and `error`, or the whole response of the host.")
+    )
+    duration_ms = number()
+    example: ClassVar[Json] = {
+        "success": True,
+        "result": {"success": True, "output": "200 OK", "error": None},
+        "duration_ms": 41.7,
+    }
+
+
+class RegisteredResponse(ResponseSchema):
+    """The host is registered."""
+
+    status = text("Always `success`.")
+    host_id = text()
+    devices = words("The ids of its devices on this server.")
+    maybe = frozenset({"devices"})
+    example: ClassVar[Json] = {"status": "success", "host_id": "pi-1", "devices": ["pi-1:desktop"]}
+
+
+class HeardResponse(ResponseSchema):
+    """The message of the host was accepted."""
+
+    status = text("Always `success`.")
+    host_id = text()
+    example: ClassVar[Json] = {"status": "success", "host_id": "pi-1"}
+
+
+class AskedToRegisterResponse(ResponseSchema):
+    """The answer to a host that is not registered."""
+
+    status = text()
+    action = text()
+    error = text()
+    code = text()
+    maybe = frozenset({"status", "action", "code"})
+    example: ClassVar[Json] = {
+        "status": "not_registered",
+        "action": "register",
+        "error": "The host is not registered: register it first.",
+    }

@@ -1,7 +1,7 @@
-"""What VirtualPyTest hosts say of themselves, read by hand: 40 KB of it, and often odd.
+"""What VirtualPyTest hosts send, read by hand since it is up to 40 KB and loosely typed.
 
-What a host need not say is taken as unsaid when it makes no sense; only what it cannot be known
-or reached by is refused.
+An optional field with an unusable value counts as absent. Only a body without a usable name, URL
+or device id is refused.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import orjson
 from marshmallow import INCLUDE, Schema, validate
 from marshmallow import fields as f
 
+from vpt.bounds import LONGEST_ID, LONGEST_NAME, MOST_LABELS
 from vpt.dialects.base import clean
 from vpt.errors import InvalidError
 from vpt.model import Credential, Device, DeviceSchema, Host, Json, Registration
 from vpt.store.tokens import HOST_NAME
 from vpt.urls import check_host_url
-from vpt.web.http.requests import LONGEST_ID
-from vpt.web.schemas.bodies import about
+from vpt.web.schemas.fields import about
 from vpt.web.schemas.hosts import MOST_DEVICES, stats_of
+from vpt.web.schemas.response import ResponseSchema, text
 
 DIALECT = "virtualpytest"
-_LONGEST_WORD = 100
-_MOST_WORDS = 200
 _MOST_FIELDS = 100
 _FAMILY_OF_VERIFICATIONS = "verification"
-#: What of a machine does not change while it runs.
+#: Fields of `system_stats` that do not change while the machine runs.
 _HARDWARE = ("platform", "architecture", "python_version", "memory_total_gb", "disk_total_gb")
 _ADDRESS = ("host_ip", "host_port")
-#: What a ping tells of each device that is worth a sample.
+#: Fields of a ping, for each device, that are stored as samples.
 _METRICS = (
     "disk_usage",
     "ffmpeg_status",
@@ -45,18 +44,18 @@ _METRICS = (
 _ID_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-'"
 
 
-class HostOfTheFieldSchema(Schema):
-    """What a VirtualPyTest host says; of all else what makes no sense is taken as unsaid."""
+class HostOfTheFieldBody(Schema):
+    """What a VirtualPyTest host sends; other fields with unusable values are ignored."""
 
     class Meta:
-        """Hosts say much, and it is odd."""
+        """These hosts send many more fields."""
 
         unknown = INCLUDE
 
     host_name = f.String(
         required=True,
         validate=validate.Regexp(rf"(?:{HOST_NAME.pattern})\Z"),
-        metadata=about("Its id here."),
+        metadata=about("The name of the host, which is its id on this server."),
     )
     example: ClassVar[Json] = {
         "host_name": "rack-1",
@@ -65,30 +64,30 @@ class HostOfTheFieldSchema(Schema):
     }
 
 
-class TaskCompleteSchema(Schema):
+class TaskCompleteBody(Schema):
     """The end of a script."""
 
     class Meta:
-        """As above."""
+        """These hosts send more fields."""
 
         unknown = INCLUDE
 
     task_id = f.String(
         required=True,
         validate=validate.Length(1, LONGEST_ID),
-        metadata=about("The host's name for what was begun."),
+        metadata=about("The id that the host gave the script when it started."),
     )
-    result = f.Raw(allow_none=True, metadata=about("An object of what came of it."))
-    error = f.Raw(allow_none=True, metadata=about("Why it could not be done."))
+    result = f.Raw(allow_none=True, metadata=about("The result of the script, as an object."))
+    error = f.Raw(allow_none=True, metadata=about("Why the script could not run."))
     example: ClassVar[Json] = {"task_id": "6d1f", "result": {"exit_code": 0}, "error": None}
 
 
-#: For the document only: the functions below read the bodies, as they take a thread's time.
-HOST_OF_THE_FIELD, TASK_COMPLETE = HostOfTheFieldSchema(), TaskCompleteSchema()
+#: Only for the OpenAPI document: the functions below read these bodies, in a thread.
+HOST_OF_THE_FIELD, TASK_COMPLETE = HostOfTheFieldBody(), TaskCompleteBody()
 
 
 def host_name_of(body: Json) -> str:
-    """Give the name by which a host speaks of itself; InvalidError when it is none."""
+    """Return the name of the host; InvalidError when it has none that is allowed."""
     name = body.get("host_name")
     if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
         raise InvalidError({"host_name": [_ID_FORM]})
@@ -96,7 +95,7 @@ def host_name_of(body: Json) -> str:
 
 
 def registration_of(body: Json, *, peer: str, credential: Credential) -> Registration:
-    """Make the registration out of what the host sent; InvalidError where that cannot be."""
+    """Build the registration from what the host sent; InvalidError when that is not possible."""
     host_id = host_name_of(body)
     url, page_url = _urls(body, peer, credential)
     declared = _declared(body)
@@ -118,7 +117,7 @@ def registration_of(body: Json, *, peer: str, credential: Credential) -> Registr
 
 
 def health_of(body: Json) -> tuple[Json | None, Json | None]:
-    """Give the numbers of a ping, and those of each device under the host's own id for it."""
+    """Return the numbers of a ping, and those of each device by the host's own id for it."""
     metrics: dict[str, Json] = {}
     for field in ("per_device_metrics", "devices"):
         for item in _objects(body.get(field)):
@@ -126,14 +125,14 @@ def health_of(body: Json) -> tuple[Json | None, Json | None]:
             told = _scalars(item, _METRICS)
             if told and isinstance(name, str) and HOST_NAME.fullmatch(name):
                 metrics.setdefault(name, {}).update(told)
-    return stats_of(body), dict(list(metrics.items())[:_MOST_WORDS]) or None
+    return stats_of(body), dict(list(metrics.items())[:MOST_LABELS]) or None
 
 
 def end_of_script(body: Json) -> tuple[str, Json]:
-    """Give which task ended and what the host says of it, each text of 1 MiB at most."""
+    """Return the id of the task that ended and its result, with texts cut to 1 MiB."""
     task_id = body.get("task_id")
     sane = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isprintable()
-    if not isinstance(task_id, str) or not sane:  # it goes into logs and answers
+    if not isinstance(task_id, str) or not sane:  # it is logged and sent back
         raise InvalidError({"task_id": ["Not a valid string."]})
     told = list(_object(body.get("result")).items())[:_MOST_FIELDS]
     result = {key: _plain(value) for key, value in told if key.isprintable()}
@@ -141,14 +140,14 @@ def end_of_script(body: Json) -> tuple[str, Json]:
 
 
 def _plain(value: Any) -> Any:
-    """Keep truths, and numbers that JSON knows; all else is text."""
+    """Keep booleans and 64-bit numbers; make text of everything else."""
     if isinstance(value, int | float):
         return value if abs(value) < 2**63 else None
     return clean(value)
 
 
 def _urls(body: Json, peer: str, credential: Credential) -> tuple[str, str | None]:
-    """Give the URL for us, and the one for browsers where it is a sane one."""
+    """Return the URL for calls, and the one for browsers where that is allowed, too."""
     page = body.get("host_url")
     field = "host_api_url" if body.get("host_api_url") else "host_url"
     url = body.get(field)
@@ -162,7 +161,7 @@ def _urls(body: Json, peer: str, credential: Credential) -> tuple[str, str | Non
 
 
 def _page_url(page: Any, peer: str, credential: Credential) -> str | None:
-    """Check it as if it were for us, since people follow it; nothing else depends on it."""
+    """Check it like the URL for calls, since people open it; None when it is not allowed."""
     if not isinstance(page, str):
         return None
     try:
@@ -172,7 +171,7 @@ def _page_url(page: Any, peer: str, credential: Credential) -> str | None:
 
 
 def _declared(body: Json) -> dict[str, Json]:
-    """Give the declared devices by the host's own ids."""
+    """Return the declared devices by the host's own ids for them."""
     declared: dict[str, Json] = {}
     for said in _list(body.get("devices")):
         name = _object(said).get("device_id")
@@ -199,7 +198,7 @@ def _device(host_id: str, name: str, said: Json) -> Device:
 
 
 def _capabilities(said: Json) -> frozenset[str]:
-    """Give the families that a device has, what drives them, and what it can verify."""
+    """Return the names of a device's capabilities, their drivers and its verifications."""
     words: list[str] = []
     for family, how in _object(said.get("device_capabilities")).items():
         if how:
@@ -224,22 +223,22 @@ def _schemas(host_id: str, declared: Mapping[str, Json]) -> dict[str, DeviceSche
 
 
 def _words(said: Any) -> frozenset[str]:
-    """Give the words of a word or of a list; what is no word is left out."""
+    """Return the words of a string or list; anything else is left out."""
     each = [said] if isinstance(said, str) else _list(said)
     words = (item.strip() for item in each if isinstance(item, str))
-    kept = dict.fromkeys(word for word in words if 0 < len(word) <= _LONGEST_WORD)
-    return frozenset(list(kept)[:_MOST_WORDS])
+    kept = dict.fromkeys(word for word in words if 0 < len(word) <= LONGEST_NAME)
+    return frozenset(list(kept)[:MOST_LABELS])
 
 
 def _label(said: Any) -> str | None:
-    return said.strip()[:_LONGEST_WORD].strip() or None if isinstance(said, str) else None
+    return said.strip()[:LONGEST_NAME].strip() or None if isinstance(said, str) else None
 
 
 def _scalars(said: Any, names: Iterable[str]) -> Json:
-    """Pick what has one of these names and is a short text, a number or a truth."""
+    """Return the fields of these names that are text (cut), numbers or booleans."""
     picked = {name: _object(said).get(name) for name in names}
     return {
-        name: value[:_LONGEST_WORD] if isinstance(value, str) else value
+        name: value[:LONGEST_NAME] if isinstance(value, str) else value
         for name, value in picked.items()
         if isinstance(value, str | int | float)
     }
@@ -255,3 +254,11 @@ def _objects(said: Any) -> Iterable[Json]:
 
 def _list(said: Any) -> list[Any]:
     return said if isinstance(said, list) else []
+
+
+class TaskHeardResponse(ResponseSchema):
+    """The end of the task was accepted."""
+
+    status = text("Always `success`.")
+    task_id = text()
+    example: ClassVar[Json] = {"status": "success", "task_id": "6d1f"}

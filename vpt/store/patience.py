@@ -1,0 +1,40 @@
+"""Work that must reach the database, however long it is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from vpt.errors import DatabaseAwayError, SlowStatementError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+#: Seconds between tries: the first pause, and the longest, as each is twice the one before.
+_FIRST, _LONGEST = 0.05, 1.0
+#: Tries of a statement that is too slow while others are not: no repeat will cure it.
+_SLOW_TRIES = 10
+
+
+async def patiently(what: str, work: Callable[[], Awaitable[T]], **fields: object) -> T:
+    """Return what `work` returns, trying again while the database is away.
+
+    `work` must be harmless when it is repeated. `what` and `fields` go to the log. Raises what no
+    repeat can cure: any other error, and SlowStatementError when it stays too slow.
+    """
+    pause, slow = _FIRST, 0
+    while True:
+        try:
+            return await work()
+        except SlowStatementError:
+            slow += 1
+            if slow == _SLOW_TRIES:
+                raise
+        except DatabaseAwayError:
+            pass
+        log.warning("record_waits_for_database", record=what, **fields)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST)

@@ -1,0 +1,122 @@
+"""Fields of request bodies, stricter than those of marshmallow, and how a field is described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import fields as f
+from marshmallow import validate
+
+from vpt.bounds import (
+    DEFAULT_PRIORITY,
+    HIGHEST_PRIORITY,
+    LONGEST_DESCRIPTION,
+    LONGEST_ID,
+    LONGEST_NAME,
+    LONGEST_TIMEOUT_S,
+)
+from vpt.store.tokens import HOST_NAME
+
+#: What a host may call itself and its devices: both go into ids and paths.
+NAME = validate.Regexp(
+    rf"{HOST_NAME.pattern}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
+)
+LABEL = validate.Length(1, LONGEST_NAME)
+CAPABILITIES = "Capabilities, which test cases can require."
+TAGS = "Tags to filter lists by."
+
+
+class Number(f.Float):
+    """A JSON number; refuses strings of digits and booleans, which marshmallow accepts."""
+
+    def _validated(self, value: Any) -> float:
+        if isinstance(value, str):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
+class Whole(f.Integer):
+    """A whole JSON number, which may be written 1.0."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strict=True, **options)
+
+    def _validated(self, value: Any) -> int:
+        whole = isinstance(value, float) and value.is_integer()
+        return super()._validated(int(value) if whole else value)
+
+
+class Flag(f.Boolean):
+    """JSON true or false; refuses "yes", 1 and the like, which marshmallow accepts."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def about(sentence: str) -> dict[str, str]:
+    """Build the metadata that describes a field in the OpenAPI document."""
+    return {"description": sentence} if sentence else {}
+
+
+def labels(sentence: str, most: int, **options: Any) -> f.List[str]:
+    """Build a field for a list of capabilities, requirements or tags."""
+    label = f.String(validate=LABEL)
+    return f.List(label, validate=validate.Length(max=most), metadata=about(sentence), **options)
+
+
+def title(sentence: str) -> f.String:
+    """Build a required field for a name."""
+    return f.String(required=True, validate=LABEL, metadata=about(sentence))
+
+
+def bounded(sentence: str, lowest: int, highest: int, **options: Any) -> Whole:
+    """Build a field for a whole number from `lowest` to `highest`."""
+    return Whole(validate=validate.Range(lowest, highest), metadata=about(sentence), **options)
+
+
+def seconds(sentence: str, *, zero: bool = False, **options: Any) -> Number:
+    """Build a field for a duration, which may be 0 where `zero` is set."""
+    bounds = validate.Range(0, LONGEST_TIMEOUT_S, min_inclusive=zero)
+    return Number(validate=bounds, metadata=about(sentence), **options)
+
+
+def reference(sentence: str) -> f.String:
+    """Build an optional field for an id."""
+    length = validate.Length(1, LONGEST_ID)
+    return f.String(load_default=None, allow_none=True, validate=length, metadata=about(sentence))
+
+
+def device_reference() -> f.String:
+    """Build the field for the device to run on."""
+    return reference(
+        "The device to run on: its id, or its host's own name for it (`local_id`);"
+        " without it, any device that fits."
+    )
+
+
+def host_reference() -> f.String:
+    """Build the field for the host to run on."""
+    return reference("The host to run on; without it, any host.")
+
+
+def parameters() -> f.Dict:
+    """Build the field for the values of a test case's parameters."""
+    return f.Dict(load_default=dict, metadata=about("Values for `${name}` in the steps, by name."))
+
+
+def priority() -> Whole:
+    """Build the field for the place in the queue."""
+    return bounded(
+        f"0 to {HIGHEST_PRIORITY}, higher first; equal ones run in queue order.",
+        0,
+        HIGHEST_PRIORITY,
+        load_default=DEFAULT_PRIORITY,
+    )
+
+
+def description() -> f.String:
+    """Build the field for a free text."""
+    length = validate.Length(max=LONGEST_DESCRIPTION)
+    return f.String(load_default="", validate=length, metadata=about("A free text for people."))
