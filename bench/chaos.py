@@ -27,7 +27,7 @@ import aiohttp
 import asyncpg
 import jwt
 import structlog
-from checks import Checks, Records
+from checks import Comparison, Records
 from listener import Listener
 from processes import DatabaseProcess, HostProcess, ServerProcess, mistakes, quiet_port
 from workload import KINDS, Workload
@@ -152,7 +152,7 @@ class Chaos:
         self.keep_folder |= isinstance(error, Exception)
         await self._stack.aclose()
 
-    async def run(self) -> Checks:
+    async def run(self) -> Comparison:
         """Inject faults and start executions for the whole time, wait for their end, compare."""
         options = self.options
         await self._workload.make(
@@ -371,9 +371,9 @@ class Chaos:
 
     # ------------------------------------------------------------ what is compared
 
-    async def _compare(self) -> Checks:
+    async def _compare(self) -> Comparison:
         records = await Records.read(self._postgres.dsn)
-        truth = Checks(records, self._workload, self._hosts)
+        truth = Comparison(records, self._workload, self._hosts)
         truth.check(self._listener)
         for name in await self._not_online():
             truth.differ("stuck", f"device {name} is not online")
@@ -385,7 +385,7 @@ class Chaos:
         await self._replay(truth)
         return truth
 
-    async def _replay(self, truth: Checks) -> None:
+    async def _replay(self, truth: Comparison) -> None:
         """Act as a client that missed all events, for one execution after the other."""
         late = Listener(self._server.url, self._token())
         await late.connect()
@@ -406,7 +406,7 @@ class Chaos:
                 flush=True,
             )
 
-    def report(self, truth: Checks) -> None:
+    def report(self, truth: Comparison) -> None:
         """Print all counts and all differences."""
         counts = self.counts + self._workload.counts + truth.counts
         counts["server starts"] = self._server.starts

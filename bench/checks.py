@@ -76,7 +76,7 @@ class Records:
             await connection.close()
 
 
-class Checks:
+class Comparison:
     """All checks; `differences` has a line for each violated guarantee."""
 
     def __init__(self, records: Records, workload: Workload, hosts: list[HostProcess]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 import structlog
 
+from vpt.background import Background
 from vpt.config import Config
 from vpt.errors import VptError
 from vpt.store.db import Database
@@ -79,13 +80,12 @@ class ExternalChecks:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Check in the background for as long as the context lasts."""
-        task = asyncio.create_task(self._run_rounds(), name="external-checks")
+        background = Background()
+        background.start(self._run_rounds(), "external-checks")
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await background.close()
 
     async def results(self) -> dict[str, CheckResult]:
         """Return the last result of each target by its name; waits for the first round only."""

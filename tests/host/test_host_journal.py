@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vpt.host.journal import KEEP_S, AttemptKey, Journal
-from vpt.host.responses import HostResponse
+from vpt.host.responses import JsonResponse
 
 from .kit import Caller, FakeServer, alive, process, running, until, until_actions, written
 
@@ -124,7 +124,7 @@ async def test_a_clean_stop_answers_that_the_host_stops_and_keeps_that(
 async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     await journal.begin("whole")
-    await journal.end("whole", HostResponse(200, b'{"a":1}'))
+    await journal.end("whole", JsonResponse(200, b'{"a":1}'))
     await journal.begin("begun")
     await journal.close()
     segment = only_segment(tmp_path)
@@ -134,7 +134,7 @@ async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     whole, begun = again.find("whole"), again.find("begun")
     assert whole is not None
     assert begun is not None
-    assert await again.read(whole) == HostResponse(200, b'{"a":1}')
+    assert await again.read(whole) == JsonResponse(200, b'{"a":1}')
     assert not begun.answered
     assert again.find("to") is None
     await again.begin("next")

@@ -44,7 +44,7 @@ class RefusedError(click.ClickException):
         self.status, self.code = status, code
 
 
-class BadRequestError(RefusedError):
+class InvalidRequestError(RefusedError):
     """The server refused the request itself or the token: repeating it is useless (exit code 4)."""
 
     exit_code = ExitCode.USAGE
@@ -193,7 +193,7 @@ class Api:
                 words = f"{self.url}: {words.rstrip('.')}. Is that the URL of a vpt server?"
             words += _HINTS.get(response.status, "")
             misuse = response.status in _MISUSES and code != NOTHING_FITS
-            raise (BadRequestError if misuse else RefusedError)(response.status, code, words)
+            raise (InvalidRequestError if misuse else RefusedError)(response.status, code, words)
         if response.status >= 300:  # noqa: PLR2004
             to = response.headers.get(hdrs.LOCATION, "another URL")
             raise MisuseError(f"{self.url} redirects to {to}: use that URL as --server.")

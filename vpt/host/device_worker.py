@@ -14,7 +14,7 @@ import structlog
 
 from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
 from vpt.host.journal import AttemptKey, Journal
-from vpt.host.responses import HostResponse, Refusal, refusal_response
+from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec
 
 EVIDENCE_S = 10
@@ -23,7 +23,7 @@ OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
 log = structlog.get_logger()
 
 #: Makes the response to a stopped action from the seconds it ran.
-StopResponse = Callable[[float], HostResponse]
+StopResponse = Callable[[float], JsonResponse]
 
 
 def _future() -> "asyncio.Future[Any]":
@@ -40,7 +40,7 @@ class QueuedAction:
     attempt: AttemptKey | None
     begun: bool = False
     stopped: "asyncio.Future[StopResponse]" = field(default_factory=_future)
-    response: "asyncio.Future[HostResponse]" = field(default_factory=_future)
+    response: "asyncio.Future[JsonResponse]" = field(default_factory=_future)
 
     def stop(self, response: StopResponse) -> None:
         """Request its stop; `response` makes its response. Only the first request counts."""
@@ -104,7 +104,7 @@ class DeviceWorker:
         else:
             action.response.set_result(acting.result())
 
-    async def _act(self, action: QueuedAction) -> HostResponse:
+    async def _act(self, action: QueuedAction) -> JsonResponse:
         if action.key is not None:
             try:
                 await self._journal.begin(action.key)
@@ -121,7 +121,7 @@ class DeviceWorker:
         log.info("action_finished", **names, duration_ms=duration_ms, status=response.status)
         return response
 
-    async def _do(self, action: QueuedAction, started: float) -> HostResponse:
+    async def _do(self, action: QueuedAction, started: float) -> JsonResponse:
         """Run the job until it ends, is stopped or reaches its time limit."""
         if action.stopped.done():
             return action.stopped.result()(0)
@@ -138,7 +138,7 @@ class DeviceWorker:
             return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed)
         return await self._reply(doing, elapsed)
 
-    async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> HostResponse:
+    async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> JsonResponse:
         error = doing.exception()
         if error is None:
             outcome = doing.result()
@@ -178,16 +178,16 @@ async def _first_of(
         late = not done and time.monotonic() - began > limit + OVERSLEPT_S
 
 
-def action_response(fields: dict[str, Any], elapsed: float) -> HostResponse:
+def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
     """Return the response to an executed action; `elapsed` in seconds."""
     times = {
         "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "duration_ms": round(elapsed * 1000),
     }
-    return HostResponse(200, orjson.dumps({**fields, **times}))
+    return JsonResponse(200, orjson.dumps({**fields, **times}))
 
 
-def failure(error: str, elapsed: float) -> HostResponse:
+def failure(error: str, elapsed: float) -> JsonResponse:
     """Return the response to an action that failed; `elapsed` in seconds."""
     return action_response({"success": False, "error": error}, elapsed)
 

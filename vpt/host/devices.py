@@ -9,7 +9,7 @@ import structlog
 from vpt.host.device_worker import DeviceWorker, QueuedAction, StopResponse, failure
 from vpt.host.drivers import Params
 from vpt.host.journal import AttemptKey, Journal
-from vpt.host.responses import HostResponse, Refusal, refusal_response
+from vpt.host.responses import JsonResponse, Refusal, refusal_response
 
 CANCEL_S = 30
 CLOSE_S = 8
@@ -17,12 +17,12 @@ CLOSE_S = 8
 log = structlog.get_logger()
 
 
-def cancelled(elapsed: float) -> HostResponse:
+def cancelled(elapsed: float) -> JsonResponse:
     """Return the response to an action that was cancelled after `elapsed` seconds."""
     return failure("cancelled", elapsed)
 
 
-def stopping(_elapsed: float) -> HostResponse:
+def stopping(_elapsed: float) -> JsonResponse:
     """Return the response to an action that is not finished because the host stops."""
     return refusal_response(503, "host_stopping", "the host is stopping")
 
@@ -34,8 +34,8 @@ class HostDevices:
         """Use one worker per device and record keys and cancels in `journal`."""
         self.workers = {worker.spec.local_id: worker for worker in workers}
         self._journal = journal
-        self._working: dict[str, asyncio.Task[HostResponse]] = {}
-        self._manual: set[asyncio.Task[HostResponse]] = set()
+        self._working: dict[str, asyncio.Task[JsonResponse]] = {}
+        self._manual: set[asyncio.Task[JsonResponse]] = set()
         self._serving: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -44,7 +44,7 @@ class HostDevices:
         for name, worker in self.workers.items():
             self._serving.append(asyncio.create_task(worker.serve(), name=f"worker-{name}"))
 
-    async def execute(self, body: Mapping[str, Any], key: str | None) -> HostResponse:
+    async def execute(self, body: Mapping[str, Any], key: str | None) -> JsonResponse:
         """Execute an action and return its response; a repeated key gets the first response again.
 
         The action continues when the caller is cancelled, so a broken connection does not stop it.
@@ -123,7 +123,7 @@ class HostDevices:
         if running:
             raise Refusal(504, "not_stopped", f"still running after {limit_s} s")
 
-    async def _work(self, body: Mapping[str, Any], key: str | None) -> HostResponse:
+    async def _work(self, body: Mapping[str, Any], key: str | None) -> JsonResponse:
         try:
             worker, action = self._accept(body, key)
         except Refusal as refusal:
@@ -134,7 +134,7 @@ class HostDevices:
             await self._note(key, response)
         return response
 
-    async def _note(self, key: str, response: HostResponse) -> None:
+    async def _note(self, key: str, response: JsonResponse) -> None:
         try:
             await self._journal.end(key, response)
         except OSError:

@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from vpt.host.folder import sync_folder
-from vpt.host.responses import HostResponse
+from vpt.host.responses import JsonResponse
 
 KEEP_S = 24 * 3600
 SEGMENT_S = 3600
@@ -80,16 +80,16 @@ class Journal:
         """Return True when this attempt was cancelled."""
         return attempt in self._cancelled
 
-    async def read(self, position: RecordPosition) -> HostResponse:
+    async def read(self, position: RecordPosition) -> JsonResponse:
         """Return the response that is stored at a position."""
         record = orjson.loads(await asyncio.to_thread(_read_line, position))
-        return HostResponse(record["status"], orjson.dumps(record["answer"]))
+        return JsonResponse(record["status"], orjson.dumps(record["answer"]))
 
     async def begin(self, key: str) -> None:
         """Record that the action of this key is about to begin."""
         self._keys[key] = await self._append({"do": "begin", "key": key})
 
-    async def end(self, key: str, reply: HostResponse) -> None:
+    async def end(self, key: str, reply: JsonResponse) -> None:
         """Record the response to this key."""
         answer = orjson.Fragment(reply.body)
         record = {"do": "end", "key": key, "status": reply.status, "answer": answer}

@@ -6,7 +6,7 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class HostResponse:
+class JsonResponse:
     """A response as it is sent: the HTTP status and the JSON body."""
 
     status: int
@@ -22,11 +22,11 @@ class Refusal(Exception):  # noqa: N818 (a response, not an error)
         self.status = status
         self.code = code
 
-    def response(self) -> HostResponse:
+    def response(self) -> JsonResponse:
         """Return the refusal as a response."""
-        return HostResponse(self.status, orjson.dumps({"error": str(self), "code": self.code}))
+        return JsonResponse(self.status, orjson.dumps({"error": str(self), "code": self.code}))
 
 
-def refusal_response(status: int, code: str, message: str) -> HostResponse:
+def refusal_response(status: int, code: str, message: str) -> JsonResponse:
     """Return the response for a refusal without raising it."""
     return Refusal(status, code, message).response()

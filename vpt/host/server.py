@@ -19,7 +19,7 @@ from vpt.host.drivers import DesktopDriver, Driver
 from vpt.host.folder import host_secret, own_folder
 from vpt.host.journal import Journal
 from vpt.host.membership import Membership
-from vpt.host.responses import HostResponse, Refusal, refusal_response
+from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.host.stats import hardware
 
@@ -172,7 +172,7 @@ async def health(request: web.Request) -> web.Response:
         {"device_id": name, "actions": len(worker.actions)}
         for name, worker in request.app[DEVICES].workers.items()
     ]
-    return _respond(HostResponse(200, orjson.dumps({"status": "ok", "devices": devices})))
+    return _respond(JsonResponse(200, orjson.dumps({"status": "ok", "devices": devices})))
 
 
 async def execute_action(request: web.Request) -> web.Response:
@@ -191,7 +191,7 @@ async def cancel(request: web.Request) -> web.Response:
     if attempt is None:
         raise Refusal(400, "bad_request", "execution_id and attempt are needed")
     count = await request.app[DEVICES].cancel(attempt)
-    return _respond(HostResponse(200, orjson.dumps({"success": True, "cancelled": count})))
+    return _respond(JsonResponse(200, orjson.dumps({"success": True, "cancelled": count})))
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
@@ -204,7 +204,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _respond(response: HostResponse) -> web.Response:
+def _respond(response: JsonResponse) -> web.Response:
     return web.Response(
         status=response.status, body=response.body, content_type="application/json", charset="utf-8"
     )
