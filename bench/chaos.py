@@ -27,10 +27,10 @@ import aiohttp
 import asyncpg
 import jwt
 import structlog
+from checks import Comparison, Records
 from listener import Listener
-from orders import KINDS, Book
-from truth import Records, Truth
-from victims import Host, Postgres, Server, mistakes, quiet_port
+from processes import DatabaseProcess, HostProcess, ServerProcess, mistakes, quiet_port
+from workload import KINDS, Workload
 
 from vpt import embedded
 
@@ -62,12 +62,12 @@ NONE_OF = (
 
 
 class CannotRunError(Exception):
-    """Chaos could not be made; says why."""
+    """The run could not be completed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for."""
+    """The options of the command line."""
 
     seconds: float
     hosts: int
@@ -78,7 +78,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """Something that is broken at a moment (seconds after the beginning), and for how long."""
+    """One fault: what is broken, when (seconds after the start), and for how long."""
 
     at: float
     what: str
@@ -86,7 +86,7 @@ class Harm:
 
 
 def plan(options: Options, dice: random.Random) -> list[Harm]:
-    """Choose the moments: each kind is spread over the time, at a random moment of its share."""
+    """Plan the faults: each kind is spread evenly, at a random time within its share."""
     share = 0.1 if options.tenth else 1.0
 
     def spread(count: int) -> list[float]:
@@ -116,8 +116,8 @@ class Chaos:
         self.folder = Path()
         self.keep_folder = False
         self._dice = random.Random(options.seed)
-        self._book = Book()
-        self._hosts: list[Host] = []
+        self._workload = Workload()
+        self._hosts: list[HostProcess] = []
         self._secret, self._join_token = secrets.token_hex(32), secrets.token_hex(16)
         self._stack = contextlib.AsyncExitStack()
         self._harming: set[asyncio.Task[None]] = set()
@@ -129,10 +129,10 @@ class Chaos:
             self.folder = Path(tempfile.mkdtemp(prefix="vpt-chaos-"))
             stack.callback(self._drop_folder)
             self.folder.chmod(0o711)  # as root PostgreSQL runs as another user
-            self._postgres = Postgres(self.folder / "data")
+            self._postgres = DatabaseProcess(self.folder / "data")
             stack.push_async_callback(self._postgres.stop)
             await self._postgres.start()
-            self._server = Server(self.folder, self._settings())
+            self._server = ServerProcess(self.folder, self._settings())
             stack.push_async_callback(self._server.close)
             self._server.begin()
             await self._within(HELLO, self._server.ready.wait(), "the server does not start")
@@ -148,18 +148,20 @@ class Chaos:
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """End everything; the folder stays when something differed or went wrong."""
+        """End everything; keep the folder when there was a difference or an error."""
         self.keep_folder |= isinstance(error, Exception)
         await self._stack.aclose()
 
-    async def run(self) -> Truth:
-        """Break and ask for the whole time, wait for quiet, compare."""
+    async def run(self) -> Comparison:
+        """Inject faults and start executions for the whole time, wait for their end, compare."""
         options = self.options
-        await self._book.make(self._session, self._dice, options.executions, options.seconds * 0.9)
+        await self._workload.make(
+            self._session, self._dice, options.executions, options.seconds * 0.9
+        )
         harms = plan(options, self._dice)
         self._began = time.monotonic()
         talking = asyncio.create_task(self._talk(), name="progress")
-        ordering = asyncio.create_task(self._book.place(self._session), name="orders")
+        ordering = asyncio.create_task(self._workload.place(self._session), name="orders")
         try:
             await self._break(harms)
             await self._within(ORDERED, ordering, "not every request was answered")
@@ -191,7 +193,7 @@ class Chaos:
         }
 
     async def _add_host(self, stack: contextlib.AsyncExitStack, number: int) -> None:
-        host = Host(f"h{number}", self.folder, self._server.url, self._join_token, number)
+        host = HostProcess(f"h{number}", self.folder, self._server.url, self._join_token, number)
         stack.push_async_callback(host.close)
         self._hosts.append(host)
         await host.start()
@@ -240,7 +242,7 @@ class Chaos:
         await asyncio.gather(*self._harming, return_exceptions=True)
 
     async def _kill_server(self, _: Harm) -> None:
-        """Mostly when it serves, now and then while it starts."""
+        """Kill the server, mostly while it serves, sometimes while it starts."""
         if self._dice.random() < 0.85:
             await self._server.ready.wait()
         while not self._server.kill():  # noqa: ASYNC110 (for a moment, between two starts)
@@ -269,7 +271,9 @@ class Chaos:
         self.counts["database cuts"] += 1
 
     async def _cut_hosts(self, _: Harm) -> None:
-        self.counts["cut connections"] += sum(host.wire.cut() for host in self._hosts if host.wire)
+        self.counts["cut connections"] += sum(
+            host.proxy.cut() for host in self._hosts if host.proxy
+        )
 
     async def _kill_host(self, harm: Harm) -> None:
         async with self._some_host() as host:
@@ -286,7 +290,7 @@ class Chaos:
             host.go_on()
 
     @contextlib.asynccontextmanager
-    async def _some_host(self) -> AsyncIterator[Host]:
+    async def _some_host(self) -> AsyncIterator[HostProcess]:
         while not (sound := [h for h in self._hosts if not h.harmed]):  # noqa: ASYNC110 (rare)
             await asyncio.sleep(0.1)
         busy = [host for host in sound if host.name in self._listener.busy]
@@ -298,7 +302,7 @@ class Chaos:
     # ------------------------------------------------------------ what is waited for
 
     async def _within(self, seconds: float, work: Any, words: str, *, fatal: bool = True) -> None:
-        """Wait that long; what is not there then is looked at by the checks, unless `fatal`."""
+        """Wait up to a limit; if it is exceeded the checks report that, or it is `fatal`."""
         try:
             async with asyncio.timeout(seconds):
                 await work
@@ -312,7 +316,7 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def _not_online(self) -> list[str]:
-        """Give the devices that REST does not show as online."""
+        """Return the devices that REST does not list as online."""
         items = (await self._get("/api/devices?limit=1000"))["items"]
         online = {item["id"] for item in items if item["status"] == "online"}
         return [device for device in self._devices if device not in online]
@@ -322,7 +326,7 @@ class Chaos:
         return [f"{host.name}:{device}" for host in self._hosts for device in host.devices]
 
     async def _get(self, path: str) -> dict[str, Any]:
-        """Ask until it is answered."""
+        """Send a request until it is answered."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with self._session.get(path) as response:
@@ -332,7 +336,7 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def _quiet(self) -> None:
-        """Return when all is over and every device is free."""
+        """Return when all executions have ended and every device is free."""
         while True:
             with contextlib.suppress(OSError, asyncpg.PostgresError):
                 connection = await asyncpg.connect(self._postgres.dsn)
@@ -345,7 +349,7 @@ class Chaos:
         await self._all_online()
 
     async def _one_more_each(self) -> None:
-        """Run one more on each device; whoever does not come to `completed` is stuck."""
+        """Run one more execution on each device; one that does not end `completed` is stuck."""
         body = {"name": "one more", "device_model": "desktop", **KINDS["waits"][1]}
         async with self._session.post("/api/testcases", json=body) as response:
             path = f"/api/testcases/{(await response.json())['id']}/execute"
@@ -359,21 +363,21 @@ class Chaos:
         async with self._session.post(path, json=body) as response:
             answer = await response.json()
         if response.status != 202:
-            self._book.wrong.append(f"one more on {device}: {response.status} {answer}")
+            self._workload.wrong.append(f"one more on {device}: {response.status} {answer}")
             return
         found = await self._get(f"/api/executions/{answer['execution_id']}?wait={LAST_WORD:.0f}")
         if found["status"] != "completed":
-            self._book.wrong.append(f"one more on {device} is {found['status']}: {found}")
+            self._workload.wrong.append(f"one more on {device} is {found['status']}: {found}")
 
     # ------------------------------------------------------------ what is compared
 
-    async def _compare(self) -> Truth:
+    async def _compare(self) -> Comparison:
         records = await Records.read(self._postgres.dsn)
-        truth = Truth(records, self._book, self._hosts)
+        truth = Comparison(records, self._workload, self._hosts)
         truth.check(self._listener)
         for name in await self._not_online():
             truth.differ("stuck", f"device {name} is not online")
-        for words in (*self._server.surprises, *filter(None, map(Host.check, self._hosts))):
+        for words in (*self._server.surprises, *filter(None, map(HostProcess.check, self._hosts))):
             truth.differ("wrong answers", words)
         for log in (self._server.log, *(host.log for host in self._hosts)):
             for line in mistakes(log):
@@ -381,8 +385,8 @@ class Chaos:
         await self._replay(truth)
         return truth
 
-    async def _replay(self, truth: Truth) -> None:
-        """Be a client that missed everything, for one execution after the other."""
+    async def _replay(self, truth: Comparison) -> None:
+        """Act as a client that missed all events, for one execution after the other."""
         late = Listener(self._server.url, self._token())
         await late.connect()
         try:
@@ -394,17 +398,17 @@ class Chaos:
     async def _talk(self) -> None:
         while True:
             await asyncio.sleep(SAID)
-            book, finals = self._book.counts, self._listener.finals
+            workload, finals = self._workload.counts, self._listener.finals
             harms = ", ".join(f"{self.counts[word]} {word}" for word in COUNTED)
             print(
-                f"{time.monotonic() - self._began:5.0f} s: {book['accepted']} accepted,"
+                f"{time.monotonic() - self._began:5.0f} s: {workload['accepted']} accepted,"
                 f" {len(finals)} seen final; {harms}",
                 flush=True,
             )
 
-    def report(self, truth: Truth) -> None:
-        """Print all counts, and what differs."""
-        counts = self.counts + self._book.counts + truth.counts
+    def report(self, truth: Comparison) -> None:
+        """Print all counts and all differences."""
+        counts = self.counts + self._workload.counts + truth.counts
         counts["server starts"] = self._server.starts
         counts["connections"] = self._listener.connections
         for name in (*COUNTED, *NONE_OF):
@@ -432,7 +436,7 @@ SELECT EXISTS (SELECT FROM test_executions WHERE completed_at IS NULL)
 
 
 def read_options() -> Options:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="bench/chaos",
         description="Break processes under load, then compare what each of them knows.",
@@ -450,7 +454,7 @@ def read_options() -> Options:
 
 
 async def main(options: Options) -> int:
-    """Run chaos once; give the exit code."""
+    """Run chaos once and return the exit code."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

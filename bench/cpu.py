@@ -8,7 +8,7 @@ import psutil
 
 
 def used(pid: int) -> float:
-    """Give user + system seconds of `pid` and of everything below it that lives."""
+    """Return user + system seconds of `pid` and of everything below it that lives."""
     parent = psutil.Process(pid)
     total = 0.0
     for process in (parent, *parent.children(recursive=True)):
@@ -19,10 +19,10 @@ def used(pid: int) -> float:
 
 
 def all_used(pids: dict[str, int]) -> dict[str, float]:
-    """Give what each of `pids` has used by now."""
+    """Return what each of `pids` has used by now."""
     return {name: used(pid) for name, pid in pids.items()}
 
 
 def since(before: dict[str, float], pids: dict[str, int]) -> dict[str, float]:
-    """Give what each of `pids` has used since `before`."""
+    """Return what each of `pids` has used since `before`."""
     return {name: spent - before[name] for name, spent in all_used(pids).items()}

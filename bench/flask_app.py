@@ -1,4 +1,4 @@
-"""The document's stack: Flask + Flask-SQLAlchemy + psycopg2 + requests, for `gunicorn -w 2`.
+"""The stack that vpt replaces: Flask + Flask-SQLAlchemy + psycopg2 + requests, `gunicorn -w 2`.
 
 Models, tokens and routes as the document writes them. In its favour: the host's URL is known
 without asking the database, and connections to it are kept (a requests.Session a process).
@@ -39,7 +39,7 @@ class TestCase(db.Model):
     created_at = db.Column(db.DateTime)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields of the document's model."""
+        """Return the fields of the model as JSON."""
         return {
             "id": self.id,
             "name": self.name,
@@ -51,7 +51,7 @@ class TestCase(db.Model):
 
 
 def require_auth(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Check the token as the document does."""
+    """Check the token."""
 
     @wraps(function)
     def decorated(*args: Any, **kwargs: Any) -> Any:

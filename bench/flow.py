@@ -25,18 +25,18 @@ import hosts
 import orjson
 import uvloop
 from cpu import all_used, since
-from wire import BadAnswerError, Client
+from raw_http import BadAnswerError, RawClient
 
 DRAIN_TIMEOUT = 60.0
 PHASES = ("one", "paced", "full")
 
 
 class Flow:
-    """The executions in flight and what was measured of them."""
+    """The executions in flight and their measurements."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
-        self._client = Client(job["port"], f"Bearer {job['token']}")
+        self._client = RawClient(job["port"], f"Bearer {job['token']}")
         self._path = f"/api/testcases/{job['test_case']}/execute"
         self._flights: dict[str, asyncio.Future[None]] = {}
         self._firsts: list[float] = []
@@ -45,7 +45,7 @@ class Flow:
         self._counts: Counter[str] = Counter()
 
     def acted(self, action: dict[str, Any]) -> None:
-        """Note the arrival of an action at a host."""
+        """Record the arrival of an action at a host."""
         sent, step = action["params"]["sent"], action["step"]
         self._counts["steps"] += 1
         if step == 1:
@@ -55,7 +55,7 @@ class Flow:
             flight.set_result(None)
 
     async def execute(self) -> None:
-        """Ask for one execution and wait for its last step."""
+        """Start one execution and wait for its last step."""
         flight: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def body() -> bytes:
@@ -83,7 +83,7 @@ class Flow:
                 group.create_task(self.one(until))
 
     async def paced(self, until: float) -> None:
-        """Ask for `rate` a second, whether the earlier ones are over or not."""
+        """Start `rate` a second, whether earlier ones have ended or not."""
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             asked = 0
@@ -94,7 +94,7 @@ class Flow:
                 await asyncio.sleep(0.001)
 
     async def measure(self, phase: str) -> dict[str, Any]:
-        """Run a phase for its time, let what is in flight finish, check and give the measures."""
+        """Run a phase, wait for what is in flight, check, and return the measurements."""
         self._forget()
         began, before = time.perf_counter(), all_used(self._job["pids"])
         task = asyncio.create_task(getattr(self, phase)(began + self._job["seconds"]))
@@ -127,7 +127,7 @@ class Flow:
         self._counts.clear()
 
     async def _all_completed(self) -> None:
-        """Wait until the database says that every execution is over; all must be `completed`."""
+        """Wait until every execution in the database has ended; all must be `completed`."""
         connection = await asyncpg.connect(self._job["dsn"])
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):

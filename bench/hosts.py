@@ -21,7 +21,7 @@ REGISTER_TIMEOUT = 60.0
 
 
 async def listen(acted: Acted | None = None) -> tuple[web.AppRunner, str]:
-    """Start an instant host on a free port; give what stops it, and its URL."""
+    """Start an instant host on a free port; return its runner, which stops it, and its URL."""
 
     async def act(request: web.Request) -> web.Response:
         action = orjson.loads(await request.read())
@@ -44,7 +44,7 @@ async def listen(acted: Acted | None = None) -> tuple[web.AppRunner, str]:
 
 
 def card(name: str, url: str, devices: int) -> dict[str, Any]:
-    """Give what a host says of itself; all its devices are of the model that is its name's stem."""
+    """Return the body of a registration; the model of the devices is the stem of the name."""
     model = name.partition("-")[0]
     return {
         "host_name": name,
@@ -59,7 +59,7 @@ def card(name: str, url: str, devices: int) -> dict[str, Any]:
 
 
 async def join(server: str, join_token: str, user_token: str, cards: list[dict[str, Any]]) -> None:
-    """Register the hosts and wait until the server calls each of them available."""
+    """Register the hosts and wait until the server shows each of them as available."""
     async with aiohttp.ClientSession(server, raise_for_status=True) as session:
         headers = {"Authorization": f"Bearer {join_token}"}
         for item in cards:

@@ -1,4 +1,4 @@
-"""What the benches stand on: PostgreSQL, the servers, their data; all of it gone at the end.
+"""Shared by the benches: PostgreSQL, the servers and their data, all removed at the end.
 
 Every process is a child in a session of its own, is ended with its children when the lab closes
 (also on Ctrl-C or a failure), and by the kernel when the bench itself is killed (Linux).
@@ -27,7 +27,7 @@ import asyncpg
 import hosts
 import jwt
 import structlog
-from wire import BadAnswerError
+from raw_http import BadAnswerError
 
 from vpt import embedded
 from vpt.store import db
@@ -52,14 +52,14 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """Give a port of 127.0.0.1 that nobody uses now."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def steps() -> list[dict[str, Any]]:
-    """Give the ten steps of a typical test case; `${sent}` says when it was asked for."""
+    """Return the ten steps of a typical test case; `${sent}` is the time of the request."""
     return [
         {
             "command": "press_key",
@@ -70,8 +70,8 @@ def steps() -> list[dict[str, Any]]:
     ]
 
 
-class Lab:
-    """A temporary lab: `async with Lab() as lab`, then `serve` the peers that are wanted."""
+class BenchLab:
+    """A temporary lab: `async with BenchLab() as lab`, then `serve` the wanted peers."""
 
     def __init__(self, before: Path | None = None) -> None:
         """Set the checkout whose server is the peer `before`."""
@@ -87,7 +87,7 @@ class Lab:
         self._folder = Path()
         self._stack = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Lab:
+    async def __aenter__(self) -> BenchLab:
         """Start PostgreSQL, fill it, and start the instant host."""
         async with contextlib.AsyncExitStack() as stack:
             self._folder = Path(tempfile.mkdtemp(prefix="vpt-bench-"))
@@ -140,7 +140,7 @@ class Lab:
     async def start(
         self, name: str, command: list[str], env: dict[str, str], *, piped: bool = False
     ) -> asyncio.subprocess.Process:
-        """Start a process that ends with the lab; what it says goes to its log or the pipe."""
+        """Start a process that ends with the lab; its output goes to its log or the pipe."""
         with self._log(name).open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -156,7 +156,7 @@ class Lab:
         return process
 
     async def ask(self, script: str, job: dict[str, Any]) -> dict[str, Any]:
-        """Run one of our scripts with a job on stdin; give what it answers."""
+        """Run one of our scripts with a job on stdin and return its output."""
         process = await self.start(script, [sys.executable, str(BENCH / script)], {}, piped=True)
         answer, _ = await process.communicate(json.dumps(job).encode())
         if process.returncode:
@@ -165,7 +165,7 @@ class Lab:
         return result
 
     def tail(self, name: str) -> str:
-        """Give the last lines of a process's log."""
+        """Return the last lines of a process's log."""
         return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
 
     def _log(self, name: str) -> Path:
@@ -235,7 +235,7 @@ class Lab:
 
 
 async def make_env() -> None:
-    """Make the document's environment on first use, and anew when its requirements changed."""
+    """Create the virtual environment of the Flask peer, again when its requirements changed."""
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     made = ENV / "made-of"
     if made.is_file() and made.read_text() == wanted:
@@ -253,7 +253,7 @@ async def _call(*command: str) -> None:
 
 
 async def _speaks(port: int) -> bool:
-    """Tell whether something answers a request, whatever it says."""
+    """Return whether a request is answered, whatever the response."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -268,7 +268,7 @@ async def _speaks(port: int) -> bool:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process that has a session of its own, and what it left in its group."""
+    """End a process that has its own session, with all processes of its group."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -280,14 +280,14 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Give what a process of ours needs, and no setting of this machine."""
+    """Return the environment of our processes, without settings of this machine."""
     keep = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR"}
     kept = {name: value for name, value in os.environ.items() if name in keep}
     return {**kept, "PYTHONPATH": str(BENCH.parent)}
 
 
 async def _fill(dsn: str) -> str:
-    """Store the same test cases for all; give the id of the last one on the first page."""
+    """Store the same test cases for all peers; return the id of the last one on the first page."""
     began = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     rows = [
         (

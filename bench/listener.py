@@ -1,4 +1,4 @@
-"""A page that watches: collects every test_progress, over all its reconnects."""
+"""A live client: collects every test_progress event, over all its reconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REPLAYED = 5.0  # seconds for what was missed
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A test_progress as it arrived, and over which connection (counted from 1)."""
+    """A test_progress event, and the number of its connection, from 1."""
 
     connection: int
     execution_id: str
@@ -28,7 +28,7 @@ class Progress:
 
 
 class Listener:
-    """One client of Socket.IO; `events` in the order of their arrival."""
+    """A Socket.IO client; `events` are in the order of arrival."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
@@ -44,19 +44,19 @@ class Listener:
 
     @property
     def finals(self) -> set[str]:
-        """The executions whose last event was seen."""
+        """The executions whose final event arrived."""
         return {event.execution_id for event in self.events if event.status in FINAL}
 
     @property
     def busy(self) -> set[str]:
-        """The hosts that run something, as far as it was told."""
+        """The hosts that run something according to the events."""
         last = {event.execution_id: event for event in self.events}
         return {
             event.host_id for event in last.values() if event.host_id and event.status not in FINAL
         }
 
     async def connect(self) -> None:
-        """Connect; later it comes back by itself whenever the server does."""
+        """Connect; after that it reconnects by itself."""
         while not self._client.connected:
             with contextlib.suppress(NotConnectedError):
                 await self._client.connect(self._url, auth=self._auth, transports=["websocket"])
@@ -64,11 +64,11 @@ class Listener:
             await asyncio.sleep(_TRIES)
 
     async def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         await self._client.shutdown()
 
     async def missed(self, execution_id: str, seq: int) -> list[Progress]:
-        """Subscribe to an execution from its beginning; give what comes, up to number `seq`."""
+        """Subscribe to an execution from its first event; return the events up to number `seq`."""
         self.events.clear()
         wish = {"execution_id": execution_id, "after_seq": 0}
         answer = await self._client.call("subscribe", wish, timeout=_ACKNOWLEDGED)

@@ -1,4 +1,4 @@
-"""The load generator, a process of its own: a job as JSON on stdin, its measures on stdout.
+"""The load generator, in its own process: a job as JSON on stdin, measurements on stdout.
 
 The job: `port`, `token`, `requests` ([method, path, body or null] for each connection), `expect`
 (every answer must be 200 and have this in its body), `seconds`, `warmup`, `pids` (whose CPU
@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 from cpu import all_used, since
-from wire import BadAnswerError, Wire, request
+from raw_http import BadAnswerError, RawConnection, request
 
 
 class Looper:
@@ -26,50 +26,56 @@ class Looper:
     def __init__(self, load: Load, data: bytes) -> None:
         self._load = load
         self._data = data
-        self._wire: Wire | None = None
+        self._connection: RawConnection | None = None
         self._began = 0.0
         self._connecting: asyncio.Task[None] | None = None
 
     def go(self) -> None:
-        """Send once more, on a new connection if there is none."""
+        """Send the next request, on a new connection if there is none."""
         self._began = time.perf_counter()
-        if self._wire is None:
+        if self._connection is None:
             self._connecting = asyncio.create_task(self._connect())
         else:
-            self._wire.send(self._data)
+            self._connection.send(self._data)
 
     def close(self) -> None:
         """Close the connection."""
-        if self._wire is not None:
-            self._wire.close()
+        if self._connection is not None:
+            self._connection.close()
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, self._wire = await loop.create_connection(self._make, "127.0.0.1", self._load.port)
-            self._wire.send(self._data)
+            _, self._connection = await loop.create_connection(
+                self._make, "127.0.0.1", self._load.port
+            )
+            self._connection.send(self._data)
         except OSError as error:
             self._load.fail(f"cannot connect: {error}")
 
-    def _make(self) -> Wire:
-        return Wire(self._answered, self._lost)
+    def _make(self) -> RawConnection:
+        return RawConnection(self._answered, self._lost)
 
     def _answered(self, status: int, body: bytes) -> None:
         self._load.answered(status, body, time.perf_counter() - self._began)
         if self._load.over:
             return
-        if self._wire is not None and not self._wire.kept:
-            wire, self._wire = self._wire, None
-            wire.close()
+        if self._connection is not None and not self._connection.kept:
+            connection, self._connection = self._connection, None
+            connection.close()
         self.go()
 
     def _lost(self) -> None:
-        if self._wire is not None and self._wire.transport is None and not self._load.over:
+        if (
+            self._connection is not None
+            and self._connection.transport is None
+            and not self._load.over
+        ):
             self._load.fail("the server closed a connection that it had promised to keep")
 
 
 class Load:
-    """All connections of a job and what they measured."""
+    """All connections of a job and their measurements."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.port: int = job["port"]
@@ -84,7 +90,7 @@ class Load:
         ]
 
     def answered(self, status: int, body: bytes, seconds: float) -> None:
-        """Count an answer."""
+        """Count a response."""
         if status == 200 and self._expect in body:
             self._times.append(seconds)
         else:
@@ -97,7 +103,7 @@ class Load:
             self.over = True
 
     async def run(self) -> dict[str, Any]:
-        """Warm up, measure and give the measures."""
+        """Warm up, measure and return the measurements."""
         for looper in self._loopers:
             looper.go()
         await asyncio.sleep(self._job["warmup"])

@@ -1,4 +1,4 @@
-"""The panels: how long every query of Grafana takes on a lab's past, as the role that may read.
+"""The panels: how long every query of Grafana takes on the history of a lab, with its role.
 
 What the queries are and how Grafana fills them in is taken from the tests (tests/grafana/kit.py).
 """
@@ -59,14 +59,14 @@ FROM (
 
 @dataclass
 class Figures:
-    """What was measured: milliseconds by query and range, and how much each gave."""
+    """The measurements: milliseconds and number of rows, by query and range."""
 
     rounds: int
     limit: float
     slow: list[str] = field(default_factory=list)
 
     async def row(self, pool: Any, where: str, sqls: list[str]) -> None:
-        """Measure a query once for each range, print it and note what is too slow."""
+        """Measure a query once for each range, print it, and record it if it is too slow."""
         cells, rows = [], 0
         for sql in sqls:
             times = []
@@ -107,7 +107,7 @@ def _over_ranges(statement: Statement, values: dict[str, list[str]]) -> list[str
 
 
 async def measure(pool: Any, options: argparse.Namespace) -> list[str]:
-    """Print all figures; give what took longer than it may."""
+    """Print all measurements; return the queries that exceeded the limit."""
     for row in await pool.fetch(_SIZES):
         print(f"{row[0]:20}{row[1]} rows, {row[2]}")
     figures = Figures(options.rounds, options.limit)
@@ -123,7 +123,7 @@ async def measure(pool: Any, options: argparse.Namespace) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def lab_of(options: argparse.Namespace) -> AsyncIterator[Any]:
-    """Give connections of the reading role to a database that was made for it."""
+    """Yield connections with the role of Grafana to a database that was made for it."""
     folder = _folder()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -184,7 +184,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run; 0 all fast enough, 1 not, 2 something did not work, 130 ended from outside."""
+    """Run and return: 0 fast enough, 1 too slow, 2 an error, 130 interrupted."""
     try:
         return asyncio.run(run(_options()))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""How large a lab's past is, and what a daily round of pruning takes while others work.
+"""The size of the history of a lab, and the cost of a daily pruning round under load.
 
 What the round finds: a day of samples that go and a day that has no means yet, a day of executions
 whose screenshots go, another one whose steps go, and a third one that goes whole.
@@ -36,7 +36,7 @@ TABLES = (
 
 
 class Timed(Database):
-    """Notes how long each statement took, and each transaction (s)."""
+    """Records the duration of each statement and transaction, in seconds."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
@@ -58,7 +58,7 @@ class Timed(Database):
 
 
 class TimedArtifacts(Artifacts):
-    """Notes how long the disk took (s)."""
+    """Records the duration of disk operations, in seconds."""
 
     def __init__(self, data_dir: Path, took: dict[str, list[float]]) -> None:
         super().__init__(data_dir)
@@ -77,7 +77,7 @@ class TimedArtifacts(Artifacts):
 
 
 class Worker:
-    """Somebody at work: a change of a host and one of a young execution, again and again."""
+    """Concurrent load: updates of a host and of a recent execution, again and again."""
 
     def __init__(self, db: Database, execution_id: str) -> None:
         self._db = db
@@ -85,7 +85,7 @@ class Worker:
         self.took: list[float] = []
 
     async def work(self) -> None:
-        """Work until it is cancelled."""
+        """Run until cancelled."""
         while True:
             began = time.perf_counter()
             await self._db.row("store_seen", host_ids=["lab-001"])
@@ -94,7 +94,7 @@ class Worker:
             await asyncio.sleep(0.02)
 
     def say(self, when: str) -> None:
-        """Print how long its two statements took."""
+        """Print the durations of the two statements."""
         took = sorted(self.took)
         p50, p99, most = (1000 * took[int(len(took) * share)] for share in (0.5, 0.99, 0.99999))
         print(f"two small writes {when}: p50 {p50:.1f} ms, p99 {p99:.1f}, the longest {most:.1f}")
@@ -102,7 +102,7 @@ class Worker:
 
 
 async def fill(dsn: str, folder: Path, options: argparse.Namespace) -> None:
-    """Make the past, as a server that pruned daily until yesterday would have left it."""
+    """Create the history that a server which pruned daily until yesterday would have."""
     connection = await asyncpg.connect(dsn)
     a_day = options.executions
     try:
@@ -129,7 +129,7 @@ def _draw(folder: Path, rows: list[Any]) -> None:
 
 
 async def say_sizes(db: Database, when: str) -> None:
-    """Print how many rows each table has, and how large it is."""
+    """Print the number of rows and the size of each table."""
     print(f"\n{when:24}{'rows':>12}{'MB':>9}{'indexes MB':>12}")
     async with db.session() as session:
         for table in TABLES:
@@ -138,7 +138,7 @@ async def say_sizes(db: Database, when: str) -> None:
 
 
 async def measure(dsn: str, folder: Path) -> None:
-    """Prune a day while somebody works."""
+    """Prune one day under concurrent load."""
     db, other = Timed(dsn), Database(dsn)
     await db.open()
     await other.open()

@@ -1,4 +1,4 @@
-"""The benches (see README.md): what vpt costs beside bare aiohttp and the document's stack."""
+"""The benches (see README.md): vpt compared with bare aiohttp and with a Flask stack."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lab import DEVICES, OURS, PEERS, STEPS, TEST_CASES, Lab, make_env
-from wire import BadAnswerError
+from lab import DEVICES, OURS, PEERS, STEPS, TEST_CASES, BenchLab, make_env
+from raw_http import BadAnswerError
 
 CONNECTIONS = 16
 WARMUP = 0.5
@@ -32,7 +32,7 @@ C_PHASES = {
 Rounds = list[dict[str, dict[str, Any]]]
 
 
-def _listing(lab: Lab) -> dict[str, Any]:
+def _listing(lab: BenchLab) -> dict[str, Any]:
     call = ["GET", "/api/testcases?limit=50", None]
     return {"requests": [call] * CONNECTIONS, "expect": lab.newest}
 
@@ -43,8 +43,8 @@ def _forwarding(clients: int) -> dict[str, Any]:
     return {"requests": [["POST", path, body] for body in bodies], "expect": "true"}
 
 
-async def compare(lab: Lab, peers: list[str], job: dict[str, Any], options: Any) -> Rounds:
-    """Load the peers in turn, in another order each round."""
+async def compare(lab: BenchLab, peers: list[str], job: dict[str, Any], options: Any) -> Rounds:
+    """Load the peers in turn, in a different order each round."""
     rounds: Rounds = []
     for number in range(options.rounds):
         turn = number % len(peers)
@@ -55,7 +55,7 @@ async def compare(lab: Lab, peers: list[str], job: dict[str, Any], options: Any)
     return rounds
 
 
-async def _load(lab: Lab, peer: str, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+async def _load(lab: BenchLab, peer: str, job: dict[str, Any], seconds: float) -> dict[str, Any]:
     try:
         return await lab.ask(
             "load.py",
@@ -78,12 +78,12 @@ def _median(rounds: Rounds, row: str, name: str) -> float:
 
 
 def _ratio(rounds: Rounds, peer: str, other: str) -> float:
-    """Give the median over the rounds: two peers of one round met the same machine."""
+    """Return the median over the rounds: two peers of one round met the same machine."""
     return median(one[peer]["rate"] / one[other]["rate"] for one in rounds)
 
 
 def show(title: str, rounds: Rounds, goals: dict[str, float]) -> None:
-    """Print a comparison: medians over the rounds, and what the goals ask for."""
+    """Print a comparison: medians over the rounds, and the goals."""
     print(f"\n{title}")
     columns = ("rate", "p50", "p99", "server cpu", "db cpu")
     print(f"{'':8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'server ms':>11}{'db ms':>8}{'client':>8}")
@@ -106,14 +106,14 @@ def _judge(what: str, value: float, goal: float | None) -> None:
     print(f"{what} = {value:.2f}{verdict}", flush=True)
 
 
-async def bench_a(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_a(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Compare the listing."""
     rounds = await compare(lab, peers, _listing(lab), options)
     title = f"(a) GET /api/testcases?limit=50, {TEST_CASES} stored, {CONNECTIONS} connections"
     show(title, rounds, {"flask": 4, "bare": 0.85})
 
 
-async def bench_b(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_b(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Compare forwarding an action to a host."""
     for clients in (1, DEVICES):
         rounds = await compare(lab, peers, _forwarding(clients), options)
@@ -121,7 +121,7 @@ async def bench_b(lab: Lab, peers: list[str], options: Any) -> None:
         show(f"(b) POST /api/hosts/<id>/execute, clients: {clients}", rounds, goals)
 
 
-async def bench_c(lab: Lab, peers: list[str], options: Any) -> None:
+async def bench_c(lab: BenchLab, peers: list[str], options: Any) -> None:
     """Measure executions; only vpt has them."""
     ours = {peer: _executions(lab, peer) for peer in peers if peer in OURS}
     if not ours:
@@ -143,7 +143,7 @@ async def bench_c(lab: Lab, peers: list[str], options: Any) -> None:
         raise BadAnswerError(f"{error}\nvpt said:\n{lab.tail('vpt')}") from error
 
 
-def _executions(lab: Lab, peer: str) -> dict[str, Any]:
+def _executions(lab: BenchLab, peer: str) -> dict[str, Any]:
     return {
         "server": f"http://127.0.0.1:{lab.ports[peer]}",
         "port": lab.ports[peer],
@@ -194,7 +194,7 @@ BENCHES = {"a": bench_a, "b": bench_b, "c": bench_c}
 
 
 def _sync_ms() -> float:
-    """Give the median time of writing 8 kB and having it on the disk, as each commit does."""
+    """Return the median time of a synced write of 8 kB, as at each commit."""
     times = []
     with tempfile.TemporaryFile() as file:
         for _ in range(50):
@@ -217,13 +217,13 @@ def _say_where() -> None:
 
 
 async def run(options: Any) -> None:
-    """Start what is needed, run the benches asked for, end everything."""
+    """Start what is needed, run the selected benches, end everything."""
     _say_where()
     wanted = {*options.peers, *(["before"] if options.before else [])}
     peers = [peer for peer in PEERS if peer in wanted]
     if "flask" in peers and options.which != "c":
         await make_env()
-    async with Lab(options.before) as lab:
+    async with BenchLab(options.before) as lab:
         for peer in peers if options.which != "c" else [peer for peer in peers if peer in OURS]:
             await lab.serve(peer)
         for name, bench in BENCHES.items():
@@ -260,7 +260,7 @@ async def _until_ended(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run; 0 measured, 2 something did not work, 130 ended from outside."""
+    """Run and return: 0 measured, 2 an error, 130 interrupted."""
     try:
         asyncio.run(_until_ended(_options()))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""A lab's past, made inside PostgreSQL: hosts, samples of their health, executions with steps.
+"""The history of a lab, created in PostgreSQL: hosts, their samples, executions with steps.
 
 As a command: `seed.py DSN [--hosts 200] [--days 30] [--raw-days 7] [--executions 0]`, on a migrated
 database that has no hosts yet. What it makes is as a server would have left it: by age, one row

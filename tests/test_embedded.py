@@ -336,6 +336,21 @@ async def test_a_killed_server_comes_back_and_a_pool_heals(made: Path, start: St
     assert servers(made) == [server.pid]
 
 
+async def test_an_unexpected_error_while_it_restarts_is_logged_and_tried_again(
+    made: Path, start: Starter
+) -> None:
+    server = await start()
+    first, version = server.pid, made / "pg" / "PG_VERSION"
+    content = version.read_text()
+    version.write_text("")  # what a full disk may leave: no number, so int() raises ValueError
+    with structlog.testing.capture_logs() as events:
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: "embedded_postgres_watch_failed" in [one["event"] for one in events])
+        version.write_text(content)
+        await until(lambda: server.pid not in (0, first))
+    assert await first_answer(server.dsn, "SELECT 1") == 1
+
+
 async def test_a_killed_server_comes_back_on_uvloop(made: Path, owner: Owners) -> None:
     first = await owner("uvloop")
     os.kill(first.pid, signal.SIGKILL)
@@ -513,7 +528,9 @@ async def test_a_closed_parent_is_named_and_left_as_it_is(tmp_path: Path) -> Non
     closed.mkdir(mode=0o700)
     tmp_path.chmod(0o711)
     modes = [(parent, parent.stat().st_mode) for parent in (closed, *tmp_path.parents)]
-    with pytest.raises(embedded.EmbeddedError, match=r"is closed to the user .* VPT_DATA_DIR"):
+    with pytest.raises(
+        embedded.EmbeddedError, match=r"cannot be entered by the user .* VPT_DATA_DIR"
+    ):
         await embedded.start(closed / "data")
     assert modes == [(parent, parent.stat().st_mode) for parent, _ in modes]
 

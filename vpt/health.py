@@ -1,16 +1,17 @@
-"""The health of what vpt leans on: asked in the background, so that no caller waits for it."""
+"""Checks of the database and of external services, in the background: no request waits for one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 import structlog
 
+from vpt.background import Background
 from vpt.config import Config
 from vpt.errors import VptError
 from vpt.store.db import Database
@@ -21,23 +22,23 @@ log = structlog.get_logger(__name__)
 INTERVAL, TIMEOUT = 30.0, 5.0
 DATABASE_TIMEOUT, DATABASE_FRESH = 2.0, 2.0
 _OPENROUTER = "https://openrouter.ai/api/v1/key"
-_ANSWERS = 500  # whatever it says below this, it lives
-_LIKES_US = 400
+#: The lowest HTTP status that counts as a failure: a broken service, or also a refusal.
+_BROKEN, _REFUSED = 500, 400
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What to ask; a status from `bad_from` on is a failure."""
+class CheckTarget:
+    """An external service to check; a response status of `bad_from` or above is a failure."""
 
     name: str
     url: str
-    bad_from: int = _ANSWERS
+    bad_from: int = _BROKEN
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of asking; `error` is None when all is well, `ms` is how long it took."""
+class CheckResult:
+    """The result of one check: `error` or None, duration in ms, end in epoch seconds."""
 
     error: str | None
     ms: float
@@ -45,73 +46,78 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """True when all is well."""
+        """True when the check succeeded."""
         return self.error is None
 
 
-def targets_of(config: Config) -> list[Target]:
-    """Give what is configured; what is not is nobody's trouble."""
+def targets_of(config: Config) -> list[CheckTarget]:
+    """Return the services that are configured; others are not checked."""
     targets = []
     if config.grafana_url:
         url = f"{config.grafana_url.rstrip('/')}/api/health"
-        targets.append(Target("grafana", url, _LIKES_US))
+        targets.append(CheckTarget("grafana", url, _REFUSED))
     if config.supabase_url:
         url = f"{config.supabase_url.rstrip('/')}/auth/v1/health"
         key = config.supabase_anon_key
-        bad_from = _LIKES_US if key else _ANSWERS  # without a key it lives, and says 401
-        targets.append(Target("supabase", url, bad_from, {"apikey": key} if key else {}))
+        bad_from = _REFUSED if key else _BROKEN  # without a key a healthy service answers 401
+        targets.append(CheckTarget("supabase", url, bad_from, {"apikey": key} if key else {}))
     if config.openrouter_api_key:
         headers = {"Authorization": f"Bearer {config.openrouter_api_key}"}
-        targets.append(Target("openrouter", _OPENROUTER, _LIKES_US, headers))
+        targets.append(CheckTarget("openrouter", _OPENROUTER, _REFUSED, headers))
     if config.cloudflare_r2_endpoint:
-        targets.append(Target("cloudflare_r2", config.cloudflare_r2_endpoint))
+        targets.append(CheckTarget("cloudflare_r2", config.cloudflare_r2_endpoint))
     return targets
 
 
 class ExternalChecks:
-    """Asks every target each INTERVAL and keeps the last verdicts."""
+    """Checks every target each INTERVAL seconds and keeps the last results."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[CheckTarget]) -> None:
         self._targets = tuple(targets)
-        self._verdicts: dict[str, Verdict] = {}
+        self._results: dict[str, CheckResult] = {}
         self._first = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Ask in the background for as long as the context lasts."""
-        task = asyncio.create_task(self._ask_for_ever(), name="external-checks")
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        """Check in the background for as long as the context lasts."""
+        background = Background()
+        background.start(self._run_rounds(), "external-checks")
+        try:
+            yield
+        finally:
+            await background.close()
 
-    async def verdicts(self) -> dict[str, Verdict]:
-        """Give the last verdict on each target; only the very first round is waited for."""
+    async def results(self) -> dict[str, CheckResult]:
+        """Return the last result of each target by its name; waits for the first round only."""
         await self._first.wait()
-        return dict(self._verdicts)
+        return dict(self._results)
 
-    async def _ask_for_ever(self) -> None:
+    async def _run_rounds(self) -> None:
         if not self._targets:
             self._first.set()
             return
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
-                await asyncio.gather(*(self._ask(session, target) for target in self._targets))
+                await asyncio.gather(*(self._check(session, target) for target in self._targets))
                 self._first.set()
                 await asyncio.sleep(INTERVAL)
 
-    async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
+    async def _check(self, session: aiohttp.ClientSession, target: CheckTarget) -> None:
         began = time.perf_counter()
-        error = await _error_of(session, target)
-        verdict = Verdict(error, round((time.perf_counter() - began) * 1000, 1), time.time())
-        before = self._verdicts.get(target.name)
-        if verdict.ok != (before is None or before.ok):
-            log.warning("external_check_changed", service=target.name, ok=verdict.ok, error=error)
-        self._verdicts[target.name] = verdict
+        try:
+            error = await _error_of(session, target)
+        except Exception as crash:  # a defect of ours must not end the checks of all targets
+            log.exception("external_check_crashed", service=target.name)
+            error = type(crash).__name__
+        result = CheckResult(error, round((time.perf_counter() - began) * 1000, 1), time.time())
+        before = self._results.get(target.name)
+        if result.ok != (before is None or before.ok):
+            log.warning("external_check_changed", service=target.name, ok=result.ok, error=error)
+        self._results[target.name] = result
 
 
-async def _error_of(session: aiohttp.ClientSession, target: Target) -> str | None:
+async def _error_of(session: aiohttp.ClientSession, target: CheckTarget) -> str | None:
     try:
         async with session.get(
             target.url, headers=target.headers, allow_redirects=False
@@ -124,21 +130,21 @@ async def _error_of(session: aiohttp.ClientSession, target: Target) -> str | Non
 
 
 class DatabaseCheck:
-    """Asks the database, but not again within DATABASE_FRESH seconds; callers share a question."""
+    """Checks the database at most every DATABASE_FRESH seconds; callers share a check."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._lock = asyncio.Lock()
-        self._last: Verdict | None = None
+        self._last: CheckResult | None = None
 
-    async def verdict(self) -> Verdict:
-        """Give the verdict, at most DATABASE_FRESH seconds old."""
+    async def result(self) -> CheckResult:
+        """Return a result that is at most DATABASE_FRESH seconds old."""
         async with self._lock:
             if self._last is None or time.time() - self._last.at > DATABASE_FRESH:
                 began = time.perf_counter()
                 error = await self._error()
                 ms = round((time.perf_counter() - began) * 1000, 1)
-                self._last = Verdict(error, ms, time.time())
+                self._last = CheckResult(error, ms, time.time())
             return self._last
 
     async def _error(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The things vpt speaks of: values without behaviour of their own, and nothing that does I/O."""
+"""The domain types that all layers share: plain values without I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 class Role(StrEnum):
-    """What a token may do."""
+    """The role of a token, which decides the routes it may call (docs/access.md)."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -20,7 +20,7 @@ class Role(StrEnum):
 
 
 class HostStatus(StrEnum):
-    """What a host is good for now."""
+    """The status of a host; only an available one gets new runs, a busy one has no free device."""
 
     AVAILABLE = "available"
     BUSY = "busy"
@@ -31,7 +31,7 @@ class HostStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a host is held back."""
+    """Why a suspect host gets no new runs."""
 
     PROBES = "probes"
     FLAPPING = "flapping"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
 
 class WaitReason(StrEnum):
-    """Why an execution waits."""
+    """Why an execution is still queued."""
 
     ALL_BUSY = "all_busy"
     LANE_BUSY = "lane_busy"
@@ -51,7 +51,7 @@ class WaitReason(StrEnum):
 
 
 class DeviceStatus(StrEnum):
-    """What a device is good for now; only an online one gets a run."""
+    """The status of a device; only an online one gets a run."""
 
     ONLINE = "online"
     BUSY = "busy"
@@ -61,7 +61,7 @@ class DeviceStatus(StrEnum):
 
 
 class ExecutionStatus(StrEnum):
-    """Where an execution (or an attempt) stands."""
+    """The status of an execution, of an attempt, or of a campaign execution."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -72,12 +72,12 @@ class ExecutionStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """True when nothing more will happen to it."""
+        """True when the status will not change any more."""
         return self not in (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 
 
 class StepStatus(StrEnum):
-    """Where a step stands."""
+    """The status of a step."""
 
     RUNNING = "running"
     PASSED = "passed"
@@ -87,7 +87,7 @@ class StepStatus(StrEnum):
 
 
 class ErrorKind(StrEnum):
-    """Why nothing is known about the product: infrastructure, never the test."""
+    """Why an execution ended as `error`: infrastructure failed, so the product was not judged."""
 
     HOST_LOST = "host_lost"
     HOST_ERROR = "host_error"
@@ -113,13 +113,13 @@ class Host:
 
     @property
     def serial(self) -> bool:
-        """True when it works one thing at a time, whatever the device."""
+        """True when the host runs one thing at a time, for all of its devices together."""
         return self.dialect == "virtualpytest"
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A thing under test on a host; `local_id` is the host's own name for it."""
+    """A device under test; `id` is unique in the lab, `local_id` is the id that its host uses."""
 
     id: str
     local_id: str | None
@@ -132,7 +132,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """A device as the others see it."""
+    """A device with its status, as other components see it."""
 
     device: Device
     status: DeviceStatus
@@ -140,18 +140,18 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host as the others see it: what dispatching, events and the database need."""
+    """A snapshot of a host for the dispatcher, events and the database."""
 
     host: Host
     status: HostStatus
     reason: Reason | None
     devices: tuple[DeviceView, ...]
-    pause_s: float | None = None  # how long it gets no work, when it flaps
+    pause_s: float | None = None  # seconds without new runs, for a host that flaps
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What an execution needs of a device; equal wishes share a queue."""
+    """What an execution requires of a device; equal requirements share a queue."""
 
     device_model: str
     requirements: frozenset[str] = frozenset()
@@ -162,7 +162,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An execution in the queue; moments are seconds since the epoch."""
+    """An execution in the queue; times are seconds since the epoch."""
 
     execution_id: str
     wish: Wish
@@ -174,7 +174,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why something waits, and the devices or hosts it waits for."""
+    """Why an execution waits, and the ids of the devices or hosts that it waits for."""
 
     reason: WaitReason
     names: tuple[str, ...]
@@ -182,7 +182,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an execution stands in line; `able` devices fit and work through runs."""
+    """The position of an execution in the queue; `able` is how many usable devices match."""
 
     wait: Wait
     position: int
@@ -191,7 +191,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that an attempt needs, as the database has it when the attempt begins."""
+    """What an attempt needs, as stored in the database when the attempt begins."""
 
     execution_id: str
     test_case_id: str
@@ -209,7 +209,7 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a host said to a step: `raw` is the whole of it."""
+    """The response of a host to a step; `raw` is its whole JSON body."""
 
     success: bool
     output: str | None = None
@@ -219,7 +219,7 @@ class Answer:
 
 
 class Credential(StrEnum):
-    """How a host proved that it may join, the weakest first."""
+    """How a host authenticated itself when it registered, the weakest first."""
 
     OPEN = "open"
     JOIN = "join"
@@ -228,7 +228,7 @@ class Credential(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSchema:
-    """What a device's actions and verifications look like, as JSON, and the SHA-256 of that."""
+    """The JSON text that describes a device's actions and verifications, and its SHA-256."""
 
     hash: bytes
     text: str = field(repr=False)
@@ -236,9 +236,9 @@ class DeviceSchema:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A host's word on itself, checked; `devices` has the implicit one when it declared none.
+    """A checked registration; `devices` has an implicit device when the host declared none.
 
-    `page_url` is where browsers find the host; `schemas` go by the devices' global ids.
+    `page_url` is the URL for browsers; the keys of `schemas` are the global ids of devices.
     """
 
     host: Host
@@ -252,7 +252,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """An Idempotency-Key with all that makes two requests the same."""
+    """An Idempotency-Key, with everything that must be equal in a repeated request."""
 
     user_id: str
     method: str
@@ -263,7 +263,7 @@ class RequestKey:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """A request to run a test case, complete: parameters filled in, device resolved."""
+    """An execution to create: parameters are filled in and the device is resolved."""
 
     test_case_id: str
     test_case_name: str
@@ -283,7 +283,7 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class NewCampaign:
-    """A request to run a campaign, complete: what it will start, in order."""
+    """A campaign execution to create: all executions that it will start, in order."""
 
     campaign_id: str
     name: str
@@ -296,7 +296,7 @@ class NewCampaign:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a request at once."""
+    """The state of a new execution when its request is answered."""
 
     execution_id: str
     status: ExecutionStatus
@@ -305,15 +305,18 @@ class Submitted:
 
 
 def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
-    """Give the path at which a step's screenshot is served."""
+    """Return the URL path of a step's screenshot."""
     return f"/screenshots/{execution_id}/{attempt}/{step}.png"
 
 
 @dataclass(frozen=True, slots=True)
 class TestProgress:
-    """An attempt began (step 0), a step is over, or all is over; `seq` counts an execution's."""
+    """An attempt began (step 0), a step ended, or the execution ended.
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    `seq` numbers the events of an execution from 1.
+    """
+
+    __test__ = False  # pytest would collect it as a test class
 
     execution_id: str
     attempt: int
@@ -330,7 +333,7 @@ class TestProgress:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChanged:
-    """A device has another status."""
+    """The status of a device changed."""
 
     device_id: str
     status: DeviceStatus
@@ -339,7 +342,7 @@ class DeviceChanged:
 
 @dataclass(frozen=True, slots=True)
 class HostChanged:
-    """A host has another status or reason."""
+    """The status of a host, or its reason, changed."""
 
     host_id: str
     status: HostStatus
@@ -349,7 +352,7 @@ class HostChanged:
 
 @dataclass(frozen=True, slots=True)
 class CampaignProgress:
-    """One more of a campaign's executions is over, or the campaign is."""
+    """An execution of a campaign ended, or the campaign execution did."""
 
     campaign_execution_id: str
     done: int
@@ -360,7 +363,7 @@ class CampaignProgress:
 
 @dataclass(frozen=True, slots=True)
 class QueueChanged:
-    """An execution waits for another reason than before."""
+    """The reason why an execution waits changed."""
 
     execution_id: str
     reason: WaitReason
@@ -370,7 +373,7 @@ class QueueChanged:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """Where a long step stands, in its host's words; not numbered and not kept."""
+    """The progress of a long step, in the format of its host; not numbered and not stored."""
 
     execution_id: str
     attempt: int

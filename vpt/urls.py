@@ -1,4 +1,4 @@
-"""Where a host may be: the rules that keep vpt from being sent to places that are no host.
+"""Which URLs a host may register: the rules that prevent server-side request forgery (SSRF).
 
 A URL is checked when a host registers; what its name resolves to is checked at each connect.
 """
@@ -25,10 +25,10 @@ _LONGEST_NAME = 253
 _LOOKUPS = 16  # threads
 _VISIBLE = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-#: Resolvers read a name that ends so as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+#: Names that resolvers read as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
 _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
-#: Clouds hand out credentials there; 169.254.169.254 falls to the link-local rule.
+#: Cloud metadata services, which return credentials; 169.254.169.254 is link-local.
 _METADATA = frozenset(
     map(
         ipaddress.ip_address,
@@ -50,10 +50,10 @@ _CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", 
 
 
 def check_host_url(url: str, *, peer: str, credential: Credential) -> str:
-    """Give `url` normalised, without a trailing slash, when a host at `peer` may be there.
+    """Return `url` normalised and without a trailing slash.
 
-    `peer` is the address of the socket over which the host registers; "" when it has none.
-    Raises InvalidError (400) on `host_url` with the reason.
+    `peer` is the remote address of the connection over which the host registers, or "".
+    Raises InvalidError (400) for `host_url` when such a host must not use this URL.
     """
     parts = _split(url)
     name = (parts.hostname or "").rstrip(".").lower()
@@ -61,14 +61,14 @@ def check_host_url(url: str, *, peer: str, credential: Credential) -> str:
     peer_address = parse_address(peer)
     _check_place(name, address, peer_address)
     if credential is Credential.OPEN and not _is_peer(name, address, peer_address):
-        raise _refused("a host without a credential may only name the address it registers from")
+        raise _refused("a host without a credential must use the address it registers from")
     shown = f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address or name)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{shown}{port}{parts.path.rstrip('/')}"
 
 
 def parse_address(text: str) -> Address | None:
-    """Read an IP address as sockets and resolvers give it; IPv4 in IPv6 becomes IPv4."""
+    """Parse an IP address of a socket or resolver, or return None; IPv4 in IPv6 becomes IPv4."""
     try:
         return _plain(ipaddress.ip_address(text))
     except ValueError:
@@ -76,32 +76,33 @@ def parse_address(text: str) -> Address | None:
 
 
 def forbidden(address: Address) -> str | None:
-    """Say why no host can be at `address`, or None; loopback is for the caller to judge."""
-    for each in _meant(address):
+    """Return why no host can be at `address`, or None; the caller has to judge loopback."""
+    for each in _with_embedded(address):
         if each in _METADATA:
             return "metadata addresses are refused"
         if each.is_link_local:
             return "link-local addresses are refused"
-        if _is_no_machine(each):
+        if _is_unusable(each):
             return "unspecified, multicast, broadcast and reserved addresses are refused"
     return None
 
 
 def is_loopback(address: Address) -> bool:
-    """Tell whether `address`, however wrapped, is this machine's own."""
-    return any(each.is_loopback for each in _meant(address))
+    """Return True for a loopback address, also one inside an IPv6 address."""
+    return any(each.is_loopback for each in _with_embedded(address))
 
 
 def is_local_name(name: str) -> bool:
-    """Tell whether `name` is localhost: the only names that may resolve to a loopback address."""
+    """Return True for localhost and its subdomains, which alone may resolve to loopback."""
     name = name.rstrip(".").lower()
     return name == "localhost" or name.endswith(".localhost")
 
 
 class _OwnThreadsResolver(AbstractResolver):
-    """Looks names up on threads of its own: a name server that hangs holds up nothing else.
+    """Resolves names on its own threads, so that a name server that hangs blocks nothing else.
 
-    Each name has one look-up under way at most, so that a few dead names cannot fill the threads.
+    Concurrent requests for a name share one look-up, so that a few dead names cannot use up the
+    threads.
     """
 
     def __init__(self) -> None:
@@ -111,7 +112,7 @@ class _OwnThreadsResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Give the addresses of `host`; OSError when it has none."""
+        """Return the addresses of `host`; raise OSError when it has none."""
         key = (host, port)
         found = self._under_way.get(key)
         if found is None:
@@ -124,10 +125,10 @@ class _OwnThreadsResolver(AbstractResolver):
     def _ended(self, key: tuple[str, int], done: asyncio.Future[list[ResolveResult]]) -> None:
         del self._under_way[key]
         if not done.cancelled():
-            done.exception()  # who asked may be gone: then nobody else looks at it
+            done.exception()  # marks it as seen: the request that waited may be gone
 
     async def close(self) -> None:
-        """Let the threads end when their look-ups do."""
+        """Shut down; the threads end after their current look-ups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -149,10 +150,10 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves names and leaves out every address where no host may be.
+    """Resolves names and removes every address where no host may be.
 
-    A loopback address is left out unless the name is localhost. aiohttp asks no resolver about
-    literal addresses: check_host_url has judged those.
+    A loopback address is removed unless the name is localhost. aiohttp does not resolve literal
+    addresses: check_host_url has checked those.
     """
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
@@ -161,7 +162,7 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Give the allowed addresses of `host`; OSError when it has none."""
+        """Return the allowed addresses of `host`; raise OSError when it has none."""
         found = await self._inner.resolve(host, port, family)
         allowed = [entry for entry in found if self._allows(host, entry["host"])]
         if not allowed:
@@ -169,7 +170,7 @@ class CheckedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Close the resolver below."""
+        """Close the inner resolver."""
         await self._inner.close()
 
     @staticmethod
@@ -181,11 +182,11 @@ class CheckedResolver(AbstractResolver):
 
 
 def _split(url: str) -> SplitResult:
-    """Take the URL apart; what one reader could take differently from another is refused."""
+    """Split the URL; refuse what two parsers could understand differently."""
     if len(url) > LONGEST_URL or not _VISIBLE.fullmatch(url) or "\\" in url:
         raise _refused("expected a URL of visible ASCII characters, at most 2048")
     if any(sign in url for sign in "?#@"):
-        raise _refused("user info, query and fragment are refused")
+        raise _refused("a URL with user info, query or fragment is refused")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -201,7 +202,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _address_of(name: str) -> Address | None:
-    """Give the address that `name` spells, None when it is a name; refuse what is neither."""
+    """Return the address that `name` spells, None for a host name; refuse anything else."""
     address = None if "%" in name else parse_address(name)
     if address is not None:
         return address
@@ -218,18 +219,18 @@ def _check_place(name: str, address: Address | None, peer: Address | None) -> No
         raise _refused(why or "metadata addresses are refused")
     here = is_loopback(address) if address else is_local_name(name)
     if here and not (peer and is_loopback(peer)):
-        raise _refused("a loopback address is for a host on the server's own machine")
+        raise _refused("a loopback address is only allowed for a host on the server's own machine")
 
 
 def _is_peer(name: str, address: Address | None, peer: Address | None) -> bool:
     if peer is None:
         return False
-    if is_loopback(peer):  # one machine, however it is spelt
+    if is_loopback(peer):  # all loopback addresses are the same machine
         return is_loopback(address) if address else is_local_name(name)
     return address == peer
 
 
-def _is_no_machine(address: Address) -> bool:
+def _is_unusable(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         reserved = address.is_reserved or address in _THIS_NETWORK
     else:
@@ -242,14 +243,14 @@ def _plain(address: Address) -> Address:
     return mapped or address
 
 
-def _meant(address: Address) -> Iterable[Address]:
-    """Give the address and the IPv4 address that an IPv6 one carries, if any."""
+def _with_embedded(address: Address) -> Iterable[Address]:
+    """Yield the address, and the IPv4 address that an IPv6 one embeds, if any."""
     plain = _plain(address)
     yield plain
     if isinstance(plain, ipaddress.IPv6Address):
         if plain.sixtofour:
             yield plain.sixtofour
-        # ::1 and :: lie in ::/96 but carry nothing
+        # ::1 and :: are in ::/96 but embed no IPv4 address
         if int(plain) > 1 and any(plain in network for network in _CARRIERS):
             yield ipaddress.IPv4Address(int(plain) & 0xFFFFFFFF)
 

@@ -15,18 +15,18 @@ from vpt.model import Json, Role
 
 @pytest.fixture
 async def operator(client: ClientFactory) -> Client:
-    """Give a client who writes and executes."""
+    """Return a client with the role operator."""
     return await client(Role.OPERATOR)
 
 
 def _answer(action: Json) -> Json:
-    """Say what the step asks for."""
+    """Return the response that the step asks for."""
     return {"success": action.get("success", True), **action.get("answers", {})}
 
 
 @pytest.fixture
 async def host(operator: Client) -> AsyncIterator[FakeHost]:
-    """Give a registered host with one device, which answers at once what its steps say."""
+    """Yield a registered host with one device, which answers as its steps ask for."""
     host = FakeHost(answer=_answer)
     host.gate.set()
     server = await host.join(operator)
@@ -37,5 +37,5 @@ async def host(operator: Client) -> AsyncIterator[FakeHost]:
 
 @pytest.fixture
 def vpt(server: TestServer) -> Cli:
-    """Give the command, for this server and an operator."""
+    """Return the command line for this server, with the role operator."""
     return Cli(str(server.make_url("/")).rstrip("/"), token())

@@ -1,4 +1,4 @@
-"""The command line as CI has it: a process of its own, whose words and exit code are looked at."""
+"""The command line as in CI: a separate process, whose output and exit code are checked."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _TIME = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)
 
 @dataclass
 class Cli:
-    """Where the command is to go, and as whom."""
+    """Runs `vpt` for one server and one token."""
 
     url: str
     token: str
     settings: dict[str, str] = field(default_factory=dict)
 
     def environment(self, **more: Any) -> dict[str, str]:
-        """Give what tells the command where to go, and nothing else of this machine."""
+        """Return the environment: server and token, and no setting of this machine."""
         where = {"PYTHONPATH": ROOT, "VPT_SERVER": self.url, "VPT_TOKEN": self.token}
         return environment(**where, **self.settings, **more)
 
     async def __call__(self, *args: object, said: str = "") -> Ended:
-        """Run `vpt` to its end; `said` is what it reads."""
+        """Run `vpt` to its end; `said` is its standard input."""
         async with self.under_way(*args, said=said) as running:
             return await running.ended()
 
     @asynccontextmanager
-    async def under_way(self, *args: object, said: str = "") -> AsyncIterator[Running]:
-        """Run `vpt`; whatever happens it is gone at the end."""
+    async def under_way(self, *args: object, said: str = "") -> AsyncIterator[RunningCommand]:
+        """Run `vpt`, and kill it at the end if it still runs."""
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "vpt", *map(str, args)),
             env=self.environment(),
@@ -57,7 +57,7 @@ class Cli:
         assert child.stdin is not None
         child.stdin.write(said.encode())
         child.stdin.close()
-        running = Running(child)
+        running = RunningCommand(child)
         try:
             yield running
         finally:
@@ -66,7 +66,7 @@ class Cli:
 
 @dataclass
 class Ended:
-    """What a command said, and its exit code."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -74,12 +74,12 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Give what it said without the times of day."""
+        """The lines of its output, without the times of day."""
         return _TIME.sub("", self.out).splitlines()
 
 
-class Running:
-    """A command that goes on."""
+class RunningCommand:
+    """A command that still runs."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self._child = child
@@ -95,7 +95,7 @@ class Running:
             setattr(self, name, getattr(self, name) + data)
 
     async def says(self, words: str) -> None:
-        """Wait until it has said that."""
+        """Wait until it has printed that."""
         await until(
             lambda: words.encode() in self.out + self.err or self._child.returncode is not None
         )
@@ -119,10 +119,10 @@ class Running:
 
 
 class Scissors:
-    """A proxy that lets the first answers to some requests get lost, and knows what it carried."""
+    """A proxy that loses the first responses to some requests, and records all requests."""
 
     def __init__(self, url: str, *, cuts: str, times: int, refuses: str = "nothing") -> None:
-        """Lose `times` answers to what begins with `cuts`; take no request of `refuses`."""
+        """Lose `times` responses to requests that start with `cuts`; refuse `refuses`."""
         self._far = urlsplit(url)
         self._cuts, self._times, self._refuses = cuts.encode(), times, refuses.encode()
         self._server: asyncio.Server | None = None
@@ -175,7 +175,7 @@ class Scissors:
 
     @staticmethod
     async def _read(reader: asyncio.StreamReader) -> bytes:
-        """What came, or nothing at the end: a side that breaks off is an end like another."""
+        """Return the next bytes, or none at the end; a broken connection is an end, too."""
         try:
             return await reader.read(65536)
         except OSError:
@@ -183,7 +183,7 @@ class Scissors:
 
 
 class Terminal:
-    """A person before a terminal: sees what is drawn, types, and presses Ctrl-C."""
+    """A person at a terminal, who reads the screen, types, and presses Ctrl-C."""
 
     def __init__(self, cli: Cli, *args: object, columns: int = 120) -> None:
         self._far, near = os.openpty()
@@ -218,7 +218,7 @@ class Terminal:
                 self.drawn = _STEERING.sub("", self.steered)
 
     async def shows(self, words: str) -> None:
-        """Wait until it was drawn, since the last key was pressed."""
+        """Wait until the text was drawn, after the last key."""
 
         def shown() -> bool:
             self._look()
@@ -233,7 +233,7 @@ class Terminal:
         os.write(self._far, keys.encode())
 
     async def ended(self) -> int:
-        """Wait for its end; give its exit code."""
+        """Wait for its end and return its exit code."""
 
         def over() -> bool:
             self._look()

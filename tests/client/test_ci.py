@@ -19,7 +19,7 @@ from tests.client.kit import Cli
 from tests.conftest import Client
 from tests.system.kit import ROOT
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.files import read
+from vpt.client.files import read_files
 from vpt.model import Json
 
 XSD = ROOT / "tests" / "data" / "junit-10.xsd"
@@ -33,8 +33,8 @@ async def _campaign(operator: Client, name: str, step: Json, **more: object) -> 
     await made(operator, "/api/campaigns", body)
 
 
-class Job:
-    """A step of CI: the script, in a folder of its own, with `vpt` on the path."""
+class CiJob:
+    """A step of CI: the script, in its own folder, with `vpt` on the path."""
 
     def __init__(self, vpt: Cli, folder: Path) -> None:
         self.report, self.summary = folder / "report.xml", folder / "summary.md"
@@ -56,19 +56,19 @@ class Job:
         )
 
     async def run(self, *args: str, wait: float = 20) -> tuple[int | None, str]:
-        """Give its exit code and what it said."""
+        """Return its exit code and its output."""
         job = await self.begin(*args, wait=wait)
         said, _ = await job.communicate()
         return job.returncode, said.decode()
 
 
 @pytest.fixture
-def job(vpt: Cli, tmp_path: Path) -> Job:
-    return Job(vpt, tmp_path)
+def job(vpt: Cli, tmp_path: Path) -> CiJob:
+    return CiJob(vpt, tmp_path)
 
 
 async def test_the_script_exits_with_0_1_2_3_and_4_and_publishes_the_report(
-    operator: Client, host: FakeHost, job: Job
+    operator: Client, host: FakeHost, job: CiJob
 ) -> None:
     await _campaign(operator, "Good", {"command": "a"})
     await _campaign(operator, "Bad", {"command": "a", "success": False})
@@ -95,7 +95,7 @@ async def test_the_script_exits_with_0_1_2_3_and_4_and_publishes_the_report(
 
 
 async def test_a_job_that_is_cancelled_cancels_the_run(
-    operator: Client, host: FakeHost, job: Job
+    operator: Client, host: FakeHost, job: CiJob
 ) -> None:
     await _campaign(operator, "Long", {"command": "a"})
     host.gate.clear()
@@ -124,4 +124,4 @@ def test_every_yaml_of_the_document_is_yaml_and_its_test_cases_can_be_imported(
         assert yaml.safe_load(block)
     path = tmp_path / "lab.yaml"
     path.write_text(blocks[-1])
-    assert [*read([path]).campaigns] == ["Nightly"]
+    assert [*read_files([path]).campaigns] == ["Nightly"]

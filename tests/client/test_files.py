@@ -16,11 +16,11 @@ from tests.conftest import Client, token
 from tests.web.kit import got, made, test_case
 from vpt.client.api import Api, RefusedError
 from vpt.client.exits import MisuseError
-from vpt.client.files import TestCase, read, written
-from vpt.client.sync import Import, look
+from vpt.client.files import TestCaseSpec, dump, read_files
+from vpt.client.sync import ImportPlan, read_server
 from vpt.model import Json, Role
 
-#: What YAML has traps for, and JSON has not.
+#: Values that YAML and JSON read differently.
 TRAPS: Json = {
     "texts": ["yes", "no", "on", "null", "~", "1.10", "007", "1e5", "12:30", "2026-11-01", "0x1f"],
     "more": [
@@ -43,7 +43,7 @@ TRAPS: Json = {
 
 
 async def _everything(operator: Client) -> Json:
-    """Give what the server has, without what only that server knows."""
+    """Return the content of the server, without ids, versions and times."""
     cases = (await got(operator, "/api/testcases"))["items"]
     campaigns = (await got(operator, "/api/campaigns"))["items"]
     names = {case["id"]: case["name"] for case in cases}
@@ -91,7 +91,7 @@ async def test_what_is_exported_is_the_same_to_import_and_makes_an_equal_lab(
     )
     for way in (folder, single):
         ended = await vpt("import", way, "--prune")
-        assert (ended.code, ended.out) == (0, "nothing to do: 3 as they are\n")
+        assert (ended.code, ended.out) == (0, "nothing to do: 3 unchanged\n")
     for kind in ("campaigns", "testcases"):
         for item in (await got(operator, f"/api/{kind}"))["items"]:
             assert (await operator.delete(f"/api/{kind}/{item['id']}")).status == 204
@@ -100,24 +100,24 @@ async def test_what_is_exported_is_the_same_to_import_and_makes_an_equal_lab(
         "create test case 'Plain'",
         "create test case 'é: full'",
         "create campaign 'Nightly'",
-        "3 changes, 0 as they are",
+        "3 changes, 0 unchanged",
     ]
     assert await _everything(operator) == before
 
 
 def test_every_reader_of_yaml_takes_what_is_written_for_what_it_is(tmp_path: Path) -> None:
-    case = TestCase(name="on", device_model="no", steps=[TRAPS])
-    text = written([case], [], "yaml")
+    case = TestCaseSpec(name="on", device_model="no", steps=[TRAPS])
+    text = dump([case], [], "yaml")
     assert yaml.safe_load(text)["test_cases"][0]["steps"] == [TRAPS]
     path = tmp_path / "a.yaml"
     path.write_text(text, encoding="utf-8")
-    again = read([path]).test_cases["on"]
+    again = read_files([path]).test_cases["on"]
     assert json.dumps(again.steps) == json.dumps([TRAPS])
     path.write_text(
         "test_cases: [{name: a, device_model: tv, steps: "
         "[{a: [yes, 2026-11-01, 12:30, 007, 1.5, 1e2, true, 12, ~]}]}]"
     )
-    [step] = read([path]).test_cases["a"].steps
+    [step] = read_files([path]).test_cases["a"].steps
     assert step["a"] == ["yes", "2026-11-01", "12:30", "007", 1.5, 100.0, True, 12, None]
 
 
@@ -139,14 +139,14 @@ async def test_only_what_differs_is_written_and_a_dry_run_changes_nothing(
         "update campaign 'Nightly' (test_cases)",
     ]
     ended = await vpt("import", "--dry-run", path)
-    assert ended.out.splitlines() == [*(f"would {one}" for one in changes), "1 as they are"]
+    assert ended.out.splitlines() == [*(f"would {one}" for one in changes), "1 unchanged"]
     assert await _everything(operator) == before
-    assert (await vpt("import", path)).out.splitlines() == [*changes, "3 changes, 1 as they are"]
+    assert (await vpt("import", path)).out.splitlines() == [*changes, "3 changes, 1 unchanged"]
     versions = {
         case["name"]: case["version"] for case in (await got(operator, "/api/testcases"))["items"]
     }
     assert versions == {"New": 1, "Plain": 1, "é: full": 2}
-    assert (await vpt("import", path)).out == "nothing to do: 4 as they are\n"
+    assert (await vpt("import", path)).out == "nothing to do: 4 unchanged\n"
 
 
 async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
@@ -156,7 +156,7 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
     path = tmp_path / "lab.yaml"
     path.touch()
     ended = await vpt("import", path, "--prune", "--yes")
-    assert (ended.code, "--prune would delete all" in ended.err) == (4, True)
+    assert (ended.code, "--prune would delete everything" in ended.err) == (4, True)
     path.write_text("test_cases: [{name: Plain, device_model: pixel, steps: [{command: a}]}]")
     ended = await vpt("import", path, "--prune")
     assert (ended.code, "--yes" in ended.err) == (4, True)
@@ -169,7 +169,7 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
         "update test case 'Plain' (steps)",
         "delete campaign 'Nightly'",
         "delete test case 'é: full'",
-        "3 changes, 0 as they are",
+        "3 changes, 0 unchanged",
     ]
     assert list(await _everything(operator)) == ["Plain"]
     folder = tmp_path / "lab"
@@ -182,7 +182,7 @@ async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
 
 
 def _bomb() -> str:
-    """Give what is a thousand bytes, and has a hundred million values where it is unfolded."""
+    """Return a thousand bytes of YAML whose references unfold to a hundred million values."""
     lists = "".join(
         f"  - &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
     )
@@ -195,10 +195,13 @@ CASE = "{name: A, device_model: tv, steps: [{command: a}]}"
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"a.yaml": f"test_cases: [{CASE}]", "b.yml": f"test_cases: [{CASE}]"}, "stands in"),
+        (
+            {"a.yaml": f"test_cases: [{CASE}]", "b.yml": f"test_cases: [{CASE}]"},
+            "is already defined in",
+        ),
         ({"a.yaml": "test_cases: [{name: A, device_model: tv}]"}, "`steps` - at `$.test_cases[0]`"),
-        ({"a.yaml": "test_cases: [{name: A, name: B}]"}, "'name' stands twice"),
-        ({"a.json": '{"campaigns": [], "campaigns": []}'}, "'campaigns' stands twice"),
+        ({"a.yaml": "test_cases: [{name: A, name: B}]"}, "'name' appears twice"),
+        ({"a.json": '{"campaigns": [], "campaigns": []}'}, "'campaigns' appears twice"),
         ({"a.yaml": "testcases: []"}, "unknown field `testcases`"),
         ({"a.yaml": "test_cases:\n\n  - {"}, "a.yaml, line 3: expected the node content"),
         ({"a.yaml": "test_cases:\n  - name: A\n    steps: 3"}, "a.yaml, line 3: Expected `array`"),
@@ -208,12 +211,15 @@ CASE = "{name: A, device_model: tv, steps: [{command: a}]}"
             {"a.yaml": f"test_cases: [{CASE.replace('a}', 'a, timeout_s: -1}')}]"},
             "a.yaml, line 1: Expected `float` > 0.0 - at `$.test_cases[0].steps[0].timeout_s`",
         ),
-        ({"a.yaml": "test_cases: &a [*a]"}, "a.yaml: it is nested too deep, or within itself"),
-        ({"a.json": "[" * 100_000}, "a.json: it is nested too deep"),
-        ({"a.yaml": _bomb()}, "a.yaml: it holds more than 1000000 values"),
+        ({"a.yaml": "test_cases: &a [*a]"}, "a.yaml: it is nested too deeply, or contains itself"),
+        ({"a.json": "[" * 100_000}, "a.json: it is nested too deeply"),
+        ({"a.yaml": _bomb()}, "a.yaml: it has more than 1000000 values"),
         ({f"{number}.yaml": "x: y" for number in range(22)}, "\nand 2 more"),
-        ({"a.yaml": 'test_cases: [{name: "\\ud83d"}]'}, "half a character - at `$.test_cases[0]"),
-        ({"a.yaml": "test_cases: [{name: A, device_model: t, steps: [{1: 2}]}]"}, "key 1 is no"),
+        ({"a.yaml": 'test_cases: [{name: "\\ud83d"}]'}, "(half a character) - at `$.test_cases[0]"),
+        (
+            {"a.yaml": "test_cases: [{name: A, device_model: t, steps: [{1: 2}]}]"},
+            "key 1 is not a text",
+        ),
     ],
 )
 def test_what_is_wrong_with_files_is_told(
@@ -222,7 +228,7 @@ def test_what_is_wrong_with_files_is_told(
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(MisuseError, match=re.escape(words)):
-        read([tmp_path])
+        read_files([tmp_path])
 
 
 def test_files_of_any_editor_and_steps_with_parameters_are_read(tmp_path: Path) -> None:
@@ -231,7 +237,7 @@ def test_files_of_any_editor_and_steps_with_parameters_are_read(tmp_path: Path) 
             '{"test_cases": [{"name": "A", "device_model": "tv", "steps": [{"retries": "${n}"}]}]}'
         )
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        assert [*read([tmp_path / name]).test_cases] == ["A"]
+        assert [*read_files([tmp_path / name]).test_cases] == ["A"]
 
 
 def test_links_are_followed_and_one_that_leads_nowhere_is_told(tmp_path: Path) -> None:
@@ -241,10 +247,10 @@ def test_links_are_followed_and_one_that_leads_nowhere_is_told(tmp_path: Path) -
     (far / "a.yaml").write_text(f"test_cases: [{CASE}]")
     (lab / "linked").symlink_to(far)
     (far / "round").symlink_to(lab)
-    assert [*read([lab]).test_cases] == ["A"]
+    assert [*read_files([lab]).test_cases] == ["A"]
     (lab / "gone.yaml").symlink_to("nowhere.yaml")
-    with pytest.raises(MisuseError, match=r"gone\.yaml is a link that leads nowhere"):
-        read([lab])
+    with pytest.raises(MisuseError, match=r"gone\.yaml is a link to a file that does not exist"):
+        read_files([lab])
 
 
 async def test_every_name_has_a_file_that_others_do_not_move(
@@ -261,7 +267,7 @@ async def test_every_name_has_a_file_that_others_do_not_move(
         "テスト.yaml",
         f"{'日本語' * 22}.yaml",
     ]
-    assert (await vpt("import", tmp_path)).out == "nothing to do: 6 as they are\n"
+    assert (await vpt("import", tmp_path)).out == "nothing to do: 6 unchanged\n"
 
 
 async def test_wrong_files_and_names_that_lead_nowhere_are_told_before_the_first_change(
@@ -269,7 +275,10 @@ async def test_wrong_files_and_names_that_lead_nowhere_are_told_before_the_first
 ) -> None:
     path = tmp_path / "lab.yaml"
     for campaign, words in (
-        ("{name: C, test_cases: [{test_case: X}]}", "names the test case 'X', which is nowhere"),
+        (
+            "{name: C, test_cases: [{test_case: X}]}",
+            "names the test case 'X', which is neither in a file nor on the server",
+        ),
         ("{name: C}", "lab.yaml, line 2: Object missing required field `test_cases`"),
     ):
         path.write_text(f"test_cases: [{CASE}]\ncampaigns: [{campaign}]")
@@ -285,12 +294,12 @@ async def test_what_somebody_changed_meanwhile_is_not_overwritten(
     path = tmp_path / "lab.yaml"
     path.write_text(f"test_cases: [{CASE}]")
     async with Api(vpt.url, vpt.token) as api:
-        work = Import(api, await look(api), read([path]))
+        work = ImportPlan(api, await read_server(api), read_files([path]))
         [change] = work.planned(prune=False)
         async with operator.put(f"/api/testcases/{case['id']}", json=test_case(name="A")) as answer:
             assert answer.status == 200
         with pytest.raises(RefusedError) as refused:
-            await work.do(change)
+            await work.apply(change)
     assert (refused.value.status, refused.value.exit_code) == (412, 2)
 
 
@@ -307,7 +316,7 @@ async def test_a_failure_in_the_middle_says_what_was_done_and_the_same_command_d
     assert ended.out == "create test case 'A'\n"
     assert "could not create campaign 'C'; 1 of 2 changes were made" in ended.err
     path.write_text(path.read_text().replace(", device_id: gone", ""))
-    assert (await vpt("import", path)).out == "create campaign 'C'\n1 changes, 1 as they are\n"
+    assert (await vpt("import", path)).out == "create campaign 'C'\n1 changes, 1 unchanged\n"
     ended = await vpt("export", tmp_path / "no folder" / "lab.yaml")
     assert (ended.code, "No such file" in ended.err) == (2, True)
     viewer = Cli(vpt.url, token(Role.VIEWER))

@@ -20,7 +20,7 @@ from tests.client.kit import Cli, Ended, Scissors, Terminal
 from tests.conftest import Client, token
 from tests.system.kit import free_port
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.board import Board, Test
+from vpt.client.progress import RunProgress, TestState
 from vpt.model import Json, Role
 
 XSD = Path(__file__).parents[1] / "data" / "junit-10.xsd"
@@ -40,7 +40,7 @@ async def _campaign(operator: Client, name: str, *cases: str, **more: Any) -> st
 
 
 def _page(ended: Ended) -> str:
-    """Give the id in the URL that is the last line."""
+    """Return the id in the URL of the last line."""
     return ended.out.splitlines()[-1].rpartition("/")[2]
 
 
@@ -149,22 +149,24 @@ async def test_a_token_that_is_revoked_meanwhile_leaves_the_run_and_says_where(
         ended = await running.ended()
     assert (ended.code, "has expired or was revoked" in ended.err) == (4, True), ended
     [execution] = (await got(operator, "/api/executions"))["items"]
-    assert f"It goes on: {vpt.url}/#/executions/{execution['execution_id']}" in ended.err
+    assert f"The run continues: {vpt.url}/#/executions/{execution['execution_id']}" in ended.err
     assert execution["status"] == "running"
 
 
 def test_on_a_small_terminal_what_runs_is_seen() -> None:
-    board = Board("Nightly", total=90)
+    board = RunProgress("Nightly", total=90)
     for number in range(60):
         status = "completed" if number < 38 else "running" if number < 40 else "queued"
-        board.tests[str(number)] = Test(f"Number {number} {'long ' * 9}", status, where="pi-1:tv")
+        board.tests[str(number)] = TestState(
+            f"Number {number} {'long ' * 9}", status, device="pi-1:tv"
+        )
     for width, height in ((60, 24), (80, 20), (120, 12)):
         console = Console(width=width, height=height, file=io.StringIO())
         console.print(board.table(*console.size))
         assert isinstance(console.file, io.StringIO)
         lines = console.file.getvalue().splitlines()
         assert len(lines) <= height - 3
-        assert lines[0].rstrip() == "Nightly: 38 of 90 are over"
+        assert lines[0].rstrip() == "Nightly: 38 of 90 finished"
         running = [line for line in lines if "running" in line]
         assert [line[2:11] for line in running] == ["Number 38", "Number 39"], lines
         assert all("pi-1:tv " in line for line in running)
@@ -205,8 +207,8 @@ async def test_wrong_usage_exits_with_4_and_starts_nothing(
     stranger = Cli(vpt.url, "no.such.token")
     for cli, words, *args in (
         (vpt, "No such option", "run", "testcase", "Twice", "--devise", "x"),
-        (vpt, f"name one of {second}, {first}", "run", "testcase", "Twice"),
-        (vpt, "no campaign 'wic'. There is: 'Twice or more'", "run", "campaign", "wic"),
+        (vpt, f"use one of the ids {second}, {first}", "run", "testcase", "Twice"),
+        (vpt, "no campaign 'wic'. Similar: 'Twice or more'", "run", "campaign", "wic"),
         (vpt, "parameters: Missing: key", "run", "testcase", first),
         (vpt, "There is no device x", "run", "testcase", second, "--device", "x"),
         (viewer, "Your role", "run", "testcase", second),
@@ -230,7 +232,7 @@ async def test_what_no_host_could_ever_run_and_a_server_that_is_away_are_infrast
     ended = await nobody("run", "testcase", "x", "--patience", "0.3")
     assert ended.code == 2 and "does not answer: connection refused" in ended.err
     ended = await nobody("run", "testcase", "x", "--wait-timeout", "0.3")
-    assert ended.code == 3 and "ran out before" in ended.err
+    assert ended.code == 3 and "--wait-timeout ran out before" in ended.err
 
 
 async def test_a_campaign_is_told_test_by_test_and_its_worst_decides(
@@ -258,7 +260,7 @@ async def test_why_it_waits_is_told(operator: Client, host: FakeHost, vpt: Cli) 
     host.gate.clear()
     await made(operator, f"/api/testcases/{case_id}/execute", {})
     async with vpt.under_way("run", "testcase", "Wait") as running:
-        await running.says("Wait: waits: all that fit are busy (host-1:tv-1), place 1 in line")
+        await running.says("Wait: waiting: all matching devices are busy (host-1:tv-1), position 1")
         host.gate.set()
         assert (await running.ended()).code == 0
 
@@ -335,7 +337,7 @@ async def test_on_a_terminal_ctrl_c_asks_and_yes_cancels_the_run(
     host.gate.clear()
     with Terminal(vpt, "run", "testcase", "Long") as terminal:
         await terminal.shows("0/2")
-        assert "verdict" in terminal.drawn and "running" in terminal.drawn
+        assert "result" in terminal.drawn and "running" in terminal.drawn
         terminal.types("\x03")
         await terminal.shows("Cancel the run on the server? [y/N]")
         terminal.types("y\n")
@@ -353,11 +355,11 @@ async def test_on_a_terminal_no_leaves_the_run_and_a_second_ctrl_c_leaves_at_onc
     host.gate.clear()
     for keys, code in (("n\n", 3), ("\x03", 2)):
         with Terminal(vpt, "run", "testcase", "Long") as terminal:
-            await terminal.shows("verdict")
+            await terminal.shows("result")
             terminal.types("\x03")
             await terminal.shows("[y/N]")
             terminal.types(keys)
             assert await terminal.ended() == code
-            assert "It goes on: " in terminal.drawn
+            assert "The run continues: " in terminal.drawn
     statuses = {item["status"] for item in (await got(operator, "/api/executions"))["items"]}
     assert statuses == {"queued", "running"}

@@ -53,6 +53,6 @@ async def test_a_killed_server_is_waited_for_and_the_lines_go_on() -> None:
 
 
 async def _is_listened_to(session: ClientSession) -> bool:
-    """Tell whether the command's live connection is back."""
+    """Return True when the live connection of the command is back."""
     async with session.get("/metrics") as answer:
         return "\nvpt_socketio_clients 1" in await answer.text()

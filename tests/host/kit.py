@@ -1,4 +1,4 @@
-"""What the host's tests share: a small server it can belong to, and hosts to talk to."""
+"""Shared by the tests of the host: a small server to register at, and hosts to talk to."""
 
 import asyncio
 import contextlib
@@ -123,7 +123,7 @@ async def written(path: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
+    """Return True when a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

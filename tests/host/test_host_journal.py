@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vpt.host.journal import KEEP_S, Journal, Pair
-from vpt.host.replies import Reply
+from vpt.host.journal import KEEP_S, AttemptKey, Journal
+from vpt.host.responses import JsonResponse
 
 from .kit import Caller, FakeServer, alive, process, running, until, until_actions, written
 
@@ -124,7 +124,7 @@ async def test_a_clean_stop_answers_that_the_host_stops_and_keeps_that(
 async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     await journal.begin("whole")
-    await journal.end("whole", Reply(200, b'{"a":1}'))
+    await journal.end("whole", JsonResponse(200, b'{"a":1}'))
     await journal.begin("begun")
     await journal.close()
     segment = only_segment(tmp_path)
@@ -134,7 +134,7 @@ async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     whole, begun = again.find("whole"), again.find("begun")
     assert whole is not None
     assert begun is not None
-    assert await again.read(whole) == Reply(200, b'{"a":1}')
+    assert await again.read(whole) == JsonResponse(200, b'{"a":1}')
     assert not begun.answered
     assert again.find("to") is None
     await again.begin("next")
@@ -157,14 +157,14 @@ async def test_one_fsync_serves_many_writers(tmp_path: Path) -> None:
 async def test_what_is_older_than_a_day_is_forgotten(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     await journal.begin("old")
-    await journal.cancel(Pair("e", 1))
+    await journal.cancel(AttemptKey("e", 1))
     await journal.close()
     segment = only_segment(tmp_path)
     past = time.time() - KEEP_S - 10
     os.utime(segment, (past, past))
     again = await opened(tmp_path)
     assert again.find("old") is None
-    assert not again.is_cancelled(Pair("e", 1))
+    assert not again.is_cancelled(AttemptKey("e", 1))
     assert not segment.exists()
     await again.close()
 

@@ -21,7 +21,7 @@ BROWSER = next(
 )
 real_browser = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium")
 
-#: Milliseconds that something may take to be seen.
+#: Milliseconds until something must be visible.
 SEEN = 10_000
 expect.set_options(timeout=SEEN)
 
@@ -106,7 +106,7 @@ def _note(seen: Seen, kind: str, text: str) -> None:
 
 
 async def faults_of(page: Page) -> list[str]:
-    """Say what axe finds serious or critical in light and in dark, and what a phone spoils."""
+    """Return serious and critical findings of axe, light and dark, and overflows on a phone."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(_AXE)
     faults = []

@@ -94,7 +94,7 @@ async def test_no_task_takes_long_while_it_loads_changes_scrolls_and_is_searched
 
 
 def _busiest(trace: bytes) -> float:
-    """Give the most milliseconds of processor that a task of a page's main thread took."""
+    """Return the longest task of the main thread of a page, in milliseconds of processor."""
     events = json.loads(trace)["traceEvents"]
     main = {
         (event["pid"], event["tid"])
@@ -111,7 +111,7 @@ def _busiest(trace: bytes) -> float:
 
 
 async def _long_tasks(page: Page, api: aiohttp.ClientSession, order: str) -> list[list[float]]:
-    """Give start and duration of those beyond the limit while much happens."""
+    """Return start and duration of the tasks beyond the limit while much happens."""
     await _all_there(page)
     changes = [ask(api, "POST", f"/api/hosts/host-{n}/{order}") for n in range(100, 200)]
     await asyncio.gather(page.evaluate(_SCROLL), *changes)

@@ -17,7 +17,7 @@ from tests.web.kit import FakeHost, got, made, test_case
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.events import Events
-from vpt.measures import Spread
+from vpt.measures import Histogram
 from vpt.model import Role
 from vpt.store.db import Database
 from vpt.web.app import make_app
@@ -190,7 +190,7 @@ async def test_who_scrapes_has_a_token_of_its_own(
 
 
 def test_a_spread_counts_each_value_once_in_the_lowest_bucket_that_holds_it() -> None:
-    spread = Spread((1.0, 2.0))
+    spread = Histogram((1.0, 2.0))
     for number in (0.5, 1.0, 1.5, 2.0, 3.0):
         spread.add(number)
     assert list(spread.up_to()) == [(1.0, 2), (2.0, 4), (float("inf"), 5)]

@@ -1,1 +1,1 @@
-"""The command line for people and CI; it knows a server by REST and Socket.IO only."""
+"""The command line for people and CI: talks to a server over REST and Socket.IO only."""

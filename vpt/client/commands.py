@@ -1,127 +1,71 @@
-"""`vpt run`, `ls`, `logs`, `import`, `export`: the commands that ask a server."""
+"""`vpt run`, `ls`, `logs`, `import`, `export`, `completion`: options, help and exit codes.
+
+The modules that do the work are imported inside the commands, so that `vpt --help` and shell
+completion start fast.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from vpt import config
 from vpt.bounds import HIGHEST_PRIORITY, LONGEST_TIMEOUT_S
-from vpt.client.exits import Exit, MisuseError, TroubleError
-from vpt.client.shutdown import end_all
+from vpt.client.connection import Command, connected, with_server
 from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
 
-if TYPE_CHECKING:
-    from vpt.client.api import Api
-
-#: Seconds that a server may be away while a run is started and waited for.
+#: Seconds that a server may be away while a run is started and followed.
 PATIENCE = 60.0
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def with_server(command: Command) -> Command:
-    """Add the options that say which server, and who asks."""
-    token = click.option(
-        "--token",
-        metavar="TOKEN",
-        help="A token of the server's [VPT_TOKEN]. Better by the environment: a command line can "
-        "be seen.",
-    )
-    server = click.option(
-        "--server", metavar="URL", help="The vpt server [VPT_SERVER, else http://127.0.0.1:5109]."
-    )
-    return server(token(command))
-
-
-def connected(
-    server: str | None,
-    token: str | None,
-    work: Callable[[Api], Coroutine[Any, Any, Any]],
-    patience: float = 0.0,
-) -> Any:
-    """Do `work` with the server; give what it gives."""
-    from vpt.client.api import Api  # noqa: PLC0415 (the other commands start faster without)
-
-    settings = config.client_from_env({"VPT_SERVER": server, "VPT_TOKEN": token})
-    if settings.vpt_token is None:
-        raise MisuseError(
-            "No token: set VPT_TOKEN, or give --token. `vpt token --user me`, on the server's "
-            "machine, makes one."
-        )
-    url, key = settings.vpt_server, settings.vpt_token.strip()  # a secret may end in a new line
-    if not key.isascii() or not key.isprintable():
-        raise MisuseError("The token holds characters that no token has.")
-
-    async def connect() -> Any:
-        try:
-            async with Api(url, key, patience, lambda words: click.echo(words, err=True)) as api:
-                return await work(api)
-        finally:
-            await end_all()
-
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # names may be beyond what a terminal can show
-    try:
-        return asyncio.run(connect())
-    except BrokenPipeError:  # who reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.TROUBLE
-    except OSError as error:
-        raise TroubleError(str(error)) from error
 
 
 # ---------------------------------------------------------------- vpt run
 
 
-@click.group("run", short_help="Run a test case or a campaign, and exit with its verdict.")
+@click.group("run", short_help="Run a test case or a campaign, and exit with its result.")
 def run_group() -> None:
-    """Run a test case or a campaign on the server, follow it, and exit with its verdict.
+    """Run a test case or a campaign on the server, follow it, and exit with its result.
 
     \b
     vpt run testcase "Start the app" --device pi-1:tv
     vpt run testcase "Start the app" --param app=news --param retries=3
     vpt run campaign Nightly --junit report.xml --wait-timeout 3600
 
-    Exit codes: 0 passed, 1 a test failed, 2 infrastructure (also: cancelled, the server does not
-    answer), 3 the wait ran out, 4 wrong usage. A server that restarts meanwhile is waited for,
-    and nothing is ever started twice.
+    Exit codes: 0 passed, 1 a test failed, 2 infrastructure error (also: cancelled, or the server
+    does not answer), 3 --wait-timeout ran out, 4 wrong usage. While the server restarts the command
+    waits for it, and it never starts a run twice.
 
-    Ctrl-C asks whether to cancel the run on the server, too; a second one leaves at once, and the
-    run goes on. Without a terminal SIGINT and SIGTERM cancel it: then nobody waits for it any more.
+    Ctrl-C asks whether to cancel the run on the server. A second Ctrl-C ends the command at once;
+    the run continues. Without a terminal, as in CI, SIGINT and SIGTERM cancel the run.
     """
 
 
 def _waiting(command: Command) -> Command:
-    """Add what both kinds of runs have."""
+    """Add the options that `run testcase` and `run campaign` share."""
     for option in reversed(
         (
             click.option(
                 "--wait/--no-wait",
                 default=True,
                 show_default=True,
-                help="Wait for the end; without, print the execution's id and exit with 0.",
+                help="Wait for the end. With --no-wait, print the execution's id and exit with 0.",
             ),
             click.option(
                 "--wait-timeout",
                 type=click.FloatRange(0, min_open=True),
                 metavar="SECONDS",
-                help="Wait no longer, and exit with 3; the run goes on [no limit].",
+                help="Stop waiting after this time and exit with 3; the run continues [no limit].",
             ),
             click.option(
                 "--junit",
                 type=click.Path(dir_okay=False, path_type=Path),
                 metavar="FILE",
-                help="Write JUnit XML there at the end, whatever the verdict.",
+                help="Write a JUnit XML report to this file at the end, whatever the result.",
             ),
             click.option(
                 "--patience",
@@ -129,7 +73,7 @@ def _waiting(command: Command) -> Command:
                 default=PATIENCE,
                 show_default=True,
                 metavar="SECONDS",
-                help="How long the server may be away before that is exit code 2.",
+                help="How long the server may be unreachable before the command exits with 2.",
             ),
         )
     ):
@@ -137,45 +81,45 @@ def _waiting(command: Command) -> Command:
     return with_server(command)
 
 
-@run_group.command("testcase", short_help="Run a test case, by its id or name.")
+@run_group.command("testcase", short_help="Run a test case, given by its id or name.")
 @click.argument("name", metavar="NAME-OR-ID")
-@click.option("--device", metavar="ID", help="The device to run on, by its id [any that fits].")
-@click.option("--host", metavar="ID", help="The host to run on [any].")
+@click.option("--device", metavar="ID", help="The id of the device to run on [any that fits].")
+@click.option("--host", metavar="ID", help="The id of the host to run on [any].")
 @click.option(
     "--param",
     "params",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter; may be given again. A value that is JSON is taken as such (3, true, "
-    "null, [1,2], {...}), all else as text; to have text that looks like JSON, quote it: "
-    "--param 'pin=\"42\"'. Numbers count as JSON only as JSON writes them: 1.10 and 007 are text.",
+    help="A parameter of the test case; may be repeated. A JSON value (3, true, null, [1,2], "
+    "{...}) is used as JSON, anything else as text. To pass text that looks like JSON, quote it: "
+    "--param 'pin=\"42\"'. 1.10 and 007 are text, since JSON does not write numbers like that.",
 )
 @click.option(
     "--priority",
     type=click.IntRange(0, HIGHEST_PRIORITY),
-    help="Higher goes first [50, in the middle].",
+    help="0 to 100; a higher one runs first [50].",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
-    help="The longest that one attempt may take [the test case's].",
+    help="The time limit of one attempt [that of the test case].",
 )
 @click.option(
     "--queue-timeout",
     type=click.FloatRange(0, LONGEST_TIMEOUT_S, min_open=True),
     metavar="SECONDS",
-    help="The longest that it may wait for a device [QUEUE_TIMEOUT of the server].",
+    help="The time limit for waiting in the queue [QUEUE_TIMEOUT of the server].",
 )
 @_waiting
 def run_test_case(**options: Any) -> None:
-    """Run the test case with this id or, if none has it, with this name.
+    """Run the test case that has this id or, if there is none, this name.
 
     \b
     vpt run testcase "Start the app" --device pi-1:tv --junit report.xml
     ID=$(vpt run testcase tc_0123456789abcdef --no-wait)
     """
-    from vpt.client.kinds import TEST_CASE  # noqa: PLC0415
+    from vpt.client.runnables import TEST_CASE  # noqa: PLC0415
 
     body = {
         "device_id": options["device"],
@@ -188,28 +132,28 @@ def run_test_case(**options: Any) -> None:
     _run(TEST_CASE, {key: value for key, value in body.items() if value is not None}, options)
 
 
-@run_group.command("campaign", short_help="Run a campaign, by its id or name.")
+@run_group.command("campaign", short_help="Run a campaign, given by its id or name.")
 @click.argument("name", metavar="NAME-OR-ID")
 @_waiting
 def run_campaign(**options: Any) -> None:
-    """Run the campaign with this id or, if none has it, with this name.
+    """Run the campaign that has this id or, if there is none, this name.
 
-    Devices, parameters and priority are those that the campaign itself names.
+    Devices, parameters and priority are those of the campaign.
 
     \b
     vpt run campaign Nightly --junit report.xml --wait-timeout 3600
     """
-    from vpt.client.kinds import CAMPAIGN  # noqa: PLC0415
+    from vpt.client.runnables import CAMPAIGN  # noqa: PLC0415
 
     _run(CAMPAIGN, {}, options)
 
 
 def _run(kind: Any, body: dict[str, Any], options: dict[str, Any]) -> None:
-    from vpt.client.run import Order, run  # noqa: PLC0415
+    from vpt.client.run import RunRequest, run  # noqa: PLC0415
 
     if not options["wait"] and (options["junit"] or options["wait_timeout"]):
         raise click.UsageError("--junit and --wait-timeout need --wait.")
-    order = Order(
+    request = RunRequest(
         kind,
         options["name"],
         body,
@@ -218,27 +162,27 @@ def _run(kind: Any, body: dict[str, Any], options: dict[str, Any]) -> None:
         junit=_writable(options["junit"]),
     )
     code = connected(
-        options["server"], options["token"], lambda api: run(api, order), options["patience"]
+        options["server"], options["token"], lambda api: run(api, request), options["patience"]
     )
     sys.exit(code)
 
 
 def _writable(path: Path | None) -> Path | None:
-    """Find out before the run whether its report can be written; make its folder.
+    """Check before the run that its report can be written; make the folder of the report.
 
-    An older report goes: whatever happens, it must not be taken for the one of this run.
+    Deletes an older report: whatever happens, it must not be mistaken for the one of this run.
     """
     from vpt.client.run import is_plain, write  # noqa: PLC0415
 
     if path is None:
         return None
     if not path.name:
-        raise click.BadParameter("that is no name of a file", param_hint="--junit")
+        raise click.BadParameter("that is not the name of a file", param_hint="--junit")
     try:
         if not is_plain(path):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
             return path
-        path = path.resolve()  # a link stays one
+        path = path.resolve()  # write to the target of a link, and keep the link
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, b"")
         path.unlink()
@@ -254,15 +198,16 @@ def _parameters(given: tuple[str, ...]) -> dict[str, Any]:
         if not name or not equals:
             raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--param")
         if name in found:
-            raise click.BadParameter(f"{name} is given twice", param_hint="--param")
+            raise click.BadParameter(f"{name} appears twice", param_hint="--param")
         found[name] = parameter(value)
     return found
 
 
 def parameter(text: str) -> Any:
-    """Give the value that JSON makes of it, else the text itself.
+    """Return the value of a JSON text, or the text itself when it is not JSON.
 
-    A number that JSON would write otherwise is text: versions, PINs and long numbers stay whole.
+    A number that JSON would write differently stays text, so that versions (1.10), PINs (007) and
+    numbers beyond 64 bits are not changed.
     """
     try:
         value = json.loads(text)
@@ -279,10 +224,10 @@ def parameter(text: str) -> Any:
 
 @click.group("ls", short_help="List hosts, devices, test cases, campaigns or executions.")
 def ls_group() -> None:
-    """List what the server has, the newest first.
+    """List what is on the server, newest first.
 
-    A table on a terminal; else a line each with tabs between the columns, and no heading. With
-    --json each line is an object with all that the server says of it.
+    Prints a table on a terminal, else one line per item with tabs between the columns and no
+    heading. With --json each line is the whole JSON object of an item.
 
     \b
     vpt ls hosts --status lost
@@ -292,7 +237,7 @@ def ls_group() -> None:
 
 
 def _listed(what: str, listing: str, help_text: str, **filters: Any) -> None:
-    """Add a command that lists; `filters` are options by the names of the query's fields."""
+    """Add a command `vpt ls WHAT`; `filters` are its options by the names of query fields."""
 
     def list_command(
         *, server: str | None, token: str | None, limit: int, as_json: bool, **given: Any
@@ -307,15 +252,15 @@ def _listed(what: str, listing: str, help_text: str, **filters: Any) -> None:
         )
 
     command: Callable[..., Any] = with_server(list_command)
-    command = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(
-        command
-    )
+    command = click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object per line."
+    )(command)
     command = click.option(
         "--limit",
         type=click.IntRange(1),
         default=100,
         show_default=True,
-        help="So many at most.",
+        help="The largest number of items to print.",
     )(command)
     for name, option in reversed(filters.items()):
         flag = option.pop("flag", f"--{name.replace('_', '-')}")
@@ -324,7 +269,7 @@ def _listed(what: str, listing: str, help_text: str, **filters: Any) -> None:
 
 
 def _one_of(choices: Any) -> dict[str, Any]:
-    return {"type": click.Choice([*map(str, choices)]), "help": "Only these."}
+    return {"type": click.Choice([*map(str, choices)]), "help": "Only those with this status."}
 
 
 def _only(metavar: str, words: str, flag: str | None = None) -> dict[str, Any]:
@@ -337,78 +282,84 @@ _listed(
     "HOSTS",
     "List hosts with their status and the number of their devices.",
     status=_one_of(HostStatus),
-    tag=_only("TAG", "Only with this tag."),
-    capability=_only("NAME", "Only with this capability."),
+    tag=_only("TAG", "Only those with this tag."),
+    capability=_only("NAME", "Only those with this capability."),
 )
 _listed(
     "devices",
     "DEVICES",
     "List devices with their models and status.",
     status=_one_of(DeviceStatus),
-    model=_only("MODEL", "Only of this model."),
-    host_id=_only("ID", "Only of this host.", "--host"),
-    tag=_only("TAG", "Only with this tag."),
+    model=_only("MODEL", "Only those of this model."),
+    host_id=_only("ID", "Only those of this host.", "--host"),
+    tag=_only("TAG", "Only those with this tag."),
 )
 _listed(
     "testcases",
     "TEST_CASES",
     "List test cases.",
-    q=_only("TEXT", "Only with this in their names.", "--name"),
-    device_model=_only("MODEL", "Only for this model.", "--model"),
-    tag=_only("TAG", "Only with this tag."),
+    q=_only("TEXT", "Only those with this text in their names.", "--name"),
+    device_model=_only("MODEL", "Only those for this device model.", "--model"),
+    tag=_only("TAG", "Only those with this tag."),
 )
 _listed(
     "campaigns",
     "CAMPAIGNS",
     "List campaigns.",
-    q=_only("TEXT", "Only with this in their names.", "--name"),
+    q=_only("TEXT", "Only those with this text in their names.", "--name"),
 )
 _listed(
     "executions",
     "EXECUTIONS",
-    "List executions with their verdicts.",
+    "List executions with their results.",
     status=_one_of(ExecutionStatus),
-    test_case_id=_only("ID", "Only of this test case.", "--testcase"),
-    host_id=_only("ID", "Only on this host.", "--host"),
-    device_id=_only("ID", "Only on this device.", "--device"),
-    campaign_execution_id=_only("ID", "Only of this run of a campaign.", "--campaign-execution"),
-    since=_only("TIME", "Only made at this time or later (ISO 8601; UTC unless it says)."),
-    until=_only("TIME", "Only made before this time."),
+    test_case_id=_only("ID", "Only those of this test case.", "--testcase"),
+    host_id=_only("ID", "Only those on this host.", "--host"),
+    device_id=_only("ID", "Only those on this device.", "--device"),
+    campaign_execution_id=_only(
+        "ID", "Only those of this campaign execution.", "--campaign-execution"
+    ),
+    since=_only(
+        "TIME", "Only those created at this time or later (ISO 8601; UTC without an offset)."
+    ),
+    until=_only("TIME", "Only those created before this time."),
 )
 
 
 # ---------------------------------------------------------------- vpt logs
 
 
-@click.command("logs", short_help="Tell an execution step by step.")
+@click.command("logs", short_help="Show an execution step by step.")
 @click.argument("execution")
 @click.option(
-    "--attempt", type=click.IntRange(1), metavar="N", help="Only this attempt [all of them]."
+    "--attempt", type=click.IntRange(1), metavar="N", help="Show only this attempt [all]."
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on until it is over.")
+@click.option("--follow", "-f", is_flag=True, help="Continue until the execution ends.")
 @with_server
 def logs_command(
     *, execution: str, attempt: int | None, follow: bool, server: str | None, token: str | None
 ) -> None:
-    """Tell an execution: its attempts, steps, outputs, errors, and links to its screenshots.
+    """Show an execution: its attempts, steps, outputs, errors, and links to its screenshots.
 
-    EXECUTION is the id of a test's execution or of a campaign's, as `vpt run` and `vpt ls
-    executions` show them. The links work for an hour, without a token.
+    EXECUTION is the id of an execution or of a campaign execution, as printed by `vpt run` and
+    `vpt ls executions`. The links work for one hour, without a token.
 
     \b
     vpt logs 73ba339468c8448fbdc9fdf9b772d600 --attempt 1
     vpt logs 73ba339468c8448fbdc9fdf9b772d600 --follow
     """
-    from vpt.client.story import tell  # noqa: PLC0415
+    from vpt.client.execution_log import print_execution  # noqa: PLC0415
 
     patience = PATIENCE if follow else 0.0
-    connected(server, token, lambda api: tell(api, execution, attempt, follow=follow), patience)
+    connected(
+        server, token, lambda api: print_execution(api, execution, attempt, follow=follow), patience
+    )
 
 
 # ---------------------------------------------------------------- vpt import, vpt export
 
 
-@click.command("import", short_help="Make the server have the test cases and campaigns of files.")
+@click.command("import", short_help="Create or update test cases and campaigns from files.")
 @click.argument(
     "paths",
     nargs=-1,
@@ -416,11 +367,11 @@ def logs_command(
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH...",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
-    "--prune", is_flag=True, help="Delete what is in no file, campaigns and test cases alike."
+    "--prune", is_flag=True, help="Delete the test cases and campaigns that are in no file."
 )
-@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 @with_server
 def import_command(
     *,
@@ -431,18 +382,18 @@ def import_command(
     server: str | None,
     token: str | None,
 ) -> None:
-    """Make the server have the test cases and campaigns that files say, by their names.
+    """Create or update test cases and campaigns from files, matched by name.
 
-    PATH is a file, or a folder of which all .yaml, .yml and .json files are read. Everything is
-    checked before the first change; only what differs is written, and nothing that somebody
-    changed meanwhile is overwritten. After a failure the same command does the rest.
+    PATH is a file, or a folder whose .yaml, .yml and .json files are read, with its subfolders. All
+    files are checked before the first change. Only differences are written, and what somebody
+    else changes meanwhile is not overwritten. After a failure, run the same command again.
 
     \b
     vpt export tests/lab
     vpt import tests/lab --dry-run
     vpt import tests/lab --prune --yes
 
-    A file, as `vpt export` writes it; what is left out has its default:
+    A file, as `vpt export` writes it; fields that are left out have their defaults:
 
     \b
     test_cases:
@@ -457,16 +408,16 @@ def import_command(
           - test_case: Start the app
             parameters: {app: news}
     """
-    from vpt.client.sync import bring  # noqa: PLC0415
+    from vpt.client.sync import import_files  # noqa: PLC0415
 
     connected(
         server,
         token,
-        lambda api: bring(api, list(paths), dry_run=dry_run, prune=prune, yes=yes),
+        lambda api: import_files(api, list(paths), dry_run=dry_run, prune=prune, yes=yes),
     )
 
 
-@click.command("export", short_help="Write the server's test cases and campaigns into files.")
+@click.command("export", short_help="Write the server's test cases and campaigns to files.")
 @click.argument("to", metavar="[FOLDER|FILE|-]", default="-")
 @click.option(
     "--format",
@@ -474,19 +425,21 @@ def import_command(
     type=click.Choice(["yaml", "json"]),
     default="yaml",
     show_default=True,
-    help="Of standard output and of the files of a folder; a FILE's name tells its own.",
+    help="The format for standard output and for a FOLDER; a FILE's suffix decides its own.",
 )
 @click.option(
-    "--prune", is_flag=True, help="Delete a FOLDER's files of what is not on the server any more."
+    "--prune",
+    is_flag=True,
+    help="Delete the files in FOLDER whose test case or campaign is not on the server.",
 )
 @with_server
 def export_command(
     *, to: str, form: str, prune: bool, server: str | None, token: str | None
 ) -> None:
-    """Write all test cases and campaigns, by name and without ids: for git, or another server.
+    """Write all test cases and campaigns, by name and without ids: for git or another server.
 
-    To a folder (a file for each), to one file that ends in .yaml, .yml or .json, or to standard
-    output. The same content gives the same bytes.
+    Writes to a folder (one file each), to one .yaml, .yml or .json file, or to standard output.
+    Equal content gives equal bytes.
 
     \b
     vpt export tests/lab --prune
@@ -501,11 +454,11 @@ def export_command(
 # ---------------------------------------------------------------- vpt completion
 
 
-@click.command("completion", short_help="Print a script that completes commands and options.")
+@click.command("completion", short_help="Print a shell script that completes commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, *, shell: str) -> None:
-    """Print a script that lets a shell complete the names of commands and options.
+    """Print a script with which a shell completes the names of commands and options.
 
     \b
     bash (4.4 or newer), in ~/.bashrc:          eval "$(vpt completion bash)"

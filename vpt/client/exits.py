@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the errors that stand for them."""
+"""The exit codes of the commands, and the errors that end a command with one of them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from enum import IntEnum
 import click
 
 
-class Exit(IntEnum):
-    """What CI is told."""
+class ExitCode(IntEnum):
+    """The exit code of a command; docs/ci.md lists what CI should do for each."""
 
     PASSED = 0
     FAILED = 1
-    TROUBLE = 2
-    WAITED = 3
+    INFRASTRUCTURE = 2
+    WAIT_TIMEOUT = 3
     USAGE = 4
 
 
 class MisuseError(click.ClickException):
-    """What was asked makes no sense to the server, or its token does not suffice."""
+    """The command line, a file or the token is wrong: repeating the command does not help."""
 
-    exit_code = Exit.USAGE
+    exit_code = ExitCode.USAGE
 
 
-class TroubleError(click.ClickException):
-    """Something around the command is in its way: infrastructure, never the test."""
+class InfrastructureError(click.ClickException):
+    """The server or the network failed, so nothing is known about the product under test."""
 
-    exit_code = Exit.TROUBLE
+    exit_code = ExitCode.INFRASTRUCTURE

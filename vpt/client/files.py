@@ -1,6 +1,7 @@
-"""Test cases and campaigns as files: YAML or JSON, by name, without anything of one server only.
+"""Test cases and campaigns as YAML or JSON files, by name, without what only one server knows.
 
-A document has a list `test_cases`, a list `campaigns`, or both. What is left out has its default.
+A document has a list `test_cases`, a list `campaigns`, or both. Fields that are left out have
+their defaults.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from vpt.bounds import (
     MOST_WORDS,
 )
 from vpt.client.exits import MisuseError
-from vpt.client.words import one_line
+from vpt.client.text import one_line
 from vpt.model import Json
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -47,14 +48,14 @@ Seconds = Annotated[float, Meta(gt=0, le=LONGEST_TIMEOUT_S)]
 Reference = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 
 
-class _Thing(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Something with a name."""
+class _Named(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The base of all that is identified by a name."""
 
     name: Title
 
 
-class TestCase(_Thing, kw_only=True):
-    """A test case, as the server takes it."""
+class TestCaseSpec(_Named, kw_only=True):
+    """A test case, with the fields and bounds of `POST /api/testcases`."""
 
     __test__ = False
 
@@ -67,8 +68,8 @@ class TestCase(_Thing, kw_only=True):
     steps: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
 
 
-class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One test of a campaign, by the name of its test case."""
+class CampaignEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One entry of a campaign; it refers to its test case by name."""
 
     test_case: Title
     device_id: Reference | None = None
@@ -76,28 +77,30 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
     parameters: dict[str, Any] = {}
 
 
-class Campaign(_Thing, kw_only=True):
-    """A campaign, whose tests are named."""
+class CampaignSpec(_Named, kw_only=True):
+    """A campaign, with the fields and bounds of `POST /api/campaigns`, but names instead of ids."""
 
     description: Text = ""
     stop_on_failure: bool = False
     parallelism: Annotated[int, Meta(ge=1, le=MOST_PARALLEL)] = 1
     priority: Annotated[int, Meta(ge=0, le=HIGHEST_PRIORITY)] = DEFAULT_PRIORITY
-    test_cases: Annotated[list[Entry], Meta(min_length=1, max_length=MOST_ENTRIES)]
+    test_cases: Annotated[list[CampaignEntry], Meta(min_length=1, max_length=MOST_ENTRIES)]
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A file, or all files together."""
+    """The content of one file, or of all files together."""
 
-    test_cases: list[TestCase] = []
-    campaigns: list[Campaign] = []
+    test_cases: list[TestCaseSpec] = []
+    campaigns: list[CampaignSpec] = []
 
 
-Name = Annotated[str, Meta(pattern=r"^\$\{[^{}]+\}$")]  # a parameter's value may stand in its place
+Name = Annotated[
+    str, Meta(pattern=r"^\$\{[^{}]+\}$")
+]  # `${name}`: the run replaces it by a parameter
 
 
 class _Step(msgspec.Struct):
-    """What the server itself reads of a step; all else is for the host."""
+    """The fields of a step that the server reads; all others are for the host."""
 
     timeout_s: Seconds | Name = 1.0
     retries: Annotated[float, Meta(ge=0, le=MOST_STEP_RETRIES)] | Name = 0
@@ -113,21 +116,21 @@ class _Outline(msgspec.Struct):
     test_cases: list[_Steps] = []
 
 
-Thing = TypeVar("Thing", TestCase, Campaign)
+Spec = TypeVar("Spec", TestCaseSpec, CampaignSpec)
 
 
-def changes(old: Thing, new: Thing) -> list[str]:
-    """Name the fields in which they differ."""
+def changed_fields(old: Spec, new: Spec) -> list[str]:
+    """Return the names of the fields whose values differ."""
     before, after = _whole(old), _whole(new)
     return [name for name in before if not _same(before[name], after[name])]
 
 
-def _whole(thing: Thing) -> Json:
+def _whole(thing: Spec) -> Json:
     return {name: msgspec.to_builtins(getattr(thing, name)) for name in thing.__struct_fields__}
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Compare as JSON: to Python true is 1."""
+    """Compare as JSON does: in Python True equals 1, in JSON it does not."""
     match old, new:
         case dict(), dict():
             return old.keys() == new.keys() and all(_same(old[key], new[key]) for key in old)
@@ -140,23 +143,23 @@ def _same(old: Any, new: Any) -> bool:
 
 
 @dataclass
-class Wanted:
-    """What files hold: everything by name."""
+class FileContent:
+    """The test cases and campaigns of all files, by name, and the errors found in the files."""
 
-    test_cases: dict[str, TestCase] = field(default_factory=dict)
-    campaigns: dict[str, Campaign] = field(default_factory=dict)
+    test_cases: dict[str, TestCaseSpec] = field(default_factory=dict)
+    campaigns: dict[str, CampaignSpec] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     _at: dict[tuple[str, str], Path] = field(default_factory=dict)
 
-    def take(self, path: Path) -> None:
-        """Take what a file holds, or note what is wrong with it."""
+    def load(self, path: Path) -> None:
+        """Add the content of a file, or its errors to `wrong`."""
         try:
             documents = [_checked(raw) for raw in _parsed(path)]
         except yaml.MarkedYAMLError as error:
             self._note(path, error.problem or error.context or "no YAML", error.problem_mark)
             return
         except RecursionError:
-            self._note(path, "it is nested too deep, or within itself")
+            self._note(path, "it is nested too deeply, or contains itself")
             return
         except (ValueError, OSError, yaml.YAMLError) as error:  # msgspec's is a ValueError
             self._note(path, error, _place(path, str(error)))
@@ -169,29 +172,29 @@ class Wanted:
         where = "" if at is None else f", line {at.line + 1}"
         self.wrong.append(f"{path}{where}: {one_line(words)}")
 
-    def _add(self, path: Path, word: str, things: list[Thing], known: dict[str, Thing]) -> None:
+    def _add(self, path: Path, word: str, things: list[Spec], known: dict[str, Spec]) -> None:
         for thing in things:
             first = self._at.setdefault((word, thing.name), path)
             if thing.name in known:
-                self._note(path, f"the {word} {thing.name!r} stands in {first}, too")
+                self._note(path, f"the {word} {thing.name!r} is already defined in {first}")
             known[thing.name] = thing
 
 
-def read(paths: Iterable[Path]) -> Wanted:
-    """Read files, and all of YAML and JSON below folders.
+def read_files(paths: Iterable[Path]) -> FileContent:
+    """Read files, and all YAML and JSON files below folders.
 
-    Raises MisuseError that names everything that is wrong, file by file.
+    Raises MisuseError with all errors, file by file.
     """
-    wanted = Wanted()
+    wanted = FileContent()
     for path in _files(paths):
-        wanted.take(path)
+        wanted.load(path)
     if wanted.wrong:
-        raise MisuseError(shortened(wanted.wrong))
+        raise MisuseError(first_of(wanted.wrong))
     return wanted
 
 
-def shortened(wrong: list[str]) -> str:
-    """Say what is wrong line by line, and how much more there is than that."""
+def first_of(wrong: list[str]) -> str:
+    """Return the first errors, one per line, and the number of the others."""
     more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
     return "\n".join([*wrong[:_SHOWN], *more])
 
@@ -208,7 +211,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """Give the files of a folder and, through links, too, of those in it."""
+    """Yield the files below a folder; links are followed, but not back into `above`."""
     inside = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.resolve() in inside:
@@ -216,14 +219,14 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         if path.is_dir():
             yield from _below(path, inside)
         elif path.suffix in SUFFIXES:
-            if not path.exists():  # left out it would be pruned
-                raise MisuseError(f"{path} is a link that leads nowhere.")
+            if not path.exists():  # --prune would delete what a skipped file defines
+                raise MisuseError(f"{path} is a link to a file that does not exist.")
             if path.is_file():
                 yield path
 
 
 def _parsed(path: Path) -> Iterator[Any]:
-    text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin so
+    text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     if path.suffix == ".json":
         yield json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     else:
@@ -239,13 +242,13 @@ def _checked(raw: Any) -> Document:
 
 
 def _place(path: Path, words: str) -> yaml.Mark | None:
-    """Give where that is which an error ends with, at `$.campaigns[0]`, if that can be told."""
+    """Return the place of an error that ends with a path such as `$.campaigns[0]`, if known."""
     found = re.search(r" - at `(?:key in )?\$([^`]*)`$", words)
     if found is None:
         return None
     try:
         [node] = yaml.compose_all(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except (ValueError, yaml.YAMLError, RecursionError):  # several documents, or JSON only
+    except (ValueError, yaml.YAMLError, RecursionError):  # several documents, or no YAML
         return None
     for name, number in re.findall(r"\.([^.\[]+)|\[(\d+)\]", found[1]):
         inner = _inner(node, name, number)
@@ -268,57 +271,60 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands twice in one object")
+        raise ValueError(f"{twice!r} appears twice in one object")
     return found
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _check_json(value: Any, at: str, counted: Iterator[int]) -> None:
-    """Raise ValueError for what YAML has and JSON has not, and for what grows by references."""
+    """Raise ValueError for values that JSON does not have, and for more than `_LARGEST` values.
+
+    The limit stops a small file whose YAML references unfold to millions of values.
+    """
     if next(counted) > _LARGEST:
-        raise ValueError(f"it holds more than {_LARGEST} values")
+        raise ValueError(f"it has more than {_LARGEST} values")
     match value:
         case dict():
             for key, inner in value.items():
                 if not isinstance(key, str):
-                    raise ValueError(  # noqa: TRY004 (of the file)
-                        f"the key {key!r} is no text: quote it - at `{at}`"
+                    raise ValueError(  # noqa: TRY004 (an error in the file)
+                        f"the key {key!r} is not a text: quote it - at `{at}`"
                     )
                 _check_json(inner, f"{at}.{key}", counted)
         case list():
             for number, inner in enumerate(value):
                 _check_json(inner, f"{at}[{number}]", counted)
         case float() if not math.isfinite(value):
-            raise ValueError(f"{value} is no number of JSON - at `{at}`")
+            raise ValueError(f"{value} is not a JSON number - at `{at}`")
         case str() if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"half a character - at `{at}`")
+            raise ValueError(f"an unpaired surrogate (half a character) - at `{at}`")
         case None | str() | bool() | int() | float():
             pass
         case _:
-            raise ValueError(f"a {type(value).__name__} is nothing that JSON has - at `{at}`")
+            raise ValueError(f"JSON has no {type(value).__name__} - at `{at}`")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that means what JSON means: no dates, no `yes` for true, no 017 for 15."""
+    """Reads YAML with the types of JSON: no dates, `yes` is a text, 017 is a text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice, of which one would silently be lost."""
+        """Raise ConstructorError for a repeated key: YAML would silently drop one of the two."""
         plain = [key.value for key, _ in node.value if key.tag not in ("tag:yaml.org,2002:merge",)]
         if len(set(plain)) < len(plain):
             twice = next(name for name in plain if plain.count(name) > 1)
             raise yaml.constructor.ConstructorError(
-                None, None, f"{twice!r} stands twice in one mapping", node.start_mark
+                None, None, f"{twice!r} appears twice in one mapping", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
 
 def _whole_characters(loader: _Loader, node: yaml.ScalarNode) -> str:
-    """Join what JSON writes as two escapes, so that JSON is YAML."""
+    """Join surrogate pairs: JSON escapes some characters as two, which YAML keeps apart."""
     text: str = loader.construct_scalar(node)
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
@@ -340,14 +346,14 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML for people: indented lists, long texts as blocks, no references."""
+    """Writes YAML for people: indented lists, texts of several lines as blocks, no references."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        """Indent lists, too."""
+        """Indent lists below their key, which PyYAML does not."""
         super().increase_indent(flow, False)
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        """Write what stands twice twice."""
+        """Write equal values in full, never as a reference."""
         return True
 
 
@@ -357,14 +363,14 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-#: Beside those of YAML 1.1, so that every reader takes a text for a text: 1e3 is quoted.
+#: In addition to the numbers of YAML 1.1, so that 1e3 as a text is quoted for every reader.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT})\Z"), list("-+0123456789")
 )
 
 
-def written(test_cases: list[TestCase], campaigns: list[Campaign], form: str) -> str:
-    """Give the text of a file, `yaml` or `json`; the same for the same content."""
+def dump(test_cases: list[TestCaseSpec], campaigns: list[CampaignSpec], form: str) -> str:
+    """Return the text of a file in `form`, yaml or json; equal content gives equal text."""
     whole: Json = msgspec.to_builtins(Document(test_cases=test_cases, campaigns=campaigns))
     for case in whole.get("test_cases", ()):
         if case.get("timeout_s", 0.5).is_integer():

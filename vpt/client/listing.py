@@ -1,4 +1,4 @@
-"""`vpt ls`: a table for people, tabs for scripts, JSON lines for programs."""
+"""`vpt ls`: a table on a terminal, tab-separated columns for scripts, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vpt.client.api import Api
-from vpt.client.words import one_line, seconds
+from vpt.client.text import format_seconds, one_line
 from vpt.model import Json
 
 Column = Callable[[Json], object]
@@ -20,7 +20,7 @@ Column = Callable[[Json], object]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is listed: its path, and a table's columns."""
+    """A list of the API: its path, and the columns to print."""
 
     path: str
     columns: Mapping[str, Column]
@@ -31,8 +31,8 @@ def _field(name: str) -> Column:
 
 
 @dataclass(frozen=True, slots=True)
-class _Time:
-    """A time: on a terminal in the zone and the words of people."""
+class _TimeColumn:
+    """A column with a time, which a terminal shows short and in the local time zone."""
 
     name: str
 
@@ -50,7 +50,7 @@ HOSTS = Listing(
         "host": _field("id"),
         "status": _host_status,
         "devices": lambda item: len(item["devices"]),
-        "last seen": _Time("last_seen"),
+        "last seen": _TimeColumn("last_seen"),
         "tags": lambda item: ", ".join(item["tags"]),
     },
 )
@@ -72,7 +72,7 @@ TEST_CASES = Listing(
         "model": _field("device_model"),
         "steps": lambda item: len(item["steps"]),
         "tags": lambda item: ", ".join(item["tags"]),
-        "changed": _Time("updated_at"),
+        "changed": _TimeColumn("updated_at"),
     },
 )
 CAMPAIGNS = Listing(
@@ -81,7 +81,7 @@ CAMPAIGNS = Listing(
         "id": _field("id"),
         "name": _field("name"),
         "tests": lambda item: len(item["test_cases"]),
-        "changed": _Time("updated_at"),
+        "changed": _TimeColumn("updated_at"),
     },
 )
 EXECUTIONS = Listing(
@@ -92,8 +92,8 @@ EXECUTIONS = Listing(
         "error": _field("error_kind"),
         "test case": _field("test_case_name"),
         "device": _field("device_id"),
-        "began": _Time("created_at"),
-        "took": lambda item: seconds(item["duration_s"]),
+        "began": _TimeColumn("created_at"),
+        "took": lambda item: format_seconds(item["duration_s"]),
     },
 )
 
@@ -101,7 +101,7 @@ EXECUTIONS = Listing(
 async def show(
     api: Api, listing: Listing, limit: int, filters: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Print the newest `limit` that pass the filters."""
+    """Print the newest `limit` items that match the filters."""
     items = api.items(listing.path, limit, **filters)
     if as_json:
         async for item in items:
@@ -117,7 +117,7 @@ def _cells(listing: Listing, item: Json, *, people: bool = False) -> list[str]:
     cells = []
     for column in listing.columns.values():
         value = column(item)
-        if people and value is not None and isinstance(column, _Time):
+        if people and value is not None and isinstance(column, _TimeColumn):
             value = _for_people(datetime.fromisoformat(str(value)).astimezone())
         cells.append("" if value is None else one_line(value))
     return cells
@@ -129,10 +129,10 @@ def _for_people(time: datetime) -> str:
 
 
 def _print_table(listing: Listing, rows: list[list[str]]) -> None:
-    """Print it without columns that have nothing to say.
+    """Print a table without its empty columns.
 
-    Only texts of people are broken into lines: what other commands take, as ids, stays whole,
-    where the terminal is too narrow for that, too.
+    Only free text is wrapped. Ids stay on one line, even on a terminal that is too narrow, so that
+    they can be copied into other commands.
     """
     from rich.cells import cell_len  # noqa: PLC0415 (for terminals only)
     from rich.console import Console  # noqa: PLC0415
@@ -141,18 +141,18 @@ def _print_table(listing: Listing, rows: list[list[str]]) -> None:
 
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width >= _WIDE else 1, 0, 0))
-    told = [number for number in range(len(listing.columns)) if any(row[number] for row in rows)]
+    filled = [number for number in range(len(listing.columns)) if any(row[number] for row in rows)]
     for number, title in enumerate(listing.columns):
-        if number in told:
+        if number in filled:
             longest = max(cell_len(row[number]) for row in rows)
             free = title in _FREE
             least = min(longest, _SHORTEST) if free else longest
             table.add_column(title, no_wrap=not free, overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*(Text(row[number]) for number in told))
+        table.add_row(*(Text(row[number]) for number in filled))
     boundless = console.options.update(max_width=10_000)
     console.width = max(console.width, console.measure(table, options=boundless).minimum)
-    console.print(table if rows else "There is nothing of that kind.")
+    console.print(table if rows else "Nothing matches.")
 
 
 _FREE = ("name", "test case", "tags")

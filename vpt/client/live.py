@@ -1,6 +1,6 @@
-"""Live events by Socket.IO: each once and in order, again after every cut, and only best effort.
+"""Live events over Socket.IO: each once and in order, resumed after a lost connection.
 
-Whoever needs to know how something ended asks the REST API.
+Best effort: how an execution ended is known from the REST API alone.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from socketio.exceptions import SocketIOError
 from vpt.client.api import Api
 from vpt.model import ExecutionStatus, Json
 
-#: Seconds: for an answer; between tries to connect, at most; to say goodbye.
-_ANSWER, _LONGEST_PAUSE, _GOODBYE = 20.0, 3.0, 1.0
+#: Seconds: for a response; the longest backoff between connects; to disconnect.
+_ANSWER_TIMEOUT, _LONGEST_PAUSE, _DISCONNECT = 20.0, 3.0, 1.0
 
-Told = Callable[[str, Json], None]
-Subject = tuple[str, str]  # the name of its id, and the id
+EventListener = Callable[[str, Json], None]
+Subject = tuple[str, str]  # the name of the id field, and the id
 
 
-class Wire:
-    """Tells `told(event name, payload)` what happens to whatever is followed."""
+class LiveEvents:
+    """Calls `listener(event name, payload)` for the events of all followed executions."""
 
-    def __init__(self, api: Api, told: Told) -> None:
-        """Take the server and the listener, which must not fail."""
-        self._api, self._told = api, told
+    def __init__(self, api: Api, listener: EventListener) -> None:
+        """Prepare to connect to `api`'s server; `listener` must not raise."""
+        self._api, self._listener = api, listener
         self._seqs: dict[Subject, int] = {}
         self._over: set[Subject] = set()
         self._client = socketio.AsyncClient(
             logger=False,
             http_session=api.session,
-            handle_sigint=False,  # it would end all tasks of ours
+            handle_sigint=False,  # its handler would cancel all our tasks
             reconnection_delay=0.2,
             reconnection_delay_max=_LONGEST_PAUSE,
             randomization_factor=0.1,
@@ -48,7 +48,7 @@ class Wire:
         self._moved = asyncio.Event()
 
     def follow(self, kind: str, name: str) -> None:
-        """Be told all of it from its beginning; `kind` is execution_id or campaign_execution_id."""
+        """Subscribe from the first event on; `kind` is execution_id or campaign_execution_id."""
         subject = (kind, name)
         if subject not in self._seqs:
             self._seqs[subject] = 0
@@ -56,7 +56,7 @@ class Wire:
                 self._spawn(self._subscribe(subject))
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Connect, and reconnect with backoff, until cancelled."""
         url = self._api.url
         prefix = url.path.rstrip("/")
         try:
@@ -66,7 +66,7 @@ class Wire:
                         str(url.origin()),
                         auth={"token": self._api.token},
                         socketio_path=f"{prefix}/socket.io",
-                        wait_timeout=_ANSWER,
+                        wait_timeout=_ANSWER_TIMEOUT,
                     )
                     await self._client.wait()
                 except SocketIOError:
@@ -75,13 +75,13 @@ class Wire:
                 await asyncio.sleep(_LONGEST_PAUSE)
         finally:
             with contextlib.suppress(SocketIOError, TimeoutError):
-                async with asyncio.timeout(_GOODBYE / 2):  # an open poll would be waited for
+                async with asyncio.timeout(_DISCONNECT / 2):  # it waits for an open poll
                     await self._client.disconnect()
             for task in self._tasks:
                 task.cancel()
 
     async def caught_up(self, limit_s: float) -> None:
-        """Wait until the end of all that is followed was told, `limit_s` at most."""
+        """Wait for the final events of all followed executions, `limit_s` seconds at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self._seqs.keys() - self._over and not self._failing:
@@ -95,40 +95,44 @@ class Wire:
 
     async def _subscribe(self, subject: Subject) -> None:
         kind, name = subject
-        wish = {kind: name, "after_seq": self._seqs[subject]}
-        with contextlib.suppress(SocketIOError):  # the next connection asks again
-            await self._client.call("subscribe", wish, timeout=_ANSWER)
+        request = {kind: name, "after_seq": self._seqs[subject]}
+        with contextlib.suppress(SocketIOError):  # the next connection subscribes again
+            await self._client.call("subscribe", request, timeout=_ANSWER_TIMEOUT)
 
-    async def _leave(self, subject: Subject) -> None:
+    async def _unsubscribe(self, subject: Subject) -> None:
         kind, name = subject
         with contextlib.suppress(SocketIOError):
             await self._client.emit("unsubscribe", {kind: name})
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="wire")
+        """Start a request that nobody waits for; `run` cancels it at its end."""
+        task = asyncio.create_task(work, name="live-request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- what arrives
+    # --- incoming events
 
     def _progress(self, event: Json) -> None:
         subject = ("execution_id", event["execution_id"])
         self.follow(*subject)
         if self._is_next(subject, event):
-            self._told("test_progress", event)
+            self._listener("test_progress", event)
         if subject in self._over:
-            self._spawn(self._leave(subject))
+            self._spawn(self._unsubscribe(subject))
 
     def _campaign_progress(self, event: Json) -> None:
         if self._is_next(("campaign_execution_id", event["campaign_execution_id"]), event):
-            self._told("campaign_progress", event)
+            self._listener("campaign_progress", event)
 
     def _queue_changed(self, event: Json) -> None:
         if ("execution_id", event["execution_id"]) in self._seqs:
-            self._told("queue_changed", event)
+            self._listener("queue_changed", event)
 
     def _is_next(self, subject: Subject, event: Json) -> bool:
-        """Tell whether it is the one after the last; a gap is filled by our subscription."""
+        """Store the number of an event; False for a repeated one and after a gap.
+
+        The replay of our subscription, which starts at `after_seq`, fills the gap in order.
+        """
         if event["seq"] != self._seqs.get(subject, 0) + 1:
             return False
         self._seqs[subject] = event["seq"]

@@ -1,4 +1,4 @@
-"""Ending tasks, some of which swallow a cancel: Socket.IO's client has such."""
+"""Cancelling tasks, some of which suppress a cancel: python-socketio's client has such tasks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-#: Seconds to wait for tasks that were cancelled; how often all that is left is cancelled.
-_GOODBYE, _AGAIN, _TRIES = 1.0, 0.1, 10
+#: Seconds to wait for cancelled tasks; seconds between the rounds of `cancel_all_tasks`, rounds.
+_TIMEOUT, _BETWEEN_ROUNDS, _ROUNDS = 1.0, 0.1, 10
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]], limit_s: float = _GOODBYE) -> None:
-    """Cancel tasks and wait for them, but not for one that swallows its cancel."""
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], limit_s: float = _TIMEOUT) -> None:
+    """Cancel tasks and wait for them, `limit_s` seconds at most: one may suppress its cancel."""
     ending = set(tasks)
     for task in ending:
         task.cancel()
@@ -19,12 +19,13 @@ async def end(tasks: Iterable[asyncio.Task[Any]], limit_s: float = _GOODBYE) -> 
     await asyncio.gather(*done, return_exceptions=True)
 
 
-async def end_all() -> None:
-    """End all tasks but this one, so that the loop can close: it would wait for ever for one that
-    swallowed the only cancel it gets.
+async def cancel_all_tasks() -> None:
+    """Cancel all other tasks, several times, so that the loop can close.
+
+    asyncio.run cancels once and would wait for ever for a task that suppressed it.
     """
-    for _ in range(_TRIES):
+    for _ in range(_ROUNDS):
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if not left:
             return
-        await end(left, _AGAIN)
+        await cancel_and_wait(left, _BETWEEN_ROUNDS)

@@ -1,4 +1,4 @@
-"""`vpt import` and `vpt export`: the server's test cases and campaigns, and those of files."""
+"""`vpt import` and `vpt export`: compare the server's test cases and campaigns with files."""
 
 from __future__ import annotations
 
@@ -13,84 +13,86 @@ from typing import Any, Generic
 import click
 import msgspec
 
-from vpt.client.api import Api, segment
-from vpt.client.exits import MisuseError, TroubleError
+from vpt.client.api import Api, path_segment
+from vpt.client.exits import InfrastructureError, MisuseError
 from vpt.client.files import (
     SUFFIXES,
-    Campaign,
-    Entry,
-    TestCase,
-    Thing,
-    Wanted,
-    changes,
-    read,
-    shortened,
-    written,
+    CampaignEntry,
+    CampaignSpec,
+    FileContent,
+    Spec,
+    TestCaseSpec,
+    changed_fields,
+    dump,
+    first_of,
+    read_files,
 )
-from vpt.client.kinds import CAMPAIGN, TEST_CASE, Kind
-from vpt.client.words import one_line
+from vpt.client.runnables import CAMPAIGN, TEST_CASE, Runnable
+from vpt.client.text import one_line
 from vpt.model import Json
 
 _SHOWN, _LONGEST_STEM = 20, 200
 
 
 @dataclass(slots=True)
-class Held(Generic[Thing]):
-    """What the server has of one kind: ids, versions, and contents, by name."""
+class ServerItems(Generic[Spec]):
+    """The server's test cases, or its campaigns: their ids, versions and contents, by name."""
 
-    kind: Kind
-    things: dict[str, Thing] = field(default_factory=dict)
+    kind: Runnable
+    things: dict[str, Spec] = field(default_factory=dict)
     ids: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
 
-    def add(self, item: Json, thing: Thing) -> None:
-        """Take one more."""
+    def add(self, item: Json, thing: Spec) -> None:
+        """Add one; a name may have several ids, of which `duplicates` tells."""
         self.things[thing.name] = thing
         self.ids.setdefault(thing.name, []).append(item["id"])
         if "version" in item:
             self.versions[thing.name] = item["version"]
 
     def id_of(self, name: str) -> str:
-        """Give the id of the only one of this name."""
+        """Return the id of the only one with this name."""
         return self.ids[name][0]
 
-    def doubles(self) -> Iterator[str]:
-        """Say which names are not clear."""
+    def duplicates(self) -> Iterator[str]:
+        """Yield an error for each name that several have."""
         for name, ids in self.ids.items():
             if len(ids) > 1:
-                yield f"several {self.kind.word}s are named {name!r}: {', '.join(ids)}"
+                yield f"several {self.kind.label}s are named {name!r}: {', '.join(ids)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """All that the server has."""
+class ServerContent:
+    """All test cases and campaigns of the server."""
 
-    test_cases: Held[TestCase]
-    campaigns: Held[Campaign]
+    test_cases: ServerItems[TestCaseSpec]
+    campaigns: ServerItems[CampaignSpec]
 
 
-async def look(api: Api) -> Server:
+async def read_server(api: Api) -> ServerContent:
     """Read all test cases and campaigns of the server."""
-    server = Server(Held(TEST_CASE), Held(CAMPAIGN))
+    server = ServerContent(ServerItems(TEST_CASE), ServerItems(CAMPAIGN))
     names: dict[str, str] = {}
     async for item in api.items(TEST_CASE.path):
         names[item["id"]] = item["name"]
-        server.test_cases.add(item, msgspec.convert(_of(item, TestCase), TestCase))
+        server.test_cases.add(item, msgspec.convert(_of(item, TestCaseSpec), TestCaseSpec))
     async for item in api.items(CAMPAIGN.path):
         entries = [_entry(entry, names) for entry in item["test_cases"]]
-        campaign = _of(item, Campaign) | {"test_cases": entries}
-        server.campaigns.add(item, msgspec.convert(campaign, Campaign))
+        campaign = _of(item, CampaignSpec) | {"test_cases": entries}
+        server.campaigns.add(item, msgspec.convert(campaign, CampaignSpec))
     return server
 
 
-def _of(item: Json, kind: type[TestCase] | type[Campaign]) -> Json:
+def _of(item: Json, kind: type[TestCaseSpec] | type[CampaignSpec]) -> Json:
     return {name: item[name] for name in kind.__struct_fields__}
 
 
 def _entry(entry: Json, names: Mapping[str, str]) -> Json:
     name = names.get(entry["test_case_id"])
     if name is None:
-        raise TroubleError("The server's test cases changed just now: try again.")
+        raise InfrastructureError(
+            "The server's test cases changed while they were read: try again."
+        )
     kept = {key: entry[key] for key in ("device_id", "host_id", "parameters")}
     return {"test_case": name, **kept}
 
@@ -99,37 +101,41 @@ def _entry(entry: Json, names: Mapping[str, str]) -> Json:
 
 
 async def export(api: Api, to: str, form: str, *, prune: bool) -> None:
-    """Write it all: a file, `-` for standard output, or a folder with a file each."""
-    _export(await look(api), to, form, prune=prune)
+    """Write all test cases and campaigns to a file, to standard output (`-`), or to a folder."""
+    _export(await read_server(api), to, form, prune=prune)
 
 
-def _export(server: Server, to: str, form: str, *, prune: bool) -> None:
-    unclear = [*server.test_cases.doubles(), *server.campaigns.doubles()]
+def _export(server: ServerContent, to: str, form: str, *, prune: bool) -> None:
+    unclear = [*server.test_cases.duplicates(), *server.campaigns.duplicates()]
     if unclear:
-        raise MisuseError("Names have to be clear.\n" + shortened(unclear))
+        raise MisuseError("Names must be unique. Rename all but one of:\n" + first_of(unclear))
     cases, campaigns = _sorted(server.test_cases), _sorted(server.campaigns)
     path = Path(to)
     if to == "-":
-        sys.stdout.write(written(cases, campaigns, form))
+        sys.stdout.write(dump(cases, campaigns, form))
     elif path.suffix in SUFFIXES and not path.is_dir():
         chosen = "json" if path.suffix == ".json" else "yaml"
-        path.write_text(written(cases, campaigns, chosen), encoding="utf-8")
+        path.write_text(dump(cases, campaigns, chosen), encoding="utf-8")
     else:
         _export_folder(path, cases, campaigns, form, prune=prune)
 
 
-def _sorted(held: Held[Thing]) -> list[Thing]:
+def _sorted(held: ServerItems[Spec]) -> list[Spec]:
     return [held.things[name] for name in sorted(held.things)]
 
 
 def _export_folder(
-    folder: Path, cases: list[TestCase], campaigns: list[Campaign], form: str, *, prune: bool
+    folder: Path,
+    cases: list[TestCaseSpec],
+    campaigns: list[CampaignSpec],
+    form: str,
+    *,
+    prune: bool,
 ) -> None:
     files = {
-        folder / "test_cases" / name: written([case], [], form)
-        for name, case in _named(cases, form)
+        folder / "test_cases" / name: dump([case], [], form) for name, case in _named(cases, form)
     } | {
-        folder / "campaigns" / name: written([], [campaign], form)
+        folder / "campaigns" / name: dump([], [campaign], form)
         for name, campaign in _named(campaigns, form)
     }
     for path, text in files.items():
@@ -144,14 +150,14 @@ def _export_folder(
 
 
 def _left_over(path: Path, *, prune: bool) -> None:
-    """Deal with a file of what the server has not, or has under another name."""
+    """Delete or report a file whose test case or campaign is not on the server."""
     if prune:
         path.unlink()
     click.echo(f"{'deleted' if prune else 'not on the server'}: {path}", err=True)
 
 
-def _named(things: list[Thing], form: str) -> Iterator[tuple[str, Thing]]:
-    """Give each a file name, which depends on the names alone."""
+def _named(things: list[Spec], form: str) -> Iterator[tuple[str, Spec]]:
+    """Yield each with its file name, which depends on no ids, so that git shows real changes."""
     taken: set[str] = set()
     for thing in things:
         plain = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", thing.name).lower())
@@ -165,7 +171,7 @@ def _named(things: list[Thing], form: str) -> Iterator[tuple[str, Thing]]:
 
 
 def _cut(name: str) -> str:
-    """Keep what fits into a file's name, which is 255 bytes at most."""
+    """Cut a name to a length that fits into a file name (255 bytes on most file systems)."""
     return name.encode()[:_LONGEST_STEM].decode(errors="ignore")
 
 
@@ -174,46 +180,49 @@ def _cut(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to do: `create`, `update` or `delete`."""
+    """One request to the server: `create`, `update` (of `fields`) or `delete`."""
 
     verb: str
-    kind: Kind
+    kind: Runnable
     name: str
     fields: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         more = f" ({', '.join(self.fields)})" if self.fields else ""
-        return f"{self.verb} {self.kind.word} {one_line(self.name)!r}{more}"
+        return f"{self.verb} {self.kind.label} {one_line(self.name)!r}{more}"
 
 
-class Import:
-    """Files against a server: first what is to be done, then doing it."""
+class ImportPlan:
+    """The changes that make the server equal to the files: first planned, then applied."""
 
-    def __init__(self, api: Api, server: Server, wanted: Wanted) -> None:
+    def __init__(self, api: Api, server: ServerContent, wanted: FileContent) -> None:
         self._api, self._server, self._wanted = api, server, wanted
         self._ids = {name: ids[0] for name, ids in server.test_cases.ids.items()}
 
     def planned(self, *, prune: bool) -> list[Change]:
-        """Give all changes in the order in which they can be made. Raises MisuseError."""
+        """Return all changes in an order in which the server accepts them.
+
+        Raises MisuseError for ambiguous names and references to unknown test cases.
+        """
         server, wanted = self._server, self._wanted
         self._check(prune=prune)
         changed = [
-            *_written(server.test_cases, wanted.test_cases),
-            *_written(server.campaigns, wanted.campaigns),
+            *_creates_and_updates(server.test_cases, wanted.test_cases),
+            *_creates_and_updates(server.campaigns, wanted.campaigns),
         ]
         if prune:
-            changed += _pruned(server.campaigns, wanted.campaigns)
-            changed += _pruned(server.test_cases, wanted.test_cases)
+            changed += _deletes(server.campaigns, wanted.campaigns)
+            changed += _deletes(server.test_cases, wanted.test_cases)
         return changed
 
     def _check(self, *, prune: bool) -> None:
-        """See that every name is clear and every reference leads somewhere."""
+        """Check that every name is unique and every reference has its test case."""
         server, wanted = self._server, self._wanted
         known = wanted.test_cases.keys() | (set() if prune else server.test_cases.ids.keys())
         used = {entry.test_case for one in wanted.campaigns.values() for entry in one.test_cases}
         wrong = [
             f"the campaign {campaign.name!r} names the test case {entry.test_case!r}, "
-            + ("which is in no file" if prune else "which is nowhere")
+            + ("which is in no file" if prune else "which is neither in a file nor on the server")
             for campaign in wanted.campaigns.values()
             for entry in campaign.test_cases
             if entry.test_case not in known
@@ -222,12 +231,12 @@ class Import:
         wrong += _unclear(server.test_cases, None if prune else touched)
         wrong += _unclear(server.campaigns, None if prune else wanted.campaigns.keys())
         if wrong:
-            raise MisuseError(shortened(wrong))
+            raise MisuseError(first_of(wrong))
 
-    async def do(self, change: Change) -> None:
-        """Make one change."""
+    async def apply(self, change: Change) -> None:
+        """Send one change; If-Match keeps what somebody else changed meanwhile."""
         if change.kind is TEST_CASE:
-            held: Held[Any] = self._server.test_cases
+            held: ServerItems[Any] = self._server.test_cases
             thing: Any = self._wanted.test_cases.get(change.name)
         else:
             held, thing = self._server.campaigns, self._wanted.campaigns.get(change.name)
@@ -237,85 +246,89 @@ class Import:
             if change.kind is TEST_CASE:
                 self._ids[change.name] = made["id"]
             return
-        path = f"{change.kind.path}/{segment(held.id_of(change.name))}"
+        path = f"{change.kind.path}/{path_segment(held.id_of(change.name))}"
         version = held.versions.get(change.name)
         match = {} if version is None else {"If-Match": f'"{version}"'}
         await self._api.write("DELETE" if body is None else "PUT", path, body, match)
 
-    def _body(self, thing: TestCase | Campaign) -> Json:
+    def _body(self, thing: TestCaseSpec | CampaignSpec) -> Json:
         body: Json = msgspec.to_builtins(thing)
-        if isinstance(thing, Campaign):
+        if isinstance(thing, CampaignSpec):
             body["test_cases"] = [self._reference(entry) for entry in thing.test_cases]
         return body
 
-    def _reference(self, entry: Entry) -> Json:
+    def _reference(self, entry: CampaignEntry) -> Json:
         body: Json = msgspec.to_builtins(entry)
         del body["test_case"]
         return {"test_case_id": self._ids[entry.test_case], **body}
 
 
-def _unclear(held: Held[Any], names: Iterable[str] | None) -> list[str]:
+def _unclear(held: ServerItems[Any], names: Iterable[str] | None) -> list[str]:
     return [
         words
-        for name, words in zip(_double_names(held), held.doubles(), strict=True)
+        for name, words in zip(_duplicate_names(held), held.duplicates(), strict=True)
         if names is None or name in names
     ]
 
 
-def _double_names(held: Held[Any]) -> list[str]:
+def _duplicate_names(held: ServerItems[Any]) -> list[str]:
     return [name for name, ids in held.ids.items() if len(ids) > 1]
 
 
-def _written(held: Held[Thing], wanted: Mapping[str, Thing]) -> Iterator[Change]:
+def _creates_and_updates(held: ServerItems[Spec], wanted: Mapping[str, Spec]) -> Iterator[Change]:
     for name in sorted(wanted):
         if name not in held.things:
             yield Change("create", held.kind, name)
-        elif fields := changes(held.things[name], wanted[name]):
+        elif fields := changed_fields(held.things[name], wanted[name]):
             yield Change("update", held.kind, name, fields)
 
 
-def _pruned(held: Held[Thing], wanted: Mapping[str, Thing]) -> list[Change]:
+def _deletes(held: ServerItems[Spec], wanted: Mapping[str, Spec]) -> list[Change]:
     return [Change("delete", held.kind, name) for name in sorted(held.things.keys() - wanted)]
 
 
-async def bring(api: Api, paths: list[Path], *, dry_run: bool, prune: bool, yes: bool) -> None:
-    """Make the server have what the files say."""
-    wanted = read(paths)
+async def import_files(
+    api: Api, paths: list[Path], *, dry_run: bool, prune: bool, yes: bool
+) -> None:
+    """Create, update and, with `prune`, delete on the server what differs from the files."""
+    wanted = read_files(paths)
     if prune and not wanted.test_cases and not wanted.campaigns:
-        raise MisuseError("The files hold nothing: --prune would delete all that the server has.")
-    work = Import(api, await look(api), wanted)
-    planned = work.planned(prune=prune)
+        raise MisuseError(
+            "The files define nothing: --prune would delete everything on the server."
+        )
+    plan = ImportPlan(api, await read_server(api), wanted)
+    planned = plan.planned(prune=prune)
     same = len(wanted.test_cases) + len(wanted.campaigns)
     same -= sum(change.verb != "delete" for change in planned)
     if not planned:
-        click.echo(f"nothing to do: {same} as they are")
+        click.echo(f"nothing to do: {same} unchanged")
         return
     if dry_run:
         for change in planned:
             click.echo(f"would {change}")
-        click.echo(f"{same} as they are")
+        click.echo(f"{same} unchanged")
         return
     _confirm([change for change in planned if change.verb == "delete"], yes=yes)
     for number, change in enumerate(planned):
         try:
-            await work.do(change)
+            await plan.apply(change)
         except click.ClickException:
             click.echo(
-                f"could not {change}; {number} of {len(planned)} changes were made, the same "
-                "command makes the rest",
+                f"could not {change}; {number} of {len(planned)} changes were made, run the same "
+                "command again for the rest",
                 err=True,
             )
             raise
         click.echo(str(change))
-    click.echo(f"{len(planned)} changes, {same} as they are")
+    click.echo(f"{len(planned)} changes, {same} unchanged")
 
 
 def _confirm(deletions: list[Change], *, yes: bool) -> None:
-    """Ask before anything is deleted; without a terminal nobody could answer."""
+    """Ask before anything is deleted. Raises MisuseError for a no, or without a terminal."""
     if not deletions or yes:
         return
     if not sys.stdin.isatty():
-        raise MisuseError(f"{len(deletions)} would be deleted: --yes says that it is meant.")
+        raise MisuseError(f"{len(deletions)} would be deleted: add --yes to confirm.")
     for change in deletions[:_SHOWN]:
         click.echo(f"would {change}")
     if not click.confirm(f"Delete {len(deletions)}, and make the other changes?"):

@@ -1,7 +1,8 @@
-"""The embedded PostgreSQL: starts it, stops it and finds it again after a crash.
+"""The embedded PostgreSQL: started, stopped, and found again after a crash.
 
-The server is a direct child that dies with its owner (Linux tells it to stop when the owner is
-killed); a lock on the data folder, held for life, decides who owns it; the others attach.
+PostgreSQL is a child of the process that owns it and dies with that process (Linux sends it a
+signal when the owner is killed). A lock on the data folder, held by the owner for life, decides
+which process owns it; other processes attach.
 """
 
 from vpt.embedded.home import EmbeddedError

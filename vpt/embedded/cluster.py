@@ -1,4 +1,4 @@
-"""The cluster in the data folder: how it is made, and what a server that died leaves in it."""
+"""The cluster in the data folder: its creation, and what a server that died leaves in it."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,10 @@ LEFTOVER_TIMEOUT = 3.0  # seconds
 
 
 async def make_cluster(home: Home, binaries: Binaries) -> None:
-    """Make it under another name and rename it: a kill in between leaves nothing half done."""
+    """Create the cluster under another name and rename it, so that a kill leaves no half of it.
+
+    Raises EmbeddedError when initdb fails.
+    """
     new = home.data / "pg.new"
     await asyncio.to_thread(_make_room, new, home)
     encoding = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -55,14 +58,14 @@ async def make_cluster(home: Home, binaries: Binaries) -> None:
             await child.wait()
     if child.returncode != 0:
         reason = output.decode(errors="replace").strip().rpartition("\n")[2]
-        raise EmbeddedError(f"initdb failed in {home.data}, set that right: {reason}")
+        raise EmbeddedError(f"initdb failed in {home.data}, correct that: {reason}")
     await asyncio.to_thread(publish, new, home.cluster)
 
 
 def _make_room(new: Path, home: Home) -> None:
     deadline = time.monotonic() + LEFTOVER_TIMEOUT
     while new.exists():
-        # A killed initdb's child may still write for a moment.
+        # A child of a killed initdb may still write for a moment.
         shutil.rmtree(new, ignore_errors=time.monotonic() < deadline)
     new.mkdir(mode=0o700)
     os.chown(new, home.uid, home.gid)
@@ -82,7 +85,7 @@ def _make_password(home: Home) -> None:
 
 
 def _pid_file(cluster: Path) -> list[str]:
-    """Its lines: pid, folder, start, port, socket folder, address, memory key, status."""
+    """Return the lines: pid, folder, start, port, socket folder, address, memory key, status."""
     try:
         text = (cluster / "postmaster.pid").read_text(errors="replace")
     except FileNotFoundError:
@@ -91,7 +94,10 @@ def _pid_file(cluster: Path) -> list[str]:
 
 
 def postmaster(cluster: Path) -> int | None:
-    """The pid of the living server of this folder: the number alone may be another program's."""
+    """Return the pid of the running server of this folder, or None.
+
+    The command line is checked, since the pid in the file may belong to another program by now.
+    """
     try:
         pid = abs(int(_pid_file(cluster)[0]))
         process = psutil.Process(pid)
@@ -102,6 +108,7 @@ def postmaster(cluster: Path) -> int | None:
 
 
 def running_address(cluster: Path) -> Address | None:
+    """Return where the server of this folder listens once it is ready, else None."""
     match _pid_file(cluster):
         case [_, _, _, port, folder, host, _, "ready"]:
             return Address(Path(folder), int(port), host)
@@ -109,9 +116,9 @@ def running_address(cluster: Path) -> Address | None:
 
 
 def claim(path: Path) -> None:
-    """Write our pid into a left-over lock file: PostgreSQL takes it over from its parent.
+    """Write our pid into a left-over lock file, so that PostgreSQL, our child, accepts it.
 
-    Deleting it would lose the memory key in it, by which PostgreSQL notices a left-over backend.
+    Deleting it would lose its memory key, by which PostgreSQL notices a left-over backend.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -127,7 +134,7 @@ def claim(path: Path) -> None:
 
 
 def kill_leftovers(cluster: Path) -> None:
-    """End backends whose server is dead: one that computes does not notice and blocks a start."""
+    """Kill backends whose server is dead: a busy one does not notice that and blocks a start."""
     here: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -140,13 +147,15 @@ def kill_leftovers(cluster: Path) -> None:
 
 
 def open_log(path: Path) -> BinaryIO:
+    """Open the log of PostgreSQL for appending; rotate it when it is over `LOG_LIMIT` bytes."""
     if path.exists() and path.stat().st_size > LOG_LIMIT:
         path.replace(path.with_name("pg.log.1"))
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
-def last_words(path: Path) -> str:
-    lines = path.read_text(errors="replace")[-4096:].splitlines() or ["it says nothing"]
+def last_log_line(path: Path) -> str:
+    """Return the last fatal line of the log, else its last line."""
+    lines = path.read_text(errors="replace")[-4096:].splitlines() or ["its log is empty"]
     fatal = [line for line in lines if "FATAL:" in line or "PANIC:" in line]
     return (fatal or lines)[-1]

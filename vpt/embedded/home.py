@@ -1,4 +1,4 @@
-"""The data folder of the embedded PostgreSQL, and the account that it runs as."""
+"""The data folder of the embedded PostgreSQL, and the OS account that it runs as."""
 
 import contextlib
 import ctypes
@@ -20,12 +20,12 @@ LONGEST_SOCKET = 107
 COMMAND_TIMEOUT = 120.0  # seconds
 
 _PR_SET_PDEATHSIG = 1
-# Looked up here because little is safe between fork and exec.
+# Looked up here, because importing and allocating are not safe between fork and exec.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot run; the message says in one sentence what to do."""
+    """The embedded PostgreSQL cannot run; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the server listens; without `host` by its socket only."""
+    """Where the server listens: a Unix socket and, with `host`, a TCP port."""
 
     folder: Path
     port: int
@@ -62,12 +62,13 @@ class Address:
         return self.folder / f".s.PGSQL.{self.port}"
 
     def dsn(self, password: str, database: str = "vpt") -> str:
-        # The port is said because asyncpg would else take PGPORT.
+        # Without a port asyncpg would use PGPORT.
         query = urlencode({"host": str(self.folder), "port": self.port}, safe="/")
         return f"postgresql://vpt:{quote(password, safe='')}@/{database}?{query}"
 
 
 def prepare(data_dir: Path) -> Home:
+    """Create the data folder if needed; raise EmbeddedError when its account cannot use it."""
     data = data_dir.resolve()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = Home(data, *_account(data / "pg"))
@@ -77,14 +78,14 @@ def prepare(data_dir: Path) -> Home:
         if (closed := closed_to(home, data)) is not None:
             name = pwd.getpwuid(home.uid).pw_name
             raise EmbeddedError(
-                f"{closed} is closed to the user {name}, who runs PostgreSQL: choose a "
+                f"{closed} cannot be entered by the user {name}, who runs PostgreSQL: choose a "
                 f"VPT_DATA_DIR outside it"
             )
     return home
 
 
 def _account(cluster: Path) -> tuple[int, int]:
-    """The user and group that PostgreSQL runs as: those the cluster belongs to, if it is there."""
+    """Return the user and group that PostgreSQL runs as: the owner of an existing cluster."""
     me = os.geteuid()
     if cluster.exists():
         owner = cluster.stat()
@@ -99,7 +100,7 @@ def _account(cluster: Path) -> tuple[int, int]:
 def _account_below_root() -> tuple[int, int]:
     if (useradd := shutil.which("useradd")) is not None:
         options = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
-        # Its failure is no matter: the user may exist, and there are others.
+        # A failure is fine: the user may exist, and the loop below tries others.
         subprocess.run(  # noqa: S603 - our own arguments, no shell
             [useradd, *options, "vpt-postgres"],
             capture_output=True,
@@ -110,11 +111,11 @@ def _account_below_root() -> tuple[int, int]:
         with contextlib.suppress(KeyError):
             found = pwd.getpwnam(name)
             return found.pw_uid, found.pw_gid
-    raise EmbeddedError("PostgreSQL does not run as root: add a user named vpt-postgres")
+    raise EmbeddedError("PostgreSQL does not run as root: create a user named vpt-postgres")
 
 
 def closed_to(home: Home, path: Path) -> Path | None:
-    """The first folder on the way to `path`, or itself, that the account may not enter or run."""
+    """Return the first part of `path` that the account may not enter or execute, or None."""
     for part in (*reversed(path.parents), path):
         info = part.stat()
         bit = 0o100 if info.st_uid == home.uid else 0o010 if info.st_gid == home.gid else 0o001
@@ -124,6 +125,7 @@ def closed_to(home: Home, path: Path) -> Path | None:
 
 
 def socket_folder(home: Home) -> Path:
+    """Return where the socket goes: a path short enough for the OS, the same at each start."""
     name = f"vpt-pg-{home.uid}-{hashlib.sha256(os.fsencode(home.data)).hexdigest()[:12]}"
     root = os.geteuid() == 0
     runtime = "" if root else os.environ.get("XDG_RUNTIME_DIR", "")
@@ -134,10 +136,13 @@ def socket_folder(home: Home) -> Path:
         fits = len(os.fsencode(folder / ".s.PGSQL.65535")) <= LONGEST_SOCKET
         if fits and (not root or closed_to(home, folder.parent) is None):
             return folder
-    raise EmbeddedError("no folder for the database's socket: set TMPDIR to one with a short name")
+    raise EmbeddedError(
+        "no folder for the database's socket: set TMPDIR to a folder with a short path"
+    )
 
 
 def make_socket_folder(folder: Path, home: Home) -> None:
+    """Create the folder of the socket; raise EmbeddedError when others can use it."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     info = folder.lstat()
@@ -145,10 +150,11 @@ def make_socket_folder(folder: Path, home: Home) -> None:
         os.chown(folder, home.uid, home.gid, follow_symlinks=False)
         info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != home.uid or info.st_mode & 0o077:
-        raise EmbeddedError(f"{folder} is not ours alone: remove it")
+        raise EmbeddedError(f"{folder} is not only ours: other users can access it, remove it")
 
 
 def try_lock(home: Home) -> int | None:
+    """Lock the data folder; return the file descriptor, or None when another process has it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(home.data / "lock", flags, 0o600)
     try:
@@ -160,7 +166,7 @@ def try_lock(home: Home) -> int | None:
 
 
 def before_exec(home: Home, death_signal: int) -> Callable[[], None]:
-    """What a child does between fork and exec: become the account, then die with its parent."""
+    """Return what a child runs before exec: switch to the account, and die with its parent."""
     parent, drop = os.getpid(), os.geteuid() == 0
 
     def prepare() -> None:
@@ -168,7 +174,7 @@ def before_exec(home: Home, death_signal: int) -> Callable[[], None]:
             os.setgroups([])
             os.setgid(home.gid)
             os.setuid(home.uid)
-        if _PRCTL is not None:  # after setuid, which forgets it
+        if _PRCTL is not None:  # after setuid, which resets it
             _PRCTL(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
@@ -177,12 +183,13 @@ def before_exec(home: Home, death_signal: int) -> Callable[[], None]:
 
 
 def environment() -> dict[str, str]:
+    """Return the environment of PostgreSQL's programs, without settings of this machine."""
     kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 
 
 def publish(new: Path, path: Path) -> None:
-    """Rename it so that the name survives a power cut."""
+    """Rename a file or folder so that the new name survives a power cut."""
     new.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""The server: spawned or found, watched, started again when it died, and stopped in order."""
+"""The PostgreSQL server: started or found, watched, restarted when it dies, stopped in order."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from vpt.embedded.binaries import Binaries, find_binaries
 from vpt.embedded.cluster import (
     claim,
     kill_leftovers,
-    last_words,
+    last_log_line,
     make_cluster,
     open_log,
     postmaster,
@@ -56,7 +56,7 @@ _SETTINGS = (
 
 
 class EmbeddedPostgres:
-    """A running embedded PostgreSQL, kept running until `stop`."""
+    """A running embedded PostgreSQL, which is restarted when it dies, until `stop`."""
 
     def __init__(self, home: Home, address: Address, chosen: Path | None, lock: int | None) -> None:
         self.dsn = ""
@@ -75,11 +75,11 @@ class EmbeddedPostgres:
 
     @property
     def owned(self) -> bool:
-        """Whether this process runs the server (else it attached to another one's)."""
+        """True when this process runs the server, False when it attached to another process's."""
         return self._lock is not None
 
     async def stop(self) -> None:
-        """Stop the server in good order when we own it, then release the lock."""
+        """Stop the server if this process owns it, then release the lock; can be repeated."""
         if self._watchdog is not None:
             self._watchdog.cancel()
             await asyncio.gather(self._watchdog, return_exceptions=True)
@@ -96,7 +96,7 @@ class EmbeddedPostgres:
         log.info("embedded_postgres_stopped", data_dir=str(self._home.data))
 
     async def bring_up(self) -> None:
-        """Attach or serve, and watch from then on; a failure leaves nothing behind."""
+        """Attach to a running server or start one, then watch it; clean up after a failure."""
         try:
             if self._lock is None:
                 await self._attach()
@@ -108,7 +108,7 @@ class EmbeddedPostgres:
         self._watchdog = asyncio.create_task(self._watch(), name="embedded-postgres")
 
     async def _attach(self) -> None:
-        """Wait until the owner's server answers, or until the lock is ours."""
+        """Wait until the server of another process answers, or until we have the lock."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             address = running_address(self._home.cluster)
@@ -121,11 +121,11 @@ class EmbeddedPostgres:
             await asyncio.sleep(POLL)
         raise EmbeddedError(
             f"another process holds {self._home.data / 'lock'} but its PostgreSQL does not "
-            f"answer: stop that process or look into {self._home.log}"
+            f"answer: stop that process or read {self._home.log}"
         )
 
     async def _serve(self) -> None:
-        """Have our own server running; the lock is ours."""
+        """Start our own server, or adopt one that runs; requires the lock."""
         began = time.monotonic()
         self._process, self._pid = None, await self._outlive_orphan()
         if self._pid is None or not await self._ready():
@@ -140,7 +140,7 @@ class EmbeddedPostgres:
         )
 
     async def _outlive_orphan(self) -> int | None:
-        """Wait for the server of a killed owner to end; one that stays (macOS) is adopted."""
+        """Wait for the server of a killed owner to end; adopt one that stays (macOS): its pid."""
         began = time.monotonic()
         while (pid := postmaster(self._home.cluster)) is not None:
             waited = time.monotonic() - began
@@ -164,13 +164,13 @@ class EmbeddedPostgres:
                 return
             if time.monotonic() > give_up:
                 raise EmbeddedError(
-                    f"PostgreSQL does not start, set that right: {last_words(self._home.log)}"
+                    f"PostgreSQL does not start, correct that: {last_log_line(self._home.log)}"
                 )
             await asyncio.to_thread(kill_leftovers, self._home.cluster)
             await asyncio.sleep(POLL)
 
     def _spawn(self, binaries: Binaries) -> None:
-        """Not in a helper thread: the child gets its death signal when its thread ends."""
+        """Start PostgreSQL on this thread, whose end sends its death signal: no helper thread."""
         make_socket_folder(self._address.folder, self._home)
         claim(self._home.cluster / "postmaster.pid")
         claim(self._address.socket.with_name(f"{self._address.socket.name}.lock"))
@@ -196,30 +196,29 @@ class EmbeddedPostgres:
         self._pid = self._process.pid
 
     async def _ready(self) -> bool:
-        """Whether the server came up; False when it ended instead."""
+        """Wait until the server answers; return False when it ends instead."""
         deadline = time.monotonic() + START_TIMEOUT
         while self._alive():
             if await self._answers(self._address):
                 return True
             if time.monotonic() > deadline:
                 raise EmbeddedError(
-                    f"PostgreSQL is not ready after {START_TIMEOUT:.0f} s: look into "
-                    f"{self._home.log}"
+                    f"PostgreSQL is not ready after {START_TIMEOUT:.0f} s: read {self._home.log}"
                 )
             await asyncio.sleep(POLL)
         return False
 
     async def _answers(self, address: Address) -> bool:
-        """Whether the database is there, made if the server is ours and new; sets the DSN."""
+        """Return True when the database answers, and set the DSN; create it in a new server."""
         password = self._home.password.read_text()
         try:
             await self._ask(address, password)
         except asyncpg.InvalidPasswordError as error:
             raise EmbeddedError(
-                f"PostgreSQL refuses the password of {self._home.password}: put the right one back"
+                f"PostgreSQL refuses the password in {self._home.password}: restore the right one"
             ) from error
         except asyncpg.TooManyConnectionsError:
-            pass  # it runs, and it is busy
+            pass  # it runs and is only busy
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
         self._address, self.dsn = address, address.dsn(password)
@@ -244,11 +243,14 @@ class EmbeddedPostgres:
             try:
                 await self._restore()
             except (EmbeddedError, OSError, subprocess.SubprocessError) as error:
-                log.error("embedded_postgres_unavailable", error=str(error))  # noqa: TRY400 - a sentence says it
+                log.error("embedded_postgres_unavailable", error=str(error))  # noqa: TRY400 - the message is enough
+                await asyncio.sleep(RETRY)
+            except Exception:  # a defect of ours must not leave the database unwatched
+                log.exception("embedded_postgres_watch_failed")
                 await asyncio.sleep(RETRY)
 
     async def _restore(self) -> None:
-        """Start the server again after its death or after the end of the owner we attached to."""
+        """Restart the server after its death, or take over when the process that owned it ended."""
         if self._lock is None:
             self._lock = try_lock(self._home)
             if self._lock is None:
@@ -262,7 +264,7 @@ class EmbeddedPostgres:
         await self._serve()
 
     async def _shut_down(self) -> None:
-        """Fast shutdown (SIGINT) loses nothing; neither do the harder ones, but they recover."""
+        """Stop the server: fast, immediate, then killed, after which the next start recovers."""
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             deadline = time.monotonic() + STOP_TIMEOUT
             if self._pid is not None and self._alive():
@@ -275,10 +277,10 @@ class EmbeddedPostgres:
 async def start(
     data_dir: Path, *, port: int | None = None, bin_dir: Path | None = None
 ) -> EmbeddedPostgres:
-    """Start the server of `data_dir`, or attach to it when another process runs it.
+    """Start the PostgreSQL of `data_dir`, or attach to it when another process runs it.
 
-    `port` opens it on 127.0.0.1 as well. Call it on the main thread: PostgreSQL is stopped when
-    the thread that started it ends. Raises EmbeddedError.
+    With `port` it also listens on 127.0.0.1. Call it on the main thread: PostgreSQL is stopped
+    when the thread that started it ends. Raises EmbeddedError.
     """
     try:
         home = await asyncio.to_thread(prepare, data_dir)
@@ -287,7 +289,7 @@ async def start(
         server = EmbeddedPostgres(home, address, bin_dir, try_lock(home))
         await server.bring_up()
     except (OSError, subprocess.SubprocessError) as error:
-        raise EmbeddedError(f"{data_dir} fails, set that right: {error}") from error
+        raise EmbeddedError(f"{data_dir} cannot be used, correct that: {error}") from error
     return server
 
 

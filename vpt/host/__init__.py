@@ -1,4 +1,4 @@
-"""The reference host: holds devices, runs their actions, and belongs to a vpt server."""
+"""The reference host: runs the actions of its devices for the vpt server it is registered at."""
 
 from vpt.host.server import run_host
 from vpt.host.settings import HostSettings

@@ -1,4 +1,4 @@
-"""`python -m vpt.host`: the host command alone, for machines without a server."""
+"""`python -m vpt.host`: the host command alone, for machines without the server's code."""
 
 import sys
 
@@ -8,7 +8,7 @@ from vpt.host.launch import USAGE, host_command
 
 
 def main() -> None:
-    """Run the command; wrong usage ends with exit code 4, as everywhere in vpt."""
+    """Run the command; wrong usage exits with 4, like every command of vpt."""
     try:
         code = host_command.main(prog_name="vpt host", standalone_mode=False)
     except click.UsageError as error:

@@ -1,4 +1,4 @@
-"""The host's folder on disk: for one process at a time, with the secret that makes it itself."""
+"""The host's folder on disk: locked by one process, with the secret that identifies the host."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ SECRET_LENGTH = 32
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
-    """Hold the folder for this process; OSError when another one has it or it cannot be made."""
+    """Lock the folder for this process; raise OSError when it is locked or cannot be created."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -26,7 +26,7 @@ def own_folder(folder: Path) -> Iterator[Path]:
 
 
 def host_secret(folder: Path) -> str:
-    """The secret with which the server must call this host: made once, then always the same."""
+    """Return the secret that the server must send to this host, created at the first start."""
     path = folder / "host_secret"
     if path.exists():
         path.chmod(0o600)
@@ -39,7 +39,7 @@ def host_secret(folder: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
+    """Fsync a folder, so that new file names in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

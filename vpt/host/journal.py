@@ -1,8 +1,8 @@
-"""The journal: what the host began and what came of it, on disk before anybody is told.
+"""The journal: which actions began and how they ended, on disk before the server is answered.
 
-JSON lines in segment files. A process never appends to a segment of an earlier one, so a line
-that was torn by a crash is always the last of its file. A segment is dropped 24 h after its
-last line.
+JSON lines in segment files. A process never appends to a segment of an earlier process, so a
+line that was torn by a crash is always the last of its file. A segment is deleted 24 h after its
+last line: the server does not repeat a request after that.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from vpt.host.folder import sync_folder
-from vpt.host.replies import Reply
+from vpt.host.responses import JsonResponse
 
 KEEP_S = 24 * 3600
 SEGMENT_S = 3600
@@ -28,8 +28,8 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Where a record stands; `answered` says whether it is an answer or only a beginning."""
+class RecordPosition:
+    """Where a record is in the files; `answered` when it has the response, not only the start."""
 
     segment: Path
     offset: int
@@ -38,75 +38,75 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One attempt of one execution."""
+class AttemptKey:
+    """Identifies one attempt of an execution."""
 
     execution_id: str
     attempt: int
 
 
 class Journal:
-    """Keys with their answers and cancelled attempts, durable.
+    """Idempotency-Keys with their responses, and cancelled attempts, durable.
 
-    Writing raises OSError when the disk does not take it; nothing may be done then.
+    Writing raises OSError when the disk fails; the action must not be executed then.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Use `folder` for the segments; call `open` before anything else."""
+        """Store the segments in `folder`; call `open` before anything else."""
         self._folder = folder
-        self._keys: dict[str, Line] = {}
-        self._cancelled: dict[Pair, Line] = {}
+        self._keys: dict[str, RecordPosition] = {}
+        self._cancelled: dict[AttemptKey, RecordPosition] = {}
         self._writer = _Writer(folder)
-        self._waiting: list[tuple[bytes, bool, asyncio.Future[Line]]] = []
+        self._waiting: list[tuple[bytes, bool, asyncio.Future[RecordPosition]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "journal")
 
     async def open(self) -> None:
-        """Read what earlier processes wrote."""
+        """Read the records of earlier processes."""
         await self._in_thread(self._load)
 
     async def close(self) -> None:
-        """Write what waits and close the files."""
+        """Write the pending records and close the files."""
         if self._flushing is not None:
             await self._flushing
         await self._in_thread(self._writer.close)
         self._thread.shutdown()
 
-    def find(self, key: str) -> Line | None:
-        """What is known of a key."""
+    def find(self, key: str) -> RecordPosition | None:
+        """Return the last record of a key, or None."""
         return self._keys.get(key)
 
-    def is_cancelled(self, pair: Pair) -> bool:
-        """Whether this attempt was cancelled."""
-        return pair in self._cancelled
+    def is_cancelled(self, attempt: AttemptKey) -> bool:
+        """Return True when this attempt was cancelled."""
+        return attempt in self._cancelled
 
-    async def read(self, line: Line) -> Reply:
-        """The answer that a line holds."""
-        record = orjson.loads(await asyncio.to_thread(_read_line, line))
-        return Reply(record["status"], orjson.dumps(record["answer"]))
+    async def read(self, position: RecordPosition) -> JsonResponse:
+        """Return the response that is stored at a position."""
+        record = orjson.loads(await asyncio.to_thread(_read_line, position))
+        return JsonResponse(record["status"], orjson.dumps(record["answer"]))
 
     async def begin(self, key: str) -> None:
-        """Note that the action of this key is about to be done."""
+        """Record that the action of this key is about to begin."""
         self._keys[key] = await self._append({"do": "begin", "key": key})
 
-    async def end(self, key: str, reply: Reply) -> None:
-        """Note the answer to this key."""
+    async def end(self, key: str, reply: JsonResponse) -> None:
+        """Record the response to this key."""
         answer = orjson.Fragment(reply.body)
         record = {"do": "end", "key": key, "status": reply.status, "answer": answer}
         self._keys[key] = await self._append(record, answered=True)
 
-    def mark_cancelled(self, pair: Pair) -> None:
-        """Let nothing more begin for this attempt; `cancel` makes it durable."""
-        self._cancelled.setdefault(pair, Line(self._folder, 0, 0, answered=False))
+    def mark_cancelled(self, attempt: AttemptKey) -> None:
+        """Mark an attempt as cancelled in memory, at once; `cancel` makes it durable."""
+        self._cancelled.setdefault(attempt, RecordPosition(self._folder, 0, 0, answered=False))
 
-    async def cancel(self, pair: Pair) -> None:
-        """Note that nothing may be done any more for this attempt."""
-        record = {"do": "cancel", "execution_id": pair.execution_id, "attempt": pair.attempt}
-        self._cancelled[pair] = await self._append(record)
+    async def cancel(self, attempt: AttemptKey) -> None:
+        """Record that no further action of this attempt may begin."""
+        record = {"do": "cancel", "execution_id": attempt.execution_id, "attempt": attempt.attempt}
+        self._cancelled[attempt] = await self._append(record)
 
-    async def _append(self, record: Mapping[str, Any], *, answered: bool = False) -> Line:
-        """Return when the record is on the disk. One fsync serves all who wait for it."""
-        done: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
+    async def _append(self, record: Mapping[str, Any], *, answered: bool = False) -> RecordPosition:
+        """Return when the record is on the disk; all records that wait share one fsync."""
+        done: asyncio.Future[RecordPosition] = asyncio.get_running_loop().create_future()
         text = orjson.dumps({**record, "at": time.time()}, option=orjson.OPT_APPEND_NEWLINE)
         self._waiting.append((text, answered, done))
         if self._flushing is None or self._flushing.done():
@@ -118,14 +118,14 @@ class Journal:
             batch, self._waiting = self._waiting, []
             texts = [(text, answered) for text, answered, _ in batch]
             try:
-                lines, dropped = await self._in_thread(self._writer.write, texts)
+                positions, dropped = await self._in_thread(self._writer.write, texts)
             except OSError as error:
                 log.warning("journal_write_failed", error=str(error))
                 _fail(batch, error)
                 continue
-            for (_, _, done), line in zip(batch, lines, strict=True):
+            for (_, _, done), position in zip(batch, positions, strict=True):
                 if not done.done():
-                    done.set_result(line)
+                    done.set_result(position)
             self._forget(dropped)
 
     def _forget(self, dropped: set[Path]) -> None:
@@ -138,19 +138,21 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._writer.drop_old()
         for segment in sorted(self._folder.glob("*.jsonl")):
-            for record, line in _records(segment):
-                self._remember(record, line)
+            for record, position in _records(segment):
+                self._remember(record, position)
 
-    def _remember(self, record: object, line: Line) -> None:
+    def _remember(self, record: object, position: RecordPosition) -> None:
         match record:
             case {"do": "end", "key": str(key), "status": int(), "answer": dict()}:
-                self._keys[key] = line
+                self._keys[key] = position
             case {"do": "begin", "key": str(key)}:
-                self._keys.setdefault(key, line)
+                self._keys.setdefault(key, position)
             case {"do": "cancel", "execution_id": str(execution_id), "attempt": int(attempt)}:
-                self._cancelled[Pair(execution_id, attempt)] = line
+                self._cancelled[AttemptKey(execution_id, attempt)] = position
             case _:
-                log.warning("journal_line_skipped", segment=line.segment.name, offset=line.offset)
+                log.warning(
+                    "journal_line_skipped", segment=position.segment.name, offset=position.offset
+                )
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -158,7 +160,7 @@ class Journal:
 
 
 class _Writer:
-    """The segment that is being written; lives in the journal's thread."""
+    """Writes the current segment; used in the journal's thread only."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -167,13 +169,13 @@ class _Writer:
         self._size = 0
         self._opened = 0.0
 
-    def write(self, texts: list[tuple[bytes, bool]]) -> tuple[list[Line], set[Path]]:
-        """Put the lines on the disk; also tells which old segments were dropped."""
+    def write(self, texts: list[tuple[bytes, bool]]) -> tuple[list[RecordPosition], set[Path]]:
+        """Write and fsync the lines; return their positions and the deleted old segments."""
         dropped = self._turn_over()
         try:
             return self._put(texts), dropped
         except OSError:
-            self.close()  # its end is unknown now: the next write begins another segment
+            self.close()  # its end is not known now: the next write starts a new segment
             raise
 
     def close(self) -> None:
@@ -190,7 +192,7 @@ class _Writer:
         return old
 
     def _turn_over(self) -> set[Path]:
-        """Begin another segment when there is none or it is old or long enough."""
+        """Start a new segment when there is none, or the current one is too old or too long."""
         age = time.monotonic() - self._opened
         if self._file is not None and age < SEGMENT_S and self._size < SEGMENT_BYTES:
             return set()
@@ -202,15 +204,15 @@ class _Writer:
         sync_folder(self._folder)
         return self.drop_old()
 
-    def _put(self, texts: list[tuple[bytes, bool]]) -> list[Line]:
-        lines = []
+    def _put(self, texts: list[tuple[bytes, bool]]) -> list[RecordPosition]:
+        positions = []
         for text, answered in texts:
-            lines.append(Line(self._path, self._size, len(text), answered))
+            positions.append(RecordPosition(self._path, self._size, len(text), answered))
             self._size += len(text)
         assert self._file is not None  # noqa: S101 (for the type checker)
         _write_all(self._file, b"".join(text for text, _ in texts))
         os.fsync(self._file)
-        return lines
+        return positions
 
 
 def _write_all(file: int, data: bytes) -> None:
@@ -219,7 +221,7 @@ def _write_all(file: int, data: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def _records(segment: Path) -> Iterator[tuple[object, Line]]:
+def _records(segment: Path) -> Iterator[tuple[object, RecordPosition]]:
     offset = 0
     with segment.open("rb") as file:
         for text in file:
@@ -228,17 +230,17 @@ def _records(segment: Path) -> Iterator[tuple[object, Line]]:
             except orjson.JSONDecodeError:
                 record = None
             answered = isinstance(record, dict) and record.get("do") == "end"
-            yield record, Line(segment, offset, len(text), answered)
+            yield record, RecordPosition(segment, offset, len(text), answered)
             offset += len(text)
 
 
-def _read_line(line: Line) -> bytes:
-    with line.segment.open("rb") as file:
-        file.seek(line.offset)
-        return file.read(line.length)
+def _read_line(position: RecordPosition) -> bytes:
+    with position.segment.open("rb") as file:
+        file.seek(position.offset)
+        return file.read(position.length)
 
 
-def _fail(batch: list[tuple[bytes, bool, asyncio.Future[Line]]], error: OSError) -> None:
+def _fail(batch: list[tuple[bytes, bool, asyncio.Future[RecordPosition]]], error: OSError) -> None:
     for _, _, done in batch:
         if not done.done():
             done.set_exception(error)

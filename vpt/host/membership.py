@@ -1,4 +1,4 @@
-"""Membership: being known to the server, from the registration over heartbeats to the farewell."""
+"""Membership: keeps the host registered at the server, by heartbeats, until it unregisters."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ import structlog
 from vpt.host.stats import system_stats
 
 CALL_S = 10
-FAREWELL_S = 2
+UNREGISTER_S = 2
 LONGEST_PAUSE_S = 30
 GREATEST_REPLY = 64 * 1024
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Membership:
-    """Keeps one host registered; never gives up while it is kept running."""
+    """Keeps one host registered; retries without end."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Membership:
     ) -> None:
         """Register `card` (the body of the registration) at `server` with the join token.
 
-        Heartbeats every `heartbeat_s` seconds tell how full the disk of `folder` is.
+        Heartbeats are sent every `heartbeat_s` seconds, with the use of the disk of `folder`.
         """
         self._session = session
         self._base = server.rstrip("/")
@@ -43,20 +43,20 @@ class Membership:
         self._card = card
         self._folder = folder
         self._heartbeat_s = heartbeat_s
-        self._trouble: object = None
+        self._failure: object = None
         self._known = False
 
     async def keep(self) -> NoReturn:
-        """Register, and again whenever the server does not know the host; until cancelled."""
+        """Register, and again whenever the server does not know the host, until cancelled."""
         while True:
             await self._register()
             await self._beat()
 
     async def leave(self) -> None:
-        """Tell the server that the host goes, within two seconds; a failure is only logged."""
+        """Unregister from the server within two seconds; a failure is only logged."""
         if self._known:
             status, reason = await self._post(
-                f"{self._card['host_name']}/unregister", {}, FAREWELL_S
+                f"{self._card['host_name']}/unregister", {}, UNREGISTER_S
             )
             log.info("host_unregistered", status=status, reason=reason)
 
@@ -64,10 +64,10 @@ class Membership:
         for pause in _pauses(LONGEST_PAUSE_S):
             status, reason = await self._post("register", self._card)
             if status == HTTPStatus.OK:
-                self._known, self._trouble = True, None
+                self._known, self._failure = True, None
                 log.info("host_registered", host_id=self._card["host_name"], server=self._base)
                 return
-            self._note("host_not_registered", status, reason)
+            self._log_failure("host_not_registered", status, reason)
             await asyncio.sleep(pause)
 
     async def _beat(self) -> None:
@@ -82,24 +82,24 @@ class Membership:
             if status == HTTPStatus.NOT_FOUND:
                 log.info("host_forgotten", host_id=self._card["host_name"])
                 return
-            if status == HTTPStatus.OK and self._trouble is not None:
+            if status == HTTPStatus.OK and self._failure is not None:
                 log.info("host_heartbeat_back", host_id=self._card["host_name"])
             if status == HTTPStatus.OK:
-                self._trouble, pause, pauses = None, self._heartbeat_s, _pauses(self._heartbeat_s)
+                self._failure, pause, pauses = None, self._heartbeat_s, _pauses(self._heartbeat_s)
             else:
-                self._note("host_heartbeat_lost", status, reason)
+                self._log_failure("host_heartbeat_lost", status, reason)
                 pause = next(pauses)
 
-    def _note(self, event: str, status: int | None, reason: str) -> None:
-        """Log a trouble once, not at each try."""
-        if self._trouble != (event, status):
-            self._trouble = (event, status)
+    def _log_failure(self, event: str, status: int | None, reason: str) -> None:
+        """Log a failure once, not at each retry."""
+        if self._failure != (event, status):
+            self._failure = (event, status)
             log.warning(event, server=self._base, status=status, reason=reason)
 
     async def _post(
         self, path: str, body: Mapping[str, Any], limit_s: float = CALL_S
     ) -> tuple[int | None, str]:
-        """The status (None: no answer) and what the server said; redirects are not followed."""
+        """Return the status (None without a response) and the start of the body; no redirects."""
         try:
             async with (
                 asyncio.timeout(limit_s),
@@ -110,14 +110,14 @@ class Membership:
                     allow_redirects=False,
                 ) as response,
             ):
-                said = await response.content.read(GREATEST_REPLY)
-                return response.status, said[:200].decode(errors="replace")
+                text = await response.content.read(GREATEST_REPLY)
+                return response.status, text[:200].decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return None, str(error) or type(error).__name__
 
 
 def _pauses(longest_s: float) -> Iterator[float]:
-    """Seconds to wait before each further try: from one half up to `longest_s`, with jitter."""
+    """Yield the backoff before each retry: 0.5 s, doubled up to `longest_s`, with jitter."""
     pause = 0.5
     while True:
         yield min(pause, longest_s) * random.uniform(0.8, 1.2)  # noqa: S311 (only jitter)

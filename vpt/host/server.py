@@ -1,4 +1,4 @@
-"""The host's HTTP server and its life: start, work, clean stop."""
+"""The host's HTTP server: its start, its routes, and its clean stop."""
 
 import asyncio
 import hmac
@@ -13,13 +13,13 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from vpt.host.bench import Bench, attempt_of
+from vpt.host.device_worker import DeviceWorker
+from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
 from vpt.host.folder import host_secret, own_folder
 from vpt.host.journal import Journal
-from vpt.host.lane import Lane
 from vpt.host.membership import Membership
-from vpt.host.replies import Refusal, Reply, refused
+from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.host.stats import hardware
 
@@ -27,7 +27,7 @@ MAX_BODY = 16 * 1024 * 1024
 LONGEST_KEY = 1000
 DRAIN_S = 2
 
-BENCH = web.AppKey("bench", Bench)
+DEVICES = web.AppKey("devices", HostDevices)
 SECRET = web.AppKey("secret", bytes)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,29 +36,31 @@ log = structlog.get_logger()
 
 
 async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None) -> None:
-    """Hold the devices and serve their actions until cancelled; then stop cleanly.
+    """Run the host until cancelled; then stop it cleanly.
 
-    `ready` is set when the host listens (it may not be registered yet). OSError when the folder
-    is in use or the address cannot be had; ValueError when a device cannot work here.
+    `ready` is set when the host listens (it may not be registered yet). Raises OSError when the
+    folder or the address is in use, ValueError when a device cannot work on this machine.
     """
     with own_folder(settings.folder) as folder:
         secret = host_secret(folder)
         journal = Journal(folder / "journal")
-        lanes = [Lane(spec, make_driver(spec, settings), journal) for spec in settings.specs]
+        workers = [
+            DeviceWorker(spec, make_driver(spec, settings), journal) for spec in settings.specs
+        ]
         await journal.open()
-        bench = Bench(lanes, journal)
+        devices = HostDevices(workers, journal)
         try:
-            await _serve(settings, bench, secret, ready)
+            await _serve(settings, devices, secret, ready)
         finally:
-            await bench.close()
+            await devices.close()
             await journal.close()
 
 
 async def _serve(
-    settings: HostSettings, bench: Bench, secret: str, ready: asyncio.Event | None
+    settings: HostSettings, devices: HostDevices, secret: str, ready: asyncio.Event | None
 ) -> None:
-    bench.start()
-    runner = web.AppRunner(make_app(bench, secret), access_log=None, shutdown_timeout=DRAIN_S)
+    devices.start()
+    runner = web.AppRunner(make_app(devices, secret), access_log=None, shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.listen, settings.port).start()
@@ -66,37 +68,40 @@ async def _serve(
         log.info("host_listening", address=settings.listen, port=port)
         if ready is not None:
             ready.set()
-        card = registration(settings, bench, secret, port)
-        timeout = aiohttp.ClientTimeout(total=None)  # each call brings its own limit
+        registration = registration_body(settings, devices, secret, port)
+        timeout = aiohttp.ClientTimeout(total=None)  # each request sets its own
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            await _belong(settings, bench, session, card)
+            await _stay_registered(settings, devices, session, registration)
     finally:
         await runner.cleanup()
         log.info("host_stopped", host_id=settings.name)
 
 
-async def _belong(
-    settings: HostSettings, bench: Bench, session: aiohttp.ClientSession, card: Mapping[str, Any]
+async def _stay_registered(
+    settings: HostSettings,
+    devices: HostDevices,
+    session: aiohttp.ClientSession,
+    registration: Mapping[str, Any],
 ) -> None:
-    """Be registered until cancelled, then take nothing more and say farewell."""
+    """Stay registered until cancelled, then refuse further actions and unregister."""
     membership = Membership(
         session,
         settings.server,
         settings.join_token,
-        card,
+        registration,
         folder=settings.folder,
         heartbeat_s=settings.heartbeat_s,
     )
     try:
         await membership.keep()
     finally:
-        bench.refuse()
+        devices.refuse()
         await membership.leave()
-        await bench.close()
+        await devices.close()
 
 
 def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
-    """The driver of a device; ValueError when it cannot work on this machine."""
+    """Build the driver of a device; raise ValueError when it cannot work on this machine."""
     if spec.kind == "desktop":
         return DesktopDriver(allow_shell=settings.allow_shell)
     from vpt.host.drivers.web import WebDriver  # noqa: PLC0415 (an extra: may be missing)
@@ -104,10 +109,10 @@ def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
     return WebDriver()
 
 
-def make_app(bench: Bench, secret: str) -> web.Application:
-    """The routes; all of them need the secret."""
-    app = web.Application(middlewares=[_answer_in_json, _check_secret], client_max_size=MAX_BODY)
-    app[BENCH] = bench
+def make_app(devices: HostDevices, secret: str) -> web.Application:
+    """Build the application; all of its routes need the secret."""
+    app = web.Application(middlewares=[_respond_in_json, _check_secret], client_max_size=MAX_BODY)
+    app[DEVICES] = devices
     app[SECRET] = f"Bearer {secret}".encode()
     app.router.add_get("/host/health", health)
     app.router.add_post("/host/remote/executeAction", execute_action)
@@ -115,40 +120,42 @@ def make_app(bench: Bench, secret: str) -> web.Application:
     return app
 
 
-def registration(settings: HostSettings, bench: Bench, secret: str, port: int) -> Mapping[str, Any]:
-    """What the host says of itself when it registers."""
-    lanes = bench.lanes.values()
-    devices = [
+def registration_body(
+    settings: HostSettings, devices: HostDevices, secret: str, port: int
+) -> Mapping[str, Any]:
+    """Build the body of the registration: the host, its devices, and what it supports."""
+    workers = devices.workers.values()
+    described = [
         {
-            "device_id": lane.spec.local_id,
-            "name": f"{settings.name} {lane.spec.local_id}",
-            "model": lane.spec.model,
-            "capabilities": list(lane.driver.capabilities),
+            "device_id": worker.spec.local_id,
+            "name": f"{settings.name} {worker.spec.local_id}",
+            "model": worker.spec.model,
+            "capabilities": list(worker.driver.capabilities),
         }
-        for lane in lanes
+        for worker in workers
     ]
     return {
         "host_name": settings.name,
         "host_url": settings.advertise or own_url(settings, port),
         "status": "available",
-        "capabilities": sorted({word for lane in lanes for word in lane.driver.capabilities}),
+        "capabilities": sorted({word for worker in workers for word in worker.driver.capabilities}),
         "hardware": hardware(),
-        "devices": devices,
+        "devices": described,
         "protocol": {"idempotency": True, "cancel": True},
         "host_secret": secret,
     }
 
 
 def own_url(settings: HostSettings, port: int) -> str:
-    """The URL under which the server reaches this host."""
+    """Return the URL at which the server can reach this host."""
     address = settings.listen
-    if address in {"", "0.0.0.0", "::"}:  # noqa: S104 (it is asked for, not chosen)
+    if address in {"", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
         address = _address_towards(URL(settings.server))
     return str(URL.build(scheme="http", host=address, port=port))
 
 
 def _address_towards(server: URL) -> str:
-    """The address of the interface by which the server is reached; nothing is sent."""
+    """Return the address of the interface that routes to the server; sends nothing."""
     with suppress(OSError):
         family, kind, protocol, _, target = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_DGRAM
@@ -160,29 +167,31 @@ def _address_towards(server: URL) -> str:
 
 
 async def health(request: web.Request) -> web.Response:
-    """Say that the host is alive, and what its devices do."""
+    """Return that the host is alive, and the number of actions of each device."""
     devices = [
-        {"device_id": name, "actions": len(lane.tickets)}
-        for name, lane in request.app[BENCH].lanes.items()
+        {"device_id": name, "actions": len(worker.actions)}
+        for name, worker in request.app[DEVICES].workers.items()
     ]
-    return _respond(Reply(200, orjson.dumps({"status": "ok", "devices": devices})))
+    return _respond(JsonResponse(200, orjson.dumps({"status": "ok", "devices": devices})))
 
 
 async def execute_action(request: web.Request) -> web.Response:
-    """Do one action and answer when it is done."""
+    """Execute one action and respond when it has ended."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
-        raise Refusal(400, "bad_request", f"Idempotency-Key: 1 to {LONGEST_KEY} printable letters")
-    return _respond(await request.app[BENCH].act(await _object(request), key))
+        raise Refusal(
+            400, "bad_request", f"Idempotency-Key: 1 to {LONGEST_KEY} printable characters"
+        )
+    return _respond(await request.app[DEVICES].execute(await _object(request), key))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Stop an attempt; answers when it is really stopped."""
-    pair = attempt_of(await _object(request))
-    if pair is None:
+    """Stop an attempt and respond when its actions have ended."""
+    attempt = attempt_of(await _object(request))
+    if attempt is None:
         raise Refusal(400, "bad_request", "execution_id and attempt are needed")
-    count = await request.app[BENCH].cancel(pair)
-    return _respond(Reply(200, orjson.dumps({"success": True, "cancelled": count})))
+    count = await request.app[DEVICES].cancel(attempt)
+    return _respond(JsonResponse(200, orjson.dumps({"success": True, "cancelled": count})))
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
@@ -195,31 +204,33 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _respond(reply: Reply) -> web.Response:
+def _respond(response: JsonResponse) -> web.Response:
     return web.Response(
-        status=reply.status, body=reply.body, content_type="application/json", charset="utf-8"
+        status=response.status, body=response.body, content_type="application/json", charset="utf-8"
     )
 
 
 @web.middleware
-async def _answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn refusals and errors into JSON; an unexpected error is logged, not told."""
+async def _respond_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn refusals and errors into JSON; the details of an unexpected error are only logged."""
     try:
         return await handler(request)
     except Refusal as refusal:
-        return _respond(refusal.reply())
+        return _respond(refusal.response())
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
-        return _respond(refused(error.status, code, error.reason))
+        return _respond(refusal_response(error.status, code, error.reason))
     except Exception:
         log.exception("host_request_broke", path=request.path)
-        return _respond(refused(500, "internal", "the host broke; see its log"))
+        return _respond(
+            refusal_response(500, "internal", "internal error; see the log of the host")
+        )
 
 
 @web.middleware
 async def _check_secret(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let only callers in that know the host's secret."""
+    """Refuse callers that do not send the host's secret."""
     shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
     if not hmac.compare_digest(shown, request.app[SECRET]):
-        raise Refusal(401, "unauthorized", "the host's secret is needed")
+        raise Refusal(401, "unauthorized", "Authorization: the host's secret is missing or wrong")
     return await handler(request)

@@ -1,4 +1,4 @@
-"""What the machine is and how it does: hardware for the registration, load for the heartbeat."""
+"""Facts about the machine: its hardware for the registration, its load for the heartbeat."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ SENSORS = ("coretemp", "k10temp", "cpu_thermal", "cpu-thermal", "soc_thermal", "
 
 
 def hardware() -> dict[str, Any]:
-    """What does not change; memory in bytes."""
+    """Return the facts that do not change; memory in bytes."""
     return {
         "cpu_count": psutil.cpu_count() or 1,
         "memory_total": psutil.virtual_memory().total,
@@ -23,9 +23,9 @@ def hardware() -> dict[str, Any]:
 
 
 def system_stats(folder: Path) -> dict[str, float]:
-    """Use in percent of processor, memory and the disk of `folder`; temperature in Celsius.
+    """Return the use of processor, memory and the disk of `folder` in percent, and the temperature.
 
-    The processor's is the mean since the last call.
+    The processor's use is the mean since the last call; the temperature is in degrees Celsius.
     """
     stats = {
         "cpu_percent": psutil.cpu_percent(),

@@ -1,4 +1,4 @@
-"""Drivers: how each kind of device does its actions."""
+"""Drivers: execute the actions of each kind of device."""
 
 from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params
 from vpt.host.drivers.desktop import DesktopDriver

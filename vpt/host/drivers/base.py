@@ -1,4 +1,4 @@
-"""What a driver must do, and the words it uses for that."""
+"""The interface of a driver, and the types it uses."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vpt.host.replies import Refusal
+from vpt.host.responses import Refusal
 
 DEFAULT_LIMIT_S = 300
 LONGEST_LIMIT_S = 86400
@@ -14,25 +14,25 @@ OUTPUT_LIMIT = 1024 * 1024
 
 
 class BadAction(Refusal):
-    """This action makes no sense for this device; it was not tried."""
+    """The action is invalid for this device and was not executed."""
 
     def __init__(self, message: str, code: str = "bad_params") -> None:
-        """Take the sentence for a person as `message`."""
+        """Store `message` for people and `code` for programs; the status is 400."""
         super().__init__(400, code, message)
 
 
-class ActionFailed(Exception):  # noqa: N818 (not an error of ours: a verdict)
-    """The action was done and the answer is no; `output` is what it printed so far."""
+class ActionFailed(Exception):  # noqa: N818 (a test result, not an error)
+    """The action was executed and failed; `output` is what it printed so far."""
 
     def __init__(self, message: str, output: str | None = None) -> None:
-        """Take the sentence for a person as `message`."""
+        """Store `message` for people and the output."""
         super().__init__(message)
         self.output = output
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a successful action gives; `screenshot` is a PNG."""
+    """The result of a successful action; `screenshot` is a PNG."""
 
     output: str | None = None
     screenshot: bytes | None = None
@@ -40,86 +40,87 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked action, ready to be done; it is stopped after `limit_s` seconds."""
+    """A checked action, ready to run; it is stopped after `limit_s` seconds."""
 
     run: Callable[[], Awaitable[Outcome]]
     limit_s: float
 
 
 class Params:
-    """The parameters of an action, read with their types; BadAction names the wrong one."""
+    """The parameters of an action, read by type; raises BadAction that names a wrong one."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        """Read from `values`; null is the same as absent."""
+        """Store the values; null counts as absent."""
         self._values = {name: value for name, value in values.items() if value is not None}
 
     def __contains__(self, name: str) -> bool:
-        """Whether a value was given."""
+        """Return True when a value was sent."""
         return name in self._values
 
     def get(self, name: str) -> Any:
-        """A value of any type."""
+        """Return a value of any type, or None."""
         return self._values.get(name)
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A string; without a default it must be there and not empty."""
+        """Return a string; without a default it is required and must not be empty."""
         value = self._values.get(name, default)
         if not isinstance(value, str) or (default is None and not value):
-            raise BadAction(f"{name}: a text is needed")
+            more = ", and not empty" if default is None else ""
+            raise BadAction(f"{name}: must be a string{more}")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A string or None."""
+        """Return a string, or None for an absent or empty one."""
         return self.text(name, "") or None
 
     def whole(self, name: str, default: int) -> int:
-        """A whole number, also when it is written as a text."""
+        """Return an integer, which may be sent as a string."""
         value = self._values.get(name, default)
         if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise BadAction(f"{name}: a whole number is needed")
+            raise BadAction(f"{name}: must be an integer")
         return value
 
     def seconds(self, name: str, default: float, *, per_second: int = 1) -> float:
-        """A time from 0 to a day, in seconds; `per_second` is 1000 for milliseconds."""
+        """Return a time of 0 to 86400 seconds; `per_second` is 1000 for a value in milliseconds."""
         try:
             value = float(self._values.get(name, default)) / per_second
         except (TypeError, ValueError):
             value = math.nan
         if not 0 <= value <= LONGEST_LIMIT_S:
-            raise BadAction(f"{name}: a time from 0 to a day is needed")
+            raise BadAction(f"{name}: must be a time from 0 to one day")
         return value
 
     def mapping(self, name: str) -> dict[str, str]:
-        """An object whose values are texts or numbers."""
+        """Return an object of strings; numbers in it are converted."""
         value = self._values.get(name, {})
         if not isinstance(value, dict) or not all(
             isinstance(item, str | int | float) for item in value.values()
         ):
-            raise BadAction(f"{name}: an object of texts is needed")
+            raise BadAction(f"{name}: must be an object of strings")
         return {key: str(item) for key, item in value.items()}
 
     def limit(self) -> float:
-        """The time limit of the action, in seconds."""
+        """Return the time limit of the action, in seconds."""
         return self.seconds("timeout", DEFAULT_LIMIT_S)
 
 
 class Driver(ABC):
-    """Does the actions of one device, one at a time (its lane sees to that)."""
+    """Executes the actions of one device; its DeviceWorker runs one at a time."""
 
     @property
     @abstractmethod
     def capabilities(self) -> tuple[str, ...]:
-        """What a test case may require of this device."""
+        """The capabilities of the device, which a test case can require."""
 
     @property
     @abstractmethod
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
-        """What it can do, by name; each checks its parameters and raises BadAction."""
+        """The commands of the device by name; each checks its parameters or raises BadAction."""
 
     def prepare(self, command: str, params: Params) -> Job:
-        """Check an action without doing anything; BadAction says what is wrong."""
+        """Check an action without executing it; raise BadAction for what is wrong."""
         make = self.commands.get(command)
         if make is None:
             known = ", ".join(sorted(self.commands))
@@ -128,22 +129,22 @@ class Driver(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Return when nothing of an action whose job was cancelled is going on any more."""
+        """Return when nothing of an action whose job was cancelled still runs."""
 
     async def evidence(self) -> bytes | None:
-        """A PNG that shows why the last action failed, where the device has a screen."""
+        """Return a PNG that shows why the last action failed, or None without a screen."""
         return None
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything; no action runs any more."""
+        """Release all resources; called when no action runs."""
 
 
-class Tail:
-    """The last mebibyte of a stream, and whether a text went by anywhere in it."""
+class OutputTail:
+    """Keeps the last MiB of a stream, and finds a text anywhere in the stream."""
 
     def __init__(self, wanted: str | None = None) -> None:
-        """Look for `wanted`; None is always found."""
+        """Search for `wanted`; None counts as found."""
         self._wanted = (wanted or "").encode()
         self._kept = bytearray()
         self._cut = 0
@@ -151,7 +152,7 @@ class Tail:
         self.found = not self._wanted
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         if not self.found:
             seam = self._carry + chunk
             self.found = self._wanted in seam
@@ -163,6 +164,6 @@ class Tail:
             self._cut += over
 
     def text(self) -> str:
-        """What is kept, as a text that says how much is missing before it."""
+        """Return the kept text, with a note of how many bytes before it are missing."""
         kept = self._kept.decode(errors="replace")
         return f"[{self._cut} bytes cut]\n{kept}" if self._cut else kept

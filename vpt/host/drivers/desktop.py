@@ -1,4 +1,4 @@
-"""The desktop: shell commands, HTTP requests and waiting on the host itself."""
+"""The desktop driver: shell commands, HTTP requests and waits on the host itself."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from functools import partial
 import aiohttp
 from yarl import URL
 
-from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params, Tail
+from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, OutputTail, Params
 from vpt.host.drivers.shell import Shell
 
 SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
@@ -16,24 +16,24 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class DesktopDriver(Driver):
-    """Acts on the machine it runs on."""
+    """Executes actions on the machine it runs on."""
 
     def __init__(self, *, allow_shell: bool) -> None:
-        """Shell commands are refused unless `allow_shell`."""
+        """Start nothing yet; refuse shell commands unless `allow_shell`."""
         self._allow_shell = allow_shell
         self._shell = Shell()
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Desktop, which one, and what it may do."""
+        """`desktop`, the operating system, and what is allowed."""
         system = SYSTEMS.get(sys.platform, sys.platform)
         shell = ("shell",) if self._allow_shell else ()
         return ("desktop", f"desktop_{system}", "http", *shell)
 
     @property
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
-        """By the names that test cases use."""
+        """The commands by the names that test cases use."""
         return {
             "execute_bash_command": self._bash,
             "http_request": self._http,
@@ -41,18 +41,18 @@ class DesktopDriver(Driver):
         }
 
     async def stop(self) -> None:
-        """End the shell command; requests and waits have ended with their job."""
+        """End the shell command; requests and waits ended with their job."""
         await self._shell.stop()
 
     async def close(self) -> None:
-        """End the helper process and the connections."""
+        """End the watchdog process and close the connections."""
         await self._shell.close()
         if self._session is not None:
             await self._session.close()
 
     def _bash(self, params: Params) -> Job:
         if not self._allow_shell:
-            message = "shell commands are off; start the host with --allow-shell to trust them"
+            message = "shell commands are disabled; start the host with --allow-shell to allow them"
             raise BadAction(message, "shell_disabled")
         run = partial(
             self._run_bash,
@@ -63,18 +63,18 @@ class DesktopDriver(Driver):
         return Job(run, params.limit())
 
     async def _run_bash(self, command: str, exit_code: int, wanted: str | None) -> Outcome:
-        tail = Tail(wanted)
+        tail = OutputTail(wanted)
         code = await self._shell.run(command, tail)
         if code != exit_code:
             raise ActionFailed(f"exit code: expected {exit_code}, got {code}", tail.text())
         if not tail.found:
-            raise ActionFailed(f"output: expected {wanted!r} in it, not found", tail.text())
+            raise ActionFailed(f"output: does not contain {wanted!r}", tail.text())
         return Outcome(tail.text())
 
     def _http(self, params: Params) -> Job:
         method = params.text("method", "GET").upper()
         if method not in METHODS:
-            raise BadAction(f"method: one of {', '.join(METHODS)} is needed")
+            raise BadAction(f"method: must be one of {', '.join(METHODS)}")
         url = _web_address(params.text("url"))
         options = {"headers": params.mapping("headers"), **_payload(params)}
         status = params.whole("expected_status", 200)
@@ -87,11 +87,11 @@ class DesktopDriver(Driver):
         self, method: str, url: str, options: dict[str, object], status: int, wanted: str | None
     ) -> Outcome:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None)  # the job's limit is the bound
+            timeout = aiohttp.ClientTimeout(total=None)  # the job has a time limit
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
             )
-        tail = Tail(wanted)
+        tail = OutputTail(wanted)
         try:
             async with self._session.request(method, url, **options) as response:  # type: ignore[arg-type]
                 async for chunk in response.content.iter_chunked(64 * 1024):
@@ -102,13 +102,13 @@ class DesktopDriver(Driver):
 
 
 def wait(params: Params) -> Job:
-    """Wait `seconds`, or `wait_time` milliseconds."""
+    """Build a job that waits `seconds`, or `wait_time` milliseconds."""
     if "wait_time" in params:
         pause = params.seconds("wait_time", 0, per_second=1000)
     elif "seconds" in params:
         pause = params.seconds("seconds", 0)
     else:
-        raise BadAction("seconds: a number of seconds is needed")
+        raise BadAction("seconds: missing; it is the number of seconds to wait")
     return Job(partial(_pause, pause), pause + 10)
 
 
@@ -123,7 +123,7 @@ def _web_address(text: str) -> str:
     except ValueError:
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
-        raise BadAction("url: an http or https URL is needed")
+        raise BadAction("url: must be an http or https URL")
     return text
 
 
@@ -134,17 +134,17 @@ def _payload(params: Params) -> dict[str, object]:
 
 
 def _judge(
-    response: aiohttp.ClientResponse, status: int, wanted: str | None, tail: Tail
+    response: aiohttp.ClientResponse, status: int, wanted: str | None, tail: OutputTail
 ) -> Outcome:
     text = f"HTTP {response.status} {response.reason or ''}\n{tail.text()}"
     if response.status != status:
         raise ActionFailed(f"status: expected {status}, got {response.status}", text)
     if not tail.found:
-        raise ActionFailed(f"text: expected {wanted!r} in the answer, not found", text)
+        raise ActionFailed(f"text: the response does not contain {wanted!r}", text)
     return Outcome(text)
 
 
 def _without_nul(command: str) -> str:
     if "\0" in command:
-        raise BadAction("command: NUL cannot be in a command")
+        raise BadAction("command: must not contain a NUL character")
     return command

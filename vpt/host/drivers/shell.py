@@ -1,4 +1,4 @@
-"""Shell commands in process groups of their own, which can be ended for good."""
+"""Shell commands, each in its own process group, so that all its processes can be ended."""
 
 import asyncio
 import os
@@ -9,23 +9,24 @@ from dataclasses import dataclass
 
 import psutil
 
-from vpt.host.drivers.base import Tail
+from vpt.host.drivers.base import OutputTail
 
 TERM_S = 2
 POLL_S = 0.02
 DRAIN_S = 1
 CHUNK = 64 * 1024
 
-# Is told which group runs now; when the host is gone, however it died, ends that group.
-WARDEN = 'g=0; while read -r n; do g=$n; done; [ "$g" -gt 1 ] && kill -KILL -- "-$g"'
-# A command first tells the warden its group, so that there is no moment in which nobody knows it.
-# It does not see the host's join token.
-TELL = 'echo $$ >&{warden}; exec {warden}>&-; exec env -u HOST_JOIN_TOKEN bash -c "$1"'
+# Reads the number of the running group; when the host dies, however, its pipe closes and the
+# watchdog ends that group.
+WATCHDOG = 'g=0; while read -r n; do g=$n; done; [ "$g" -gt 1 ] && kill -KILL -- "-$g"'
+# A command first writes its own group to the watchdog, so that it never runs unwatched. The host's
+# join token is removed from its environment.
+RUN = 'echo $$ >&{watchdog}; exec {watchdog}>&-; exec env -u HOST_JOIN_TOKEN bash -c "$1"'
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A command that was started, and the end of the pipe into which it prints."""
+class ShellProcess:
+    """A started command, and the pipe to which it prints."""
 
     process: Process
     output: asyncio.StreamReader
@@ -33,37 +34,37 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Warden:
-    """The process that outlives the host, and the pipe by which it is told; the pipe is ours."""
+class Watchdog:
+    """The process that outlives the host, and our end of the pipe that it reads."""
 
     process: Process
     pipe: int
 
 
 class Shell:
-    """Runs one command at a time."""
+    """Runs shell commands, one at a time."""
 
     def __init__(self) -> None:
         """Start nothing yet."""
-        self._starting: asyncio.Task[Running] | None = None
-        self._warden: Warden | None = None
+        self._starting: asyncio.Task[ShellProcess] | None = None
+        self._watchdog: Watchdog | None = None
 
-    async def run(self, command: str, tail: Tail) -> int:
-        """Run `bash -c command` and feed its output to `tail`; the exit code (signals < 0).
+    async def run(self, command: str, tail: OutputTail) -> int:
+        """Run `bash -c command`, add its output to `tail`, and return the exit code (signals < 0).
 
-        What the command leaves in its process group is ended too. When this is cancelled
-        the command goes on: call `stop`.
+        Background processes in its group are ended, too. When this is cancelled, the command
+        continues: call `stop`.
         """
-        if self._warden is None or self._warden.process.returncode is not None:
-            await self._drop_warden()
-            self._warden = await _start_warden()
-        self._starting = asyncio.create_task(_start(command, self._warden.pipe), name="shell")
-        running = await asyncio.shield(self._starting)
-        pump = asyncio.create_task(_pump(running.output, tail), name="shell-output")
+        if self._watchdog is None or self._watchdog.process.returncode is not None:
+            await self._drop_watchdog()
+            self._watchdog = await _start_watchdog()
+        self._starting = asyncio.create_task(_start(command, self._watchdog.pipe), name="shell")
+        shell = await asyncio.shield(self._starting)
+        pump = asyncio.create_task(_pump(shell.output, tail), name="shell-output")
         try:
-            code = await running.process.wait()
-            await end_group(running.process.pid)
-            # A daemon in a session of its own may hold the pipe open for ever.
+            code = await shell.process.wait()
+            await end_group(shell.process.pid)
+            # A daemon in its own session may keep the pipe open for ever.
             await asyncio.wait({pump}, timeout=DRAIN_S)
         finally:
             pump.cancel()
@@ -71,37 +72,37 @@ class Shell:
         return code
 
     async def stop(self) -> None:
-        """Return when nothing of the last command runs any more."""
+        """End the last command; return when none of its processes runs."""
         if self._starting is None:
             return
         await asyncio.wait({self._starting})
         if self._starting.exception() is None:
-            running = self._starting.result()
-            await end_group(running.process.pid)
-            await running.process.wait()
-            running.pipe.close()
+            shell = self._starting.result()
+            await end_group(shell.process.pid)
+            await shell.process.wait()
+            shell.pipe.close()
         self._starting = None
-        if self._warden is not None:
+        if self._watchdog is not None:
             with suppress(BrokenPipeError):
-                os.write(self._warden.pipe, b"0\n")
+                os.write(self._watchdog.pipe, b"0\n")
 
     async def close(self) -> None:
-        """End the warden."""
+        """End the watchdog."""
         await self.stop()
-        await self._drop_warden()
+        await self._drop_watchdog()
 
-    async def _drop_warden(self) -> None:
-        warden, self._warden = self._warden, None
-        if warden is not None:
-            os.close(warden.pipe)
-            await warden.process.wait()
+    async def _drop_watchdog(self) -> None:
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            os.close(watchdog.pipe)
+            await watchdog.process.wait()
 
 
-async def _start_warden() -> Warden:
+async def _start_watchdog() -> Watchdog:
     read, write = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", WARDEN),
+            *("bash", "-c", WATCHDOG),
             stdin=read,
             stdout=DEVNULL,
             stderr=DEVNULL,
@@ -112,12 +113,12 @@ async def _start_warden() -> Warden:
         raise
     finally:
         os.close(read)
-    return Warden(process, write)
+    return Watchdog(process, write)
 
 
-async def _start(command: str, warden: int) -> Running:
-    """Start it; the pipe for its output is our own, so that waiting for the exit is only that."""
-    words = ("bash", "-c", TELL.format(warden=warden), "bash", command)
+async def _start(command: str, watchdog: int) -> ShellProcess:
+    """Start a command with our own output pipe: asyncio's may delay the exit until it closes."""
+    words = ("bash", "-c", RUN.format(watchdog=watchdog), "bash", command)
     read, write = os.pipe()
     try:
         output, pipe = await _reader(read)
@@ -128,14 +129,14 @@ async def _start(command: str, warden: int) -> Running:
                 stdout=write,
                 stderr=write,
                 start_new_session=True,
-                pass_fds=(warden,),
+                pass_fds=(watchdog,),
             )
         except BaseException:
             pipe.close()
             raise
     finally:
         os.close(write)
-    return Running(process, output, pipe)
+    return ShellProcess(process, output, pipe)
 
 
 async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
@@ -146,25 +147,25 @@ async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTr
     return reader, pipe
 
 
-async def _pump(reader: asyncio.StreamReader, tail: Tail) -> None:
+async def _pump(reader: asyncio.StreamReader, tail: OutputTail) -> None:
     while chunk := await reader.read(CHUNK):
         tail.feed(chunk)
 
 
 async def end_group(group: int) -> None:
-    """End a process group, kindly for two seconds and then by force; returns when it is gone."""
+    """End a process group by SIGTERM, after two seconds by SIGKILL; return when it has ended."""
     for number, patience in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                while group_lives(group):  # noqa: ASYNC110 (nobody tells when a group is gone)
+                while group_lives(group):  # noqa: ASYNC110 (no event tells it)
                     await asyncio.sleep(POLL_S)
                 return
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process of this group still runs; zombies do not."""
+    """Return True when a process of this group still runs; zombies do not count."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The web: a real Chromium that is driven by Playwright."""
+"""The web driver: controls a real Chromium by Playwright."""
 
 import asyncio
 import os
@@ -36,13 +36,13 @@ Act = Callable[[Page], Awaitable[str | None]]
 
 
 class WebDriver(Driver):
-    """One browser with one page."""
+    """Controls one browser with one page."""
 
     def __init__(self) -> None:
-        """Find the browser; ValueError when there is none. It starts when it is first opened."""
+        """Find the browser, which `open_browser` starts; raise ValueError when there is none."""
         found = [path for name in BROWSERS if (path := shutil.which(name))]
         if not found:
-            raise ValueError(f"a web device needs a browser: one of {', '.join(BROWSERS)}")
+            raise ValueError(f"a web device needs a browser: install one of {', '.join(BROWSERS)}")
         self._path = found[0]
         self._playwright: Playwright | None = None
         self._browser: Browser | None = None
@@ -51,12 +51,12 @@ class WebDriver(Driver):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """A browser, and which one."""
+        """`web`, and the kind of the browser."""
         return ("web", "web_chromium")
 
     @property
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
-        """By the names that test cases use."""
+        """The commands by the names that test cases use."""
         return {
             "open_browser": lambda _: self._job(self._open, LAUNCH_S),
             "close_browser": lambda _: self._job(self._close, LAUNCH_S),
@@ -69,45 +69,45 @@ class WebDriver(Driver):
         }
 
     async def stop(self) -> None:
-        """Close the page; the browser too when that does not work."""
+        """Close the page, and the browser when that fails."""
         await self._close_page()
         if self._doing is not None:
             await asyncio.wait({self._doing}, timeout=LAUNCH_S)
-            await self._close_page()  # an opening that was under way has made one
+            await self._close_page()  # a pending open_browser may have opened another one
         if self._doing is not None and not self._doing.done():
             await self._shut()
             await asyncio.wait({self._doing})
 
     async def evidence(self) -> bytes | None:
-        """The page as it is."""
+        """Return a PNG of the current page, or None when none is open."""
         page = self._page
         if page is None or page.is_closed():
             return None
         try:
-            return await _shoot(page)
+            return await _screenshot(page)
         except Error:
             return None
 
     async def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         await self._shut()
 
     def _job(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Job:
-        return Job(partial(self._apart, run), limit_s + SPARE_S)
+        return Job(partial(self._in_own_task, run), limit_s + SPARE_S)
 
     def _on_page(self, params: Params, act: Callable[[Page, float], Awaitable[str | None]]) -> Job:
-        """A job on the open page; `act` gets the page and its time limit in milliseconds."""
+        """Build a job on the open page; `act` gets the page and the time limit in milliseconds."""
         limit_s = params.seconds("timeout", WAIT_S)
 
         async def run() -> Outcome:
-            # Playwright takes 0 for "for ever"
+            # 0 means "no limit" to Playwright
             return Outcome(await act(self._open_page(), max(1, limit_s * 1000)))
 
         return self._job(run, limit_s)
 
-    async def _apart(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Do it in a task of its own; when this is cancelled, `stop` ends that one."""
-        self._doing = asyncio.create_task(_in_words(run), name="web-action")
+    async def _in_own_task(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Run it in its own task, which a cancel does not reach: `stop` ends it by the page."""
+        self._doing = asyncio.create_task(_with_plain_errors(run), name="web-action")
         return await asyncio.shield(self._doing)
 
     async def _open(self) -> Outcome:
@@ -141,12 +141,12 @@ class WebDriver(Driver):
 
     async def _picture(self) -> Outcome:
         page = self._open_page()
-        return Outcome(page.url, await _shoot(page))
+        return Outcome(page.url, await _screenshot(page))
 
     def _navigate(self, params: Params) -> Job:
         url = params.text("url")
         if not url.lower().startswith(SCHEMES):
-            raise BadAction("url: an http or https URL is needed")
+            raise BadAction("url: must be an http, https or data URL, or about:blank")
 
         async def act(page: Page, limit_ms: float) -> str:
             response = await page.goto(url, timeout=limit_ms)
@@ -210,25 +210,25 @@ class WebDriver(Driver):
             await self._shut()
 
     async def _shut(self) -> None:
-        """End the browser and its driver, whatever state they are in."""
+        """Close the browser and Playwright, whatever state they are in."""
         browser, self._browser = self._browser, None
         playwright, self._playwright = self._playwright, None
         self._page = None
         if browser is not None:
-            await _in_time(browser.close())
+            await _close_quietly(browser.close())
         if playwright is not None:
-            await _in_time(playwright.stop())
+            await _close_quietly(playwright.stop())
 
 
-async def _in_time(ending: Coroutine[Any, Any, None]) -> None:
-    """Wait for an end, but not for ever, and not for what is broken anyway."""
+async def _close_quietly(ending: Coroutine[Any, Any, None]) -> None:
+    """Wait `CLOSE_S` seconds at most for a close, and ignore its errors."""
     with suppress(Error, TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await ending
 
 
-async def _shoot(page: Page) -> bytes:
-    """A PNG of the page; Chromium cannot make one at the moment when it changes pages."""
+async def _screenshot(page: Page) -> bytes:
+    """Return a PNG of the page, with retries: Chromium fails while it changes pages."""
     for _ in range(SHOTS - 1):
         with suppress(Error):
             return await page.screenshot(timeout=CLOSE_S * 1000)
@@ -236,8 +236,8 @@ async def _shoot(page: Page) -> bytes:
     return await page.screenshot(timeout=CLOSE_S * 1000)
 
 
-async def _in_words(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Say what went wrong in the browser, without the call log that follows it."""
+async def _with_plain_errors(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Turn Playwright's errors into ActionFailed, without the call log they end with."""
     try:
         return await run()
     except Error as error:
@@ -245,7 +245,7 @@ async def _in_words(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 
 def _finder(params: Params) -> Callable[[Page], Locator]:
-    """How to find the element: by `selector`, by `element_id`, or by the `text` it shows."""
+    """Return how to find the element: by `selector`, `element_id`, or the `text` it shows."""
     if "selector" in params:
         selector = params.text("selector")
         return lambda page: page.locator(selector).first
@@ -255,4 +255,4 @@ def _finder(params: Params) -> Callable[[Page], Locator]:
     if "text" in params:
         text = params.text("text")
         return lambda page: page.get_by_text(text).first
-    raise BadAction("selector, element_id or text: one is needed to find the element")
+    raise BadAction("selector, element_id or text: set one of them to find the element")

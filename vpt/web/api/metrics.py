@@ -25,7 +25,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vpt import __version__
-from vpt.measures import ANSWERS, Spread, Spreads
+from vpt.measures import ANSWERS, Histogram, LabelledHistograms
 from vpt.model import (
     CampaignProgress,
     DeviceStatus,
@@ -67,7 +67,7 @@ _REGISTRY = web.AppKey("metrics_registry", CollectorRegistry)
 
 def setup(app: web.Application) -> None:
     """Start to count. EVENTS of `app` must be set; the other keys may follow until a request."""
-    app[REQUESTS] = Spreads(ANSWERS)
+    app[REQUESTS] = LabelledHistograms(ANSWERS)
     ends = _Ends()
     app[EVENTS].subscribe(ends.hear)
     app[_REGISTRY] = CollectorRegistry()
@@ -242,7 +242,7 @@ def _histogram(
     name: str,
     about: str,
     labels: Sequence[str],
-    spreads: Mapping[tuple[str | int, ...], Spread],
+    spreads: Mapping[tuple[str | int, ...], Histogram],
 ) -> Metric:
     family = HistogramMetricFamily(name, about, labels=labels)
     for key, spread in spreads.items():

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from vpt import __version__
 from vpt.config import Config
-from vpt.health import DatabaseCheck, ExternalChecks, Verdict, targets_of
+from vpt.health import CheckResult, DatabaseCheck, ExternalChecks, targets_of
 from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
 from vpt.store.disk import Disk
 from vpt.web.http.auth import needs, public, user_or_none
@@ -107,8 +107,8 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
 )
 async def health(request: web.Request) -> web.Response:
     """Show whether the server and all that it depends on work; 503 when something does not."""
-    database = await request.app[_DATABASE].verdict()
-    external = await request.app[_EXTERNAL].verdicts()
+    database = await request.app[_DATABASE].result()
+    external = await request.app[_EXTERNAL].results()
     hosts = _registered(request)
     checks = {
         "database": database.ok,
@@ -140,7 +140,7 @@ async def health_live(_: web.Request) -> web.Response:
 @operation(AliveResponse, also={_UNAVAILABLE: ResponseSpec({JSON: AliveResponse})})
 async def health_ready(request: web.Request) -> web.Response:
     """Show whether the database answers; 503 when it does not."""
-    verdict = await request.app[_DATABASE].verdict()
+    verdict = await request.app[_DATABASE].result()
     status = "ready" if verdict.ok else "not_ready"
     return json_response({"status": status}, 200 if verdict.ok else _UNAVAILABLE)
 
@@ -219,7 +219,7 @@ def _registered(request: web.Request) -> list[HostView]:
 
 
 def _details(
-    database: Verdict, external: Mapping[str, Verdict], hosts: list[HostView], disk: Disk
+    database: CheckResult, external: Mapping[str, CheckResult], hosts: list[HostView], disk: Disk
 ) -> Json:
     lost = [view.host.id for view in hosts if view.status is HostStatus.LOST]
     return {
@@ -234,7 +234,7 @@ def _details(
     }
 
 
-def _told(verdict: Verdict) -> Json:
+def _told(verdict: CheckResult) -> Json:
     return {
         "ok": verdict.ok,
         "error": verdict.error,

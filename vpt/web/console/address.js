@@ -1,17 +1,17 @@
-// What a view keeps in its address, so that a reload, a link and the way back show it again.
+// The state of a view in its URL, so that a reload, a link and the Back button restore it.
 
-/** Put what is chosen in the view into its address; what is empty is left out. */
+/** Store the choices of a view in its URL; empty ones are left out. */
 export function keepInAddress(view, chosen) {
   const given = new URLSearchParams(Object.entries(chosen).filter(([, value]) => value));
   history.replaceState(null, "", `#/${view}${given.size ? `?${given}` : ""}`);
 }
 
-/** Keep what stands in no link, for the way back and a reload only. */
+/** Store state in the history entry: for Back and a reload, but not for links. */
 export function keepForTheWayBack(state) {
   history.replaceState(state, "");
 }
 
-/** Give what was kept for the way back. */
+/** Return the state of the history entry. */
 export function wayBack() {
   return history.state ?? {};
 }

@@ -1,14 +1,14 @@
-// Asks the server. Errors are sentences; reading waits while the server cannot answer, and says so.
+// Requests to the server. Errors are sentences for people; reads are retried while it is away.
 
 import { setClock } from "./format.js";
 import { session } from "./session.js";
 
-const PATIENCE = 2; // seconds between two tries where the server names none
+const PATIENCE = 2; // seconds between retries when the server sends no Retry-After
 const OVERTAKEN =
-  "Somebody else changed it meanwhile. Copy what you changed, load the page again and put it in.";
+  "Somebody else changed this in the meantime. Copy your changes, reload the page and enter them again.";
 const AWAY = "The server does not answer.";
 
-/** What the server said no with; `message` is for people. */
+/** A refusal by the server; `message` is for people. */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -16,23 +16,23 @@ export class ApiError extends Error {
   }
 }
 
-/** Tells "waiting" (detail: a sentence), "answered" and "refused" (detail: a sentence). */
+/** Dispatches "waiting" (detail: a sentence), "answered" and "refused" (detail: a sentence). */
 export const line = new EventTarget();
 
-/** Read; waits for as long as the server is away. */
+/** Send a GET and return the JSON; retries for as long as the server is away. */
 export async function get(path, query = {}, signal) {
   const url = withQuery(path, query);
   return patiently(() => send("GET", url, { signal }), signal);
 }
 
-/** Write; `key` makes it safe to send again, so then it waits as reading does. */
+/** Send a write; with an Idempotency-Key in `key` it is retried as reads are. */
 export async function write(method, path, body, { key, headers = {}, signal } = {}) {
   const more = key ? { ...headers, "Idempotency-Key": key } : headers;
   const work = () => send(method, path, { body, headers: more, signal });
   return key ? patiently(work, signal) : work();
 }
 
-/** Read all pages of a list, giving each to `take` as it comes, until that says false. */
+/** Read all pages of a list and call `take` with each, until it returns false. */
 export async function eachPage(path, query, take, signal) {
   let cursor = null;
   do {
@@ -41,14 +41,14 @@ export async function eachPage(path, query, take, signal) {
   } while (cursor);
 }
 
-/** Read all of a list, or its newest: about as many as `most`. */
+/** Return all items of a list, or about its `most` newest ones. */
 export async function all(path, query = {}, signal, most = Infinity) {
   const items = [];
   await eachPage(path, { limit: 500, ...query }, (page) => items.push(...page) < most, signal);
   return items;
 }
 
-/** Read a file as a blob: what an <img> or a download cannot ask for with a token. */
+/** Return a file as a blob: an <img> or a download cannot send a token. */
 export async function blob(path, signal) {
   return patiently(
     () => send("GET", path, { signal, read: (response) => response.blob() }),
@@ -56,7 +56,7 @@ export async function blob(path, signal) {
   );
 }
 
-/** Replace what was read in that version, unless somebody else did meanwhile. */
+/** Replace an item that was read in `version`; fails if somebody else changed it. */
 export async function overwrite(path, body, version) {
   try {
     return await write("PUT", path, body, { headers: { "If-Match": `"${version}"` } });
@@ -65,7 +65,7 @@ export async function overwrite(path, body, version) {
   }
 }
 
-/** Make a key under which a request is done once, however often it is sent. */
+/** Return a new Idempotency-Key: the server executes a request with it once. */
 export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
     byte.toString(16).padStart(2, "0"),
@@ -83,7 +83,7 @@ async function patiently(work, signal) {
       return await work();
     } catch (error) {
       if (!(error instanceof ApiError) || (error.status !== 503 && error.status !== 0)) throw error;
-      line.dispatchEvent(new CustomEvent("waiting", { detail: `${error.message} Trying again…` }));
+      line.dispatchEvent(new CustomEvent("waiting", { detail: `${error.message} Retrying…` }));
       await pause(error.retryAfter ?? PATIENCE, signal);
     }
   }
@@ -138,14 +138,14 @@ async function refusal(response, token) {
   if (response.status === 401 && token === session.token) {
     line.dispatchEvent(
       new CustomEvent("refused", {
-        detail: "Your token is not valid, or not any more. Sign in with another one.",
+        detail: "Your token is not valid, has expired or was revoked. Sign in with another one.",
       }),
     );
   }
   return error;
 }
 
-/** Make a sentence of an error's body. */
+/** Return one sentence for the body of an error response. */
 function sentence(said, status) {
   if (said.errors) return flat(said.errors, []).join(" ");
   const told = said.error ?? `The server answered with status ${status}.`;

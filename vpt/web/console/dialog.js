@@ -1,4 +1,4 @@
-// The one dialog: questions, forms and pictures. The browser keeps the focus in it; Escape closes.
+// The only dialog: questions, forms and pictures. The browser keeps the focus inside; Escape closes.
 
 import { button, fill, h, say } from "./h.js";
 
@@ -6,7 +6,7 @@ const dialog = () => document.getElementById("dialog");
 
 dialog().addEventListener("close", () => dialog().open || fill(dialog()));
 
-/** Open it with a title and content; give a signal that is aborted when it closes. */
+/** Open the dialog with a title and content; return a signal that is aborted when it closes. */
 export function open(title, ...content) {
   fill(
     dialog(),
@@ -28,27 +28,27 @@ export function open(title, ...content) {
   return closing.signal;
 }
 
-/** Take what is in it away with it; nothing when it is closed. */
+/** Close the dialog and return its content, or nothing when it was closed. */
 export function taken() {
   const nodes = dialog().open ? [...dialog().childNodes] : [];
   close();
   return nodes;
 }
 
-/** Open it with what was taken from it. */
+/** Open the dialog with content that was taken from it. */
 export function put(nodes) {
   fill(dialog(), nodes);
   dialog().showModal();
 }
 
-/** Close it. */
+/** Close the dialog. */
 export function close() {
   dialog().close();
 }
 
 /**
- * Ask before something is done that cannot be undone; `work` may throw a sentence, and give what has
- * the focus after, since what asked may be gone.
+ * Ask before an action that cannot be undone. `work` may throw a sentence for people, and may return
+ * the element to focus afterwards, since the one that opened the dialog may be gone.
  */
 export function ask(title, question, verb, work) {
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
@@ -71,7 +71,7 @@ export function ask(title, question, verb, work) {
   );
 }
 
-/** Do something by a button: not twice at once, and what goes wrong is said beside it. */
+/** Run an action for a button: never twice at a time; an error is shown next to it. */
 export async function doing(control, wrong, work) {
   const focused = document.activeElement === control;
   control.disabled = true;

@@ -1,24 +1,24 @@
-// Words for people: times, durations, what statuses and reasons mean.
+// Texts for people: times, durations, the meaning of statuses and reasons.
 
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const SOON = 90; // seconds; hosts are looked at more often, the page asks once a minute
+const SOON = 90; // seconds; hosts are probed more often, the page reloads its state once a minute
 
 let ahead = 0; // milliseconds by which the server's clock is ahead of this one
 
-/** Take the server's time: what it says happened is measured by its own clock. */
+/** Store the server's time: ages are computed by its clock, not the browser's. */
 export function setClock(milliseconds) {
   if (milliseconds) ahead = milliseconds - Date.now();
 }
 
-/** Say when, with the day where it is not today. */
+/** Return a time, with the day if it is not today. */
 export function moment(iso) {
   if (!iso) return "";
   const date = new Date(iso);
   return (date.toDateString() === new Date().toDateString() ? CLOCK : MOMENT).format(date);
 }
 
-/** Say how long ago, roughly. */
+/** Return how long ago a time was, roughly. */
 export function ago(iso) {
   if (!iso) return "never";
   const seconds = (Date.now() + ahead - new Date(iso)) / 1000;
@@ -28,7 +28,7 @@ export function ago(iso) {
   return `${Math.round(seconds / 86400)} days ago`;
 }
 
-/** Say how long. */
+/** Return a duration. */
 export function seconds(value) {
   if (value == null) return "";
   if (value < 1) return `${Math.round(value * 1000)} ms`;
@@ -37,19 +37,19 @@ export function seconds(value) {
   return `${(value / 3600).toFixed(1)} h`;
 }
 
-/** Say a share of a hundred. */
+/** Return a percentage. */
 export function percent(value) {
   return value == null ? "none yet" : `${Number(value.toFixed(1))} %`;
 }
 
-/** Say how many of what. */
+/** Return a number with its noun. */
 export function many(number, one, more = `${one}s`) {
   return `${number} ${number === 1 ? one : more}`;
 }
 
 export const FINAL = new Set(["completed", "failed", "error", "cancelled"]);
 
-/** The colour that a status has. */
+/** The colour of each status. */
 export const TONE = {
   available: "good",
   online: "good",
@@ -71,54 +71,54 @@ export const TONE = {
 };
 
 const REASONS = {
-  probes: "misses probes",
-  flapping: "comes and goes, held back",
-  broken: "its actor fails, held back",
+  probes: "does not answer its probes",
+  flapping: "unstable connection, paused",
+  broken: "its actor keeps crashing, paused",
 };
 
-/** Say why a host is held back. */
+/** Return why a host gets no new runs. */
 export function hostReason(reason) {
   return reason ? (REASONS[reason] ?? reason) : "";
 }
 
 const WAITS = {
-  all_busy: "All that fit are busy",
-  lane_busy: "Its host works on one thing at a time and is busy",
-  no_online_host: "No host that fits is online",
-  host_suspect: "The host that fits misses probes",
-  leased: "What fits is leased to somebody",
-  draining: "The host that fits takes nothing new",
-  paused: "The host that fits comes and goes, and is held back",
+  all_busy: "All matching devices are busy",
+  lane_busy: "Its host runs one thing at a time and is busy",
+  no_online_host: "No matching host is online",
+  host_suspect: "The matching host does not answer its probes",
+  leased: "All matching devices are leased",
+  draining: "The matching host is draining",
+  paused: "The matching host has an unstable connection and is paused",
 };
 
-/** Say in a sentence why an execution waits. */
+/** Return in one sentence why an execution waits. */
 export function waits(wait) {
-  if (!wait) return "Waits for a device.";
+  if (!wait) return "Waiting for a device.";
   const names = wait.names?.length
     ? `: ${wait.names.slice(0, 5).join(", ")}${wait.names.length > 5 ? " …" : ""}`
     : "";
   return `${WAITS[wait.reason] ?? wait.reason}${names}.`;
 }
 
-/** Say how far an execution is in line. */
+/** Return the position of an execution in the queue. */
 export function place(wait) {
   if (!wait?.position) return "";
-  const eta = wait.eta_s >= 1 ? `, about ${seconds(Math.round(wait.eta_s))} to go` : "";
-  return `Number ${wait.position} in line${eta}.`;
+  const eta = wait.eta_s >= 1 ? `, starts in about ${seconds(Math.round(wait.eta_s))}` : "";
+  return `Position ${wait.position} in the queue${eta}.`;
 }
 
 const KINDS = {
-  host_lost: "its host went away",
-  host_error: "its host answered nonsense",
-  host_refused: "its host refused it",
-  step_timeout: "a step took too long",
-  run_timeout: "the attempt took too long",
-  queue_timeout: "it waited too long",
+  host_lost: "the connection to its host was lost",
+  host_error: "its host sent an invalid response",
+  host_refused: "its host refused the step",
+  step_timeout: "a step exceeded its time limit",
+  run_timeout: "the attempt exceeded its time limit",
+  queue_timeout: "it waited too long in the queue",
   server_restarted: "the server was restarted",
-  internal: "vpt made a mistake",
+  internal: "internal error of vpt",
 };
 
-/** Say what went wrong with the infrastructure. */
+/** Return what failed in the infrastructure. */
 export function errorKind(kind) {
   return kind ? (KINDS[kind] ?? kind) : "";
 }

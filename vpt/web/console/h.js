@@ -1,6 +1,6 @@
-// Makes elements. Text from outside only ever becomes a text node: there is no way to give HTML.
+// Builds elements. Text only ever becomes a text node; no function accepts HTML.
 
-/** Make an element: `on…` are listeners, `style` an object, true and false set and leave out. */
+/** Build an element: `on…` are listeners, `style` is an object, false omits an attribute. */
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) set(node, name, value);
@@ -24,29 +24,29 @@ function nodes(children) {
     .map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
 }
 
-/** Replace what is in `parent`. */
+/** Replace the children of `parent`. */
 export function fill(parent, ...children) {
   parent.replaceChildren(...nodes(children));
   return parent;
 }
 
-/** Set a node's text where it differs, so that nothing is laid out anew for nothing. */
+/** Set the text of a node if it differs, which avoids a needless layout. */
 export function say(node, text) {
   const told = text == null ? "" : String(text);
   if (node.textContent !== told) node.textContent = told;
 }
 
-/** Show or hide. */
+/** Show or hide a node. */
 export function show(node, shown) {
   if (node.hidden === Boolean(shown)) node.hidden = !shown;
 }
 
-/** Make a button. */
+/** Build a button. */
 export function button(text, onclick, attributes = {}) {
   return h("button", { type: "button", onclick, ...attributes }, text);
 }
 
-/** Make a labelled field; `hint` says what goes in. */
+/** Build a labelled field; `hint` explains its content. */
 export function field(label, control, hint) {
   return h(
     "label",
@@ -57,7 +57,7 @@ export function field(label, control, hint) {
   );
 }
 
-/** Make a select of [value, text] pairs. */
+/** Build a select of [value, text] pairs. */
 export function select(options, value, attributes = {}) {
   const node = h(
     "select",
@@ -69,7 +69,7 @@ export function select(options, value, attributes = {}) {
   return node;
 }
 
-/** Offer [value, text] pairs in a select, where they differ from what it offers. */
+/** Replace the options of a select by [value, text] pairs, if they differ. */
 export function offer(node, pairs) {
   const now = node.value;
   const shown = [...node.options].map((one) => `${one.value}\n${one.text}`).join("\n");
@@ -81,17 +81,17 @@ export function offer(node, pairs) {
   node.value = pairs.some(([value]) => value === now) ? now : (pairs[0]?.[0] ?? "");
 }
 
-/** Tell that what is filled in here was changed otherwise than by typing. */
+/** Mark a form as changed after a change that was not typed. */
 export function touched(node) {
   node.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** Tell that what is filled in here is with the server now, be it shown any more or not. */
+/** Mark a form as saved, whether it is still shown or not. */
 export function saved(node) {
   document.dispatchEvent(new CustomEvent("saved", { detail: node }));
 }
 
-/** Keep a list's elements in step with `items`; `made` maps keys to {node, update(item)}. */
+/** Update the elements of a list to match `items`; `made` maps keys to {node, update(item)}. */
 export function keep(parent, made, items, keyOf, make) {
   const wanted = new Set();
   let place = parent.firstElementChild;

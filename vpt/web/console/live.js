@@ -1,4 +1,4 @@
-// The Socket.IO connection: comes back by itself, says how it is.
+// The Socket.IO connection, which reconnects by itself and reports its state.
 
 import { get, line } from "./api.js";
 import { session } from "./session.js";
@@ -13,23 +13,23 @@ const EVENTS = [
   "campaign_progress",
 ];
 
-/** Tells "state" (detail: connecting, live or lost) and each event by its name (detail: payload). */
+/** Dispatches "state" (detail: connecting, live or lost) and each event (detail: its payload). */
 export const live = new EventTarget();
 let socket = null;
 
-/** Listen for as long as `signal` lets. */
+/** Listen until `signal` is aborted. */
 export function hear(name, listener, signal) {
   live.addEventListener(name, (event) => listener(event.detail), { signal });
 }
 
-/** Connect as who is signed in. */
+/** Connect with the token of the session. */
 export function connect() {
   disconnect();
   tell("state", "connecting");
   socket = io({
     auth: (give) => give({ token: session.token }),
     transports: ["websocket", "polling"],
-    tryAllTransports: true, // some proxies let no web socket through
+    tryAllTransports: true, // some proxies block web sockets
     reconnectionDelayMax: 3000,
   });
   const own = socket;
@@ -40,12 +40,12 @@ export function connect() {
   });
   own.on("connect_error", () => {
     tell("state", "lost");
-    if (!own.active) again(own); // refused: the token, most likely, of which REST tells
+    if (!own.active) again(own); // refused, probably because of the token: a REST request will show that
   });
   for (const name of EVENTS) own.on(name, (payload) => tell(name, payload));
 }
 
-/** End the connection. */
+/** Close the connection. */
 export function disconnect() {
   socket?.disconnect();
   socket?.removeAllListeners();

@@ -1,4 +1,4 @@
-// Starts the page: who is signed in, which view the address names, what the connection does.
+// Starts the page: the session, the view that the URL names, the state of the connection.
 
 import { line } from "./api.js";
 import { put, taken } from "./dialog.js";
@@ -38,17 +38,17 @@ const VIEWS = [
   [/^\/campaign-executions\/([^/]+)$/, campaignExecution, "/results"],
 ];
 const STATES = { connecting: "Connecting…", live: "Live", lost: "Connection lost" };
-const LOST = "The connection is lost: what you see may be old. Trying again…";
+const LOST = "The connection is lost: this page may be out of date. Reconnecting…";
 
 const by = (id) => document.getElementById(id);
-/** What was changed at an address and not saved: its nodes and its title. */
+/** Unsaved changes by URL: the nodes of the view and its title. */
 const drafts = new Map();
 let leaving = new AbortController();
 let shown = "";
-let here = ""; // the address of what is shown
-let typed = false; // whether somebody filled in something here
-let kept = null; // what was filled in when the token ended
-let was = ""; // who was signed in
+let here = ""; // the URL of the current view
+let typed = false; // whether the form of the view was changed
+let kept = null; // the unsaved form when the token ended
+let was = ""; // the user who was signed in
 let waiting = "";
 
 function draw() {
@@ -60,7 +60,7 @@ function draw() {
   by("dialog").close();
   frame();
   if (session.token === null) {
-    if (!by("signin-error")) place(signIn(enter), "Sign in"); // else what it says stays
+    if (!by("signin-error")) place(signIn(enter), "Sign in"); // else its error message stays
     return;
   }
   const { path, query } = address();
@@ -89,8 +89,10 @@ function placeDraft({ node, title }) {
   const note = h(
     "p",
     { id: "draft", class: "warn note", role: "status" },
-    "This is as you left it, and not saved yet. ",
-    button("Start anew", () => (drafts.delete(here), (typed = false), draw()), { class: "small" }),
+    "These are your unsaved changes. ",
+    button("Discard them", () => (drafts.delete(here), (typed = false), draw()), {
+      class: "small",
+    }),
   );
   typed = true;
   place([node[0], note, ...node.slice(1)], title);
@@ -119,9 +121,9 @@ function decoded(text) {
 
 function nowhere() {
   return {
-    title: "Not here",
+    title: "Not found",
     node: [
-      h("h1", {}, "There is no such view"),
+      h("h1", {}, "This page does not exist"),
       h("p", {}, h("a", { href: "#/lab" }, "Go to the lab")),
     ],
   };
@@ -161,7 +163,7 @@ function who() {
   return `${session.name}, ${session.role}`;
 }
 
-/** Sign out, at one's own wish or because the token ended; then what was filled in is kept. */
+/** Sign out, by the user or because the token ended; in that case unsaved changes are kept. */
 function leave(told) {
   if (session.token === null || (told && by("signin-error"))) return forget();
   if (told && typed) {
@@ -181,7 +183,7 @@ function leave(told) {
   banner();
   draw();
   if (!told) return;
-  say(by("signin-error"), told + (kept ? " What you filled in is kept." : ""));
+  say(by("signin-error"), told + (kept ? " Your unsaved changes are kept." : ""));
   show(by("signin-error"), true);
 }
 

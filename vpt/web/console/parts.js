@@ -1,4 +1,4 @@
-// Parts that several views show.
+// Elements that several views use.
 
 import { doing } from "./dialog.js";
 import { ago, FINAL, hostReason, moment, TONE } from "./format.js";
@@ -8,7 +8,7 @@ import { can } from "./session.js";
 import { devices, runs, busy, takeHost } from "./store.js";
 import { deviceDialog } from "./views/device.js";
 
-/** Make a status that can change: {node, set(status)}. */
+/** Build a status that can change: {node, set(status)}. */
 export function pill(status) {
   const node = h("span", { class: "pill" });
   const set = (now) => {
@@ -20,17 +20,17 @@ export function pill(status) {
   return { node, set };
 }
 
-/** Say that there is nothing, and what to do about it. */
+/** Build the hint for an empty list: that there is nothing, and what to do. */
 export function empty(title, ...next) {
   return h("div", { class: "card" }, h("p", {}, h("strong", {}, title)), h("p", {}, next));
 }
 
-/** Make the link to an execution, campaign execution or host. */
+/** Build the link to an execution, campaign execution or host. */
 export function link(kind, id, text) {
   return h("a", { href: `#/${kind}/${encodeURIComponent(id)}` }, text);
 }
 
-/** Make the bar of a run: {node, set(done, total)}. */
+/** Build a progress bar: {node, set(done, total)}. */
 export function bar(label) {
   const node = h("progress", { "aria-label": label });
   const set = (done, total) => {
@@ -41,7 +41,7 @@ export function bar(label) {
   return { node, set };
 }
 
-/** Make a device's row: {node, update()}. */
+/** Build the row of a device: {node, update()}. */
 export function deviceRow(id) {
   const name = h("span", {});
   const model = h("small", {});
@@ -102,7 +102,7 @@ function runLine(place, run) {
   return { id: run.execution_id, update };
 }
 
-/** Make the button that drains or resumes a host: {node, update(host)}; nothing for viewers. */
+/** Build the button that drains or resumes a host: {node, update(host)}; none for viewers. */
 export function drainButton(id, wrong) {
   if (!can("operator")) return { node: null, update: () => {} };
   let draining = false;
@@ -121,19 +121,19 @@ export function drainButton(id, wrong) {
   return { node, update };
 }
 
-/** Say when a host was last seen and why it is held back. */
+/** Return when a host was last seen and why it gets no new runs. */
 export function hostLine(host) {
   const reason = hostReason(host.reason);
   const seen =
     host.status === "offline"
-      ? `signed off, last seen ${ago(host.last_seen)}`
+      ? `unregistered, last seen ${ago(host.last_seen)}`
       : `seen ${ago(host.last_seen)}`;
-  return [reason, host.draining && host.status !== "draining" && "drains", seen]
+  return [reason, host.draining && host.status !== "draining" && "draining", seen]
     .filter(Boolean)
     .join(" · ");
 }
 
-/** Make the place where a view says what went wrong: {node, say(sentence)}; an empty one hides it. */
+/** Build the error message of a view: {node, say(sentence)}; an empty sentence hides it. */
 export function trouble() {
   const node = h("p", { class: "wrong note", role: "alert", hidden: true });
   return {
@@ -145,7 +145,7 @@ export function trouble() {
   };
 }
 
-/** Make a button that saves a file which only a token can read. */
+/** Build a button that downloads a file that needs the token. */
 export function saveButton(text, path, name, wrong) {
   return button(text, async () => {
     try {
@@ -159,7 +159,7 @@ export function saveButton(text, path, name, wrong) {
   });
 }
 
-/** Make the button that cancels what `path` names; `update(item)` hides it when there is nothing. */
+/** Build the button that cancels `path`; `update(item)` hides it for a finished item. */
 export function cancelButton(path, wrong) {
   if (!can("operator")) return { node: null, update: () => {} };
   const node = button(
@@ -187,7 +187,7 @@ export function cancelButton(path, wrong) {
   return { node, update };
 }
 
-/** Make the button that keeps what `path` names, however old it grows; `changed` is called after. */
+/** Build the button that pins or unpins the execution at `path`; `changed` is called after it. */
 export function pinButton(path, wrong, changed) {
   if (!can("operator")) return { node: null, update: () => {} };
   let pinned = false;
@@ -199,14 +199,14 @@ export function pinButton(path, wrong, changed) {
   );
   const update = (item) => {
     pinned = item.pinned;
-    say(node, pinned ? "Let it grow old" : "Keep for ever");
+    say(node, pinned ? "Stop keeping" : "Keep forever");
     show(node, FINAL.has(item.status));
   };
   show(node, false);
   return { node, update };
 }
 
-/** Make the two columns of facts; what has no value is left out. */
+/** Build a table of names and values; those without a value are left out. */
 export function facts(pairs) {
   return h(
     "table",

@@ -1,8 +1,8 @@
-// Draws lines over time; uPlot is fetched when the first one is wanted.
+// Draws line charts over time; uPlot is loaded with the first one.
 
 const HEIGHT = 192; // pixels
 
-/** Draw `series` ([{label, values, colour}], colour a custom property) over `times` (seconds). */
+/** Draw `series` ([{label, values, colour}], colour is a CSS property) over `times` (seconds). */
 export async function plot(place, times, series, unit, signal) {
   const { default: UPlot } = await import("./vendor/uPlot.esm.js");
   if (signal.aborted) return;

@@ -1,22 +1,22 @@
-// What the page knows of the lab: read by REST, kept up to date by events.
+// The state of the lab in the page: read over REST, updated by events.
 //
-// Listeners hear of ids, at most once a frame: ten events about a host are one change of its node.
+// Listeners get ids, at most once a frame: ten events of a host cause one update of its node.
 
 import { all, eachPage, get } from "./api.js";
 import { FINAL } from "./format.js";
 import { hear, live } from "./live.js";
 import { inTurn } from "./work.js";
 
-const LAG = 3000; // milliseconds by which what REST reads may be behind the events
-const EVERY = 60_000; // milliseconds between two whole looks
-const SETTLE = 250; // milliseconds in which news of what is not known yet is gathered
-const MOST = 1000; // of what waits are known
-const REST = 5000; // milliseconds between two whole looks because of news
-const LOOKED_UP = 20; // more are not asked for one by one
+const LAG = 3000; // milliseconds by which a REST response may be older than events
+const EVERY = 60_000; // milliseconds between two full reads
+const SETTLE = 250; // milliseconds in which unknown ids are collected
+const MOST = 1000; // queued executions to read
+const REST = 5000; // milliseconds between two full reads because of unknown ids
+const LOOKED_UP = 20; // unknown ids to read one by one; with more, read everything
 
 export const hosts = new Map();
 export const devices = new Map();
-/** What waits or runs, by execution. */
+/** Queued and running executions, by id. */
 export const runs = new Map();
 /** Device id → execution id. */
 export const busy = new Map();
@@ -31,13 +31,13 @@ let looking = null;
 let looked = 0;
 let generation = 0;
 
-/** Hear of changes: `kind` is host, device, run, or list (something came or went). */
+/** Listen to changes: `kind` is host, device, run, or list (something was added or removed). */
 export function watch(kind, listener, signal) {
   listeners[kind].add(listener);
   signal.addEventListener("abort", () => listeners[kind].delete(listener));
 }
 
-/** Know nothing any more. */
+/** Delete the whole state. */
 export function clear() {
   generation += 1;
   for (const one of [hosts, devices, runs, busy]) one.clear();
@@ -45,7 +45,7 @@ export function clear() {
   recent = [];
 }
 
-/** Read everything anew. What events say meanwhile, and said just before, is said again after. */
+/** Read everything again. Events that come meanwhile, or came just before, are applied after it. */
 export async function refresh() {
   const began = performance.now();
   const mine = ++generation;
@@ -84,20 +84,20 @@ export async function refresh() {
   await lookAtWaits(queued);
 }
 
-/** Take what REST said of a host, after an order for instance. */
+/** Store a host from a response, for example to a command. */
 export function takeHost(item) {
   keepHost(item);
   sayAgain(item.id);
   for (const device of item.devices) sayAgain(device.id);
 }
 
-/** Take what REST said of a device. */
+/** Store a device from a response. */
 export function takeDevice(device) {
   keepDevice(device);
   sayAgain(device.id);
 }
 
-/** REST may not know yet what events said a moment ago. */
+/** Keep newer states from events: a response may be older than an event before it. */
 function sayAgain(id) {
   const since = performance.now() - LAG;
   for (const [when, name, payload] of recent) {
@@ -121,7 +121,7 @@ function keepDevice(device) {
   changed("device", device.id);
 }
 
-/** Forget a host, because it was deleted. */
+/** Remove a deleted host. */
 export function dropHost(id) {
   for (const device of hosts.get(id)?.deviceIds ?? []) devices.delete(device);
   hosts.delete(id);
@@ -175,14 +175,14 @@ function leave(id) {
   }
 }
 
-/** How far the ones are that ran before the page came: lists do not say. */
+/** Read the progress of executions that ran before the page was opened: lists do not have it. */
 async function lookAtSteps(running) {
   for (const { execution_id: id } of running.slice(0, LOOKED_UP)) {
     if (runs.get(id)?.step == null) await lookUpRun(id);
   }
 }
 
-/** Why those wait of which no event told since the page came. */
+/** Read the wait reasons for which no event came since the page was opened. */
 async function lookAtWaits(queued) {
   for (const { execution_id: id } of queued.slice(0, LOOKED_UP)) {
     if (runs.get(id)?.wait) continue;
@@ -261,7 +261,7 @@ function apply(name, payload) {
 
 const refreshSoon = inTurn(() => refresh().catch(() => {}), REST);
 
-/** Ask for what an event named and nobody knows, all that come in a moment together. */
+/** Read unknown ids that events named; those of a short time are read together. */
 function lookUp(kind, id) {
   unknown[kind].add(id);
   looking ??= setTimeout(async () => {
@@ -291,7 +291,7 @@ async function lookUpDevice(id) {
   else takeDevice(device);
 }
 
-// --- telling
+// --- notifying listeners
 
 function changed(kind, id) {
   dirty[kind].add(id);

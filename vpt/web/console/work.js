@@ -1,8 +1,8 @@
-// Work that leaves the page time to breathe.
+// Work in small portions, so that the page stays responsive.
 
 const SLICE = 12; // milliseconds
 
-/** Do `work` for each item, a few milliseconds a frame, so that no frame takes long. */
+/** Call `work` for each item, a few milliseconds per frame, so that no frame takes long. */
 export async function inSlices(items, work, signal) {
   let until = performance.now() + SLICE;
   for (const item of items) {
@@ -15,7 +15,7 @@ export async function inSlices(items, work, signal) {
   }
 }
 
-/** Wait for the next frame, or a moment where none is drawn. */
+/** Wait for the next frame, or a short time in a hidden page, which draws none. */
 function frame() {
   return new Promise((go) => {
     requestAnimationFrame(go);
@@ -23,7 +23,7 @@ function frame() {
   });
 }
 
-/** Do `work` again when asked meanwhile, never twice at once, with `rest` milliseconds between. */
+/** Return a function that runs `work`, never twice at a time, `rest` milliseconds apart. */
 export function inTurn(work, rest = 0) {
   let at = false;
   let again = false;

@@ -7,7 +7,7 @@ from aiohttp import web
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.events import Events
-from vpt.measures import Spreads
+from vpt.measures import LabelledHistograms
 from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
 from vpt.store.db import Database
@@ -20,7 +20,7 @@ LAB = web.AppKey("lab", Lab)
 ARTIFACTS = web.AppKey("artifacts", Artifacts)
 EVENTS = web.AppKey("events", Events)
 #: How long requests took in seconds, by method, route and status.
-REQUESTS = web.AppKey("requests", Spreads)
+REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
 AUDIT = web.AppKey("audit", Audit)
 #: Set only where users of a Supabase project may sign in.

@@ -1,4 +1,4 @@
-// One campaign, to read, change, copy and make.
+// One campaign: show, edit, copy and create it.
 
 import { all, get, overwrite, write } from "../api.js";
 import { doing } from "../dialog.js";
@@ -16,10 +16,10 @@ const FRESH = {
   priority: 50,
 };
 
-/** Show one; `new` makes one, of another one where `from` names it. */
+/** Show a campaign; the id `new` creates one, as a copy of `from` if given. */
 export function campaign({ id, query, signal }) {
   const from = id === "new" ? query.get("from") : id;
-  const place = h("div", {}, h("p", { role: "status" }, "Reading…"));
+  const place = h("div", {}, h("p", { role: "status" }, "Loading…"));
   const title = id === "new" ? "New campaign" : "Campaign";
   const read = async () => {
     const [tests, item] = await Promise.all([
@@ -31,8 +31,8 @@ export function campaign({ id, query, signal }) {
       return void fill(
         place,
         empty(
-          "A campaign needs test cases, and there is none yet.",
-          h("a", { href: "#/testcases/new" }, "Make the first one"),
+          "A campaign needs test cases, and there are none yet.",
+          h("a", { href: "#/testcases/new" }, "Create the first one"),
           ".",
         ),
       );
@@ -53,7 +53,7 @@ export function campaign({ id, query, signal }) {
         h(
           "p",
           { class: "wrong note", role: "alert" },
-          error.status === 404 ? "There is no such campaign, or not any more." : error.message,
+          error.status === 404 ? "This campaign does not exist, or was deleted." : error.message,
         ),
       ),
   );
@@ -88,7 +88,7 @@ function form(item, id, tests) {
   const stop = h("input", { type: "checkbox", checked: item.stop_on_failure, disabled: !writes });
   const entries = entriesEditor(item.test_cases, tests, writes);
   let version = item.version;
-  const save = h("button", { class: "strong" }, id ? "Save" : "Make it");
+  const save = h("button", { class: "strong" }, id ? "Save" : "Create");
   const submit = (event) => {
     event.preventDefault();
     say(done, "");
@@ -122,10 +122,10 @@ function form(item, id, tests) {
     h(
       "div",
       { class: "row top" },
-      field("At once", parallelism, "How many tests may run side by side."),
-      field("Priority", priority, "0 to 100; higher goes first."),
+      field("Parallel tests", parallelism, "How many tests may run at the same time."),
+      field("Priority", priority, "0 to 100; a higher one runs first."),
     ),
-    h("label", { class: "check" }, stop, "Start nothing more after the first failure"),
+    h("label", { class: "check" }, stop, "Stop at the first failure: start no further tests"),
     wrong.node,
     h(
       "div",
@@ -232,7 +232,7 @@ function entryRow(entry, name, writes, move, remove) {
   const device = h("input", {
     list: "devices",
     value: entry.device_id ?? "",
-    placeholder: entry.host_id ? `any that fits on ${entry.host_id}` : "any that fits",
+    placeholder: entry.host_id ? `any matching one on ${entry.host_id}` : "any matching one",
     readonly: !writes,
   });
   const given = Object.keys(entry.parameters ?? {}).length ? JSON.stringify(entry.parameters) : "";
@@ -253,8 +253,8 @@ function entryRow(entry, name, writes, move, remove) {
       h(
         "div",
         { class: "row" },
-        button("↑", () => move(-1), { class: "small up", "aria-label": `${name}: earlier` }),
-        button("↓", () => move(1), { class: "small down", "aria-label": `${name}: later` }),
+        button("↑", () => move(-1), { class: "small up", "aria-label": `Move ${name} up` }),
+        button("↓", () => move(1), { class: "small down", "aria-label": `Move ${name} down` }),
         button("Remove", remove, { class: "small", "aria-label": `Remove ${name}` }),
       ),
   );
@@ -263,7 +263,7 @@ function entryRow(entry, name, writes, move, remove) {
     try {
       values = JSON.parse(parameters.value.trim() || "{}");
     } catch (error) {
-      throw new Error(`The parameters of number ${place} are not JSON: ${error.message}`);
+      throw new Error(`The parameters of test ${place} are not JSON: ${error.message}`);
     }
     return {
       test_case_id: entry.test_case_id,

@@ -1,4 +1,4 @@
-// One campaign execution: its tests as they go.
+// One campaign execution and the progress of its tests.
 
 import { get } from "../api.js";
 import { FINAL, moment, seconds } from "../format.js";
@@ -10,13 +10,13 @@ import { inTurn } from "../work.js";
 
 const REST = 500; // milliseconds between two reads
 
-/** Show it. */
+/** Show the view. */
 export function campaignExecution({ id, signal }) {
   const path = `/api/campaign-executions/${encodeURIComponent(id)}`;
   const wrong = trouble();
   const title = h("h1", {}, "Campaign");
   const status = pill();
-  const told = h("p", { class: "grow" }, "Reading…"); // changes too often to be read out
+  const told = h("p", { class: "grow" }, "Loading…"); // changes too often for a screen reader
   const progress = bar("Tests done");
   const cancel = cancelButton(path, wrong);
   const again = h("a", { class: "button", hidden: true }, "Run again");
@@ -34,7 +34,7 @@ export function campaignExecution({ id, signal }) {
     } catch (error) {
       if (signal.aborted) return;
       say(told, "");
-      wrong.say(error.status === 404 ? "There is no such campaign execution." : error.message);
+      wrong.say(error.status === 404 ? "This campaign execution does not exist." : error.message);
     }
   }, REST);
   const draw = (item) => {
@@ -58,14 +58,14 @@ export function campaignExecution({ id, signal }) {
       resultRow,
     );
     const waiting = summary.total - results.length;
-    say(rest, waiting > 0 ? `${waiting} more wait for their turn` : "");
+    say(rest, waiting > 0 ? `${waiting} more have not started yet` : "");
     fill(
       about,
       facts([
-        ["Asked for by", item.requested_by],
+        ["Requested by", item.requested_by],
         ["Started", moment(item.started_at)],
         ["Ended", moment(item.completed_at)],
-        ["At once", item.parallelism],
+        ["Parallel tests", item.parallelism],
         ["Priority", item.priority],
         ["Stops at the first failure", item.stop_on_failure ? "yes" : "no"],
       ]),
@@ -111,7 +111,7 @@ export function campaignExecution({ id, signal }) {
 }
 
 function sentence(summary, done) {
-  const parts = [`${done} of ${summary.total} done`];
+  const parts = [`${done} of ${summary.total} finished`];
   for (const [key, text] of [
     ["completed", "passed"],
     ["failed", "failed"],

@@ -1,4 +1,4 @@
-// Campaigns: found, run, copied, deleted with care.
+// Campaigns: find, run, copy and delete them.
 
 import { many } from "../format.js";
 import { h } from "../h.js";
@@ -6,7 +6,7 @@ import { empty } from "../parts.js";
 import { can } from "../session.js";
 import { listView } from "./testcases.js";
 
-/** Show them. */
+/** Show the view. */
 export function campaigns({ query, signal }) {
   return listView({
     title: "Campaigns",
@@ -17,19 +17,19 @@ export function campaigns({ query, signal }) {
     filters: [["q", "Find by name"]],
     nothing: () =>
       empty(
-        "There is no campaign yet.",
-        "A campaign runs test cases together. ",
-        can("operator") && h("a", { href: "#/campaigns/new" }, "Make the first one"),
-        can("operator") ? "." : "Somebody with the role operator can make one.",
+        "There are no campaigns yet.",
+        "A campaign runs several test cases. ",
+        can("operator") && h("a", { href: "#/campaigns/new" }, "Create the first one"),
+        can("operator") ? "." : "A user with the role operator can create one.",
       ),
     about: (item) =>
       h(
         "span",
         {},
-        `${many(item.test_cases.length, "test")} · ${item.parallelism} at once${item.stop_on_failure ? " · stops at the first failure" : ""}`,
+        `${many(item.test_cases.length, "test")} · ${item.parallelism} in parallel${item.stop_on_failure ? " · stops at the first failure" : ""}`,
       ),
     run: (id) => `#/run?campaign_id=${encodeURIComponent(id)}`,
     results: (id) => `#/results?show=campaign-executions&campaign_id=${encodeURIComponent(id)}`,
-    question: "What it ran stays in the results; its test cases stay, too.",
+    question: "Its results and its test cases are not deleted.",
   });
 }

@@ -1,4 +1,4 @@
-// A device, to use by hand: lease and release, in service or not, one action now.
+// A device: lease and release it, take it out of service, run one action by hand.
 
 import { get, write } from "../api.js";
 import { doing, open } from "../dialog.js";
@@ -119,7 +119,7 @@ function oneAction(device) {
     field(
       "Action (JSON)",
       body,
-      "Goes to the host as it is. It is refused while a test or somebody else has the device.",
+      "It is sent to the host unchanged, and refused while a test or another user has the device.",
     ),
     wrong,
     h("div", {}, go),
@@ -146,16 +146,12 @@ function answer({ success, result, duration_ms: ms }) {
     h(
       "p",
       {},
-      h(
-        "span",
-        { class: `pill ${success ? "good" : "bad"}` },
-        success ? "succeeded" : "did not succeed",
-      ),
+      h("span", { class: `pill ${success ? "good" : "bad"}` }, success ? "succeeded" : "failed"),
       ` in ${seconds(ms / 1000)}`,
     ),
     error && h("pre", {}, error),
     output && h("pre", {}, typeof output === "string" ? output : JSON.stringify(output, null, 2)),
-    url && h("img", { src: url, alt: "What the device shows" }),
+    url && h("img", { src: url, alt: "The screen of the device" }),
   ];
 }
 

@@ -1,4 +1,4 @@
-// One execution, as it happens and afterwards: every attempt, step, output, picture and error.
+// One execution, live and afterwards: every attempt, step, output, screenshot and error.
 
 import { blob, get } from "../api.js";
 import { open } from "../dialog.js";
@@ -10,18 +10,18 @@ import { can } from "../session.js";
 import { inTurn } from "../work.js";
 
 const REST = 150; // milliseconds between two reads
-const LOOK = 5000; // milliseconds between two looks at the queue
-const LONG = 2000; // characters of output that are shown at once
-const BRIEF = 200; // characters of what a step asks for
+const LOOK = 5000; // milliseconds between two reads of the queue position
+const LONG = 2000; // characters of output that are shown unfolded
+const BRIEF = 200; // characters of the parameters of a step
 
-/** Show it. */
+/** Show the view. */
 export function execution({ id, signal }) {
   const path = `/api/executions/${encodeURIComponent(id)}`;
   const wrong = trouble();
   const title = h("h1", {}, "Execution");
   const status = pill();
-  const told = h("p", { role: "status" }, "Reading…");
-  const inLine = h("p", { class: "faint grow" }); // changes too often to be read out
+  const told = h("p", { role: "status" }, "Loading…");
+  const inLine = h("p", { class: "faint grow" }); // changes too often for a screen reader
   const progress = bar("Steps done");
   const cancel = cancelButton(path, wrong);
   const pin = pinButton(path, wrong, () => load());
@@ -41,11 +41,11 @@ export function execution({ id, signal }) {
   );
   const rows = new Map();
   const tabs = new Map();
-  let picked = null; // an earlier attempt that somebody looks at
-  let drawn = null; // the attempt that the rows are of
+  let picked = null; // an earlier attempt, if one is selected
+  let drawn = null; // the attempt whose rows are shown
   let item = null;
   let aboutNow = "";
-  let says = ""; // where the step that runs stands, in its host's words
+  let says = ""; // the progress of the running step, as its host reports it
 
   const draw = () => {
     say(title, item.test_case_name);
@@ -110,7 +110,7 @@ export function execution({ id, signal }) {
       if (signal.aborted) return;
       if (item.status === "queued") {
         const wait = await whyItWaits(path, signal);
-        say(told, wait ? waits(wait) : "Starts now.");
+        say(told, wait ? waits(wait) : "Starting.");
         say(inLine, place(wait));
       }
       draw();
@@ -118,7 +118,7 @@ export function execution({ id, signal }) {
     } catch (error) {
       if (signal.aborted) return;
       say(told, "");
-      wrong.say(error.status === 404 ? "There is no such execution." : error.message);
+      wrong.say(error.status === 404 ? "This execution does not exist." : error.message);
     }
   }, REST);
 
@@ -176,20 +176,20 @@ async function whyItWaits(path, signal) {
   try {
     return await get(`${path}/queue`, {}, signal);
   } catch (error) {
-    if (error.status === 409) return null; // it starts now
+    if (error.status === 409) return null; // it is no longer queued
     throw error;
   }
 }
 
-/** Give how many steps are done of the attempt that is shown. */
+/** Return how many steps of the shown attempt have ended. */
 function doneOf(item) {
   return item.steps.filter((step) => step.status !== "running" && step.status !== "skipped").length;
 }
 
 function restOf(item) {
-  if (item.pruned !== "nothing") return `Its ${item.pruned} were old, and are gone.`;
+  if (item.pruned !== "nothing") return `Its ${item.pruned} were deleted because of their age.`;
   const more = item.total_steps - item.steps.length;
-  return more > 0 && !FINAL.has(item.status) ? `${more} more to come` : "";
+  return more > 0 && !FINAL.has(item.status) ? `${more} more steps follow` : "";
 }
 
 function sentence(item, done) {
@@ -203,7 +203,7 @@ function sentence(item, done) {
     case "failed":
       return `The test failed${took}${item.error ? `: ${item.error}` : "."}`;
     case "error":
-      return `Infrastructure, not the test: ${errorKind(item.error_kind)}${item.error ? ` (${item.error})` : ""}.`;
+      return `Infrastructure error, not a failure of the test: ${errorKind(item.error_kind)}${item.error ? ` (${item.error})` : ""}.`;
     default:
       return `Cancelled${took}.`;
   }
@@ -216,11 +216,11 @@ function factsOf(item) {
   return [
     ["Host", item.host && link("hosts", item.host, item.host)],
     ["Device", item.device_id],
-    ["Asked for by", item.requested_by],
-    ["Asked for", moment(item.created_at)],
+    ["Requested by", item.requested_by],
+    ["Requested", moment(item.created_at)],
     ["Started", moment(item.started_at)],
     ["Ended", moment(item.completed_at)],
-    ["Needs", [item.device_model, ...item.requirements].join(", ")],
+    ["Requires", [item.device_model, ...item.requirements].join(", ")],
     ["Priority", item.priority],
     [
       "Test case",
@@ -234,7 +234,11 @@ function factsOf(item) {
     [
       "Campaign",
       item.campaign_execution_id &&
-        link("campaign-executions", item.campaign_execution_id, "The campaign it belongs to"),
+        link(
+          "campaign-executions",
+          item.campaign_execution_id,
+          "The campaign execution it belongs to",
+        ),
     ],
   ];
 }
@@ -250,7 +254,7 @@ function attemptButton(onclick) {
   return { node, update };
 }
 
-/** Give where an attempt begins and how long it is, in milliseconds. */
+/** Return the start of an attempt and its duration, in milliseconds. */
 function spanOf(attempt, steps) {
   const from = new Date(attempt?.started_at ?? steps[0]?.started_at ?? 0).getTime();
   const last = steps.reduce(
@@ -317,7 +321,7 @@ function stepRow(signal) {
   return { node, update, place, says };
 }
 
-/** Say in a line what a step asks for, beside its command. */
+/** Return the parameters of a step on one line. */
 function briefly({ command, action_type, ...more }) {
   const wanted = more.params && typeof more.params === "object" ? more.params : more;
   const text = Object.entries(wanted)
@@ -342,9 +346,9 @@ function drawOutput(place, output) {
   return fill(place, details);
 }
 
-/** Fetch a picture when it comes near to what is looked at: an <img> cannot show a token. */
+/** Load a screenshot when it is about to become visible; an <img> itself cannot send a token. */
 function drawShot(place, step, signal) {
-  const name = `What the device showed after step ${step.index}`;
+  const name = `The screen of the device after step ${step.index}`;
   const image = h("img", { alt: name });
   const shot = h(
     "button",
@@ -367,7 +371,7 @@ function drawShot(place, step, signal) {
         signal.addEventListener("abort", () => URL.revokeObjectURL(image.src));
       } catch (error) {
         if (!signal.aborted)
-          fill(place, h("small", {}, `The picture cannot be shown: ${error.message}`));
+          fill(place, h("small", {}, `The screenshot cannot be shown: ${error.message}`));
       }
     },
     { rootMargin: "400px" },

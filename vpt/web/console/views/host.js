@@ -1,4 +1,4 @@
-// One host: what it says of itself, its devices, and what may be ordered.
+// One host: its facts, its devices, and its commands.
 
 import { get, write } from "../api.js";
 import { ask } from "../dialog.js";
@@ -8,9 +8,9 @@ import { deviceRow, drainButton, facts, hostLine, pill } from "../parts.js";
 import { can } from "../session.js";
 import { dropHost, hosts, runs, takeHost, watch } from "../store.js";
 
-/** Show it. */
+/** Show the view. */
 export function host({ id, signal }) {
-  const place = h("div", { class: "stack" }, h("p", { role: "status" }, "Reading…"));
+  const place = h("div", { class: "stack" }, h("p", { role: "status" }, "Loading…"));
   const path = `/api/hosts/${encodeURIComponent(id)}`;
   get(`${path}/status`, {}, signal)
     .then((item) => {
@@ -25,14 +25,14 @@ export function host({ id, signal }) {
           h(
             "p",
             { class: "wrong note", role: "alert" },
-            error.status === 404 ? `There is no host ${id}, or not any more.` : error.message,
+            error.status === 404 ? `The host ${id} does not exist, or was deleted.` : error.message,
           ),
         );
     });
   const remove = () =>
     ask(
       `Delete ${id}?`,
-      "The host and its devices are forgotten; what they ran stays. It comes back when it registers again.",
+      "Deletes the host and its devices, but not their results. The host appears again when it registers again.",
       "Delete the host",
       async () => {
         await write("DELETE", path);
@@ -47,11 +47,7 @@ export function host({ id, signal }) {
         "div",
         { class: "head" },
         h("h1", {}, id),
-        h(
-          "a",
-          { class: "button", href: `#/results?host_id=${encodeURIComponent(id)}` },
-          "What it ran",
-        ),
+        h("a", { class: "button", href: `#/results?host_id=${encodeURIComponent(id)}` }, "Results"),
         can("admin") && button("Delete", remove, { class: "danger" }),
       ),
       place,
@@ -107,14 +103,14 @@ function factsOf(item) {
   return facts([
     ["Address", item.host_url],
     [
-      "Its own page",
+      "Page of the host",
       /^https?:/.test(item.page_url) &&
         h("a", { href: item.page_url, rel: "noreferrer" }, item.page_url),
     ],
     ["Speaks", item.dialect],
-    ["Can", item.capabilities.join(", ")],
+    ["Capabilities", item.capabilities.join(", ")],
     ["Tags", item.tags.join(", ")],
-    ["Repeats are safe", item.protocol.idempotency ? "yes" : "no"],
+    ["Idempotent requests", item.protocol.idempotency ? "yes" : "no"],
     ["Cancel", item.protocol.cancel ? "yes" : "no"],
     ["Registered", moment(item.registered_at)],
   ]);

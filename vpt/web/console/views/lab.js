@@ -1,4 +1,4 @@
-// The lab: hosts and devices as they are now. Events touch only the node that changed.
+// The lab: the current state of hosts and devices. An event updates only the node that changed.
 
 import { keepInAddress } from "../address.js";
 import { many } from "../format.js";
@@ -11,17 +11,17 @@ const HOSTS = ["available", "busy", "suspect", "lost", "draining", "offline"];
 const TROUBLE = new Set(["suspect", "lost"]);
 const DEVICES = ["online", "busy", "leased", "offline", "disabled"];
 const COUNT = 300; // milliseconds between two counts
-const NEAR = "1200px"; // of what is looked at, in which devices are drawn
-const HEAD = 4; // rem of a card without devices
-const ROW = 2.4; // rem of a device
-const SEEN = 30_000; // milliseconds between two looks at the clock
+const NEAR = "1200px"; // distance from the visible part within which devices are drawn
+const HEAD = 4; // height of a card without devices, in rem
+const ROW = 2.4; // height of a device, in rem
+const SEEN = 30_000; // milliseconds between two updates of "seen ... ago"
 
-/** Show it. */
+/** Show the view. */
 export function lab({ query, signal }) {
   const rows = new Map(); // device id → row
   const cards = new Map(); // host id → card
   const list = h("div", { class: "hosts" });
-  const summary = h("p", { id: "counts", class: "grow" }, "Looking at the lab…");
+  const summary = h("p", { id: "counts", class: "grow" }, "Loading the lab…");
   const loose = h("ul", { class: "devices" });
   const looseCard = h(
     "section",
@@ -33,13 +33,13 @@ export function lab({ query, signal }) {
     "div",
     { hidden: true },
     empty(
-      "No host has joined yet.",
+      "No host has registered yet.",
       "On the machine that has the devices: ",
       h("code", {}, `vpt host --server ${location.origin} --name pi-1 --device desktop`),
-      ". HOST_JOIN_TOKEN must be set there to the server's join token. It appears here by itself.",
+      ". HOST_JOIN_TOKEN must be set there to the server's join token. The host then appears here.",
     ),
   );
-  const unmatched = h("p", { hidden: true }, "No host fits this filter.");
+  const unmatched = h("p", { hidden: true }, "No host matches this filter.");
   const text = h("input", { type: "search", value: query.get("q") ?? "", oninput: () => wish() });
   const state = select(
     [["", "any"], ["trouble", "suspect or lost"], ...HOSTS.map((one) => [one, one])],
@@ -100,7 +100,7 @@ export function lab({ query, signal }) {
     filter();
   };
   const arranged = inTurn(arrange);
-  const count = () => say(summary, known.loaded ? counts() : "Looking at the lab…");
+  const count = () => say(summary, known.loaded ? counts() : "Loading the lab…");
   let counting = 0;
   const recount = () => {
     counting ||= setTimeout(() => ((counting = 0), count()), COUNT);
@@ -156,7 +156,7 @@ export function lab({ query, signal }) {
   };
 }
 
-/** Make a host's card. Its devices are drawn when it comes near to what is looked at. */
+/** Build the card of a host. Its devices are drawn when it is about to become visible. */
 function hostCard(id, rows, near) {
   const status = pill();
   const line = h("small", { class: "grow" });
@@ -238,7 +238,7 @@ function counts() {
     `${many(hosts.size, "host")}${byStatus(hosts.values(), HOSTS)}`,
     `${many(devices.size, "device")}${byStatus(devices.values(), DEVICES)}`,
     `${running} running`,
-    `${runs.size - running}${runs.size - running >= 1000 ? " or more" : ""} waiting`,
+    `${runs.size - running}${runs.size - running >= 1000 ? " or more" : ""} queued`,
   ].join(" · ");
 }
 

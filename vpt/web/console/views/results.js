@@ -1,4 +1,4 @@
-// What ran: filtered, sorted, page by page; a test's history; the success rate over time.
+// Results: filtered, sorted, page by page; the history of a test; the success rate over time.
 
 import { keepForTheWayBack, keepInAddress, wayBack } from "../address.js";
 import { all, get } from "../api.js";
@@ -11,8 +11,8 @@ import { devices, hosts, watch } from "../store.js";
 import { inTurn } from "../work.js";
 
 const PAGE = 50;
-const HISTORY = 100; // executions of a test that are looked at
-const REST = 2000; // milliseconds between two reads because of news
+const HISTORY = 100; // executions in the history of a test
+const REST = 2000; // milliseconds between two reads after events
 const STATUSES = ["queued", "running", "completed", "failed", "error", "cancelled"];
 const DAYS = [
   ["7", "7 days"],
@@ -20,7 +20,7 @@ const DAYS = [
   ["90", "90 days"],
 ];
 
-/** Show it. */
+/** Show the view. */
 export function results({ query, signal }) {
   const kind = select(
     [
@@ -34,7 +34,7 @@ export function results({ query, signal }) {
   const wrong = trouble();
   const body = h("tbody", {});
   const head = h("thead", {});
-  const nothing = h("div", {}, h("p", { role: "status" }, "Reading…"));
+  const nothing = h("div", {}, h("p", { role: "status" }, "Loading…"));
   const table = h(
     "table",
     { class: "stacked", hidden: true },
@@ -93,11 +93,11 @@ export function results({ query, signal }) {
     fill(
       nothing,
       filtered
-        ? h("p", {}, "Nothing fits these filters.")
+        ? h("p", {}, "Nothing matches these filters.")
         : empty(
-            "Nothing ran yet.",
+            "There are no results yet.",
             h("a", { href: "#/run" }, "Run something"),
-            ": it appears here.",
+            ": its result appears here.",
           ),
     );
   };
@@ -238,7 +238,7 @@ function makeFilters(query, changed) {
   };
 }
 
-/** Give a moment as a field for times takes it: on the clock of whoever looks. */
+/** Return a time in the format of a time field, in the local time zone. */
 function localTime(iso) {
   const time = new Date(iso ?? NaN);
   if (isNaN(time)) return "";
@@ -256,8 +256,8 @@ const TESTS = [
   ["Verdict", (item) => pill(item.status).node, (item) => item.status],
   ["Device", (item) => item.device_id ?? "", (item) => item.device_id ?? ""],
   ["Attempts", (item) => item.attempt, (item) => item.attempt],
-  ["Asked for", (item) => moment(item.created_at), (item) => item.created_at],
-  ["Took", (item) => seconds(item.duration_s), (item) => item.duration_s ?? -1],
+  ["Requested", (item) => moment(item.created_at), (item) => item.created_at],
+  ["Duration", (item) => seconds(item.duration_s), (item) => item.duration_s ?? -1],
   ["By", (item) => item.requested_by, (item) => item.requested_by],
 ];
 const CAMPAIGNS = [
@@ -272,8 +272,8 @@ const CAMPAIGNS = [
     (item) => `${item.summary.completed} of ${item.summary.total}`,
     (item) => item.summary.completed,
   ],
-  ["Asked for", (item) => moment(item.created_at), (item) => item.created_at],
-  ["Took", (item) => seconds(item.summary.duration_s), (item) => item.summary.duration_s],
+  ["Requested", (item) => moment(item.created_at), (item) => item.created_at],
+  ["Duration", (item) => seconds(item.summary.duration_s), (item) => item.summary.duration_s],
   ["By", (item) => item.requested_by, (item) => item.requested_by],
 ];
 
@@ -328,7 +328,7 @@ function resultRow(columns) {
   return { node, update };
 }
 
-// --- what stands above it
+// --- history and success rate, above the table
 
 const LETTERS = {
   completed: "✓",
@@ -344,7 +344,7 @@ function historyOf(test, signal) {
     "section",
     { class: "card stack" },
     h("h2", {}, "History"),
-    h("p", { role: "status" }, "Reading…"),
+    h("p", { role: "status" }, "Loading…"),
   );
   get("/api/executions", { test_case_id: test, limit: HISTORY }, signal).then(
     ({ items }) => {
@@ -353,19 +353,21 @@ function historyOf(test, signal) {
       const canvas = h("div", {
         class: "plot",
         role: "img",
-        "aria-label": "How long each run took, the newest to the right",
+        "aria-label": "Duration of each run, the newest to the right",
       });
       const timed = runs.filter((run) => run.duration_s != null && run.status === "completed");
       fill(
         place,
         h("h2", {}, "History"),
-        runs.length ? h("p", { role: "status" }, verdictsOf(runs)) : h("p", {}, "It never ran."),
+        runs.length
+          ? h("p", { role: "status" }, verdictsOf(runs))
+          : h("p", {}, "It has not run yet."),
         h(
           "div",
           { class: "strip", role: "list", "aria-label": "Verdicts, the newest last" },
           runs.map(square),
         ),
-        timed.length > 1 && [h("h3", {}, "How long it took when it passed"), canvas],
+        timed.length > 1 && [h("h3", {}, "Duration of passed runs"), canvas],
       );
       if (timed.length > 1) {
         plot(
@@ -416,18 +418,18 @@ function verdictsOf(runs) {
 }
 
 function successRate(signal) {
-  const told = h("p", { role: "status" }, "Reading…");
+  const told = h("p", { role: "status" }, "Loading…");
   const canvas = h("div", {
     class: "plot",
     role: "img",
-    "aria-label": "Success rate by day; the table below has the figures",
+    "aria-label": "Success rate by day; the table below has the numbers",
     hidden: true,
   });
   const figures = h("tbody", {});
   const table = h(
     "details",
     { hidden: true },
-    h("summary", {}, "As a table"),
+    h("summary", {}, "Show as a table"),
     h(
       "table",
       {},
@@ -461,7 +463,7 @@ function successRate(signal) {
       say(
         told,
         rate.total
-          ? `${percent(rate.success_rate)} of ${rate.completed + rate.failed} verdicts; ${many(rate.error, "infrastructure error")} apart.`
+          ? `${percent(rate.success_rate)} of ${rate.completed + rate.failed} verdicts; ${many(rate.error, "infrastructure error")} not counted.`
           : "Nothing ran in this time.",
       );
       fill(
@@ -481,7 +483,7 @@ function successRate(signal) {
       if (by_day.length > 1)
         await plot(
           canvas,
-          by_day.map((day) => new Date(`${day.day}T00:00`) / 1000), // where it is that day here
+          by_day.map((day) => new Date(`${day.day}T00:00`) / 1000), // midnight in the local time zone
           [{ label: "Success rate", values: by_day.map((day) => day.rate), colour: "--bar" }],
           "%",
           own,

@@ -1,4 +1,4 @@
-// Run something: what, where, with which parameters; and what waits and runs now.
+// Run a test case or a campaign with parameters; show what is queued and running.
 
 import { all, get, newKey, write } from "../api.js";
 import { doing } from "../dialog.js";
@@ -9,12 +9,12 @@ import { can } from "../session.js";
 import { devices, hosts, known, runs, watch } from "../store.js";
 import { inTurn } from "../work.js";
 
-const SOME = 1000; // test cases or campaigns to choose from; more are found by name
-const SHOWN = 100; // of what waits and runs
+const SOME = 1000; // test cases or campaigns to choose from; others are found by name
+const SHOWN = 100; // queued and running executions to show
 const NAME = /\$\$\{|\$\{([^{}]+)\}/g;
 const REST = 300; // milliseconds between two searches
 
-/** Show it. */
+/** Show the view. */
 export function run({ query, signal }) {
   return {
     title: "Run",
@@ -22,11 +22,7 @@ export function run({ query, signal }) {
       h("h1", {}, "Run"),
       can("operator")
         ? wish(query, signal)
-        : h(
-            "p",
-            {},
-            "Your token may look, not run. Ask for one with the role operator to run tests.",
-          ),
+        : h("p", {}, "Your token can only view. To run tests, ask for one with the role operator."),
       now(signal),
     ],
   };
@@ -44,20 +40,20 @@ function wish(query, signal) {
   );
   const find = h("input", { type: "search", oninput: () => search() });
   const what = select([], "", { required: true, onchange: () => choose() });
-  const device = select([["", "Any that fits"]], "");
+  const device = select([["", "Any matching one"]], "");
   const wanted = field("Device", device);
   const parameters = h("div", { class: "stack" });
   const priority = h("input", { type: "number", min: "0", max: "100", value: "50" });
-  const urgent = field("Priority", priority, "0 to 100; higher goes first.");
+  const urgent = field("Priority", priority, "0 to 100; a higher one runs first.");
   const go = h("button", { class: "strong" }, "Run");
   const none = h("div", { hidden: true });
   const form = h("form", { class: "card stack" });
   let chosen = null;
-  let wished = query.get("device_id"); // where to run, until it could be chosen
-  let on = null; // the device that the address names
+  let wished = query.get("device_id"); // the device to select once the list is loaded
+  let on = null; // the device in the URL
   let first = query.get("test_case_id") ?? query.get("campaign_id");
-  let again = query.get("again"); // the execution to run once more, until it was read
-  let given = {}; // the parameters it had
+  let again = query.get("again"); // the execution to repeat, until it is loaded
+  let given = {}; // its parameters
   let key = newKey();
 
   const search = inTurn(async () => {
@@ -93,15 +89,15 @@ function wish(query, signal) {
         kind.value === "testcases"
           ? empty(
               on
-                ? `There is no test case for the model ${on.model} yet.`
-                : "There is no test case yet.",
-              h("a", { href: "#/testcases/new" }, "Make the first one"),
+                ? `There are no test cases for the model ${on.model} yet.`
+                : "There are no test cases yet.",
+              h("a", { href: "#/testcases/new" }, "Create the first one"),
               ", then run it here.",
             )
           : empty(
-              "There is no campaign yet.",
-              h("a", { href: "#/campaigns/new" }, "Put test cases together"),
-              ", then run them here.",
+              "There are no campaigns yet.",
+              h("a", { href: "#/campaigns/new" }, "Create one from test cases"),
+              ", then run it here.",
             ),
       );
       wrong.say("");
@@ -132,7 +128,7 @@ function wish(query, signal) {
         field(
           `Parameter ${name}`,
           h("input", { name, required: true, value: name in given ? written(given[name]) : "" }),
-          "Text as it is; numbers, true, false and JSON keep their type.",
+          "Numbers, true, false and JSON keep their type; anything else is text.",
         ),
       ),
     );
@@ -144,7 +140,7 @@ function wish(query, signal) {
       .filter((one) => fits(one, chosen?.device_model))
       .sort((a, b) => a.id.localeCompare(b.id));
     offer(device, [
-      ["", "Any that fits"],
+      ["", "Any matching one"],
       ...fitting.map((one) => [one.id, `${one.name} (${one.id}), ${one.status}`]),
     ]);
     if (wished && fitting.some((one) => one.id === wished)) {
@@ -196,12 +192,12 @@ async function deviceOf(id, signal) {
   return known ?? get(`/api/devices/${encodeURIComponent(id)}`, {}, signal).catch(() => null);
 }
 
-/** Whether a device is of a model: its own, or what its host can do. */
+/** Return true if a device has this model, by itself or by a capability of its host. */
 function fits(device, model) {
   return device.model === model || hosts.get(device.host_id)?.capabilities.includes(model);
 }
 
-/** Give the names of parameters in steps. */
+/** Return the names of the parameters in steps. */
 export function namesIn(value) {
   const names = new Set();
   for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME))
@@ -215,7 +211,7 @@ function valuesIn(place) {
   );
 }
 
-/** Give the value that a text means: what reads as JSON is that. */
+/** Return the value of a text: its JSON value, else the text itself. */
 export function typed(text) {
   try {
     return JSON.parse(text);
@@ -224,7 +220,7 @@ export function typed(text) {
   }
 }
 
-/** Give the text that means a value. */
+/** Return the text for a value, the inverse of the function above. */
 function written(value) {
   return typeof value === "string" && typed(value) === value ? value : JSON.stringify(value);
 }
@@ -244,7 +240,7 @@ function now(signal) {
           ? items.length > SHOWN
             ? `and ${items.length - SHOWN} more`
             : ""
-          : "Nothing runs or waits.",
+          : "Nothing is running or queued.",
     );
   };
   watch("run", draw, signal);
@@ -253,7 +249,7 @@ function now(signal) {
   return h("section", { class: "card stack" }, h("h2", {}, "Now"), list, note);
 }
 
-/** What runs before what waits, and that as it stands in line. */
+/** Compare: running executions first, then queued ones by position. */
 function byTurn(a, b) {
   if (a.status !== b.status) return a.status === "running" ? -1 : 1;
   const [at, other] = [a.wait?.position ?? Infinity, b.wait?.position ?? Infinity];

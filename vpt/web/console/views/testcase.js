@@ -1,4 +1,4 @@
-// One test case, to read, change, copy and make.
+// One test case: show, edit, copy and create it.
 
 import { get, overwrite, write } from "../api.js";
 import { doing } from "../dialog.js";
@@ -34,10 +34,10 @@ const SAMPLES = [
   ["a screenshot", { command: "take_screenshot", action_type: "web", params: {} }],
 ];
 const KEYS = [
-  ["timeout_s", "seconds this step may take"],
-  ["retries", "more tries of it after the host said no"],
-  ["continue_on_failure", "true: go on after it failed; the test still fails"],
-  ["delay_s", "seconds to wait before it"],
+  ["timeout_s", "time limit of the step in seconds"],
+  ["retries", "how often to repeat the step after it failed"],
+  ["continue_on_failure", "true: continue after the step failed; the test fails all the same"],
+  ["delay_s", "seconds to wait before the step"],
 ];
 const NUMBERS = ["timeout_s", "retries", "delay_s"];
 const FRESH = {
@@ -51,10 +51,10 @@ const FRESH = {
   test_retries: 0,
 };
 
-/** Show one; `new` makes one, of another one where `from` names it. */
+/** Show a test case; the id `new` creates one, as a copy of `from` if given. */
 export function testCase({ id, query, signal }) {
   const from = id === "new" ? query.get("from") : id;
-  const place = h("div", {}, h("p", { role: "status" }, "Reading…"));
+  const place = h("div", {}, h("p", { role: "status" }, "Loading…"));
   const title = id === "new" ? "New test case" : "Test case";
   if (!from) fill(place, form(FRESH, null));
   else {
@@ -76,7 +76,7 @@ export function testCase({ id, query, signal }) {
           h(
             "p",
             { class: "wrong note", role: "alert" },
-            error.status === 404 ? "There is no such test case, or not any more." : error.message,
+            error.status === 404 ? "This test case does not exist, or was deleted." : error.message,
           ),
         ),
     );
@@ -113,7 +113,7 @@ function form(item, id) {
   const timeout = text(item.timeout_s, { type: "number", min: 0, step: "any" });
   const retries = text(item.test_retries, { type: "number", min: 0, max: 10 });
   const steps = stepsEditor(item.steps, writes);
-  const save = h("button", { class: "strong" }, id ? "Save" : "Make it");
+  const save = h("button", { class: "strong" }, id ? "Save" : "Create");
   let { version } = item;
 
   const submit = (event) => {
@@ -166,15 +166,15 @@ function form(item, id) {
       field(
         "Needs",
         requirements,
-        "Capabilities that device or host must have, separated by commas.",
+        "Capabilities that the device or its host must have, separated by commas.",
       ),
     ),
     steps.node,
     h(
       "div",
       { class: "row top" },
-      field("Time limit", timeout, "Seconds of one attempt; empty: the server's."),
-      field("More attempts", retries, "After a failure; the last one decides."),
+      field("Time limit", timeout, "Seconds for one attempt; empty: the limit of the server."),
+      field("Retries", retries, "Further attempts after a failure; the last attempt decides."),
     ),
     wrong.node,
     h(
@@ -235,11 +235,11 @@ function stepsEditor(first, writes) {
   const help = h(
     "details",
     {},
-    h("summary", {}, "What a step is"),
+    h("summary", {}, "Fields of a step"),
     h(
       "p",
       {},
-      "Each step is a JSON object that goes to the device's host as it is. The server itself reads only:",
+      "Each step is a JSON object that is sent to the host of the device. The server itself reads only:",
     ),
     h(
       "table",
@@ -256,7 +256,7 @@ function stepsEditor(first, writes) {
       "p",
       {},
       h("code", {}, "${name}"),
-      " in any text is asked for when the test is run; ",
+      " in any text is a parameter, which has to be given when the test is run; ",
       h("code", {}, "$${"),
       " is a literal ",
       h("code", {}, "${"),
@@ -284,7 +284,7 @@ function parsed(text) {
   } catch (error) {
     throw new Error(`The steps are not JSON: ${error.message}`);
   }
-  if (!Array.isArray(steps)) throw new Error("The steps are a list: [ … ].");
+  if (!Array.isArray(steps)) throw new Error("The steps must be a list: [ … ].");
   return steps;
 }
 
@@ -295,11 +295,11 @@ function checkStep(step, place) {
   const filledIn = (value) => typeof value === "string" && /^\$\{[^{}]+\}$/.test(value);
   for (const key of NUMBERS) {
     if (key in step && !filledIn(step[key]) && !(typeof step[key] === "number" && step[key] >= 0))
-      throw new Error(`${where}: ${key} is a number from 0.`);
+      throw new Error(`${where}: ${key} must be a number, 0 or more.`);
   }
   const go = step.continue_on_failure;
   if (go !== undefined && typeof go !== "boolean" && !filledIn(go))
-    throw new Error(`${where}: continue_on_failure is true or false.`);
+    throw new Error(`${where}: continue_on_failure must be true or false.`);
 }
 
 function wordsIn(text) {

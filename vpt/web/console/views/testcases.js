@@ -1,4 +1,4 @@
-// Test cases: found, run, copied, deleted with care.
+// Test cases: find, run, copy and delete them.
 
 import { keepInAddress } from "../address.js";
 import { get, write } from "../api.js";
@@ -12,7 +12,7 @@ import { inTurn } from "../work.js";
 const PAGE = 50;
 const REST = 250; // milliseconds between two searches
 
-/** Show them. */
+/** Show the view. */
 export function testCases({ query, signal }) {
   return listView({
     title: "Test cases",
@@ -27,10 +27,10 @@ export function testCases({ query, signal }) {
     ],
     nothing: () =>
       empty(
-        "There is no test case yet.",
+        "There are no test cases yet.",
         "A test case is a list of steps for a device model. ",
-        can("operator") && h("a", { href: "#/testcases/new" }, "Make the first one"),
-        can("operator") ? "." : "Somebody with the role operator can make one.",
+        can("operator") && h("a", { href: "#/testcases/new" }, "Create the first one"),
+        can("operator") ? "." : "A user with the role operator can create one.",
       ),
     about: (item) => [
       h("span", {}, `${item.device_model} · ${many(item.steps.length, "step")}`),
@@ -38,12 +38,11 @@ export function testCases({ query, signal }) {
     ],
     run: (id) => `#/run?test_case_id=${encodeURIComponent(id)}`,
     results: (id) => `#/results?test_case_id=${encodeURIComponent(id)}`,
-    question:
-      "What it ran stays in the results. A test case that a campaign uses cannot be deleted.",
+    question: "Its results are not deleted. A test case that a campaign uses cannot be deleted.",
   });
 }
 
-/** Show a list of things with names: test cases and campaigns. */
+/** Show a list of test cases or campaigns. */
 export function listView({
   title,
   path,
@@ -59,7 +58,7 @@ export function listView({
 }) {
   const wrong = trouble();
   const list = h("ul", {});
-  const empties = h("div", {}, h("p", { role: "status" }, "Reading…"));
+  const empties = h("div", {}, h("p", { role: "status" }, "Loading…"));
   const more = button("More", () => ((further = true), load()), { hidden: true });
   const rows = new Map();
   const inputs = filters.map(([name, label]) => [
@@ -69,7 +68,7 @@ export function listView({
   ]);
   let items = [];
   let cursor = null;
-  let further = false; // the next page of what is wanted, not its first one
+  let further = false; // whether to load the next page, not the first one
   const wanted = () =>
     Object.fromEntries(inputs.map(([name, , input]) => [name, input.value.trim()]));
   const load = inTurn(async () => {
@@ -90,7 +89,10 @@ export function listView({
     keep(list, rows, items, (item) => item.id, row);
     show(more, cursor);
     show(empties, !items.length);
-    fill(empties, Object.values(wanted()).some(Boolean) ? h("p", {}, "Nothing fits.") : nothing());
+    fill(
+      empties,
+      Object.values(wanted()).some(Boolean) ? h("p", {}, "Nothing matches.") : nothing(),
+    );
   };
   const search = inTurn(() => {
     further = false;

@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 from lab import clean_environment, die_with_parent, end
-from wires import Wire
+from proxy import CuttableProxy
 
 from vpt import embedded
 
@@ -35,7 +35,7 @@ _AGAIN = 0.5  # seconds before a server that could not start is started again
 
 
 def quiet_port() -> int:
-    """Give a port of 127.0.0.1 that nobody uses now, below those that clients are given."""
+    """Return a free port of 127.0.0.1 below the range that the OS assigns to clients."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
@@ -59,8 +59,8 @@ async def _start(
         )
 
 
-class Postgres:
-    """The database, which is restarted while all others run on."""
+class DatabaseProcess:
+    """The database, which is restarted while all other processes run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,31 +68,31 @@ class Postgres:
         self.dsn = ""
 
     async def start(self) -> None:
-        """Start it, with what it held before."""
+        """Start it on the existing data."""
         self._server = await embedded.start(self._folder)
         self.dsn = self._server.dsn
 
     async def stop(self) -> None:
-        """Stop it as an operator does: connections are cut, nothing is lost."""
+        """Stop it as an operator does: connections are closed, nothing is lost."""
         if self._server is not None:
             await self._server.stop()
             self._server = None
 
     async def cut(self) -> None:
-        """Cut all connections to it, as a failing network or a pooler does."""
+        """Close all connections to it, as a failing network or a pooler does."""
         with contextlib.suppress(OSError, asyncpg.PostgresError):
             connection = await asyncpg.connect(self.dsn)
             await connection.execute(_CUT)
             await connection.close()
 
     def crash(self) -> None:
-        """End it at once, without a checkpoint; its watchdog starts it again, and it recovers."""
+        """End it at once, without a checkpoint; its watchdog restarts it, and it recovers."""
         if self._server is not None:
             os.kill(self._server.pid, signal.SIGQUIT)
 
 
-class Server:
-    """`vpt serve`, started again whenever it ends, as an init system does."""
+class ServerProcess:
+    """`vpt serve`, restarted whenever it ends, as an init system does."""
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         self._folder = folder
@@ -111,7 +111,7 @@ class Server:
         self._keeper = asyncio.create_task(self._keep(), name="server")
 
     async def close(self) -> int:
-        """Stop it in good order; give its exit code."""
+        """Stop it cleanly and return its exit code."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -122,7 +122,7 @@ class Server:
         return self._process.returncode or 0
 
     def kill(self) -> bool:
-        """End it with -9; False when there is nothing to kill just now."""
+        """Kill it with SIGKILL; return False when there is nothing to kill now."""
         if self._process is None or self._process.returncode is not None:
             return False
         self._killed = True
@@ -131,11 +131,11 @@ class Server:
         return True
 
     def freeze(self) -> None:
-        """Let it do nothing; connections to it stay open."""
+        """Freeze it (SIGSTOP); its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on where it was."""
+        """Continue it (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -171,7 +171,7 @@ class Server:
 
 
 def mistakes(log: Path) -> Iterator[str]:
-    """Give the lines of a log that a process would not write if all it met were deaths."""
+    """Return the log lines that injected faults alone do not explain."""
     for line in log.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
@@ -181,8 +181,8 @@ def mistakes(log: Path) -> Iterator[str]:
             yield f"{log}: {line[:300]}"
 
 
-class Host:
-    """A reference host; its journal and what its steps did outlive its processes."""
+class HostProcess:
+    """A reference host; its journal and the effects of its steps outlive its processes."""
 
     def __init__(self, name: str, folder: Path, url: str, token: str, number: int) -> None:
         """Make it; every second one has a wire, every third one has two devices.
@@ -201,13 +201,13 @@ class Host:
         for device in self.devices:
             self._command += ("--device", f"desktop={device}")
         self._port = quiet_port()
-        self.wire = Wire(self._port) if number % 2 == 0 else None
+        self.proxy = CuttableProxy(self._port) if number % 2 == 0 else None
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start its process; steps act in its folder."""
-        if self.wire is not None and self._process is None:
-            url = await self.wire.open()
+        """Start its process; the effects of steps are in its folder."""
+        if self.proxy is not None and self._process is None:
+            url = await self.proxy.open()
             self._command += ("--listen", f"127.0.0.1:{self._port}", "--advertise", url)
         self._process = await _start(self._command, self._settings, self.folder, self.log)
 
@@ -216,25 +216,25 @@ class Host:
         if self._process is not None:
             self.go_on()
             await end(self._process)
-        if self.wire is not None:
-            await self.wire.close()
+        if self.proxy is not None:
+            await self.proxy.close()
 
     async def kill(self) -> None:
-        """End it with -9."""
+        """Kill it with SIGKILL."""
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
 
     def freeze(self) -> None:
-        """Let it do nothing; connections to it stay open."""
+        """Freeze it (SIGSTOP); its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on where it was."""
+        """Continue it (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def check(self) -> str | None:
-        """Say how it ended though nobody killed it."""
+        """Return how it ended, if it was not killed."""
         if self._process is None or self._process.returncode is None:
             return None
         return f"host {self.name} ended by itself, exit code {self._process.returncode}"

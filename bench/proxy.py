@@ -1,4 +1,4 @@
-"""A line between server and host that can be cut: open connections break, new ones come through."""
+"""A proxy between server and host whose connections can be cut; new ones are forwarded again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import contextlib
 _PIECE = 64 * 1024
 
 
-class Wire:
-    """Listens on a port of its own and passes everything on to another one of 127.0.0.1."""
+class CuttableProxy:
+    """Listens on its own port and forwards everything to another port of 127.0.0.1."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -17,19 +17,19 @@ class Wire:
         self._ends: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> str:
-        """Begin to listen; give the URL."""
+        """Start listening; return the URL."""
         self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
-        """Listen no more, and cut what is open."""
+        """Stop listening and cut all connections."""
         if self._server is not None:
             self._server.close()
             self.cut()
             await self._server.wait_closed()
 
     def cut(self) -> int:
-        """Break all open connections at once, in the middle of whatever they carry; count them."""
+        """Cut all open connections at once, even within a message; return their number."""
         ends = len(self._ends)
         for end in tuple(self._ends):
             end.transport.abort()

@@ -14,19 +14,19 @@ Answered = Callable[[int, bytes], None]
 
 
 class BadAnswerError(Exception):
-    """The server's answer is not what the bench came for: nothing measured counts."""
+    """An unexpected response, which invalidates the measurement."""
 
 
 def request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
-    """Give the bytes of a request on a kept-alive connection."""
+    """Return the bytes of a request on a kept-alive connection."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {token}\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body
 
 
-class Wire(asyncio.Protocol):
-    """One connection; `answered` is called with each answer, `lost` when it breaks."""
+class RawConnection(asyncio.Protocol):
+    """One connection; calls `answered` with each response, `lost` when it breaks."""
 
     def __init__(self, answered: Answered, lost: Callable[[], None]) -> None:
         self.transport: asyncio.Transport | None = None
@@ -39,11 +39,11 @@ class Wire(asyncio.Protocol):
         self._status = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to write to."""
+        """Store the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Tell the owner."""
+        """Notify the owner."""
         self.transport = None
         self._lost()
 
@@ -59,7 +59,7 @@ class Wire(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Collect an answer until its Content-Length is reached."""
+        """Collect a response until its Content-Length is reached."""
         self._data = self._data + data if self._data else data
         if not self._total and not self._head():
             return
@@ -85,44 +85,44 @@ class Wire(asyncio.Protocol):
         return True
 
 
-class Client:
-    """Calls one at a time on each of as many kept connections as are needed at once."""
+class RawClient:
+    """Sends requests on kept-alive connections, one at a time on each."""
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
         self._token = token
-        self._free: list[Wire] = []
-        self._waiting: dict[Wire, asyncio.Future[tuple[int, bytes]]] = {}
+        self._free: list[RawConnection] = []
+        self._waiting: dict[RawConnection, asyncio.Future[tuple[int, bytes]]] = {}
 
     async def call(self, method: str, path: str, body: Callable[[], bytes]) -> tuple[int, bytes]:
-        """Send a request whose body is made at the last moment; give status and body."""
-        wire = self._free.pop() if self._free else await self._connect()
+        """Send a request whose body is built when a connection is free; return status and body."""
+        connection = self._free.pop() if self._free else await self._connect()
         answer = asyncio.get_running_loop().create_future()
-        self._waiting[wire] = answer
-        wire.send(request(method, path, self._token, body()))
+        self._waiting[connection] = answer
+        connection.send(request(method, path, self._token, body()))
         result: tuple[int, bytes] = await asyncio.wait_for(answer, 30)
-        self._free.append(wire)
+        self._free.append(connection)
         return result
 
     def close(self) -> None:
         """Close all connections."""
-        for wire in self._free:
-            wire.close()
+        for connection in self._free:
+            connection.close()
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> RawConnection:
         loop = asyncio.get_running_loop()
-        _, wire = await loop.create_connection(self._make, "127.0.0.1", self._port)
-        return wire
+        _, connection = await loop.create_connection(self._make, "127.0.0.1", self._port)
+        return connection
 
-    def _make(self) -> Wire:
-        wire = Wire(
-            lambda status, body: self._waiting.pop(wire).set_result((status, body)),
-            lambda: self._gone(wire),
+    def _make(self) -> RawConnection:
+        connection = RawConnection(
+            lambda status, body: self._waiting.pop(connection).set_result((status, body)),
+            lambda: self._gone(connection),
         )
-        return wire
+        return connection
 
-    def _gone(self, wire: Wire) -> None:
-        if wire in self._free:
-            self._free.remove(wire)
-        if waiting := self._waiting.pop(wire, None):
+    def _gone(self, connection: RawConnection) -> None:
+        if connection in self._free:
+            self._free.remove(connection)
+        if waiting := self._waiting.pop(connection, None):
             waiting.set_exception(BadAnswerError("the server closed the connection"))

@@ -1,4 +1,4 @@
-"""What is true after chaos: database, journals, acts and events compared, each difference named."""
+"""The checks after chaos: database, journals, effects and events are compared."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 import asyncpg
 from listener import FINAL, Listener, Progress
-from orders import Book, Order
-from victims import Host
+from processes import HostProcess
+from workload import PlannedRun, Workload
 
 #: What breaking processes may cost a run; any other kind of error would be a mistake of ours.
 _PRICE = ("host_lost", "server_restarted")
 
 
 @dataclass
-class Journal:
-    """What a host noted durably, and what its steps left behind."""
+class HostRecord:
+    """The durable records of a host, and the effects of its steps."""
 
     begun: Counter[str] = field(default_factory=Counter)  # by key
     said: dict[str, bool] = field(default_factory=dict)  # key to success, where it was answered
     acts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by tag and step
 
 
-def read_journal(host: Host) -> Journal:
-    """Read the journal of all processes that a host had, and its file of acts."""
-    journal = Journal()
+def read_journal(host: HostProcess) -> HostRecord:
+    """Read the journal of all processes of a host, and the file with the effects of its steps."""
+    journal = HostRecord()
     for segment in sorted((host.folder / "data" / "journal").glob("*.jsonl")):
         for line in segment.read_bytes().splitlines():
             try:
@@ -48,7 +48,7 @@ def read_journal(host: Host) -> Journal:
 
 @dataclass
 class Records:
-    """What the database has."""
+    """The relevant rows of the database."""
 
     executions: dict[str, Any]
     campaigns: dict[str, Any]
@@ -76,14 +76,14 @@ class Records:
             await connection.close()
 
 
-class Truth:
-    """All checks; `differences` has a line for each thing that is not as promised."""
+class Comparison:
+    """All checks; `differences` has a line for each violated guarantee."""
 
-    def __init__(self, records: Records, book: Book, hosts: list[Host]) -> None:
+    def __init__(self, records: Records, workload: Workload, hosts: list[HostProcess]) -> None:
         self.differences: list[str] = []
         self.counts: Counter[str] = Counter()
         self._records = records
-        self._book = book
+        self._workload = workload
         self._journals = {host.name: read_journal(host) for host in hosts}
         self._tags: dict[str, list[Any]] = defaultdict(list)
         for row in records.executions.values():
@@ -91,8 +91,8 @@ class Truth:
         self._hosts_of = {(a["execution_id"], a["attempt"]): a["host_id"] for a in records.attempts}
 
     def check(self, listener: Listener) -> None:
-        """Look at everything that stands written."""
-        for words in self._book.wrong:
+        """Check everything that was stored."""
+        for words in self._workload.wrong:
             self.differ("wrong answers", words)
         self._nothing_lost()
         self._nothing_stuck()
@@ -105,23 +105,23 @@ class Truth:
         self._live(listener.events)
 
     def differ(self, what: str, words: str) -> None:
-        """Note that something is not as promised."""
+        """Record a violated guarantee."""
         self.counts[what] += 1
         self.differences.append(f"{what}: {words}")
 
     # ------------------------------------------------------------ lost and stuck
 
     def _nothing_lost(self) -> None:
-        for order in self._book.orders:
+        for order in self._workload.orders:
             if order.accepted is not None and order.accepted not in self._records.executions:
                 self.differ("lost", f"{order.tag}, execution {order.accepted}, is not stored")
             if len(rows := self._tags[order.tag]) > 1:
                 ids = [row["id"] for row in rows]
                 self.differ("started twice", f"{order.tag} is {ids}")
-        for order in self._book.campaigns:
+        for order in self._workload.campaigns:
             if order.accepted is not None and order.accepted not in self._records.campaigns:
                 self.differ("lost", f"{order.tag}, campaign {order.accepted}, is not stored")
-        entries = (tag for tag in self._book.verdicts if tag.startswith("c"))
+        entries = (tag for tag in self._workload.verdicts if tag.startswith("c"))
         for tag in entries:
             if len(self._tags[tag]) > 1:
                 self.differ("started twice", f"campaign entry {tag}: {self._tags[tag]}")
@@ -145,16 +145,16 @@ class Truth:
     # ------------------------------------------------------------ verdicts
 
     def _verdicts(self) -> None:
-        by_tag = {order.tag: order for order in self._book.orders}
+        by_tag = {order.tag: order for order in self._workload.orders}
         for row in self._records.executions.values():
-            expected = self._book.verdicts.get(row["tag"], "completed")
+            expected = self._workload.verdicts.get(row["tag"], "completed")
             what = self._wrong_verdict(row, expected, by_tag.get(row["tag"]))
             if what is not None:
                 words = f"execution {row['id']} ({row['tag']}), attempt {row['attempt']}"
                 is_so = f"is {row['status']}/{row['error_kind']} ({row['error']})"
                 self.differ(what, f"{words}: {is_so}, its hosts say {expected}")
 
-    def _wrong_verdict(self, row: Any, expected: str, order: Order | None) -> str | None:
+    def _wrong_verdict(self, row: Any, expected: str, order: PlannedRun | None) -> str | None:
         status = row["status"]
         if status == "error":
             self.counts[f"error {row['error_kind']}"] += 1
@@ -166,7 +166,7 @@ class Truth:
         return None
 
     def _steps_were_said(self) -> None:
-        """A step is `passed` or `failed` only where its host noted just that under its key."""
+        """Check that a step is `passed` or `failed` only if its host recorded just that."""
         for step in self._records.steps:
             self.counts["steps"] += 1
             if step["status"] not in {"passed", "failed"}:
@@ -182,7 +182,7 @@ class Truth:
                 )
 
     def _attempts_add_up(self) -> None:
-        """An attempt is `failed` only with a step that is, `completed` only with all passed."""
+        """Check that an attempt is `failed` only with a failed step, `completed` if all passed."""
         found: dict[tuple[str, int], set[str]] = defaultdict(set)
         for step in self._records.steps:
             found[step["execution_id"], step["attempt"]].add(step["status"])
@@ -206,7 +206,7 @@ class Truth:
                     self.differ("acted elsewhere", f"{where}: {host} began {key}")
 
     def _acts_fit_keys(self) -> None:
-        """By host, execution and step: at least what was answered, at most what was begun."""
+        """Check by step that there are as many effects as responses at least, starts at most."""
         tags = {row["id"]: row["tag"] for row in self._records.executions.values()}
         for host, journal in self._journals.items():
             begun: Counter[tuple[str, int]] = Counter()
@@ -228,7 +228,7 @@ class Truth:
 
     @property
     def _acting(self) -> set[tuple[str, int]]:
-        """Which steps leave a line when they act."""
+        """Return the steps that leave a line as their effect."""
         return {
             (row["tag"], number)
             for row in self._records.executions.values()
@@ -239,7 +239,7 @@ class Truth:
     # ------------------------------------------------------------ events
 
     def _numbering(self) -> None:
-        """The numbers that attempts, steps and ends have are 1 to n, none missing, none twice."""
+        """Check that the event numbers of attempts, steps and ends are 1 to n, each once."""
         numbers: dict[str, list[int]] = defaultdict(list)
         for row in (*self._records.attempts, *self._records.steps):
             if row["seq"] is not None:
@@ -250,7 +250,7 @@ class Truth:
                 self.differ("gap", f"execution {row['id']} ({row['tag']}) has numbers {found}")
 
     def _live(self, events: list[Progress]) -> None:
-        """Within a connection the events of an execution follow each other, up to the last one."""
+        """Check that the events of an execution in a connection have consecutive numbers."""
         last: dict[tuple[int, str], Progress] = {}
         for event in events:
             self.counts["events"] += 1
@@ -265,7 +265,7 @@ class Truth:
                 self.differ("gap", f"{where}: {event.seq} came after the final one")
 
     def replayed(self, execution_id: str, events: list[Progress]) -> None:
-        """Compare what a client that missed everything was told."""
+        """Check the replay for a client that missed all events."""
         row = self._records.executions[execution_id]
         numbers = [event.seq for event in events]
         if numbers != list(range(1, row["seq"] + 1)):
@@ -276,7 +276,7 @@ class Truth:
             self.differ("gap", f"{words}, is {row['status']}")
 
     def finals(self) -> Iterator[tuple[str, int]]:
-        """Give the executions that are over, and the number of their last event."""
+        """Return the finished executions and the number of their last event."""
         for row in self._records.executions.values():
             if row["status"] in FINAL:
                 yield row["id"], row["seq"]

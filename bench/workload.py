@@ -1,4 +1,4 @@
-"""What chaos asks of a server: test cases whose verdict is known, and the client who asks on.
+"""The workload of chaos: test cases whose result is known, and the client that starts them.
 
 Every shell step leaves a line `tag step` in the file `acts` of its host's folder, so that the
 files tell what was really done, whatever journals and databases say.
@@ -21,7 +21,7 @@ _NOT_SENT, _NO_ANSWER = 0, 1  # in the place of a status
 
 
 def _shell(step: int, then: str = "true", **more: Any) -> dict[str, Any]:
-    """Give a step that acts; its time on the host is shorter than hosts are frozen."""
+    """Return a step with an effect; it takes less time than hosts are frozen."""
     params = {"command": f"echo ${{tag}} {step} >> acts; {then}", "timeout": 5}
     return {"command": "execute_bash_command", "action_type": "desktop", "params": params, **more}
 
@@ -50,8 +50,8 @@ ENTRIES = 5  # of a campaign
 
 
 @dataclass
-class Order:
-    """One request to run something: a test case, or a campaign of ENTRIES."""
+class PlannedRun:
+    """One request to run a test case, or a campaign of ENTRIES."""
 
     tag: str
     path: str
@@ -65,19 +65,19 @@ class Order:
 
 
 @dataclass
-class Book:
-    """All orders, what each tag is to come to, and what went wrong in asking."""
+class Workload:
+    """All planned runs, the expected result of each tag, and the errors of requests."""
 
     verdicts: dict[str, str] = field(default_factory=dict)
-    orders: list[Order] = field(default_factory=list)
-    campaigns: list[Order] = field(default_factory=list)
+    orders: list[PlannedRun] = field(default_factory=list)
+    campaigns: list[PlannedRun] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     async def make(
         self, session: aiohttp.ClientSession, dice: random.Random, executions: int, seconds: float
     ) -> None:
-        """Store the test cases and campaigns, and plan who is asked for when."""
+        """Store the test cases and campaigns, and plan the times of all runs."""
         ids = {}
         for kind, (_, case) in KINDS.items():
             body = {"name": kind, "device_model": "desktop", **case}
@@ -106,7 +106,7 @@ class Book:
         }
         campaign_id = await _create(session, "/api/campaigns", body)
         path = f"/api/campaigns/{campaign_id}/execute"
-        order = Order(f"c{number}", path, {}, key=f"key of c{number}")
+        order = PlannedRun(f"c{number}", path, {}, key=f"key of c{number}")
         if dice.random() < 0.5:
             order.resend_after = dice.random()
         self.campaigns.append(order)
@@ -114,7 +114,7 @@ class Book:
     def _plan_one(self, dice: random.Random, ids: dict[str, str], tag: str) -> None:
         kind, tag = self._kind(dice, tag)
         body = {"parameters": {"tag": tag}, "priority": dice.choice((10, 50, 50, 90))}
-        order = Order(tag, f"/api/testcases/{ids[kind]}/execute", body)
+        order = PlannedRun(tag, f"/api/testcases/{ids[kind]}/execute", body)
         if dice.random() < 0.6:
             order.key = f"key of {tag}"
             if dice.random() < 0.4:
@@ -129,12 +129,12 @@ class Book:
         return kind, tag
 
     async def place(self, session: aiohttp.ClientSession) -> None:
-        """Place all orders at their moments; return when all were answered or given up."""
+        """Send all requests at their times; return when all were answered or given up."""
         async with asyncio.TaskGroup() as group:
             for order in (*self.orders, *self.campaigns):
                 group.create_task(self._order(session, order))
 
-    async def _order(self, session: aiohttp.ClientSession, order: Order) -> None:
+    async def _order(self, session: aiohttp.ClientSession, order: PlannedRun) -> None:
         await asyncio.sleep(order.at)
         order.accepted = await self._until_accepted(session, order)
         if order.accepted is None:
@@ -150,8 +150,10 @@ class Book:
             if again != order.accepted:
                 self._note(f"{order.tag}: sent again with its key it is {again}, {order}")
 
-    async def _until_accepted(self, session: aiohttp.ClientSession, order: Order) -> str | None:
-        """Ask until it is accepted; without a key what was perhaps accepted is not sent again."""
+    async def _until_accepted(
+        self, session: aiohttp.ClientSession, order: PlannedRun
+    ) -> str | None:
+        """Send until accepted; without a key, one that may have been accepted is not repeated."""
         while True:
             status, answer = await _ask(session, order)
             if status == 202:
@@ -165,7 +167,7 @@ class Book:
             self.counts["asked again"] += 1
             await asyncio.sleep(random.uniform(*_AGAIN))
 
-    async def _cancel(self, session: aiohttp.ClientSession, order: Order) -> None:
+    async def _cancel(self, session: aiohttp.ClientSession, order: PlannedRun) -> None:
         order.cancelled = True  # whatever is answered, it may be
         path = f"/api/executions/{order.accepted}/cancel"
         try:
@@ -179,8 +181,8 @@ class Book:
         self.wrong.append(words)
 
 
-async def _ask(session: aiohttp.ClientSession, order: Order) -> tuple[int, dict[str, Any]]:
-    """Send it once; give status and answer."""
+async def _ask(session: aiohttp.ClientSession, order: PlannedRun) -> tuple[int, dict[str, Any]]:
+    """Send a request once; return the status and the body."""
     headers = {} if order.key is None else {"Idempotency-Key": order.key}
     try:
         async with session.post(

@@ -1,0 +1,212 @@
+"""The worker of one device: executes one action at a time, in the order in which they came."""
+
+import asyncio
+import base64
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+
+from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
+from vpt.host.journal import AttemptKey, Journal
+from vpt.host.responses import JsonResponse, Refusal, refusal_response
+from vpt.host.settings import DeviceSpec
+
+EVIDENCE_S = 10
+OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
+
+log = structlog.get_logger()
+
+#: Makes the response to a stopped action from the seconds it ran.
+StopResponse = Callable[[float], JsonResponse]
+
+
+def _future() -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(slots=True, eq=False)
+class QueuedAction:
+    """An accepted action: what to execute, for which attempt, and its response once known."""
+
+    command: str
+    job: Job
+    key: str | None
+    attempt: AttemptKey | None
+    begun: bool = False
+    stopped: "asyncio.Future[StopResponse]" = field(default_factory=_future)
+    response: "asyncio.Future[JsonResponse]" = field(default_factory=_future)
+
+    def stop(self, response: StopResponse) -> None:
+        """Request its stop; `response` makes its response. Only the first request counts."""
+        if not self.stopped.done():
+            self.stopped.set_result(response)
+
+
+class DeviceWorker:
+    """Executes the actions of one device."""
+
+    def __init__(self, spec: DeviceSpec, driver: Driver, journal: Journal) -> None:
+        """Use `driver`; an action with a key is recorded in `journal` before it begins."""
+        self.spec = spec
+        self.driver = driver
+        self._journal = journal
+        self._waiting: deque[QueuedAction] = deque()
+        self._came = asyncio.Event()
+        self._current: QueuedAction | None = None
+
+    @property
+    def actions(self) -> list[QueuedAction]:
+        """The running action, if any, and the queued ones."""
+        return [*([self._current] if self._current else []), *self._waiting]
+
+    def put(self, action: QueuedAction) -> None:
+        """Queue an action."""
+        self._waiting.append(action)
+        self._came.set()
+
+    def stop(self, actions: list[QueuedAction], response: StopResponse) -> None:
+        """Stop these: a queued one is answered at once, the running one when it has stopped."""
+        for action in actions:
+            action.stop(response)
+            if action in self._waiting:
+                self._waiting.remove(action)
+                action.response.set_result(response(0))
+
+    async def serve(self) -> None:
+        """Execute queued actions until cancelled."""
+        while True:
+            while not self._waiting:
+                self._came.clear()
+                await self._came.wait()
+            self._current = self._waiting.popleft()
+            await self._execute(self._current)
+            self._current = None
+
+    async def _execute(self, action: QueuedAction) -> None:
+        """Execute one action; an exception of the driver is answered by 500 and ends no worker."""
+        acting = asyncio.create_task(self._act(action), name=f"action-{self.spec.local_id}")
+        try:
+            await asyncio.wait({acting})
+        finally:
+            acting.cancel()
+        error = acting.exception()
+        if error is not None:
+            log.error("action_broke", device_id=self.spec.local_id, exc_info=error)
+            action.response.set_result(
+                refusal_response(500, "driver_error", "the driver failed; see the log of the host")
+            )
+        else:
+            action.response.set_result(acting.result())
+
+    async def _act(self, action: QueuedAction) -> JsonResponse:
+        if action.key is not None:
+            try:
+                await self._journal.begin(action.key)
+            except OSError as error:
+                return refusal_response(
+                    503, "journal_unavailable", f"nothing was done: {error.strerror}"
+                )
+            action.begun = True
+        started = time.monotonic()
+        names = {"device_id": self.spec.local_id, "command": action.command}
+        log.info("action_started", **names, **_attempt(action.attempt))
+        response = await self._do(action, started)
+        duration_ms = round((time.monotonic() - started) * 1000)
+        log.info("action_finished", **names, duration_ms=duration_ms, status=response.status)
+        return response
+
+    async def _do(self, action: QueuedAction, started: float) -> JsonResponse:
+        """Run the job until it ends, is stopped or reaches its time limit."""
+        if action.stopped.done():
+            return action.stopped.result()(0)
+        doing = asyncio.ensure_future(action.job.run())
+        await _first_of(doing, action.stopped, action.job.limit_s)
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait({doing})
+            await self.driver.stop()
+        elapsed = time.monotonic() - started
+        if doing.cancelled():
+            if action.stopped.done():
+                return action.stopped.result()(elapsed)
+            return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed)
+        return await self._reply(doing, elapsed)
+
+    async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> JsonResponse:
+        error = doing.exception()
+        if error is None:
+            outcome = doing.result()
+            return action_response(
+                {"success": True, **_shown(outcome.output, outcome.screenshot)}, elapsed
+            )
+        if isinstance(error, Refusal):
+            return error.response()
+        if not isinstance(error, ActionFailed):
+            await self.driver.stop()
+            raise error
+        shown = _shown(error.output, await self._evidence())
+        return action_response(
+            {"success": False, "error": _encodable(str(error)), **shown}, elapsed
+        )
+
+    async def _evidence(self) -> bytes | None:
+        try:
+            async with asyncio.timeout(EVIDENCE_S):
+                return await self.driver.evidence()
+        except TimeoutError:
+            return None
+
+
+async def _first_of(
+    doing: "asyncio.Future[Any]", stopped: "asyncio.Future[Any]", limit: float
+) -> None:
+    """Return when one of them is done, after `limit` seconds at the latest.
+
+    A process that was frozen (a suspended machine, SIGSTOP) wakes up long after the limit, with
+    the result of the action still unread. The limit then starts again: frozen time does not count.
+    """
+    late = True
+    while late:
+        began, first = time.monotonic(), asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait({doing, stopped}, timeout=limit, return_when=first)
+        late = not done and time.monotonic() - began > limit + OVERSLEPT_S
+
+
+def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
+    """Return the response to an executed action; `elapsed` in seconds."""
+    times = {
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "duration_ms": round(elapsed * 1000),
+    }
+    return JsonResponse(200, orjson.dumps({**fields, **times}))
+
+
+def failure(error: str, elapsed: float) -> JsonResponse:
+    """Return the response to an action that failed; `elapsed` in seconds."""
+    return action_response({"success": False, "error": error}, elapsed)
+
+
+def _shown(output: str | None, screenshot: bytes | None) -> dict[str, str]:
+    shown = {} if output is None else {"output": _encodable(output)}
+    if screenshot is not None:
+        shown["screenshot"] = base64.b64encode(screenshot).decode()
+    return shown
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which a web page may contain and UTF-8 cannot encode."""
+    return text.encode(errors="replace").decode()
+
+
+def _attempt(attempt: AttemptKey | None) -> dict[str, Any]:
+    return (
+        {}
+        if attempt is None
+        else {"execution_id": attempt.execution_id, "attempt": attempt.attempt}
+    )
