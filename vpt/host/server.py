@@ -5,6 +5,8 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +17,7 @@ from yarl import URL
 
 from vpt.host.bench import Bench, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
-from vpt.host.folder import host_secret, own_folder
+from vpt.host.folder import host_secret, kept_token, own_folder
 from vpt.host.journal import Journal
 from vpt.host.lane import Lane
 from vpt.host.membership import Membership
@@ -43,6 +45,7 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
     """
     with own_folder(settings.folder) as folder:
         secret = host_secret(folder)
+        settings = _with_token(settings, folder)
         journal = Journal(folder / "journal")
         lanes = [Lane(spec, make_driver(spec, settings), journal) for spec in settings.specs]
         await journal.open()
@@ -52,6 +55,11 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
         finally:
             await bench.close()
             await journal.close()
+
+
+def _with_token(settings: HostSettings, folder: Path) -> HostSettings:
+    token = kept_token(folder, settings.server, settings.join_token)
+    return replace(settings, join_token=token)
 
 
 async def _serve(
