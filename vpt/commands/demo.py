@@ -23,7 +23,8 @@ from rich.table import Table
 
 from vpt import logs
 from vpt.config import Config
-from vpt.host import HostSettings, run_host
+from vpt.host.server import run_host
+from vpt.host.settings import HostSettings
 from vpt.model import Json, Role
 from vpt.serve import Running, running
 from vpt.web.http.auth import issue_token
