@@ -46,6 +46,7 @@ class Order:
     wait: bool = True
     wait_timeout_s: float | None = None
     junit: Path | None = None
+    may_ask: bool = True  # the person at the terminal whether to cancel, at Ctrl-C
 
 
 async def run(api: Api, order: Order) -> Exit:
@@ -54,20 +55,25 @@ async def run(api: Api, order: Order) -> Exit:
     if command is None:
         raise AssertionError
     with Interrupts(command.cancel) as interrupts:
-        try:
-            until = time.monotonic() + (order.wait_timeout_s or float("inf"))
-            async with asyncio.timeout(order.wait_timeout_s):
-                subject = await _before_interrupt(interrupts, find(api, order.kind, order.name))
-                started = await _started(api, order, subject["id"], interrupts)
-            one = _Run(api, order, subject["name"], started, interrupts, until)
-            if order.wait:
-                return await one.followed()
-            return one.left_alone()
-        except asyncio.CancelledError:
-            raise TroubleError("Interrupted.") from None
-        except TimeoutError:
-            click.echo("The wait ran out before the server said that it was started.", err=True)
-            return Exit.WAITED
+        return await run_until(interrupts, api, order)
+
+
+async def run_until(interrupts: Interrupts, api: Api, order: Order) -> Exit:
+    """Do what `run` does, with signals that somebody else listens to."""
+    try:
+        until = time.monotonic() + (order.wait_timeout_s or float("inf"))
+        async with asyncio.timeout(order.wait_timeout_s):
+            subject = await _before_interrupt(interrupts, find(api, order.kind, order.name))
+            started = await _started(api, order, subject["id"], interrupts)
+        one = _Run(api, order, subject["name"], started, interrupts, until)
+        if order.wait:
+            return await one.followed()
+        return one.left_alone()
+    except asyncio.CancelledError:
+        raise TroubleError("Interrupted.") from None
+    except TimeoutError:
+        click.echo("The wait ran out before the server said that it was started.", err=True)
+        return Exit.WAITED
 
 
 async def _before_interrupt(interrupts: Interrupts, work: Awaitable[T]) -> T:
@@ -174,7 +180,7 @@ class _Run:
         """Wait until it is over; give an exit code when it is left before that."""
         async with asyncio.timeout(self._left_s()):
             if not await _until_interrupt(self._interrupts, ending):
-                if not self._screen.terminal:
+                if not (self._screen.terminal and self._order.may_ask):
                     return await self._stopped()
                 if not await self._is_to_end(ending):
                     return self._left()
