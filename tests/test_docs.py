@@ -1,4 +1,4 @@
-"""The documents say what is true."""
+"""The documents match the code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_command_line_of_the_documents_is_one() -> None:
 
 
 def _check(command: click.Command, args: list[str], line: str) -> None:
-    """See that the sub-commands and options exist."""
+    """Check that the sub-commands and options exist."""
     if isinstance(command, click.Group):
         assert args[0] in command.commands, line
         _check(command.commands[args[0]], args[1:], line)

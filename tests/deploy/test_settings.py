@@ -17,7 +17,7 @@ OF_COMPOSE = {"VPT_DB_PASSWORD", "VPT_PORT", "VPT_GRAFANA_PORT"}
 
 
 def settings() -> dict[str, str]:
-    """Give what stands there, as it would be read without the # before each."""
+    """Return the settings of the file, as they are read without the # before each."""
     found = [match.groups() for line in LINES if (match := SETTING.fullmatch(line))]
     assert len(dict(found)) == len(found), "one stands there twice"
     return dict(found)

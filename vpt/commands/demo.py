@@ -1,4 +1,4 @@
-"""`vpt demo`: everything on one machine, with a campaign to watch."""
+"""`vpt demo`: database, server and host on this machine, and a campaign to watch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def run_demo(config: Config, *, once: bool) -> int:
 
 
 def _with_free_port(config: Config) -> Config:
-    """Take another port when SERVER_PORT is in use."""
+    """Let the server use any free port when SERVER_PORT is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -72,7 +72,7 @@ def _with_free_port(config: Config) -> Config:
 
 
 def has_browser() -> bool:
-    """Tell whether a web device would work here."""
+    """Return whether a web device would work here."""
     found = any(shutil.which(name) for name in _BROWSERS)
     return found and importlib.util.find_spec("playwright") is not None
 

@@ -127,7 +127,7 @@ async def _prune(settings: Config, *, dry_run: bool) -> Pruned:
 
 
 def is_host_name(name: str) -> bool:
-    """Tell whether a host may have this name."""
+    """Return whether a host may have this name."""
     return HOST_NAME.fullmatch(name) is not None
 
 

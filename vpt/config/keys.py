@@ -1,4 +1,4 @@
-"""Keys that nobody set: made once, and kept in the data folder."""
+"""Keys that are not set: generated once, and kept in the data folder."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from vpt.config.settings import Config
 
 
 def with_keys(config: Config) -> Config:
-    """Fill in the keys that are missing, made once and kept 0600 in the data folder.
+    """Return `config` with the keys that are not set, read from the data folder or generated.
 
-    Raises ConfigError when the data folder cannot be written, or root would write into another's.
+    Raises ConfigError when the data folder cannot be written, or when root would write into the
+    folder of another account.
     """
     _leave_to_its_owner(config.vpt_data_dir)
     return _filled(config, ("secret_key", "host_join_token", "vpt_grafana_db_password"))
 
 
 def with_grafana_keys(config: Config) -> Config:
-    """Fill in what only Grafana needs, in the same way."""
+    """Return `config` with the keys that only Grafana needs, in the same way."""
     return _filled(config, ("grafana_admin_password", "grafana_secret_key"))
 
 
 def _leave_to_its_owner(folder: Path) -> None:
-    """Refuse root in the folder of another account, which could not read what root makes there."""
+    """Refuse root in the folder of another account, which could not read root's files there."""
     if sys.platform != "win32" and os.geteuid() == 0 and folder.exists():
         owner = folder.stat().st_uid
         if owner != 0:
@@ -56,7 +57,7 @@ def _kept(folder: Path, name: str) -> str:
 
 
 def _make_once(path: Path) -> None:
-    """Write a new secret beside `path` and link it there: whole or not at all, the first wins."""
+    """Write a new secret to a draft and link it to `path`: when two do so, the first one wins."""
     if path.exists():
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""Membership: being known to the server, from the registration over heartbeats to the farewell."""
+"""Membership of a host: it registers, sends heartbeats and unregisters."""
 
 import asyncio
 import random
@@ -13,15 +13,15 @@ import structlog
 from vpt.host.stats import system_stats
 
 CALL_S = 10
-FAREWELL_S = 2
+UNREGISTER_S = 2
 LONGEST_PAUSE_S = 30
-GREATEST_REPLY = 64 * 1024
+LONGEST_ANSWER = 64 * 1024
 
 log = structlog.get_logger()
 
 
 class Membership:
-    """Keeps one host registered; never gives up while it is kept running."""
+    """Keeps one host registered; it never gives up."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class Membership:
         folder: Path,
         heartbeat_s: float,
     ) -> None:
-        """Register `card` (the body of the registration) at `server` with the join token.
+        """Prepare to register `card` (the request body) at `server` with the join token `token`.
 
-        Heartbeats every `heartbeat_s` seconds tell how full the disk of `folder` is.
+        Heartbeats are sent every `heartbeat_s` seconds and report the disk of `folder`.
         """
         self._session = session
         self._base = server.rstrip("/")
@@ -43,20 +43,20 @@ class Membership:
         self._card = card
         self._folder = folder
         self._heartbeat_s = heartbeat_s
-        self._trouble: object = None
+        self._failure: object = None
         self._known = False
 
     async def keep(self) -> NoReturn:
-        """Register, and again whenever the server does not know the host; until cancelled."""
+        """Register, and again whenever the server has forgotten the host; until cancelled."""
         while True:
             await self._register()
             await self._beat()
 
     async def leave(self) -> None:
-        """Tell the server that the host goes, within two seconds; a failure is only logged."""
+        """Unregister, within two seconds; a failure is only logged."""
         if self._known:
             status, reason = await self._post(
-                f"{self._card['host_name']}/unregister", {}, FAREWELL_S
+                f"{self._card['host_name']}/unregister", {}, UNREGISTER_S
             )
             log.info("host_unregistered", status=status, reason=reason)
 
@@ -64,14 +64,14 @@ class Membership:
         for pause in _pauses(LONGEST_PAUSE_S):
             status, reason = await self._post("register", self._card)
             if status == HTTPStatus.OK:
-                self._known, self._trouble = True, None
+                self._known, self._failure = True, None
                 log.info("host_registered", host_id=self._card["host_name"], server=self._base)
                 return
             self._note("host_not_registered", status, reason)
             await asyncio.sleep(pause)
 
     async def _beat(self) -> None:
-        """Send heartbeats until the server says that it does not know the host."""
+        """Send heartbeats until the server answers 404: it has forgotten the host."""
         pauses = _pauses(self._heartbeat_s)
         pause = self._heartbeat_s
         while True:
@@ -82,24 +82,24 @@ class Membership:
             if status == HTTPStatus.NOT_FOUND:
                 log.info("host_forgotten", host_id=self._card["host_name"])
                 return
-            if status == HTTPStatus.OK and self._trouble is not None:
+            if status == HTTPStatus.OK and self._failure is not None:
                 log.info("host_heartbeat_back", host_id=self._card["host_name"])
             if status == HTTPStatus.OK:
-                self._trouble, pause, pauses = None, self._heartbeat_s, _pauses(self._heartbeat_s)
+                self._failure, pause, pauses = None, self._heartbeat_s, _pauses(self._heartbeat_s)
             else:
                 self._note("host_heartbeat_lost", status, reason)
                 pause = next(pauses)
 
     def _note(self, event: str, status: int | None, reason: str) -> None:
-        """Log a trouble once, not at each try."""
-        if self._trouble != (event, status):
-            self._trouble = (event, status)
+        """Log a failure once, not at each try."""
+        if self._failure != (event, status):
+            self._failure = (event, status)
             log.warning(event, server=self._base, status=status, reason=reason)
 
     async def _post(
         self, path: str, body: Mapping[str, Any], limit_s: float = CALL_S
     ) -> tuple[int | None, str]:
-        """The status (None: no answer) and what the server said; redirects are not followed."""
+        """Return the status (None: no answer) and the answer; redirects are not followed."""
         try:
             async with (
                 asyncio.timeout(limit_s),
@@ -110,14 +110,14 @@ class Membership:
                     allow_redirects=False,
                 ) as response,
             ):
-                said = await response.content.read(GREATEST_REPLY)
-                return response.status, said[:200].decode(errors="replace")
+                answer = await response.content.read(LONGEST_ANSWER)
+                return response.status, answer[:200].decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return None, str(error) or type(error).__name__
 
 
 def _pauses(longest_s: float) -> Iterator[float]:
-    """Seconds to wait before each further try: from one half up to `longest_s`, with jitter."""
+    """Yield the seconds before each next try: from 0.5 up to `longest_s`, with jitter."""
     pause = 0.5
     while True:
         yield min(pause, longest_s) * random.uniform(0.8, 1.2)  # noqa: S311 (only jitter)
