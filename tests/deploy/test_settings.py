@@ -9,7 +9,7 @@ import pytest
 
 from tests.system.kit import ROOT
 from vpt.config import Config, ConfigError, from_env
-from vpt.config.documents import example, with_table
+from vpt.config.documentation import example, with_table
 
 LINES = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
 SETTING = re.compile(r"#([A-Z][A-Z0-9_]*)=(\S*)")

@@ -54,7 +54,7 @@ def serve(*, quiet: bool) -> None:
     at the next start.
     """
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
 
     def started(url: str) -> None:
@@ -66,7 +66,7 @@ def serve(*, quiet: bool) -> None:
                 f"  a host:        HOST_JOIN_TOKEN=... vpt host --server {url} --name pi-1"
             )
 
-    server.serve(settings, started)
+    server_side.serve(settings, started)
 
 
 @cli.command(short_help="Print a token for a user, or a link that signs in.")
@@ -96,10 +96,10 @@ def token(*, user: str, role: str, days: float | None, link: bool) -> None:
     if not user or len(user) > LONGEST_USER:
         raise click.BadParameter(f"1 to {LONGEST_USER} characters", param_hint="--user")
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
     valid = days or (LINK_DAYS if link else TOKEN_DAYS)
-    made = server.user_token(settings, user, Role(role), valid)
+    made = server_side.user_token(settings, user, Role(role), valid)
     click.echo(f"{settings.page_url}/#token={made}" if link else made)
 
 
@@ -110,8 +110,8 @@ def migrate_command() -> None:
     It also makes the role vpt_grafana, which may read what Grafana shows.
     """
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
-    applied = server.migrate(read_config())
+        from vpt.commands import server_side  # noqa: PLC0415
+    applied = server_side.migrate(read_config())
     click.echo(f"{applied} migrations applied" if applied else "the schema is up to date")
 
 
@@ -125,8 +125,8 @@ def prune(*, dry_run: bool) -> None:
     are kept.
     """
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
-    lines = server.prune(read_config(), dry_run=dry_run)
+        from vpt.commands import server_side  # noqa: PLC0415
+    lines = server_side.prune(read_config(), dry_run=dry_run)
     click.echo("would go" if dry_run else "gone")
     for line in lines:
         click.echo(line)
@@ -162,17 +162,17 @@ def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
     if show == (name is not None) or (revoke and name is None):
         raise click.UsageError("Expected NAME, NAME --revoke, or --list.")
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
-    if name is not None and not server.is_host_name(name):
+        from vpt.commands import server_side  # noqa: PLC0415
+    if name is not None and not server_side.is_host_name(name):
         raise click.BadParameter("1 to 64 letters, digits, '.', '_' or '-'", param_hint="NAME")
     settings = read_config()
     if name is None:
-        for line in server.host_tokens(settings):
+        for line in server_side.host_tokens(settings):
             click.echo(line)
     elif revoke:
-        click.echo(f"{server.revoke_host_tokens(settings, name)} tokens of {name} revoked")
+        click.echo(f"{server_side.revoke_host_tokens(settings, name)} tokens of {name} revoked")
     else:
-        click.echo(server.make_host_token(settings, name))
+        click.echo(server_side.make_host_token(settings, name))
 
 
 @cli.command(short_help="Show it all, live, on this machine.")
@@ -185,7 +185,7 @@ def demo(*, once: bool) -> None:
     """
     with server_part():
         from vpt.commands.demo import run_demo  # noqa: PLC0415
-        from vpt.commands.server import run  # noqa: PLC0415
+        from vpt.commands.server_side import run  # noqa: PLC0415
     settings = config.from_env()
     if settings.vpt_data_dir == config.default_data_dir():
         settings = replace(settings, vpt_data_dir=_demo_folder(settings.vpt_data_dir))

@@ -41,10 +41,10 @@ def dump_command(*, file: Path, no_screenshots: bool) -> None:
     if file.exists() or (file == _DASH and sys.stdout.isatty()):
         raise click.BadParameter(f"{file} exists already", param_hint="FILE")
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
     with nullcontext(sys.stdout.buffer) if file == _DASH else _whole_file(file) as out:
-        content = server.dump(settings, out, screenshots=not no_screenshots)
+        content = server_side.dump(settings, out, screenshots=not no_screenshots)
     click.echo(f"dumped {_counts(content)}", err=True)
 
 
@@ -59,10 +59,10 @@ def load_command(*, file: IO[bytes], force: bool) -> None:
     - for standard input.
     """
     with server_part():
-        from vpt.commands import server  # noqa: PLC0415
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
     with _seekable(file) as source:
-        loaded = server.load(settings, source, force=force)
+        loaded = server_side.load(settings, source, force=force)
     click.echo(f"loaded {_counts(loaded.content)}", err=True)
     if loaded.sealed:
         click.echo(

@@ -1,9 +1,9 @@
-"""The settings: declared in `settings.py`, read in `environment.py`, keys made in `keys.py`."""
+"""The settings: `declaration.py` has them all, `environment.py` reads them."""
 
+from vpt.config.declaration import ClientConfig, Config, default_data_dir
 from vpt.config.environment import ConfigError, client_from_env, from_env, log_level_now
-from vpt.config.keys import with_grafana_keys, with_keys
-from vpt.config.kinds import Network
-from vpt.config.settings import ClientConfig, Config, default_data_dir
+from vpt.config.generated_keys import with_grafana_keys, with_keys
+from vpt.config.values import Network
 
 __all__ = [
     "ClientConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vpt.config.documents import write
+from vpt.config.documentation import write
 
 if __name__ == "__main__":
     write(Path.cwd())

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from dotenv import dotenv_values
 
-from vpt.config.kinds import UnreadableError
-from vpt.config.settings import ClientConfig, Config, settings_of
+from vpt.config.declaration import ClientConfig, Config, settings_of
+from vpt.config.values import UnreadableError
 
 Settings = TypeVar("Settings", Config, ClientConfig)
 
@@ -50,7 +50,7 @@ def _read(declaration: type[Settings], env: Mapping[str, str]) -> Settings:
         name = item.name.upper()
         if text := env.get(name) or env.get(setting.alias):
             try:
-                values[item.name] = setting.kind.read(text)
+                values[item.name] = setting.value_type.read(text)
             except UnreadableError as error:
                 wrong.append(f"{name}: {error}")
     if wrong:

@@ -1,4 +1,4 @@
-"""What kinds of values settings have: how a text is read, and what an error says is expected."""
+"""The types of values that settings have: how a text is parsed and checked."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FINITE = sys.float_info.max
 
 
 class UnreadableError(Exception):
-    """A text that is no value of its kind, where more can be said than what is expected."""
+    """The text is not a value of its type; the message says what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of values: `parse` reads the text, and `bounds` is the type that msgspec checks."""
+class ValueType:
+    """A type of values: `parse` reads the text, then msgspec checks it against `bounds`."""
 
     expected: str = ""
     bounds: Any = Any
@@ -43,31 +43,31 @@ class Kind:
             raise UnreadableError(f"expected {self.expected}") from error
 
 
-def whole(lowest: int, highest: int | None = None) -> Kind:
-    """Return the kind of whole numbers within these bounds."""
+def whole(lowest: int, highest: int | None = None) -> ValueType:
+    """Return the type of whole numbers within these bounds."""
     words = f"a whole number from {lowest}" + (f" to {highest}" if highest else "")
-    return Kind(words, Annotated[int, Meta(ge=lowest, le=highest)], parse=int)
+    return ValueType(words, Annotated[int, Meta(ge=lowest, le=highest)], parse=int)
 
 
-def url(*schemes: str) -> Kind:
-    """Return the kind of URLs with one of these schemes."""
-    return Kind(parse=lambda text: _url(text, schemes))
+def url(*schemes: str) -> ValueType:
+    """Return the type of URLs with one of these schemes."""
+    return ValueType(parse=lambda text: _url(text, schemes))
 
 
-def one_of(*choices: str) -> Kind:
-    """Return the kind of these words, in lower or upper case."""
+def one_of(*choices: str) -> ValueType:
+    """Return the type of these words, in lower or upper case."""
     *most, last = choices
-    return Kind(f"{', '.join(most)} or {last}", Literal[choices], parse=str.lower)
+    return ValueType(f"{', '.join(most)} or {last}", Literal[choices], parse=str.lower)
 
 
-def secret(shortest: int) -> Kind:
-    """Return the kind of secrets of at least so many bytes."""
-    return Kind(f"at least {shortest} bytes", parse=lambda text: _long(text, shortest))
+def secret(shortest: int) -> ValueType:
+    """Return the type of secrets of at least so many bytes."""
+    return ValueType(f"at least {shortest} bytes", parse=lambda text: _long(text, shortest))
 
 
-def number(words: str, bounds: Meta) -> Kind:
-    """Return the kind of numbers within these bounds."""
-    return Kind(words, Annotated[float, bounds], show=lambda value: f"{value:.15g}")
+def number(words: str, bounds: Meta) -> ValueType:
+    """Return the type of numbers within these bounds."""
+    return ValueType(words, Annotated[float, bounds], show=lambda value: f"{value:.15g}")
 
 
 def _url(text: str, schemes: tuple[str, ...]) -> str:
@@ -111,15 +111,15 @@ def _as_size(value: int) -> str:
     return f"{value // 2**20}MiB" if value % 2**20 == 0 else str(value)
 
 
-TEXT = Kind(parse=str)
-NAMES = Kind(parse=_parts, show=",".join)
-NETWORKS = Kind(parse=_networks, show=lambda value: ",".join(map(str, value)))
-FOLDER = Kind(parse=lambda text: Path(text).expanduser().absolute())
-SIZE = Kind("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
-VISIBLE = Kind(
+TEXT = ValueType(parse=str)
+NAMES = ValueType(parse=_parts, show=",".join)
+NETWORKS = ValueType(parse=_networks, show=lambda value: ",".join(map(str, value)))
+FOLDER = ValueType(parse=lambda text: Path(text).expanduser().absolute())
+SIZE = ValueType("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
+VISIBLE = ValueType(
     "visible ASCII characters", Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")], parse=str
 )
-TOKEN = Kind("at least 16 characters", Annotated[str, Meta(min_length=16)], parse=str)
+TOKEN = ValueType("at least 16 characters", Annotated[str, Meta(min_length=16)], parse=str)
 WEB = url("http", "https")
 SECONDS = number("a number of seconds above 0", Meta(gt=0, le=_FINITE))
 SECONDS_OR_0 = number("a number of seconds (0 or more)", Meta(ge=0, le=_FINITE))

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vpt.config.declaration import Config
 from vpt.config.environment import ConfigError
-from vpt.config.settings import Config
 
 
 def with_keys(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""README's table of settings and .env.example, made of the declaration in settings.py."""
+"""README's table of settings and .env.example, made of declaration.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
-from vpt.config.settings import ClientConfig, Config, Setting, settings_of
+from vpt.config.declaration import ClientConfig, Config, Setting, settings_of
 
 BEGIN = "<!-- settings: made by python -m vpt.config -->"
 END = "<!-- end of settings -->"
@@ -77,4 +77,4 @@ def _default(item: Field[Any], setting: Setting) -> str:
     """Return the default as it would be written, nothing when it depends or is none."""
     if item.default is MISSING or item.default in (None, ()):
         return ""
-    return setting.kind.show(item.default)
+    return setting.value_type.show(item.default)
