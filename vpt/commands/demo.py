@@ -26,12 +26,12 @@ from vpt.client.kinds import CAMPAIGN
 from vpt.client.run import Order, run_until
 from vpt.client.shutdown import end_all
 from vpt.client.sync import Import, look
+from vpt.commands.server_side import user_token
 from vpt.config import Config
 from vpt.host.server import run_host
 from vpt.host.settings import HostSettings
 from vpt.model import Json, Role
 from vpt.serve import Running, running
-from vpt.web.http.auth import issue_token
 
 _HOST = "demo-host"
 _CAMPAIGN = "Demo campaign"
@@ -98,7 +98,7 @@ async def _host(server: Running, config: Config) -> AsyncIterator[None]:
 
 async def _shown(interrupts: Interrupts, server: Running, config: Config) -> Exit:
     """Store the samples, run their campaign and show it, as anybody does with `vpt`."""
-    token = issue_token(str(config.secret_key), "demo", Role.ADMIN, 1)
+    token = user_token(config, "demo", Role.ADMIN, 1)
     async with Api(server.url, token) as api:
         await _until_host_is_up(interrupts, api)
         scratch = config.vpt_data_dir / "demo-file"
@@ -123,7 +123,7 @@ async def _until_host_is_up(interrupts: Interrupts, api: Api) -> None:
 
 
 def _print_what_next(server: Running) -> None:
-    token = issue_token(str(server.config.secret_key), "demo", Role.ADMIN, 30)
+    token = user_token(server.config, "demo", Role.ADMIN, 30)
     click.echo(
         "\nThe server runs until Ctrl-C. Its page, signed in for 30 days:\n"
         f"\n  {server.url}/#token={token}\n"
