@@ -115,7 +115,7 @@ class Config:
     database_url: str | None = _setting(
         v.url("postgresql", "postgres"),
         None,
-        "A PostgreSQL from 15 on, Supabase too: postgresql://user:password@host:5432/name.",
+        "A PostgreSQL from 15 on, Supabase and its pooler too: postgresql://user:password@host/name.",
         "vpt's own PostgreSQL",
         secret=True,
         heading="Data",
@@ -152,7 +152,10 @@ class Config:
         v.TOKEN, None, "Lets any host join, 16 characters at least.", _MADE, secret=True
     )
     metrics_token: str | None = _setting(
-        v.TEXT, None, "Lets its owner read GET /metrics, as users' tokens do.", secret=True
+        v.TEXT,
+        None,
+        "A token that may read GET /metrics and nothing else, beside users' tokens.",
+        secret=True,
     )
     api_key: str | None = _setting(
         v.VISIBLE,
