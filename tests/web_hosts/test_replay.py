@@ -25,7 +25,7 @@ from vpt.model import (
     TestProgress,
 )
 from vpt.store.db import Database
-from vpt.web.live import readers, sockets
+from vpt.web.live import delivery, sockets
 
 TOTAL = 50_000
 
@@ -450,7 +450,7 @@ async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
                 await page.until(run.seq - TOTAL)
                 slowest = max(slowest, time.perf_counter() - began)
                 await asyncio.sleep(0.01)
-    assert most <= 2 * readers.PAGE, "what waits for it is bounded"
+    assert most <= 2 * delivery.PAGE, "what waits for it is bounded"
     assert slowest < 1
     assert numbers(page) == [*range(TOTAL + 1, run.seq + 1)]
     assert not served._narrowed.keys() - {one for one in served._narrowed if one.id == "e1"}

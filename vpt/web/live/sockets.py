@@ -52,7 +52,7 @@ from vpt.store.db import Database
 from vpt.web.http.auth import allowed, bearer, user_of_token
 from vpt.web.http.keys import CONFIG, DB, EVENTS, TOKENS, User
 from vpt.web.http.requests import LONGEST_ID
-from vpt.web.live.readers import PAGE, Reader, Readers
+from vpt.web.live.delivery import PAGE, Reader, Readers
 from vpt.web.live.replay import Kind, Present, Progress, Topic, presents, topic_of
 
 log = structlog.get_logger(__name__)
