@@ -17,7 +17,7 @@ from tests.web.kit import Json, got
 from vpt.events import Events
 from vpt.model import Event, Role
 from vpt.web.docs.asyncapi import EXAMPLES
-from vpt.web.live.sockets import NAMES
+from vpt.web.live.publisher import NAMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "sockets.md"
 

@@ -25,7 +25,7 @@ from vpt.model import (
     TestProgress,
 )
 from vpt.store.db import Database
-from vpt.web.live import delivery, sockets
+from vpt.web.live import delivery, publisher, sockets
 
 TOTAL = 50_000
 
@@ -225,7 +225,7 @@ async def test_what_was_stored_and_never_published_is_found(
     assert numbers(narrow) == [1, 2, 3, 4]
     assert numbers(wide) == [2, 3, 4]
     assert narrow.told[-1][1]["status"] == "completed"
-    assert client.app[sockets.SOCKETS]._crowds == {}, "what is over is kept no longer"
+    assert client.app[sockets.SOCKETS]._publisher._shared == {}, "what is over is kept no longer"
 
 
 async def test_subscribing_again_gives_what_is_asked_anew_and_no_other_double(
@@ -431,7 +431,7 @@ async def deaf(client: Client) -> AsyncIterator[ClientWebSocketResponse]:
 async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
     connect: Connect, visit: Visit, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "PATIENCE", 1.0)
+    monkeypatch.setattr(publisher, "PATIENCE", 1.0)
     client = await connect()
     served = client.app[sockets.SOCKETS]
     await run.store(TOTAL)
@@ -443,7 +443,7 @@ async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
         async with asyncio.timeout(60):
             while len(served.clients) == 2:
                 slow = next(one for one in served.clients.values() if one.sid != page.io.get_sid())
-                most = max(most, served._waiting_for(slow))
+                most = max(most, slow.connection.queued)
                 began = time.perf_counter()
                 await run.store()
                 run.publish()
@@ -453,8 +453,7 @@ async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
     assert most <= 2 * delivery.PAGE, "what waits for it is bounded"
     assert slowest < 1
     assert numbers(page) == [*range(TOTAL + 1, run.seq + 1)]
-    assert not served._narrowed.keys() - {one for one in served._narrowed if one.id == "e1"}
-    assert [len(readers) for readers in served._narrowed.values()] == [1]
+    assert [one.topic.id for one in served._audience.all_subscribers()] == ["e1"]
 
 
 async def test_who_asks_and_asks_without_reading_is_dropped(

@@ -31,7 +31,7 @@ from vpt.model import (
 from vpt.store import tokens
 from vpt.store.db import Database
 from vpt.web.http.auth import issue_token, secret_of
-from vpt.web.live import sockets
+from vpt.web.live import sockets, transport
 
 TOKEN_ID = f"tok_{'0' * 16}"
 WIRE = "/socket.io/?EIO=4&transport=websocket"
@@ -314,8 +314,8 @@ async def test_a_post_that_comes_in_pieces_is_whole(client: Client) -> None:
 async def test_a_post_that_makes_no_sense_does_not_hang(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "POST_TIMEOUT", 0.2)
-    for body, status in (("6", 400), ("4" * (sockets.MESSAGE_LIMIT + 1), 413)):
+    monkeypatch.setattr(transport, "POST_TIMEOUT", 0.2)
+    for body, status in (("6", 400), ("4" * (transport.MESSAGE_LIMIT + 1), 413)):
         answer = await client.post(await polled(client), data=body)
         assert (answer.status, answer.content_type) == (status, "application/json")
 
@@ -331,7 +331,7 @@ async def test_who_went_while_his_token_was_looked_up_is_not_kept(
     client: Client, db: Database
 ) -> None:
     token = await revocable(client, db)
-    server = client.app[sockets.SOCKETS]._server
+    server = client.app[sockets.SOCKETS]._transport._server
     async with db.transaction() as transaction:
         await transaction._connection.execute("LOCK TABLE tokens")
         path = await polled(client)
@@ -360,7 +360,7 @@ async def test_who_lost_his_token_is_hung_up_on_by_and_by(
 async def test_a_client_that_does_not_read_is_dropped_and_delays_nobody(
     connect: Connect, visit: Visit, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "QUEUE_LIMIT", 100)
+    monkeypatch.setattr(transport, "QUEUE_LIMIT", 100)
     client = await connect()
     page = await visit(client)
     session = client.session
@@ -384,7 +384,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_delays_nobody(
                 break
             assert seq < 5000
         connection.transport.abort()
-    assert seq > sockets.QUEUE_LIMIT
+    assert seq > transport.QUEUE_LIMIT
 
 
 def connections(app: web.Application) -> int:
@@ -398,7 +398,7 @@ async def test_at_shutdown_clients_are_sent_away_at_once(connect: Connect, visit
     async with client.ws_connect("/socket.io/?EIO=4&transport=websocket") as ws:
         began = time.perf_counter()
         await client.server.close()
-        assert time.perf_counter() - began < 2 * sockets.GOODBYE
+        assert time.perf_counter() - began < 2 * transport.GOODBYE
         message = await ws.receive()
         while message.type is WSMsgType.TEXT:
             message = await ws.receive()
@@ -430,7 +430,7 @@ async def test_only_known_origins_and_our_own_may_connect(
 async def test_who_presents_no_token_is_not_kept(
     connect: Connect, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "STRANGER", 0.05)
+    monkeypatch.setattr(transport, "STRANGER", 0.05)
     client = await connect()
     page = await visit(client)
     for words in (None, '40{"token":"bad"}'):

@@ -1,120 +1,126 @@
-"""Readers: who follows a topic, and is told its events once each, in order and without a gap.
+"""Delivery: sends each subscriber of a topic its events once each, in order and without a gap.
 
-A reader that is behind needs no buffer: what is published has its row already, so it reads rows
-until it has all that it heard of, and from then on it is told directly. That is how a replay
-begins, and how a gap closes that a crash left between a row and its event.
+A subscriber that is behind needs no buffer: what is published has its row already, so rows are read
+until it was sent all that it missed, and from then on it is sent events as they are published. That
+is how a replay begins, and how a gap closes that a crash left between a row and its event.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
+from vpt.background import Background
 from vpt.errors import DatabaseAwayError
 from vpt.store.db import Database
 from vpt.web.live.replay import Progress, Topic, events_after
+from vpt.web.live.transport import Packet
 
 log = structlog.get_logger(__name__)
 
-#: Events that are read at once; a reader has room for so many more, or the reading waits for him.
+#: Events that are read at once; a client with more than that unread is waited for.
 PAGE = 100
 #: Pages that are read at the same time: the actors' own writes never wait behind replays.
-_TURNS = 3
+_PAGES_AT_ONCE = 3
 #: Seconds between tries while the database is away.
-_AWAY = 0.5
+_RETRY = 0.5
 
 
 @dataclass(eq=False, slots=True)
-class Reader:
-    """Somebody who follows a topic, and how far he is."""
+class Subscriber:
+    """A subscriber of one topic and the last event sent to it."""
 
     topic: Topic
-    seq: int  # of the last event that he was told
-    owner: str | None  # the client's id; None stands for all who did not ask for this topic
-    heard: int = 0  # the newest event that he missed because he was behind
+    seq: int  # of the last event sent to it
+    sid: str | None  # the client's; None for the shared subscriber, see Publisher
+    newest_missed: int = 0  # the `seq` of the newest event published while it was behind
     behind: bool = False
-    over: bool = False  # the last one was the final one
-    gone: bool = False
+    over: bool = False  # the last event sent to it was the final one
+    ended: bool = False  # it is sent nothing more
 
-    def takes(self, event: Progress) -> None:
-        """Note that he is told of it."""
+    def advance(self, event: Progress) -> None:
+        """Note that an event is being sent to it."""
         self.seq, self.over = event.seq, event.status.final
 
 
-class Tell(Protocol):
-    """How a reader is told."""
+class Send(Protocol):
+    """Sends an event to a subscriber."""
 
-    def __call__(self, reader: Reader, event: Progress, packet: Any = None) -> None:
-        """Tell him, now; `packet` is the event made ready, where that was done already."""
+    def __call__(
+        self, subscriber: Subscriber, event: Progress, packet: Packet | None = None
+    ) -> None:
+        """Send it at once; `packet` is the event encoded, where that was done already."""
 
 
-class Readers:
-    """Keeps readers in order; never waits when something is published."""
+class Delivery:
+    """Keeps subscribers in order; publishing never waits for it."""
 
     def __init__(
         self,
         db: Database,
-        tell: Tell,
-        has_room: Callable[[Reader], Awaitable[None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        send: Send,
+        has_room: Callable[[Subscriber], Awaitable[None]],
+        background: Background,
     ) -> None:
-        """Take how to tell a reader, how to wait until he can take more, and who owns tasks."""
+        """Deliver by `send`; `has_room` waits until a subscriber can be sent another page."""
         self._db = db
-        self._tell = tell
+        self._send = send
         self._has_room = has_room
-        self._spawn = spawn
-        self._turns = asyncio.Semaphore(_TURNS)
+        self._background = background
+        self._page_slots = asyncio.Semaphore(_PAGES_AT_ONCE)
 
-    def hear(self, reader: Reader, event: Progress, packet: Any) -> None:
-        """Tell him what is published, unless he knows it or has to read something before it."""
-        if event.seq <= reader.seq:
+    def offer(self, subscriber: Subscriber, event: Progress, packet: Packet) -> None:
+        """Send a published event, unless it was sent already or others must be sent before it."""
+        if event.seq <= subscriber.seq:
             return
-        if reader.behind or event.seq > reader.seq + 1:
-            self.missed(reader, event.seq)
+        if subscriber.behind or event.seq > subscriber.seq + 1:
+            self.note_missed(subscriber, event.seq)
             return
-        reader.takes(event)
-        self._tell(reader, event, packet)
+        subscriber.advance(event)
+        self._send(subscriber, event, packet)
 
-    def missed(self, reader: Reader, seq: int) -> None:
-        """Note that there are events up to `seq`; he reads what he has not been told."""
-        reader.heard = max(reader.heard, seq)
-        if not reader.behind and reader.heard > reader.seq:
-            self.follow(reader)
+    def note_missed(self, subscriber: Subscriber, seq: int) -> None:
+        """Note that there are events up to `seq`; those not yet sent are read and sent."""
+        subscriber.newest_missed = max(subscriber.newest_missed, seq)
+        if not subscriber.behind and subscriber.newest_missed > subscriber.seq:
+            self.start_catching_up(subscriber)
 
-    def follow(self, reader: Reader) -> None:
-        """Let him read on as soon as the database is there."""
-        reader.behind = True
-        self._spawn(self._patiently(reader))
+    def start_catching_up(self, subscriber: Subscriber) -> None:
+        """Start to send what the subscriber missed, as soon as the database can be read."""
+        subscriber.behind = True
+        self._background.start(self._patiently(subscriber), "subscriber-catches-up")
 
-    async def _patiently(self, reader: Reader) -> None:
-        while not reader.gone:
+    async def _patiently(self, subscriber: Subscriber) -> None:
+        while not subscriber.ended:
             try:
-                await self.catch_up(reader)
+                await self.catch_up(subscriber)
                 return
             except DatabaseAwayError:
-                await asyncio.sleep(_AWAY)
+                await asyncio.sleep(_RETRY)
 
-    async def catch_up(self, reader: Reader) -> None:
-        """Tell him all there is; DatabaseAwayError leaves him behind, where he is."""
-        reader.behind = True
-        while not reader.gone and await self._page(reader):
-            await self._has_room(reader)
-        reader.behind = False  # nothing was published since the last look: that does not wait
+    async def catch_up(self, subscriber: Subscriber) -> None:
+        """Send all events that are stored; DatabaseAwayError leaves the subscriber behind."""
+        subscriber.behind = True
+        while not subscriber.ended and await self._send_page(subscriber):
+            await self._has_room(subscriber)
+        # Nothing was published since the last look at newest_missed: nothing waits in between.
+        subscriber.behind = False
 
-    async def _page(self, reader: Reader) -> bool:
-        """Tell him one page; False when that was all, and he heard of nothing more."""
-        heard = reader.heard  # what is published while we read may be too young for this page
-        async with self._turns:
-            events = await events_after(self._db, reader.topic, reader.seq, PAGE)
+    async def _send_page(self, subscriber: Subscriber) -> bool:
+        """Send one page; return whether there is more to send."""
+        # What is published while the page is read may be too new to be in it.
+        newest = subscriber.newest_missed
+        async with self._page_slots:
+            events = await events_after(self._db, subscriber.topic, subscriber.seq, PAGE)
         for event in events:
-            if not reader.gone:
-                reader.takes(event)
-                self._tell(reader, event)
-        if not events and heard > reader.seq:  # our mistake; waiting would not mend it
-            log.error("event_missing", topic=reader.topic.id, seq=heard)
-            reader.seq = heard
-        return len(events) == PAGE or reader.heard > reader.seq
+            if not subscriber.ended:
+                subscriber.advance(event)
+                self._send(subscriber, event)
+        if not events and newest > subscriber.seq:  # a fault of ours, which no waiting cures
+            log.error("event_missing", topic=subscriber.topic.id, seq=newest)
+            subscriber.seq = newest
+        return len(events) == PAGE or subscriber.newest_missed > subscriber.seq
