@@ -42,8 +42,8 @@ QUEUE_LIMIT = 2000
 MESSAGE_LIMIT = 100_000
 #: Seconds that clients have to close their web socket at shutdown.
 GOODBYE = 1.0
-#: Seconds that a connection has to present a valid token.
-STRANGER = 10.0
+#: Seconds that a connection has to present a valid token, and how many may be without one.
+STRANGER, STRANGER_LIMIT = 10.0, 1000
 #: Seconds for a POST of a client that polls, from its first byte to the end of its handling.
 POST_TIMEOUT = 20.0
 
@@ -280,6 +280,7 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
         self._requests = requests
         #: Connections without a valid token, the oldest first, and since when they exist.
         self.strangers: dict[str, float] = {}
+        self._too_many = 0
 
     async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
         """Ignore binary packets: the library collects as many attachments as one announces."""
@@ -292,26 +293,48 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
             await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: Json) -> None:
-        """Note a connection that has yet to present a token."""
+        """Note a new connection; when too many are without a token, close the oldest of them."""
         await super()._handle_eio_connect(eio_sid, environ)
+        # The library's task for pings lives 25 s, also when its connection was closed at once.
+        self.eio.sockets[eio_sid].schedule_ping = _no_ping
         self.strangers[eio_sid] = asyncio.get_running_loop().time()
+        while len(self.strangers) > STRANGER_LIMIT:
+            self._too_many += 1
+            await self._close_stranger(next(iter(self.strangers)), abort=True)
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         self.strangers.pop(eio_sid, None)
         await super()._handle_eio_disconnect(eio_sid, reason)
 
     def admit(self, engine: Any) -> None:
-        """Keep a connection that presented a valid token."""
+        """Keep a connection that presented a valid token, and begin to ping it."""
         self.strangers.pop(engine.sid, None)
+        if vars(engine).pop("schedule_ping", None):
+            engine.schedule_ping()
 
     async def sweep(self) -> None:
         """Close the connections that have been without a valid token for too long."""
+        if self._too_many:
+            log.warning("strangers_dropped", count=self._too_many)
+            self._too_many = 0
         late = asyncio.get_running_loop().time() - STRANGER
         for engine_sid in [sid for sid, since in self.strangers.items() if since <= late]:
-            del self.strangers[engine_sid]
-            engine = self.eio.sockets.get(engine_sid)
-            if engine is not None:
-                await _close(engine, abort=False)
+            await self._close_stranger(engine_sid, abort=False)
+
+    async def _close_stranger(self, engine_sid: str, *, abort: bool) -> None:
+        self.strangers.pop(engine_sid, None)
+        # The library would find it closed and remove it only some 20 s later.
+        engine = self.eio.sockets.pop(engine_sid, None)
+        if engine is None:
+            return
+        request: web.Request = self.environ[engine_sid]["aiohttp.request"]
+        await _close(engine, abort=abort)
+        if abort and request.query.get("transport") == "websocket" and request.transport:
+            request.transport.abort()
+
+
+def _no_ping() -> None:
+    """Stand in for `schedule_ping` of a connection without a valid token."""
 
 
 async def _close(engine: Any, *, abort: bool) -> None:
