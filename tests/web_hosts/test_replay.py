@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse
 
 from tests.actors.fake_host import until
-from tests.web_hosts.conftest import Client, Connect, Page, Visit, bearer
+from tests.web_hosts.conftest import ARRIVES, Client, Connect, Page, Visit, bearer
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
 from vpt.model import (
@@ -313,6 +313,29 @@ async def test_a_replay_that_breaks_leaves_all_as_it_was(
     for page in (new, known):
         await page.until(1)
         assert numbers(page) == [4]
+
+
+async def test_a_mistake_of_ours_while_it_reads_what_it_missed_is_not_the_end(
+    client: Client, visit: Visit, run: Run, db: Interrupted
+) -> None:
+    await run.store(2)
+    page = await visit(client)
+    await subscribe(page)
+    failed = asyncio.Event()
+
+    async def fails() -> None:
+        failed.set()
+        raise ZeroDivisionError
+
+    db.after_reading = fails
+    await run.store(2)
+    run.publish()
+    async with asyncio.timeout(ARRIVES):
+        await failed.wait()
+    await run.store()
+    run.publish()
+    await page.until(3)
+    assert numbers(page) == [3, 4, 5]
 
 
 async def test_a_new_client_that_narrows_at_once_is_told_what_it_asked_for(

@@ -95,12 +95,15 @@ class Delivery:
         self._background.start(self._patiently(subscriber), "subscriber-catches-up")
 
     async def _patiently(self, subscriber: Subscriber) -> None:
-        while not subscriber.ended:
-            try:
-                await self.catch_up(subscriber)
-                return
-            except DatabaseAwayError:
-                await asyncio.sleep(_RETRY)
+        try:
+            while not subscriber.ended:
+                try:
+                    await self.catch_up(subscriber)
+                    return
+                except DatabaseAwayError:
+                    await asyncio.sleep(_RETRY)
+        finally:  # after any other error the next event, or the next look for gaps, tries again
+            subscriber.behind = False
 
     async def catch_up(self, subscriber: Subscriber) -> None:
         """Send all events that are stored; DatabaseAwayError leaves the subscriber behind."""
