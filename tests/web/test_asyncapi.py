@@ -23,14 +23,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "sockets.md"
 
 
 def payload(document: Json, message: str) -> Draft202012Validator:
-    """Give what holds payloads to the schema of a message."""
+    """Return the validator of a message's payloads."""
     components = document["components"]
     schema = {**components["messages"][message]["payload"], "components": components}
     return Draft202012Validator(schema)
 
 
 def references(value: Any) -> Iterator[str]:
-    """Give every reference below `value`."""
+    """Yield every reference below `value`."""
     if isinstance(value, dict):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]

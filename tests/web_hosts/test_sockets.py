@@ -290,7 +290,7 @@ async def test_clients_may_ask_and_call_nothing_else(
 
 
 async def polled(client: Client) -> str:
-    """Open a connection by polling; give where it is."""
+    """Open a connection by polling; return its path."""
     path = "/socket.io/?EIO=4&transport=polling"
     opened = json.loads((await (await client.get(path)).text())[1:])
     return f"{path}&sid={opened['sid']}"
@@ -321,7 +321,7 @@ async def test_a_post_that_makes_no_sense_does_not_hang(
 
 
 async def revocable(client: Client, db: Database) -> str:
-    """Give a viewer's token whose row has the id TOKEN_ID."""
+    """Return a viewer's token whose row has the id TOKEN_ID."""
     row = {"id": TOKEN_ID, "name": "ann", "role": Role.VIEWER, "created_by": "x"}
     await db.row("insert_token", **row, **dict.fromkeys(("host_id", "hash", "expires_at")))
     return issue_token(secret_of(client.app), "ann", Role.VIEWER, 1, TOKEN_ID)
@@ -336,7 +336,7 @@ async def waits_for_tokens(db: Database) -> bool:
         )
 
 
-async def test_who_went_while_his_token_was_looked_up_is_not_kept(
+async def test_a_client_that_went_while_its_token_was_looked_up_is_not_kept(
     client: Client, db: Database
 ) -> None:
     token = await revocable(client, db)
@@ -350,10 +350,10 @@ async def test_who_went_while_his_token_was_looked_up_is_not_kept(
     assert connections(client.app) == 0
 
 
-async def test_who_lost_his_token_is_hung_up_on_by_and_by(
+async def test_a_client_whose_token_was_revoked_is_disconnected_by_and_by(
     connect: Connect, visit: Visit, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process took it away: this one looks now and then."""
+    """Another process revoked it: this one looks every RECHECK seconds."""
     monkeypatch.setattr(sockets, "RECHECK", 0.1)
     monkeypatch.setattr(tokens, "KNOWN_FOR", 0.0)
     client = await connect()
@@ -396,7 +396,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_delays_nobody(
 
 
 def connections(app: web.Application) -> int:
-    """Count the clients that Socket.IO counts as connected."""
+    """Return the number of connected clients."""
     return len(app[sockets.SOCKETS].clients)
 
 

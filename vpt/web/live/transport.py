@@ -322,7 +322,8 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
             await self._close_stranger(engine_sid, abort=False)
 
     async def _close_stranger(self, engine_sid: str, *, abort: bool) -> None:
-        self.strangers.pop(engine_sid, None)
+        if self.strangers.pop(engine_sid, None) is None:  # it went, or presented its token
+            return
         # The library would find it closed and remove it only some 20 s later.
         engine = self.eio.sockets.pop(engine_sid, None)
         if engine is None:
