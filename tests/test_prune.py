@@ -28,7 +28,7 @@ from vpt.store import prune
 from vpt.store.artifacts import Artifacts, Files
 from vpt.store.db import Database, Session
 from vpt.store.prune import Ages, Pruned, Pruning, PruningError
-from vpt.web.live.replay import Kind, Topic, events_after, presents
+from vpt.web.live.replay import Topic, TopicKind, events_after, topic_states
 
 DAY = 86_400.0
 #: Days on both sides of each bound, and such that nothing happens at.
@@ -224,12 +224,12 @@ async def test_a_run_without_steps_is_told_of_as_before_but_for_how_they_ended(
     db: Database, tmp_path: Path
 ) -> None:
     await store(db, tmp_path, Past((Run(400, attempts=3),)))
-    topic = Topic(Kind.EXECUTION, "e0")
+    topic = Topic(TopicKind.EXECUTION, "e0")
     whole = await events_after(db, topic, 0, 100)
     assert [event.seq for event in whole] == [*range(1, 14)]
-    where = await presents(db, Kind.EXECUTION, ["e0"])
+    where = await topic_states(db, TopicKind.EXECUTION, ["e0"])
     await pruning(db, tmp_path).prune()
-    assert await presents(db, Kind.EXECUTION, ["e0"]) == where
+    assert await topic_states(db, TopicKind.EXECUTION, ["e0"]) == where
     blurred = [replace(event, step_status=None, screenshot_url=None) for event in whole]  # type: ignore[call-arg]
     for after in range(15):
         for limit in (1, 2, 5, 100):

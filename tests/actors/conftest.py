@@ -32,7 +32,14 @@ from vpt.model import (
     TestProgress,
 )
 from vpt.store.db import Database
-from vpt.web.live.replay import Kind, Progress, Topic, events_after, presents, topic_of
+from vpt.web.live.replay import (
+    Progress,
+    Topic,
+    TopicKind,
+    events_after,
+    topic_of,
+    topic_states,
+)
 
 PEER = "127.0.0.1"
 FAST = {
@@ -187,7 +194,7 @@ class Kit:
         numbers = [event.seq for event in replayed]
         assert numbers == list(range(1, len(numbers) + 1)), numbers
         assert not any(event.status.final for event in replayed[:-1]), replayed
-        present = (await presents(db, topic.kind, [topic.id]))[topic]
+        present = (await topic_states(db, topic.kind, [topic.id]))[topic]
         assert present.seq == len(numbers)
         assert present.over == bool(replayed and replayed[-1].status.final)
         if self.crashed:  # what was stored and not told is found by replay only
@@ -328,7 +335,7 @@ def _topic(event: Event) -> Topic | None:
     return topic_of(event) if isinstance(event, TestProgress | CampaignProgress) else None
 
 
-_TABLES = {Kind.EXECUTION: "test_executions", Kind.CAMPAIGN: "campaign_executions"}
+_TABLES = {TopicKind.EXECUTION: "test_executions", TopicKind.CAMPAIGN: "campaign_executions"}
 _NEVER = {
     "a final execution has an attempt that runs": """
         SELECT e.id FROM test_executions e JOIN execution_attempts a ON a.execution_id = e.id

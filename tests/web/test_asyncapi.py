@@ -17,20 +17,20 @@ from tests.web.kit import Json, got
 from vpt.events import Events
 from vpt.model import Event, Role
 from vpt.web.docs.asyncapi import EXAMPLES
-from vpt.web.live.sockets import NAMES
+from vpt.web.live.publisher import NAMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "sockets.md"
 
 
 def payload(document: Json, message: str) -> Draft202012Validator:
-    """Return what holds payloads to the schema of a message."""
+    """Return the validator of a message's payloads."""
     components = document["components"]
     schema = {**components["messages"][message]["payload"], "components": components}
     return Draft202012Validator(schema)
 
 
 def references(value: Any) -> Iterator[str]:
-    """Return every reference below `value`."""
+    """Yield every reference below `value`."""
     if isinstance(value, dict):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse
 
 from tests.actors.fake_host import until
-from tests.web_hosts.conftest import Client, Connect, Page, Visit, bearer
+from tests.web_hosts.conftest import ARRIVES, Client, Connect, Page, Visit, bearer
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
 from vpt.model import (
@@ -25,7 +25,7 @@ from vpt.model import (
     TestProgress,
 )
 from vpt.store.db import Database
-from vpt.web.live import readers, sockets
+from vpt.web.live import delivery, publisher, sockets
 
 TOTAL = 50_000
 
@@ -225,7 +225,7 @@ async def test_what_was_stored_and_never_published_is_found(
     assert numbers(narrow) == [1, 2, 3, 4]
     assert numbers(wide) == [2, 3, 4]
     assert narrow.told[-1][1]["status"] == "completed"
-    assert client.app[sockets.SOCKETS]._crowds == {}, "what is over is kept no longer"
+    assert client.app[sockets.SOCKETS]._publisher._shared == {}, "what is over is kept no longer"
 
 
 async def test_subscribing_again_gives_what_is_asked_anew_and_no_other_double(
@@ -313,6 +313,29 @@ async def test_a_replay_that_breaks_leaves_all_as_it_was(
     for page in (new, known):
         await page.until(1)
         assert numbers(page) == [4]
+
+
+async def test_a_mistake_of_ours_while_it_reads_what_it_missed_is_not_the_end(
+    client: Client, visit: Visit, run: Run, db: Interrupted
+) -> None:
+    await run.store(2)
+    page = await visit(client)
+    await subscribe(page)
+    failed = asyncio.Event()
+
+    async def fails() -> None:
+        failed.set()
+        raise ZeroDivisionError
+
+    db.after_reading = fails
+    await run.store(2)
+    run.publish()
+    async with asyncio.timeout(ARRIVES):
+        await failed.wait()
+    await run.store()
+    run.publish()
+    await page.until(3)
+    assert numbers(page) == [3, 4, 5]
 
 
 async def test_a_new_client_that_narrows_at_once_is_told_what_it_asked_for(
@@ -431,7 +454,7 @@ async def deaf(client: Client) -> AsyncIterator[ClientWebSocketResponse]:
 async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
     connect: Connect, visit: Visit, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "PATIENCE", 1.0)
+    monkeypatch.setattr(publisher, "PATIENCE", 1.0)
     client = await connect()
     served = client.app[sockets.SOCKETS]
     await run.store(TOTAL)
@@ -443,18 +466,17 @@ async def test_a_replay_waits_for_its_reader_and_drops_one_that_does_not_read(
         async with asyncio.timeout(60):
             while len(served.clients) == 2:
                 slow = next(one for one in served.clients.values() if one.sid != page.io.get_sid())
-                most = max(most, served._waiting_for(slow))
+                most = max(most, slow.connection.queued)
                 began = time.perf_counter()
                 await run.store()
                 run.publish()
                 await page.until(run.seq - TOTAL)
                 slowest = max(slowest, time.perf_counter() - began)
                 await asyncio.sleep(0.01)
-    assert most <= 2 * readers.PAGE, "what waits for it is bounded"
+    assert most <= 2 * delivery.PAGE, "what waits for it is bounded"
     assert slowest < 1
     assert numbers(page) == [*range(TOTAL + 1, run.seq + 1)]
-    assert not served._narrowed.keys() - {one for one in served._narrowed if one.id == "e1"}
-    assert [len(readers) for readers in served._narrowed.values()] == [1]
+    assert [one.topic.id for one in served._audience.all_subscribers()] == ["e1"]
 
 
 async def test_who_asks_and_asks_without_reading_is_dropped(

@@ -26,7 +26,9 @@ from vpt.model import (
     TestProgress,
     WaitReason,
 )
-from vpt.web.live.sockets import NAMES, NAMESPACE, PATH, TOPIC_LIMIT
+from vpt.web.live.publisher import NAMES
+from vpt.web.live.sockets import TOPIC_LIMIT
+from vpt.web.live.transport import NAMESPACE, PATH
 
 _ABOUT = f"""Socket.IO (protocol 5) at `{PATH}`, namespace `{NAMESPACE}`.
 

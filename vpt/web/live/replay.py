@@ -1,7 +1,7 @@
-"""Replay: the events of an execution or a campaign as the database has them, none missing.
+"""Replay: the events of an execution or a campaign, read from the database, none missing.
 
-An event's row stands before the event is published, so what is read here is never behind what was
-told; and each is the very event that was told, or would have been had the server not died.
+An event's row is stored before the event is published, so what is read here is never behind what
+was sent; and each is equal to the event that was sent, or would have been had the server not died.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vpt.store.db import Database
 Progress = TestProgress | CampaignProgress
 
 
-class Kind(Enum):
-    """What has events of its own, numbered 1, 2, 3 ..."""
+class TopicKind(Enum):
+    """What has its own events, numbered 1, 2, 3 ... (`seq`)."""
 
     EXECUTION = "execution"
     CAMPAIGN = "campaign execution"
@@ -32,39 +32,41 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a client can narrow to."""
+    """What a client can subscribe to."""
 
-    kind: Kind
+    kind: TopicKind
     id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
-    """The number of a topic's newest event; `over` when that is the final one."""
+class TopicState:
+    """The `seq` of a topic's newest event; `over` when that is the final one."""
 
     seq: int
     over: bool
 
 
-_PRESENT = {Kind.EXECUTION: "execution_seqs", Kind.CAMPAIGN: "campaign_seqs"}
+_STATE_QUERY = {TopicKind.EXECUTION: "execution_seqs", TopicKind.CAMPAIGN: "campaign_seqs"}
 
 
 def topic_of(event: Progress) -> Topic:
-    """Give what the event belongs to."""
+    """Return the topic that the event belongs to."""
     if isinstance(event, TestProgress):
-        return Topic(Kind.EXECUTION, event.execution_id)
-    return Topic(Kind.CAMPAIGN, event.campaign_execution_id)
+        return Topic(TopicKind.EXECUTION, event.execution_id)
+    return Topic(TopicKind.CAMPAIGN, event.campaign_execution_id)
 
 
-async def presents(db: Database, kind: Kind, ids: Iterable[str]) -> dict[Topic, Present]:
-    """Give where topics of one kind stand; those that do not exist are left out."""
-    rows = await db.rows(_PRESENT[kind], ids=list(ids))
-    return {Topic(kind, row["id"]): Present(row["seq"], row["over"]) for row in rows}
+async def topic_states(
+    db: Database, kind: TopicKind, ids: Iterable[str]
+) -> dict[Topic, TopicState]:
+    """Return the state of each topic of one kind; those that do not exist are left out."""
+    rows = await db.rows(_STATE_QUERY[kind], ids=list(ids))
+    return {Topic(kind, row["id"]): TopicState(row["seq"], row["over"]) for row in rows}
 
 
 async def events_after(db: Database, topic: Topic, seq: int, limit: int) -> list[Progress]:
-    """Give the next events after `seq`, `limit` at most."""
-    if topic.kind is Kind.CAMPAIGN:
+    """Return the next events after `seq`, `limit` at most."""
+    if topic.kind is TopicKind.CAMPAIGN:
         rows = await db.rows("campaign_events", id=topic.id, after_seq=seq, limit=limit)
         return [_campaign_progress(topic.id, row) for row in rows]
     rows = await db.rows("execution_events", id=topic.id, after_seq=seq, limit=limit)
