@@ -49,12 +49,12 @@ LEFT JOIN LATERAL (
 WHERE a.host_id = $1 AND a.released_at IS NULL
 
 -- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url)
+-- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
     page_url, last_seen
 )
-SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now()
-WHERE $3::text IS NOT NULL OR NOT EXISTS (SELECT FROM hosts WHERE id = $1)
+VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now())
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
@@ -148,17 +148,21 @@ WHERE id = $1
 RETURNING id
 
 -- delete_host(id)
-WITH released AS (
+-- All or nothing: its devices are given out again only where the host was deleted.
+WITH gone AS (
+    DELETE FROM hosts
+    WHERE id = $1
+        AND NOT EXISTS (
+            SELECT FROM execution_attempts
+            WHERE host_id = $1 AND status = 'running')
+    RETURNING id
+), released AS (
     UPDATE execution_attempts
     SET released_at = now()
-    WHERE host_id = $1 AND released_at IS NULL AND status <> 'running'
+    WHERE host_id = $1 AND released_at IS NULL AND EXISTS (SELECT FROM gone)
 )
-DELETE FROM hosts
-WHERE id = $1
-    AND NOT EXISTS (
-        SELECT FROM execution_attempts
-        WHERE host_id = $1 AND status = 'running')
-RETURNING id
+SELECT id
+FROM gone
 
 -- claim_instance(id, ttl_s)
 INSERT INTO server_instance AS s (id, expires_at)

@@ -41,25 +41,41 @@ JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
 -- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions)
+-- Each row is there and is found by its key alone: a join with the table would be planned while it is
+-- empty, as a scan, and that plan is kept. So `begun` is a lookup for each record (OFFSET keeps it
+-- one), and the update is an insert that meets the row. The next step begins only where this one was
+-- finished here: a record that comes late or again begins none.
 WITH done AS (
-    SELECT *
+    SELECT d.*, begun.action
     FROM unnest(
         $1::text[], $2::int[], $3::int[], $4::int[], $5::text[], $6::float8[], $7::text[],
         $8::text[], $9::text[], $10::int[], $11::text[]
     ) AS d (
         execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq,
         next_action)
+    CROSS JOIN LATERAL (
+        SELECT action
+        FROM execution_steps s
+        WHERE s.execution_id = d.execution_id AND s.attempt = d.attempt AND s.step = d.step
+        OFFSET 0
+    ) AS begun
 ), finished AS (
-    UPDATE execution_steps s
-    SET status = d.status, tries = d.tries, finished_at = now(), duration_ms = d.duration_ms,
-        output = d.output, error = d.error, screenshot = d.screenshot, seq = d.seq
-    FROM done d
-    WHERE s.execution_id = d.execution_id AND s.attempt = d.attempt AND s.step = d.step
-        AND s.status = 'running'
+    INSERT INTO execution_steps AS s (execution_id, attempt, step, action, status, tries,
+        finished_at, duration_ms, output, error, screenshot, seq)
+    SELECT execution_id, attempt, step, action, status, tries, now(), duration_ms, output, error,
+        screenshot, seq
+    FROM done
+    ON CONFLICT (execution_id, attempt, step) DO UPDATE
+    SET status = excluded.status, tries = excluded.tries, finished_at = excluded.finished_at,
+        duration_ms = excluded.duration_ms, output = excluded.output, error = excluded.error,
+        screenshot = excluded.screenshot, seq = excluded.seq
+    WHERE s.status = 'running'
+    RETURNING execution_id, attempt, step
 )
 INSERT INTO execution_steps (execution_id, attempt, step, action)
 SELECT execution_id, attempt, step + 1, next_action
-FROM done
+FROM finished
+JOIN done USING (execution_id, attempt, step)
 WHERE next_action IS NOT NULL
 ON CONFLICT DO NOTHING
 
