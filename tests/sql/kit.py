@@ -53,16 +53,14 @@ def make_database(postgres: Postgres, *files: str) -> str:
 
 
 @asynccontextmanager
-async def undone(dsn: str) -> AsyncIterator[Any]:
-    """Open a connection whose changes are rolled back at the end."""
-    connection = await asyncpg.connect(dsn)
+async def undone(connection: Any) -> AsyncIterator[None]:
+    """Roll back what is changed within."""
     transaction = connection.transaction()
     await transaction.start()
     try:
-        yield connection
+        yield
     finally:
         await transaction.rollback()
-        await connection.close()
 
 
 async def run(connection: Any, query: Query, args: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -70,15 +68,18 @@ async def run(connection: Any, query: Query, args: dict[str, Any]) -> list[tuple
     return [tuple(row) for row in await connection.fetch(query.sql, *query.bind(args))]
 
 
-async def all_rows(connection: Any) -> Rows:
-    """Return each row of each table by the table's name and the row's primary key."""
-    tables = await connection.fetch(_TABLES)
-    everything = " UNION ALL ".join(
+async def everything(connection: Any) -> str:
+    """Build the query of each row of each table, by the table's name and the row's primary key."""
+    return " UNION ALL ".join(
         f"SELECT concat_ws(' ', '{table['name']}', {table['key']}), to_jsonb(t)::text"
         f' FROM "{table["name"]}" t'
-        for table in tables
+        for table in await connection.fetch(_TABLES)
     )
-    return {key: json.loads(row) for key, row in await connection.fetch(everything)}
+
+
+async def all_rows(connection: Any, query: str) -> Rows:
+    """Run the query that `everything` built."""
+    return {key: json.loads(row) for key, row in await connection.fetch(query)}
 
 
 async def changes(connection: Any, before: Rows, after: Rows) -> dict[str, Any]:
