@@ -1,4 +1,5 @@
--- The path of a run. Each query is one statement, and harmless when it is sent again.
+-- The path of a run. Each query is one statement and is harmless when it is sent again, since a
+-- connection may break after COMMIT (tests/sql/rules.py has the states in which each does nothing).
 
 -- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id)
 INSERT INTO test_executions (
@@ -41,10 +42,11 @@ JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
 -- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions)
--- Each row is there and is found by its key alone: a join with the table would be planned while it is
--- empty, as a scan, and that plan is kept. So `begun` is a lookup for each record (OFFSET keeps it
--- one), and the update is an insert that meets the row. The next step begins only where this one was
--- finished here: a record that comes late or again begins none.
+-- No join with execution_steps: on a new database its plan would be made while the table is empty, as a
+-- scan of the whole table, and be kept while it fills. So each row is looked up by its key (OFFSET 0
+-- keeps `begun` a lookup), and it is updated by an INSERT that always conflicts. The next step's row is
+-- inserted only where this statement finished the step: a record that arrives late, after the end of
+-- the attempt, or a second time must not start a step.
 WITH done AS (
     SELECT d.*, begun.action
     FROM unnest(
@@ -165,7 +167,7 @@ WHERE id = $1 AND status = 'queued'
 RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
 
 -- ended_queued(execution_id)
--- What ended in the queue has no host.
+-- An execution that ended in the queue has no host.
 SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
 FROM test_executions
 WHERE id = $1 AND completed_at IS NOT NULL AND host_id IS NULL
