@@ -35,6 +35,7 @@ EXCEPTIONS = {
     "schema_names": "a row a migration",
     "references_of": "the catalogue of constraints, once a backup",
     "sealed_of_hosts": "all hosts, once a restore",
+    "lab_hosts": "all hosts, once a start",
     "keep_hosts": "locks all hosts, once an hour",
     "lab_counts": "counts all hosts and devices",
     "device_metrics": "counts all executions, from an index that has all it needs",
@@ -65,6 +66,7 @@ PATH_OF_A_RUN = (
 NOT_PLANNED = {"plan_anew", "lock_instance"}
 #: Lists that give one item, too.
 BY_ID = ("campaign_items", "device_items", "host_items")
+_INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 GENERIC = {**SETTINGS, "plan_cache_mode": "force_generic_plan"}
 _DEFAULTS = {"enable_seqscan": "on"}
 
@@ -83,7 +85,7 @@ def read_whole(plan: Plan) -> Iterator[str]:
         if kind == "Seq Scan":
             yield node["Relation Name"]
             continue
-        if "Index Cond" in node or kind not in {"Index Scan", "Index Only Scan"}:
+        if "Index Cond" in node or kind not in _INDEX_SCANS:
             continue
         if not limited and node["Index Name"] not in OF_WHAT_IS_UNDER_WAY:
             yield node["Index Name"]
