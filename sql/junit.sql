@@ -1,8 +1,7 @@
 -- Reports for CI: executions with all attempts and their steps, in a campaign's order.
 
 -- junit_cases(execution_id, campaign_execution_id)
--- One of the two ids is NULL. Outputs are cut, since the whole report is held in memory: of passed
--- steps to 500 characters, of others to 4,000.
+-- One of the two is given. Outputs are cut (a report is read whole), those of passed steps shorter.
 WITH wanted AS (
     SELECT r.position, r.execution_id, r.request ->> 'test_case_name' AS planned, r.skipped
     FROM campaign_results AS r
@@ -45,7 +44,7 @@ LEFT JOIN test_executions AS e ON e.id = wanted.execution_id
 ORDER BY wanted.position;
 
 -- junit_head(execution_id, campaign_execution_id)
--- The name and the time of what the report is about; no row when the id is unknown.
+-- What the report is of; no row: there is no such thing.
 SELECT e.test_case_name AS name, e.created_at AS began_at
 FROM test_executions AS e
 WHERE e.id = $1
