@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.conftest import Postgres
 from tests.sql.kit import HERE, make_database
-from vpt.store.db import SETTINGS, Query, read_queries
+from vpt.store.db import SETTINGS, Database, Query, read_queries
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -145,6 +145,15 @@ async def plans(lab_dsn: str) -> Plans:
     await connection.close()
     await plain.close()
     return found
+
+
+async def test_connections_of_the_server_plan_without_scans(lab_dsn: str) -> None:
+    db = Database(lab_dsn)
+    await db.open()
+    async with db.session() as session:
+        shown = {name: await session._connection.fetchval(f"SHOW {name}") for name in SETTINGS}
+    await db.close()
+    assert shown == SETTINGS
 
 
 @pytest.mark.parametrize("name", BY_ID)
