@@ -38,10 +38,10 @@ ACQUIRE_TIMEOUT = 5.0
 LOCK_TIMEOUT = "4s"
 MIGRATION_LOCK = 0x767074  # "vpt"
 
-#: Settings of each connection. It keeps the plan of a query for minutes. While a table is empty, the
-#: cheapest plan reads it whole, and that plan stays in use while the table fills; each query has an
-#: index (tests/sql/test_plans.py). `jit`: a plan that cannot avoid a scan has so high a cost that
-#: PostgreSQL would compile it first.
+#: Settings of each connection. It keeps the plan of a query for minutes: while a table is empty
+#: the cheapest plan reads it whole, and that plan would stay in use while the table fills. Each
+#: query has an index (tests/sql/test_plans.py). `jit`: a plan that cannot avoid a scan has so high
+#: a cost that PostgreSQL would compile it first.
 SETTINGS: Mapping[str, str] = {"enable_seqscan": "off", "jit": "off"}
 
 #: The error of a violated constraint; of one that is not here, vpt itself is at fault.
