@@ -1,7 +1,7 @@
--- Who wrote what, when, from where.
+-- The audit: which user wrote what, when and from where.
 
 -- store_audit(entries)
--- As one JSON array: to write eleven arrays costs the server ten times as much.
+-- `entries` is one JSON array: eleven arrays of PostgreSQL cost the server ten times as much to encode.
 INSERT INTO audit
 SELECT (json_populate_recordset(NULL::audit, $1::text::json)).*
 ON CONFLICT (id) DO NOTHING;
@@ -9,13 +9,13 @@ ON CONFLICT (id) DO NOTHING;
 -- drop_audit(age_s, limit)
 WITH gone AS (
     DELETE FROM audit
-    WHERE id IN (
-        SELECT id
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
         FROM audit
         WHERE at < now() - make_interval(secs => $1)
         ORDER BY at, id
         LIMIT $2::int
-    )
+    ))
     RETURNING 1
 )
 SELECT count(*)

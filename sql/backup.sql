@@ -1,4 +1,4 @@
--- What dumping and loading asks of the catalogues.
+-- What a backup and a restore ask of PostgreSQL's catalogues.
 
 -- has_schema()
 SELECT to_regclass('schema_migrations') IS NOT NULL;
@@ -9,7 +9,7 @@ FROM schema_migrations
 ORDER BY name;
 
 -- columns_of(tables)
--- Generated columns are left out: PostgreSQL makes them anew.
+-- Generated columns are left out: PostgreSQL computes them again.
 SELECT t.name AS table_name, array_agg(a.attname::text ORDER BY a.attnum) AS columns
 FROM unnest($1::text[]) AS t (name)
 JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
@@ -24,7 +24,7 @@ JOIN unnest($1::text[]) AS r (name) ON c.confrelid = to_regclass(r.name)
 WHERE r.name <> t.name;
 
 -- lock_instance()
--- A server that starts waits here, before it takes the database.
+-- A server that starts waits for this lock before it claims the database.
 LOCK TABLE server_instance IN EXCLUSIVE MODE;
 
 -- a_server_lives()

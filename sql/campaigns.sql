@@ -1,15 +1,20 @@
 -- Campaigns as clients see them.
 
 -- campaign_items(id, limit, before_at, before_id, q)
+-- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
 SELECT page.id, page.created_at, page.version, row_to_json(item)::text AS item
 FROM (
-    SELECT *
-    FROM campaigns
-    WHERE ($1::text IS NULL OR id = $1)
-        AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
-        AND ($5::text IS NULL OR strpos(lower(name), lower($5)) > 0)
-    ORDER BY created_at DESC, id DESC
-    LIMIT $2::int
+    (SELECT * FROM campaigns WHERE id = $1)
+    UNION ALL
+    (
+        SELECT *
+        FROM campaigns
+        WHERE $1::text IS NULL
+            AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
+            AND ($5::text IS NULL OR strpos(lower(name), lower($5)) > 0)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $2::int
+    )
 ) AS page
 CROSS JOIN LATERAL (
     SELECT
@@ -41,7 +46,7 @@ INSERT INTO campaigns (id, name, description, stop_on_failure, parallelism, prio
 VALUES ($1, $2, $3, $4, $5, $6);
 
 -- update_campaign(id, versions, name, description, stop_on_failure, parallelism, priority)
--- `versions`: those that the client will overwrite, NULL for any.
+-- `versions`: only one of these is overwritten (from If-Match); NULL for any.
 UPDATE campaigns
 SET
     version = version + 1,

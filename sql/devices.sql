@@ -1,6 +1,7 @@
 -- Devices as people see and edit them.
 
 -- device_items(id, status, model, host_id, tag, before_at, before_id, limit)
+-- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
 SELECT
     devices.id,
     devices.created_at,
@@ -23,15 +24,23 @@ SELECT
         'last_seen', iso(devices.last_seen),
         'created_at', iso(devices.created_at)
     )::text AS item
-FROM devices
-WHERE ($1::text IS NULL OR devices.id = $1)
-    AND ($2::text IS NULL OR devices.status = $2)
-    AND ($3::text IS NULL OR devices.model = $3)
-    AND ($4::text IS NULL OR devices.host_id = $4)
-    AND ($5::text IS NULL OR $5 = ANY (devices.tags))
-    AND ($6::timestamptz IS NULL OR (devices.created_at, devices.id) < ($6, $7::text))
-ORDER BY devices.created_at DESC, devices.id DESC
-LIMIT $8;
+FROM (
+    (SELECT * FROM devices WHERE id = $1)
+    UNION ALL
+    (
+        SELECT *
+        FROM devices
+        WHERE $1::text IS NULL
+            AND ($2::text IS NULL OR status = $2)
+            AND ($3::text IS NULL OR model = $3)
+            AND ($4::text IS NULL OR host_id = $4)
+            AND ($5::text IS NULL OR $5 = ANY (tags))
+            AND (created_at, id) < (coalesce($6::timestamptz, 'infinity'), coalesce($7::text, ''))
+        ORDER BY created_at DESC, id DESC
+        LIMIT $8::int
+    )
+) AS devices
+ORDER BY devices.created_at DESC, devices.id DESC;
 
 -- device_schema(id)
 SELECT schema::text
@@ -48,7 +57,8 @@ VALUES (
 );
 
 -- edit_device(id, label, capabilities, tags, status)
--- A status that a person sets is only a wish where a host's actor knows better.
+-- A status from a client is stored only where no host's actor knows the real one: of a device without
+-- a host, or to disable and enable one that is idle.
 UPDATE devices
 SET
     name = coalesce($2::text, name),
@@ -85,7 +95,8 @@ FROM devices
 WHERE id = $1;
 
 -- store_lease(id, device_id, holder, ttl_s)
--- The device's actor has decided already; the condition is for one that was told too late.
+-- The host's actor has granted the lease already. The condition holds back a statement that arrives
+-- late, when the device has been leased to another holder since.
 INSERT INTO leases (id, device_id, holder, expires_at)
 VALUES ($1, $2, $3, now() + make_interval(secs => $4::float8))
 ON CONFLICT (device_id) DO UPDATE

@@ -1,7 +1,7 @@
 -- Executions and campaign executions as clients see them; runs.sql writes them.
 
 -- plan_anew()
--- With a filter the best index depends on its value.
+-- Used before `execution_page`: which index is best depends on the values of the filters.
 SET LOCAL plan_cache_mode = force_custom_plan;
 
 -- execution_page(limit, before_at, before_id, status, test_case_id, host_id, device_id, campaign_execution_id, since, until)
@@ -173,8 +173,9 @@ FROM campaign_executions
 WHERE id = $1;
 
 -- usual_duration(execution_id)
--- Seconds that the last runs of the same test case held a device, else those of its device model;
--- NULL when there were none among the last that came to a verdict. No more rows are looked at.
+-- The mean seconds that recent executions of the same test case held a device, else of the same device
+-- model; NULL when there are none. Recent: the last 1,000 that completed and the last 1,000 that failed,
+-- so that the query takes the same time however many there are.
 WITH asked AS (
     SELECT test_case_id, device_model
     FROM test_executions

@@ -1,6 +1,7 @@
--- Hosts as clients see them; what the actors keep stands in lab.sql.
+-- Hosts as clients see them; the statements of the actors are in lab.sql.
 
 -- host_items(id, status, tag, capability, before_at, before_id, limit)
+-- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
 SELECT
     hosts.id,
     hosts.created_at,
@@ -37,14 +38,22 @@ SELECT
         'last_seen', iso(hosts.last_seen),
         'registered_at', iso(hosts.registered_at)
     )::text AS item
-FROM hosts
-WHERE ($1::text IS NULL OR hosts.id = $1)
-    AND ($2::text IS NULL OR hosts.status = $2)
-    AND ($3::text IS NULL OR $3 = ANY (hosts.tags))
-    AND ($4::text IS NULL OR $4 = ANY (hosts.capabilities))
-    AND ($5::timestamptz IS NULL OR (hosts.created_at, hosts.id) < ($5, $6::text))
-ORDER BY hosts.created_at DESC, hosts.id DESC
-LIMIT $7;
+FROM (
+    (SELECT * FROM hosts WHERE id = $1)
+    UNION ALL
+    (
+        SELECT *
+        FROM hosts
+        WHERE $1::text IS NULL
+            AND ($2::text IS NULL OR status = $2)
+            AND ($3::text IS NULL OR $3 = ANY (tags))
+            AND ($4::text IS NULL OR $4 = ANY (capabilities))
+            AND (created_at, id) < (coalesce($5::timestamptz, 'infinity'), coalesce($6::text, ''))
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7::int
+    )
+) AS hosts
+ORDER BY hosts.created_at DESC, hosts.id DESC;
 
 -- host_exists(id)
 SELECT EXISTS (SELECT FROM hosts WHERE id = $1);

@@ -1,4 +1,4 @@
--- Keys of requests that started something; they count for 24 hours.
+-- Idempotency-Keys of requests that started something; they are valid for 24 hours.
 
 -- known_request(user_id, method, path, key)
 SELECT execution_id, body_hash
@@ -7,7 +7,7 @@ WHERE user_id = $1 AND method = $2 AND path = $3 AND key = $4
     AND created_at > now() - interval '24 hours';
 
 -- remember_request(user_id, method, path, key, body_hash, execution_id)
--- An old key is forgotten; a fresh one stays, and gives no row.
+-- Replaces a key that is no longer valid. A valid one stays as it is, and no row is returned.
 INSERT INTO idempotency_keys AS known (user_id, method, path, key, body_hash, execution_id)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (user_id, method, path, key) DO UPDATE
@@ -16,7 +16,7 @@ WHERE known.created_at <= now() - interval '24 hours'
 RETURNING execution_id;
 
 -- forget_requests()
--- Some at a time, so that the statement ends within its time limit.
+-- 5,000 at a time, so that the statement ends within its time limit.
 WITH gone AS (
     DELETE FROM idempotency_keys
     WHERE ctid = ANY (ARRAY(

@@ -1,4 +1,4 @@
--- What the actors load and keep of hosts, devices and the server itself.
+-- What the actors load and store: hosts, devices, and the claim of the server on the database.
 
 -- lab_hosts()
 SELECT id
@@ -49,12 +49,12 @@ LEFT JOIN LATERAL (
 WHERE a.host_id = $1 AND a.released_at IS NULL
 
 -- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url)
+-- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
     page_url, last_seen
 )
-SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now()
-WHERE $3::text IS NOT NULL OR NOT EXISTS (SELECT FROM hosts WHERE id = $1)
+VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now())
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
@@ -82,7 +82,8 @@ SELECT EXISTS (
     WHERE host_id = $1 AND schema_hash IS DISTINCT FROM n.hash)
 
 -- lock_schemas()
--- One registration at a time adds and drops: nothing is dropped that another begins to name.
+-- One registration at a time adds and drops schemas: else one could drop a schema that another is
+-- about to use.
 SELECT pg_advisory_xact_lock(hashtext('device_schemas'))
 
 -- missing_schemas(hashes)
@@ -115,6 +116,7 @@ SET declared = false, withdrawn = true, status = 'offline'
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
 -- store_statuses(host_ids, host_statuses, reasons, pauses_s, device_ids, statuses)
+-- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.
 WITH host AS (
     UPDATE hosts h
     SET status = n.status, reason = n.reason, reason_until = now() + make_interval(secs => n.pause_s)
@@ -131,15 +133,20 @@ FROM hosts_first, unnest($5::text[], $6::text[]) AS n (id, status)
 WHERE d.id = n.id AND d.status <> n.status
 
 -- store_seen(host_ids)
+-- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.
 WITH host AS (
     UPDATE hosts
     SET last_seen = now()
     WHERE id = ANY ($1::text[])
     RETURNING id
+), hosts_first AS (
+    SELECT count(*)
+    FROM host
 )
 UPDATE devices
 SET last_seen = now()
-WHERE host_id IN (SELECT id FROM host) AND NOT withdrawn
+FROM hosts_first
+WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
 
 -- store_draining(host_id, draining)
 UPDATE hosts
@@ -148,17 +155,21 @@ WHERE id = $1
 RETURNING id
 
 -- delete_host(id)
-WITH released AS (
+-- All or nothing: its devices are given out again only where the host was deleted.
+WITH gone AS (
+    DELETE FROM hosts
+    WHERE id = $1
+        AND NOT EXISTS (
+            SELECT FROM execution_attempts
+            WHERE host_id = $1 AND status = 'running')
+    RETURNING id
+), released AS (
     UPDATE execution_attempts
     SET released_at = now()
-    WHERE host_id = $1 AND released_at IS NULL AND status <> 'running'
+    WHERE host_id = $1 AND released_at IS NULL AND EXISTS (SELECT FROM gone)
 )
-DELETE FROM hosts
-WHERE id = $1
-    AND NOT EXISTS (
-        SELECT FROM execution_attempts
-        WHERE host_id = $1 AND status = 'running')
-RETURNING id
+SELECT id
+FROM gone
 
 -- claim_instance(id, ttl_s)
 INSERT INTO server_instance AS s (id, expires_at)
@@ -169,7 +180,7 @@ WHERE s.id = $1 OR s.expires_at < now()
 RETURNING id
 
 -- renew_instance(id, ttl_s)
--- Not when the row is gone: then another server was here, and went.
+-- No row when the claim is gone: another server had it meanwhile and gave it up.
 UPDATE server_instance
 SET expires_at = now() + make_interval(secs => $2)
 WHERE id = $1

@@ -1,7 +1,7 @@
--- Figures over what ran, and over the lab as it is now.
+-- Figures of executions, and of the lab as it is now.
 
 -- success_rate(days)
--- The success rate leaves infrastructure errors out: they say nothing about the product.
+-- The success rate leaves infrastructure errors out: they say nothing about the product under test.
 SELECT
     count(*) AS total,
     count(*) FILTER (WHERE status = 'completed') AS completed,
@@ -16,7 +16,7 @@ FROM test_executions
 WHERE started_at >= now() - make_interval(days => $1);
 
 -- success_by_day(days)
--- Days are those of UTC; a day on which nothing began is not there.
+-- Days are in UTC; a day on which nothing started is left out.
 SELECT coalesce(json_agg(row_to_json(counted) ORDER BY counted.day), '[]')::text AS items
 FROM (
     SELECT

@@ -1,7 +1,8 @@
--- What was told of executions and campaigns, from the rows that stood before it was told.
+-- The events of executions and campaigns, computed from rows: each row is stored before its event is
+-- published.
 
 -- execution_seqs(ids)
--- While an attempt runs, its last finished step has the newest number.
+-- While an attempt runs, its last finished step has the highest `seq`.
 SELECT e.id, e.completed_at IS NOT NULL AS over,
     greatest(e.seq, (
         SELECT s.seq
@@ -19,8 +20,8 @@ FROM campaign_executions
 WHERE id = ANY ($1::text[]);
 
 -- execution_events(id, after_seq, limit)
--- An attempt's finished steps follow its own number one by one, so the key finds a page of them.
--- Where the steps are pruned, the numbers tell that there was one; how it ended nobody knows.
+-- Step n of an attempt has the attempt's `seq` plus n, so the primary key finds a page of steps. Where
+-- the steps are pruned, the gap between two numbers tells how many there were, but not how they ended.
 SELECT
     told.seq, told.attempt, told.step, told.status, told.step_status, told.screenshot,
     told.host_id, told.device_id, cardinality(e.actions) AS total_steps, e.campaign_execution_id
@@ -56,7 +57,8 @@ ORDER BY told.seq
 LIMIT $3;
 
 -- campaign_events(id, after_seq, limit)
--- The first says that it began, each further one that one more is over; the end has its own.
+-- Event 1 says that the campaign started, each further one that one more entry ended, and the last one
+-- how the campaign ended.
 SELECT
     told.seq, c.total,
     CASE WHEN ended.here THEN c.status ELSE 'running' END AS status,

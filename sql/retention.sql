@@ -1,5 +1,6 @@
--- What goes with age. Of an execution first the screenshots, then the steps, then all of it; what
--- is pinned or not final never. Each statement looks again, since a pin may come in between.
+-- Deleting what is old: of an execution first the screenshots, then the steps, then all of it. Nothing
+-- is deleted of what is pinned or not final; each statement checks it again, since an execution may be
+-- pinned in between.
 
 -- take_pruning(id, ttl_s)
 INSERT INTO pruner AS p (id, expires_at)
@@ -15,12 +16,12 @@ SET expires_at = now(), finished_at = CASE WHEN $2 THEN now() ELSE finished_at E
 WHERE id = $1
 
 -- pruned_ago()
--- Seconds; no row or NULL when it never was.
+-- Seconds since the last complete round; no row or NULL when there was none.
 SELECT extract(epoch FROM now() - finished_at)::float8
 FROM pruner
 
 -- old_executions(pruned, age_s, after_at, after_id, limit)
--- The oldest first; `steps` is how many rows it may have.
+-- The oldest first. `steps` is the most rows that it can have in execution_steps.
 SELECT id, completed_at, cardinality(actions) * attempt AS steps
 FROM test_executions
 WHERE pruned = $1 AND NOT pinned AND completed_at IS NOT NULL
@@ -77,7 +78,8 @@ SELECT count(*)
 FROM gone
 
 -- delete_executions(ids)
--- Those of campaigns go with the campaign execution; what still holds a device has not ended.
+-- Executions of campaigns are deleted with their campaign execution. One whose attempt still holds a
+-- device is kept.
 WITH gone AS (
     DELETE FROM test_executions e
     WHERE id = ANY ($1::text[]) AND pruned = 'steps' AND NOT pinned AND campaign_execution_id IS NULL
@@ -90,7 +92,7 @@ SELECT count(*)
 FROM gone
 
 -- old_campaigns(age_s, after_at, after_id, limit)
--- Those with a pinned execution stay, whole.
+-- A campaign execution with a pinned execution is kept as a whole.
 SELECT id, completed_at
 FROM campaign_executions c
 WHERE completed_at < now() - make_interval(secs => $1)
@@ -100,7 +102,7 @@ ORDER BY completed_at, id
 LIMIT $4::int
 
 -- lock_executions_of(campaign_execution_id)
--- False when one has to stay; NULL when there are none.
+-- False when one of them must be kept; NULL when there are none.
 SELECT bool_and(of_it.may_go AND NOT EXISTS (
     SELECT FROM execution_attempts a
     WHERE a.execution_id = of_it.id AND a.released_at IS NULL))
@@ -138,7 +140,7 @@ FROM execution_steps
 WHERE execution_id = ANY ($1::text[])
 
 -- count_executions(ids)
--- Of these, those that `delete_executions` would delete once their steps are gone.
+-- How many of these `delete_executions` would delete once their steps are deleted.
 SELECT count(*)
 FROM test_executions e
 WHERE id = ANY ($1::text[]) AND campaign_execution_id IS NULL
@@ -147,7 +149,7 @@ WHERE id = ANY ($1::text[]) AND campaign_execution_id IS NULL
         WHERE a.execution_id = e.id AND a.released_at IS NULL)
 
 -- count_executions_of(campaign_execution_id)
--- How many would go with it; NULL when one has to stay.
+-- How many would be deleted with it; NULL when one of them must be kept.
 SELECT CASE WHEN coalesce(bool_and(completed_at IS NOT NULL AND NOT EXISTS (
     SELECT FROM execution_attempts a
     WHERE a.execution_id = e.id AND a.released_at IS NULL)), true) THEN count(*) END

@@ -1,4 +1,5 @@
--- The path of a run. Each query is one statement, and harmless when it is sent again.
+-- The path of a run. Each query is one statement and is harmless when it is sent again, since a
+-- connection may break after COMMIT (tests/sql/rules.py has the states in which each does nothing).
 
 -- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id)
 INSERT INTO test_executions (
@@ -41,25 +42,42 @@ JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
 -- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions)
+-- No join with execution_steps: on a new database its plan would be made while the table is empty, as a
+-- scan of the whole table, and be kept while it fills. So each row is looked up by its key (OFFSET 0
+-- keeps `begun` a lookup), and it is updated by an INSERT that always conflicts. The next step's row is
+-- inserted only where this statement finished the step: a record that arrives late, after the end of
+-- the attempt, or a second time must not start a step.
 WITH done AS (
-    SELECT *
+    SELECT d.*, begun.action
     FROM unnest(
         $1::text[], $2::int[], $3::int[], $4::int[], $5::text[], $6::float8[], $7::text[],
         $8::text[], $9::text[], $10::int[], $11::text[]
     ) AS d (
         execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq,
         next_action)
+    CROSS JOIN LATERAL (
+        SELECT action
+        FROM execution_steps s
+        WHERE s.execution_id = d.execution_id AND s.attempt = d.attempt AND s.step = d.step
+        OFFSET 0
+    ) AS begun
 ), finished AS (
-    UPDATE execution_steps s
-    SET status = d.status, tries = d.tries, finished_at = now(), duration_ms = d.duration_ms,
-        output = d.output, error = d.error, screenshot = d.screenshot, seq = d.seq
-    FROM done d
-    WHERE s.execution_id = d.execution_id AND s.attempt = d.attempt AND s.step = d.step
-        AND s.status = 'running'
+    INSERT INTO execution_steps AS s (execution_id, attempt, step, action, status, tries,
+        finished_at, duration_ms, output, error, screenshot, seq)
+    SELECT execution_id, attempt, step, action, status, tries, now(), duration_ms, output, error,
+        screenshot, seq
+    FROM done
+    ON CONFLICT (execution_id, attempt, step) DO UPDATE
+    SET status = excluded.status, tries = excluded.tries, finished_at = excluded.finished_at,
+        duration_ms = excluded.duration_ms, output = excluded.output, error = excluded.error,
+        screenshot = excluded.screenshot, seq = excluded.seq
+    WHERE s.status = 'running'
+    RETURNING execution_id, attempt, step
 )
 INSERT INTO execution_steps (execution_id, attempt, step, action)
 SELECT execution_id, attempt, step + 1, next_action
-FROM done
+FROM finished
+JOIN done USING (execution_id, attempt, step)
 WHERE next_action IS NOT NULL
 ON CONFLICT DO NOTHING
 
@@ -149,7 +167,7 @@ WHERE id = $1 AND status = 'queued'
 RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
 
 -- ended_queued(execution_id)
--- What ended in the queue has no host.
+-- An execution that ended in the queue has no host.
 SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
 FROM test_executions
 WHERE id = $1 AND completed_at IS NOT NULL AND host_id IS NULL

@@ -1,4 +1,4 @@
--- How hosts fare over time: samples, means of them, and what is dropped.
+-- Samples of hosts, the means of them, and deleting old ones.
 
 -- store_samples(host_ids, ages_s, oks, probes, responses_ms, cpus, memories, disks, temperatures, loads, device_metrics)
 INSERT INTO host_health (host_id, recorded_at, ok, probes, response_ms, cpu_percent, memory_percent,
@@ -18,7 +18,7 @@ FROM health_means
 WHERE span = 60
 
 -- next_hour(since)
--- The first hour from then on that is over and has samples.
+-- The first hour, from `since` on, that is over and has samples.
 SELECT date_trunc('hour', recorded_at, 'UTC')
 FROM host_health
 WHERE recorded_at >= coalesce($1::timestamptz, '-infinity')
@@ -27,15 +27,16 @@ ORDER BY recorded_at
 LIMIT 1
 
 -- keep_hosts()
--- Before means of them are stored: none of them is deleted meanwhile.
+-- Run before means are stored: no host can be deleted until the end of the transaction.
 SELECT id
 FROM hosts
 ORDER BY id
 FOR KEY SHARE
 
 -- store_means(hour, span, age_s)
--- Made again they take in what came late, and never lose what was dropped since. Those of an hour
--- that is so old would be dropped at once.
+-- Means that are computed again take in samples that came late, and replace older ones only when they
+-- stand for more probes: samples may have been deleted since. Hours older than `age_s` are left out,
+-- since their means would be deleted at once.
 INSERT INTO health_means AS old (host_id, span, at, ok, probes, answered, response_ms, cpu_percent,
     memory_percent, disk_percent, temperature, load_1m)
 SELECT host_id, span, at, ok, probes, answered, response_ms, cpu_percent, memory_percent,
@@ -50,8 +51,8 @@ SET ok = excluded.ok, probes = excluded.probes, answered = excluded.answered,
 WHERE excluded.probes > old.probes
 
 -- drop_samples(age_s, limit)
--- Whole hours, so that what is left of an hour never passes for all of it. Rows that somebody else
--- deletes, with their host, are left to him.
+-- Whole hours, so that means are never computed from the rest of an hour. Rows that are locked are
+-- skipped: they are being deleted with their host.
 WITH gone AS (
     DELETE FROM host_health
     WHERE ctid = ANY (ARRAY (
@@ -82,7 +83,7 @@ SELECT count(*)
 FROM gone
 
 -- count_hours()
--- Hours that are over and have no means yet.
+-- How many hours are over and have no means yet.
 SELECT count(DISTINCT date_trunc('hour', recorded_at, 'UTC'))
 FROM host_health
 WHERE recorded_at < date_trunc('hour', now(), 'UTC')

@@ -1,4 +1,4 @@
--- Test cases as clients see them: items are JSON already.
+-- Test cases as clients see them. `item` is stored as JSON text, so that a list needs no encoding.
 
 -- test_case_items(limit, before_at, before_id, q, device_model, tag)
 SELECT item, created_at, id
@@ -26,7 +26,7 @@ INSERT INTO test_cases
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
--- `versions`: those that the client will overwrite, NULL for any.
+-- `versions`: only one of these is overwritten (from If-Match); NULL for any.
 UPDATE test_cases
 SET
     version = version + 1,
@@ -50,7 +50,7 @@ WHERE id = $1
 RETURNING id;
 
 -- devices_named(device_id, host_id)
--- A device by its global id or by its host's own, the global one first.
+-- Devices whose id or local_id is `device_id`; a match by id comes first.
 SELECT id, id = $1 AS by_id
 FROM devices
 WHERE (id = $1 OR local_id = $1)

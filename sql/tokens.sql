@@ -1,4 +1,4 @@
--- Tokens that can be revoked: those of users are known by their id, those of hosts by their hash.
+-- Tokens that can be revoked. A user's token is found by its id, a host's token by its hash.
 
 -- insert_token(id, name, role, host_id, hash, created_by, expires_at)
 INSERT INTO tokens (id, name, role, host_id, hash, created_by, expires_at)
@@ -33,7 +33,7 @@ WHERE id = $1
 RETURNING hash;
 
 -- token_lives(id)
--- Notes the use, too, to the minute.
+-- Stores when the token was used, too, at most once a minute.
 WITH used AS (
     UPDATE tokens
     SET last_used_at = now()

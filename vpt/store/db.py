@@ -38,6 +38,12 @@ ACQUIRE_TIMEOUT = 5.0
 LOCK_TIMEOUT = "4s"
 MIGRATION_LOCK = 0x767074  # "vpt"
 
+#: Settings of each connection. It keeps the plan of a query for minutes: while a table is empty
+#: the cheapest plan reads it whole, and that plan would stay in use while the table fills. Each
+#: query has an index (tests/sql/test_plans.py). `jit`: a plan that cannot avoid a scan has so high
+#: a cost that PostgreSQL would compile it first.
+SETTINGS: Mapping[str, str] = {"enable_seqscan": "off", "jit": "off"}
+
 #: The error of a violated constraint; of one that is not here, vpt itself is at fault.
 CONSTRAINTS: Mapping[str, VptError] = {
     "campaign_entries_test_case": ConflictError(
@@ -203,7 +209,7 @@ class Database:
     def _server_settings(self) -> dict[str, str]:
         if is_pooler(self._dsn):  # it knows few settings, and refuses connections for others
             return {"application_name": self._name}
-        return {"application_name": self._name, "lock_timeout": LOCK_TIMEOUT}
+        return {"application_name": self._name, "lock_timeout": LOCK_TIMEOUT, **SETTINGS}
 
     def _too_long(self, error: Exception) -> Exception:
         """Return SlowStatementError where others were answered meanwhile, else `error` itself."""
