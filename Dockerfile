@@ -1,5 +1,5 @@
-# One container with vpt and Grafana. Its data is in /var/lib/vpt: give that a volume. Without
-# DATABASE_URL vpt's own PostgreSQL is in there, too. docs/operations.md says the rest.
+# One container with vpt and Grafana. Its data is in /var/lib/vpt: mount a volume there. Without
+# DATABASE_URL vpt's own PostgreSQL is in there, too. See docs/operations.md.
 FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv --without-pip /opt/vpt
@@ -7,7 +7,7 @@ COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY vpt vpt
 COPY sql sql
 COPY grafana grafana
-RUN pip --python /opt/vpt/bin/python install --no-cache-dir . 'supervisor>=4.3'
+RUN pip --python /opt/vpt/bin/python install --no-cache-dir '.[server]' 'supervisor>=4.3'
 
 FROM python:3.11-slim
 ADD --chmod=644 https://apt.grafana.com/gpg-full.key /etc/apt/keyrings/grafana.asc

@@ -1,10 +1,10 @@
-"""Tries a running server from outside, as its users do.
+"""Tests a running server from outside, as its users do.
 
-It brings a host of its own, runs a campaign there, reads the metrics, asks Grafana, and takes away
-what it made; the executions stay. From the environment it takes URL (http://127.0.0.1:5109 when
+It adds a host of its own, runs a campaign there, reads the metrics, asks Grafana, and deletes what
+it made; the executions stay. From the environment it reads URL (http://127.0.0.1:5109 when
 not set; the server has to reach this machine, too), TOKEN (vpt token --user smoke --role admin),
 HOST_TOKEN (vpt host-token smoke, or the join token) and, for Grafana, GRAFANA_URL.
-It ends with 0 when all is well, with 1 when something is not. It needs nothing but Python.
+It exits with 0 when all is well, else with 1. It needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SECRET = os.urandom(32).hex()
 
 
 class NotWellError(Exception):
-    """Something is not as it should be; the message says what."""
+    """The server does not work as it should; the message says what is wrong."""
 
 
 class Server:
-    """The server that is tried."""
+    """The server that is tested."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url, self.token = url.rstrip("/"), token
 
     def ask(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
-        """Give the answer, read as JSON where it is; NotWellError when it is not a good one."""
+        """Return the response, parsed when it is JSON; NotWellError when its status is an error."""
         request = urllib.request.Request(
             f"{self.url}{path}",
             None if body is None else json.dumps(body).encode(),
@@ -61,7 +61,7 @@ class Server:
 
 
 class Host(BaseHTTPRequestHandler):
-    """A host that does each step at once; only the server may ask it to."""
+    """A host that passes each step at once; it accepts requests of the server only."""
 
     def do_GET(self) -> None:
         self.answer(200, {"status": "ok"})
@@ -80,11 +80,11 @@ class Host(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def until(what: str, limit: float, look: Callable[[], Any]) -> Any:
-    """Wait until `look` gives something true; what it raises meanwhile is told at the end."""
+    """Wait until `look` returns something true; a timeout reports what it raised last."""
     end, why = time.monotonic() + limit, ""
     while time.monotonic() < end:
         try:
@@ -97,7 +97,7 @@ def until(what: str, limit: float, look: Callable[[], Any]) -> Any:
 
 
 def own_address(server: Server) -> str:
-    """Give the address of this machine on the way to the server."""
+    """Return the address of this machine on the way to the server."""
     parts = urlsplit(server.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     with socket.create_connection((parts.hostname or "", port), 10) as connection:
@@ -106,7 +106,7 @@ def own_address(server: Server) -> str:
 
 @contextmanager
 def joined_host(server: Server, token: str) -> Iterator[None]:
-    """Run a host that has joined, until it leaves again and is forgotten."""
+    """Run a host that has joined; at the end unregister and delete it."""
     address = own_address(server)
     web = ThreadingHTTPServer((address, 0), Host)
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -126,14 +126,14 @@ def joined_host(server: Server, token: str) -> Iterator[None]:
 
 
 def forgotten(server: Server) -> bool:
-    """Delete the host, which may have to come to rest first."""
+    """Delete the host, which is refused while its lanes are busy."""
     server.ask("DELETE", f"/api/hosts/{NAME}")
     return True
 
 
 @contextmanager
 def made(server: Server, path: str, body: Any) -> Iterator[str]:
-    """Make a thing and take it away again; give its id."""
+    """Create something and delete it at the end; yield its id."""
     thing = server.ask("POST", path, body)["id"]
     try:
         yield thing
@@ -159,7 +159,7 @@ def run_campaign(server: Server) -> None:
 
 
 def check_metrics(server: Server) -> None:
-    """See that what was run is counted."""
+    """Check that the executions are counted."""
     lines = server.ask("GET", "/metrics").splitlines()
     counted = [
         line for line in lines if line.startswith('vpt_executions_total{status="completed"}')
@@ -169,14 +169,14 @@ def check_metrics(server: Server) -> None:
 
 
 def check_grafana(url: str) -> None:
-    """See that Grafana is up and has its own database."""
+    """Check that Grafana is up and has its own database."""
     health = until("Grafana is up", READY, lambda: Server(url, "none").ask("GET", "/api/health"))
     if health.get("database") != "ok":
         raise NotWellError(f"Grafana says {health}")
 
 
 def try_all(server: Server, host_token: str, grafana: str) -> None:
-    """Try one thing after the other, and say so."""
+    """Test one thing after the other, and print each."""
     until("the server is ready", READY, lambda: server.ask("GET", "/api/health/ready"))
     print(f"ready: vpt {server.ask('GET', '/api/system/info')['version']} at {server.url}")
     with joined_host(server, host_token):
@@ -191,7 +191,7 @@ def try_all(server: Server, host_token: str, grafana: str) -> None:
 
 
 def main() -> int:
-    """Give the exit code."""
+    """Run the tests; return the exit code."""
     if missing := [name for name in ("TOKEN", "HOST_TOKEN") if not os.environ.get(name)]:
         print(f"{' and '.join(missing)} not set: see the head of this file", file=sys.stderr)
         return 4

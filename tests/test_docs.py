@@ -1,7 +1,8 @@
-"""The documents say what is true."""
+"""The documents match the code."""
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 from collections.abc import Iterator
@@ -54,13 +55,28 @@ def test_every_command_line_of_the_documents_is_one() -> None:
 
 
 def _check(command: click.Command, args: list[str], line: str) -> None:
-    """See that the sub-commands and options exist."""
+    """Check that the sub-commands and options exist."""
     if isinstance(command, click.Group):
         assert args[0] in command.commands, line
         _check(command.commands[args[0]], args[1:], line)
         return
     known = {name for param in command.params for name in param.opts}
     assert {arg for arg in args if arg.startswith("--")} <= known, line
+
+
+def test_every_extra_that_is_to_be_installed_exists() -> None:
+    conf = configparser.ConfigParser(interpolation=None)
+    conf.read(ROOT / "setup.cfg", encoding="utf-8")
+    scripts = ("Dockerfile", "CONTRIBUTING.md", "script/demo", "script/test")
+    texts = [text for _, text in _documents()] + [(ROOT / name).read_text() for name in scripts]
+    named = {
+        extra
+        for text in texts
+        for extras in re.findall(r"install [^\n]*'\.?\[([a-z,]+)\]'", text)
+        for extra in extras.split(",")
+    }
+    assert {"server", "test", "web"} == named
+    assert named <= set(conf["options.extras_require"])
 
 
 def test_every_file_that_the_documents_link_to_exists() -> None:

@@ -7,36 +7,33 @@ import traceback
 
 import click
 
+from vpt.client.exits import ExitCode
 from vpt.commands.cli import cli
-from vpt.commands.command import TROUBLE, USAGE
 from vpt.config import ConfigError
 
 
 def main() -> None:
-    """Run a command; whatever is wrong is told in one line, with the contract's exit code."""
+    """Run a command; print any error in one line and exit with the documented exit code."""
     code: object
     try:
         code = cli.main(prog_name="vpt", standalone_mode=False)
     except ConfigError as error:
-        code = _tell(str(error), USAGE)
-    except click.exceptions.NoArgsIsHelpError as error:
+        code = _fail(str(error), ExitCode.USAGE)
+    except click.UsageError as error:  # no arguments at all is one, too
         error.show()
-        code = USAGE
-    except click.UsageError as error:
-        error.show()
-        code = USAGE
+        code = ExitCode.USAGE
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except click.Abort:
-        code = TROUBLE
+        code = ExitCode.INFRASTRUCTURE
     except Exception:  # noqa: BLE001 (Python would exit with 1, which says that a test failed)
         traceback.print_exc()
-        code = _tell("That is a fault of vpt itself; please report it.", TROUBLE)
+        code = _fail("this is a bug in vpt; please report it.", ExitCode.INFRASTRUCTURE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell(words: str, code: int) -> int:
+def _fail(words: str, code: ExitCode) -> ExitCode:
     click.echo(f"Error: {words}", err=True)
     return code
 

@@ -1,4 +1,4 @@
-"""Logging: structlog as JSON or for a terminal, and other libraries' records in the same form."""
+"""Logging with structlog, as JSON or for a terminal; libraries' records get the same form."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 
 
 class _Logger(structlog.BoundLoggerBase):
-    """What every logger of ours is: its methods are those of the level that is set now."""
+    """The class of all loggers; `set_level` replaces its methods, so that it works at once."""
 
 
 def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (stderr) from now on.
+    """Log to `stream` (stderr by default) from now on.
 
     `log_format` is console or json, `log_level` debug, info, warning or error.
     """
@@ -48,9 +48,9 @@ def setup(log_format: str, log_level: str, stream: TextIO | None = None) -> None
 
 
 def set_level(log_level: str) -> None:
-    """Log from `log_level` on; loggers that are in use hear of it, too.
+    """Log from `log_level` on, with loggers that are in use already, too.
 
-    Libraries are heard from warnings on, whatever the level.
+    Libraries log from warnings on, whatever the level.
     """
     level = _LEVELS[log_level]
     for name, method in vars(structlog.make_filtering_bound_logger(level)).items():
@@ -60,7 +60,7 @@ def set_level(log_level: str) -> None:
 
 
 def _renderers(*, as_json: bool) -> list[Processor]:
-    # Rich tracebacks block the loop for about 100 ms and print local variables: plain ones only.
+    # Rich tracebacks block the loop for about 100 ms and print local variables (secrets).
     if as_json:
         return [structlog.processors.format_exc_info, _as_line]
     plain = structlog.dev.plain_traceback
@@ -68,7 +68,7 @@ def _renderers(*, as_json: bool) -> list[Processor]:
 
 
 def _add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Say when; orjson writes it out, in a fifth of the time that Python takes."""
+    """Add the time as a datetime: orjson formats it five times faster than Python."""
     event["timestamp"] = datetime.now(UTC)
     return event
 
@@ -82,7 +82,7 @@ def _as_line(_: WrappedLogger, __: str, event: EventDict) -> bytes:
 
 
 def _take_over(shared: list[Processor], out: TextIO, *, as_json: bool) -> None:
-    """Send what libraries log by `logging` the same way."""
+    """Format what libraries log by `logging` in the same way."""
     renderers = _renderers(as_json=as_json)
     if as_json:
         renderers[-1] = lambda *event: _as_line(*event).decode()
@@ -93,12 +93,12 @@ def _take_over(shared: list[Processor], out: TextIO, *, as_json: bool) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    handler.addFilter(_without_strangers_mistakes)
+    handler.addFilter(_no_client_errors)
     root = logging.getLogger()
     root.handlers[:] = [handler]
 
 
-def _without_strangers_mistakes(record: logging.LogRecord) -> bool:
-    """Drop what is no HTTP or does not unpack: its traceback tells nobody anything."""
+def _no_client_errors(record: logging.LogRecord) -> bool:
+    """Drop errors about requests that are not HTTP or not decodable: clients cause them at will."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, web.RequestPayloadError))

@@ -24,7 +24,7 @@ class Clerk(Actor[str]):
         self.noted.append(f"{message} began")
         word, _, rest = message.partition(">")
         if rest:
-            self.bring(rest)
+            self.deliver(rest)
         if word == "crash":
             raise RuntimeError(word)
         if word == "bind":
@@ -47,20 +47,20 @@ async def clerk() -> AsyncIterator[Clerk]:
 
 
 async def test_what_is_brought_to_an_idle_actor_is_taken_at_once(clerk: Clerk) -> None:
-    clerk.bring("a")
+    clerk.deliver("a")
     assert clerk.noted == ["a began", "a ended"]
 
 
 async def test_what_is_told_waits_for_a_turn_and_nobody_overtakes_it(clerk: Clerk) -> None:
     clerk.tell("a")
-    clerk.bring("b")
+    clerk.deliver("b")
     assert (clerk.noted, clerk.depth) == ([], 2)
     await asyncio.sleep(0)
     assert clerk.noted == ["a began", "a ended", "b began", "b ended"]
 
 
 async def test_a_message_is_whole_before_the_next_one_begins(clerk: Clerk) -> None:
-    clerk.bring("a>b>c")
+    clerk.deliver("a>b>c")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert clerk.noted == [f"{word} {end}" for word in ("a>b>c", "b>c", "c") for end in _ENDS]
@@ -71,7 +71,7 @@ _ENDS = ("began", "ended")
 
 async def test_it_logs_in_its_own_name_whoever_brings_something(clerk: Clerk) -> None:
     bind_contextvars(request_id="r1")
-    clerk.bring("bind")
+    clerk.deliver("bind")
     assert clerk.noted[1] == "{}"
 
 
@@ -82,7 +82,7 @@ async def test_nothing_is_taken_after_the_end_and_who_asks_is_told(clerk: Clerk,
         await asker
     noted = list(clerk.noted)
     clerk.tell("a")
-    clerk.bring("b")
+    clerk.deliver("b")
     await asyncio.sleep(0)
     assert clerk.noted == noted
 

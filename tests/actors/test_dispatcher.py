@@ -49,7 +49,7 @@ class Lab:
         self.dispatcher = Dispatcher(self._tell)
 
     def _tell(self, host_id: str, message: m.Message) -> None:
-        assert isinstance(message, m.Run)
+        assert isinstance(message, m.StartRun)
         self.sent.append((host_id, message.execution_id))
 
 

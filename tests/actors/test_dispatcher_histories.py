@@ -58,7 +58,7 @@ class DispatcherHistories(RuleBasedStateMachine):
     # ------------------------------------------------------------ the world
 
     def tell(self, host_id: str, message: m.Message) -> None:
-        assert isinstance(message, m.Run)
+        assert isinstance(message, m.StartRun)
         device_id, waiting = message.device_id, self.in_line.pop(message.execution_id)
         assert self.is_free(device_id), "a run for a device that is not free"
         assert device_id.startswith(host_id)

@@ -496,7 +496,7 @@ async def test_the_line_of_actions_has_an_end(start_lab: StartLab) -> None:
     acting = [asyncio.create_task(_act(lab, "slow")) for _ in range(3)]
     await gate.reached()
     acting.append(asyncio.create_task(_act(lab, "slow")))  # one is under way, three wait
-    await until(lambda: len(lab.lab._hosts._actors["h"].state.lanes["h:d1"].acts) == 4)
+    await until(lambda: len(lab.lab._hosts._actors["h"].state.lanes["h:d1"].actions) == 4)
     with pytest.raises(UnavailableError):
         await _act(lab, "more")
     gate.open()

@@ -167,6 +167,25 @@ async def test_a_cancel_that_was_wished_before_the_crash_is_carried_out(lab: Kit
     assert host.commands() == ["hold", "d"]
 
 
+async def test_a_step_that_was_still_delayed_waits_on_whatever_its_host_can_tell(lab: Kit) -> None:
+    """Its row says `running`, but it was never sent: no reason to begin the run anew."""
+    host = await lab.host(idempotency=False)
+    execution_id = await lab.run("a", {"command": "b", "delay_s": 3600})
+    await until(lambda: _is_delayed(lab, execution_id))
+    await lab.restart()
+    await lab.is_now("h", HostStatus.BUSY)  # up again: what was sent anew would be there now
+    assert await _is_delayed(lab, execution_id)
+    await lab.lab.cancel(execution_id, "ann")
+    assert (await lab.final(execution_id))["status"] == "cancelled"
+    assert await lab.kinds(execution_id) == [("h", None)]
+    assert await lab.released(execution_id)
+    assert host.commands() == ["a"]
+
+
+async def _is_delayed(lab: Kit, execution_id: str) -> bool:
+    return await lab.statuses(execution_id) == ["passed", "running"]
+
+
 async def test_a_device_that_was_held_back_is_held_after_the_crash_too(
     start_lab: StartLab,
 ) -> None:

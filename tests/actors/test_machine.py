@@ -284,42 +284,46 @@ def test_a_draining_host_finishes_and_takes_nothing_new() -> None:
 
 
 def test_manual_actions_wait_for_each_other_and_yield_to_no_run() -> None:
-    w = world().up().tell(m.Act(1, None, {}, 1, "k1", "u"), m.Act(2, "d1", {}, 1, "k2", "u"))
-    assert [a.act.ask for a in w.acts] == [1]
+    w = (
+        world()
+        .up()
+        .tell(m.RunAction(1, None, {}, 1, "k1", "u"), m.RunAction(2, "d1", {}, 1, "k2", "u"))
+    )
+    assert [a.command.ask for a in w.acts] == [1]
     w.run()
     assert not w.records
-    w.tell(m.ActAnswered("h:d1", 1, PASS, 1.0))
-    assert [a.act.ask for a in w.acts] == [1, 2]
-    w.tell(m.ActAnswered("h:d1", 2, PASS, 1.0))
+    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0))
+    assert [a.command.ask for a in w.acts] == [1, 2]
+    w.tell(m.ActionAnswered("h:d1", 2, PASS, 1.0))
     assert w.state.view and w.state.view.devices[0].status is DeviceStatus.ONLINE
     assert set(w.replies) == {1, 2}
 
 
 def test_manual_actions_are_refused_for_a_reason() -> None:
     w = world(devices=2).up()
-    w.tell(m.Act(1, None, {}, 1, "k", "u"))
+    w.tell(m.RunAction(1, None, {}, 1, "k", "u"))
     assert isinstance(w.replies[1], InvalidError)
-    w.run().tell(m.Act(2, "h:d1", {}, 1, "k", "u"))
+    w.run().tell(m.RunAction(2, "h:d1", {}, 1, "k", "u"))
     assert isinstance(w.replies[2], ConflictError)
-    w.tell(*(m.Act(n, "d2", {}, 1, "k", "u") for n in range(3, 8)))
+    w.tell(*(m.RunAction(n, "d2", {}, 1, "k", "u") for n in range(3, 8)))
     assert isinstance(w.replies[7], UnavailableError)
     for _ in range(6):
         w.tell(m.ProbeDue()).probe(good=False)
-    w.tell(m.Act(8, "d2", {}, 1, "k", "u"))
+    w.tell(m.RunAction(8, "d2", {}, 1, "k", "u"))
     assert isinstance(w.replies[8], HostUnreachableError)
 
 
 def test_actions_that_wait_are_counted_for_the_whole_host() -> None:
     w = world(devices=3).up()
-    w.tell(*(m.Act(n, f"d{1 + n % 3}", {}, 1, "k", "u") for n in range(1, 7)))
+    w.tell(*(m.RunAction(n, f"d{1 + n % 3}", {}, 1, "k", "u") for n in range(1, 7)))
     assert (w.replies, len(w.acts)) == ({}, 3), "three are under way, three wait"
-    w.tell(m.Act(7, "d1", {}, 1, "k", "u"))
+    w.tell(m.RunAction(7, "d1", {}, 1, "k", "u"))
     assert isinstance(w.replies[7], UnavailableError)
 
 
 def test_a_run_that_waits_for_a_manual_action_is_next() -> None:
-    w = world().up().tell(m.Act(1, None, {}, 1, "k1", "u")).run()
-    w.tell(m.Act(2, None, {}, 1, "k2", "u"))
+    w = world().up().tell(m.RunAction(1, None, {}, 1, "k1", "u")).run()
+    w.tell(m.RunAction(2, None, {}, 1, "k2", "u"))
     assert isinstance(w.replies[2], ConflictError)
 
 
@@ -398,9 +402,9 @@ def test_a_lease_keeps_the_device_for_its_holder() -> None:
     w.tell(m.TakeLease(2, "h:d1", "l2", "bob", 600), m.TakeLease(3, "h:d1", "l3", "ann", 900))
     assert isinstance(w.replies[2], LockedError)
     assert w.replies[3] == "l1", "asking again renews"
-    w.tell(m.Act(4, "d1", {}, 1, "k", "bob"), m.Act(5, "d1", {}, 1, "k", "ann"))
+    w.tell(m.RunAction(4, "d1", {}, 1, "k", "bob"), m.RunAction(5, "d1", {}, 1, "k", "ann"))
     assert isinstance(w.replies[4], ConflictError)
-    assert w.acts[0].act.ask == 5
+    assert w.acts[0].command.ask == 5
     w.run()
     assert not w.records, "a run waits for the lease, though it would wait for the action only"
 
@@ -421,12 +425,12 @@ def test_a_lease_that_ran_out_frees_the_device() -> None:
 def test_a_lease_ends_what_others_wait_with_and_keeps_what_is_under_way() -> None:
     w = world().up()
     users = ("bob", "bob", "ann")
-    w.tell(*(m.Act(n, "d1", {}, 1, "k", user) for n, user in enumerate(users, 1)))
+    w.tell(*(m.RunAction(n, "d1", {}, 1, "k", user) for n, user in enumerate(users, 1)))
     w.tell(m.TakeLease(9, "h:d1", "l1", "ann", 600))
     assert isinstance(w.replies[2], ConflictError)
     assert 1 not in w.replies
-    w.tell(m.ActAnswered("h:d1", 1, PASS, 1.0))
-    assert [act.act.ask for act in w.acts] == [1, 3]
+    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0))
+    assert [act.command.ask for act in w.acts] == [1, 3]
 
 
 def test_a_lease_outlives_a_registration_without_its_device() -> None:

@@ -30,9 +30,10 @@ from tests.actors.world import (
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link
+from vpt.dialects.base import Trouble
 from vpt.model import DeviceStatus, Host, Waiting, Wish
 
-OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(m.Trouble)).map(
+OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
 )
 DEVICES = st.sampled_from(["h:d1", "h:d2"])
@@ -51,7 +52,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.w: World = self.new_world().up()
-        self.late: list[m.Forward] = []
+        self.late: list[m.SendStep] = []
         self.asks = 0
 
     def new_world(self) -> World:
@@ -65,7 +66,7 @@ class Histories(RuleBasedStateMachine):
     def a_new_one_runs(self, device_id: str) -> None:
         """From its start to its first step."""
         lane = self.w.state.lanes.get(device_id)
-        if lane is not None and lane.acts:
+        if lane is not None and lane.actions:
             self.act_answered(PASS)
         elif lane is not None and lane.lease is not None:
             self.give_back(device_id)
@@ -172,7 +173,7 @@ class Histories(RuleBasedStateMachine):
     def act(self, device_id: str, user: str) -> None:
         lane = self.w.state.lanes.get(device_id)
         before = len(self.w.acts)
-        self.w.tell(m.Act(self.ask(), device_id, {}, 1, "k", user))
+        self.w.tell(m.RunAction(self.ask(), device_id, {}, 1, "k", user))
         if lane is not None and lane.lease is not None and lane.lease.holder != user:
             assert len(self.w.acts) == before, "an action on what is somebody else's"
 
@@ -185,7 +186,7 @@ class Histories(RuleBasedStateMachine):
     @rule(outcome=OUTCOMES)
     def act_answered(self, outcome: m.Outcome) -> None:
         act = self.w.acts.pop(0)
-        self.w.tell(m.ActAnswered(act.device.id, act.act.ask, outcome, 1.0))
+        self.w.tell(m.ActionAnswered(act.device.id, act.command.ask, outcome, 1.0))
 
     @rule(device_id=DEVICES)
     def give_back(self, device_id: str) -> None:
@@ -275,14 +276,14 @@ class MatchedHistories(Histories):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs: list[m.Run] = []  # told by the dispatcher, and not yet read by the actor
+        self.runs: list[m.StartRun] = []  # told by the dispatcher, and not yet read by the actor
         self.number = 0
         self.dispatcher = self.w.dispatcher = Dispatcher(self._told)
         assert self.w.state.view is not None
         self.dispatcher.announce(self.w.state.view)
 
     def _told(self, host_id: str, message: m.Message) -> None:
-        assert isinstance(message, m.Run)
+        assert isinstance(message, m.StartRun)
         assert message.device_id not in {run.device_id for run in self.runs}, "given twice"
         status = {v.device.id: v.status for v in self.dispatcher.views[0].devices}
         assert status[message.device_id] is DeviceStatus.ONLINE, "given while it was not free"

@@ -14,8 +14,8 @@ from vpt.errors import ConflictError, LockedError
 from vpt.model import HostStatus, StepProgress
 
 
-def act(ask: int, device_id: str, user: str = "ann") -> m.Act:
-    return m.Act(ask, device_id, {}, 1, f"k{ask}", user)
+def act(ask: int, device_id: str, user: str = "ann") -> m.RunAction:
+    return m.RunAction(ask, device_id, {}, 1, f"k{ask}", user)
 
 
 def busy(w: World) -> bool:
@@ -45,8 +45,8 @@ def test_manual_actions_on_all_its_devices_wait_for_each_other() -> None:
     order = []
     while w.acts:
         doing = w.acts.pop()
-        order.append(doing.act.ask)
-        w.tell(m.ActAnswered(doing.device.id, doing.act.ask, PASS, 1.0))
+        order.append(doing.command.ask)
+        w.tell(m.ActionAnswered(doing.device.id, doing.command.ask, PASS, 1.0))
     assert order == [1, 2, 3]
     assert w.replies.keys() == {1, 2, 3}
 
@@ -57,7 +57,7 @@ def test_a_run_waits_for_actions_elsewhere_and_they_do_not_starve_it() -> None:
     w.tell(act(2, "h:d1"), act(3, "h:d2"))
     assert all(isinstance(w.replies[ask], ConflictError) for ask in (2, 3))
     w.acts.pop()
-    w.tell(m.ActAnswered("h:d1", 1, PASS, 1.0))
+    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0))
     assert not busy(w)
     w.run("e1", "h:d2")
     assert w.records
@@ -79,7 +79,7 @@ def test_a_lease_of_one_device_is_the_right_to_the_whole_host() -> None:
     assert len(w.acts) == 1
     w.tell(m.LeaseOver("h:d1", "l1"))
     w.acts.clear()
-    w.tell(m.ActAnswered("h:d2", 4, PASS, 1.0)).run("e1", "h:d2")
+    w.tell(m.ActionAnswered("h:d2", 4, PASS, 1.0)).run("e1", "h:d2")
     assert w.records
 
 
@@ -155,7 +155,7 @@ def test_the_device_is_left_when_the_attempt_is_over() -> None:
 def test_how_far_a_step_is_is_told_while_it_is_under_way() -> None:
     w = serial_world().up().run().settle()
     key = w.forwards["h:d1"].key
-    w.tell(m.StepMoved("h:d1", key, {"block": "b1"})).answer(PASS)
-    w.tell(m.StepMoved("h:d1", key, {"block": "b2"}))
+    w.tell(m.StepProgressed("h:d1", key, {"block": "b1"})).answer(PASS)
+    w.tell(m.StepProgressed("h:d1", key, {"block": "b2"}))
     told = [event for event in w.published if isinstance(event, StepProgress)]
     assert told == [StepProgress("e1", 1, 1, {"block": "b1"})]

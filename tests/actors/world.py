@@ -9,6 +9,7 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
 from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
+from vpt.dialects.base import Trouble
 from vpt.model import Answer, Device, ErrorKind, ExecutionStatus, Host, Json, RunSpec, Waiting, Wish
 
 LIMITS = Limits(
@@ -23,14 +24,14 @@ LIMITS = Limits(
     inbox_limit=3,
     probe_interval=10,
 )
-_NOT_SENT = (m.Trouble.NOT_CONNECTED, m.Trouble.HELD_BACK)
-_ANSWERS = (m.Trouble.HOST_ERROR, m.Trouble.HOST_REFUSED)
+_NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
+_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 
 
 def trouble(name: str) -> m.NoAnswer:
-    return m.NoAnswer(m.Trouble[name], name)
+    return m.NoAnswer(Trouble[name], name)
 
 
 @dataclass
@@ -63,8 +64,8 @@ class World:
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     executions: dict[str, str] = field(default_factory=dict)
     records: list[m.Effect] = field(default_factory=list)
-    forwards: dict[str, m.Forward] = field(default_factory=dict)
-    acts: list[m.ForwardAct] = field(default_factory=list)
+    forwards: dict[str, m.SendStep] = field(default_factory=dict)
+    acts: list[m.SendAction] = field(default_factory=list)
     cancels: list[m.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
     probing: bool = False
@@ -124,7 +125,7 @@ class World:
 
     def run(self, execution_id: str = "e1", device_id: str = "h:d1") -> World:
         self.executions.setdefault(execution_id, "queued")
-        return self.tell(m.Run(execution_id, device_id))
+        return self.tell(m.StartRun(execution_id, device_id))
 
     def store(self) -> World:
         """Let the oldest record be stored."""
@@ -139,7 +140,7 @@ class World:
         forward = self.forwards.pop(device_id)
         return self.finish(forward, outcome)
 
-    def finish(self, forward: m.Forward, outcome: m.Outcome) -> World:
+    def finish(self, forward: m.SendStep, outcome: m.Outcome) -> World:
         key = forward.key
         attempt = (key.execution_id, key.attempt)
         if isinstance(outcome, Answer) and not outcome.success:
@@ -185,16 +186,19 @@ class World:
             ):
                 self.records.append(effect)
                 self._ordered(effect)
-            case m.Forward():
+            case m.SendStep():
                 self._forwarded(effect)
-            case m.ForwardAct():
+            case m.SendAction():
                 self.acts.append(effect)
                 self._one_at_a_time()
             case m.CancelOnHost():
                 self.cancels.append(effect)
-            case m.Hangup(device_id):
+            case m.AbortCall(device_id):
                 self.forwards.pop(device_id, None)
             case m.Alarm(name, _, fact):
+                if isinstance(fact, m.CancelGraceOver):
+                    lost = (fact.execution_id, fact.attempt) in self.lost
+                    assert not lost, "a timer that would release the device of a lost host"
                 self.alarms.pop(name, None)
                 if fact is not None:
                     self.alarms[name] = fact
@@ -203,9 +207,9 @@ class World:
                 self.probing = True
                 at_work = self.state.host.serial and (self.forwards or self.acts)
                 assert not at_work, "a probe beside a call on a serial host"
-            case m.Reply(ask, value):
+            case m.Resolve(ask, value):
                 self.replies[ask] = value
-            case m.Refuse(ask, error):
+            case m.Reject(ask, error):
                 self.replies[ask] = error
             case m.Publish(event):
                 self.published.append(event)
@@ -216,7 +220,7 @@ class World:
             case m.Announce(view):
                 if self.dispatcher is not None:
                     self.dispatcher.announce(view)
-            case m.NotTaken(execution_id, device_id, gone):
+            case m.ReturnRun(execution_id, device_id, gone):
                 if self.dispatcher is not None:
                     self.dispatcher.not_taken(execution_id, device_id, gone=gone)
             case m.Log():
@@ -225,7 +229,8 @@ class World:
     def _ordered(self, record: m.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""
         match record:
-            case m.StoreEnd(_, spec, _, ErrorKind.HOST_LOST):
+            case m.StoreEnd(device_id, spec, _, ErrorKind.HOST_LOST):
+                assert f"cancel:{device_id}" not in self.alarms, "the timer of a cancel is left"
                 acting = (spec.execution_id, spec.attempt) in self.acting
                 assert not (record.release and acting), "released while the host may act on it"
                 self.lost[spec.execution_id, spec.attempt] = Lost()
@@ -235,7 +240,7 @@ class World:
                 assert told, "released before the host acknowledged the cancel"
                 assert lost is None or lost.well, "released before the host was well"
 
-    def _forwarded(self, effect: m.Forward) -> None:
+    def _forwarded(self, effect: m.SendStep) -> None:
         key, device_id = effect.key, effect.device.id
         assert device_id not in self.forwards, "two calls on one device"
         attempt = self.attempts[key.execution_id, key.attempt]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import os
@@ -190,6 +191,7 @@ class Terminal:
         os.set_blocking(self._far, False)
         fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         self.drawn, self.steered = "", ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "vpt", *map(str, args)],
             env=cli.environment(TERM="xterm"),
@@ -214,17 +216,17 @@ class Terminal:
     def _look(self) -> None:
         with contextlib.suppress(OSError):  # nothing new, or the command is over
             while data := os.read(self._far, 65536):
-                self.steered += data.decode()
+                self.steered += self._decoder.decode(data)  # a character may come in two pieces
                 self.drawn = _STEERING.sub("", self.steered)
 
-    async def shows(self, words: str) -> None:
+    async def shows(self, words: str, limit_s: float = 15) -> None:
         """Wait until the text was drawn, after the last key."""
 
         def shown() -> bool:
             self._look()
             return words in self.drawn or self._child.poll() is not None
 
-        await until(shown)
+        await until(shown, limit_s)
         self._look()
         assert words in self.drawn, self.drawn
 
@@ -232,14 +234,14 @@ class Terminal:
         self.drawn, self.steered = "", ""
         os.write(self._far, keys.encode())
 
-    async def ended(self) -> int:
+    async def ended(self, limit_s: float = 15) -> int:
         """Wait for its end and return its exit code."""
 
         def over() -> bool:
             self._look()
             return self._child.poll() is not None
 
-        await until(over)
+        await until(over, limit_s)
         self._look()
         assert "Traceback" not in self.drawn, self.drawn
         return self._child.returncode

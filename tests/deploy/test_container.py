@@ -39,7 +39,7 @@ class Instruction:
 
 
 def stages() -> list[list[Instruction]]:
-    """Give the instructions of each stage, FROM first."""
+    """Return the instructions of each stage, FROM first."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     found: list[list[Instruction]] = []
@@ -66,7 +66,7 @@ def shell(stage: list[Instruction]) -> str:
 
 
 def env() -> dict[str, str]:
-    """Give the image's environment, but PATH."""
+    """Return the image's environment without PATH."""
     words = [word for one in of(FINAL, "ENV") for word in one.words]
     return {k: v for k, _, v in (w.partition("=") for w in words) if k != "PATH"}
 

@@ -1,4 +1,4 @@
-"""Who stops vpt waits longer than its stop may take."""
+"""Each service manager waits longer than a stop of vpt may take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNIT = ROOT / "deploy" / "vpt.service"
 
 
 def longest_stop() -> float:
-    """Add up (s) what the server gives its parts, one after the other."""
+    """Return the sum (s) of the timeouts of a stop, which are used one after the other."""
     steps = Config().shutdown_grace
     web = 2 * serve._WEB_GRACE  # open requests, and then their connections
     campaigns = 5.0  # the scheduler's close_timeout
@@ -32,7 +32,7 @@ def longest_stop() -> float:
 
 
 def waits() -> dict[str, float]:
-    """Give how long (s) each waits for what it stops."""
+    """Return how long (s) each waits for what it stops."""
     conf = configparser.RawConfigParser()
     conf.read(ROOT / "supervisord.conf", encoding="utf-8")
     programs = [conf.getfloat(f"program:{name}", "stopwaitsecs") for name in ("vpt", "grafana")]
@@ -46,7 +46,7 @@ def waits() -> dict[str, float]:
 
 
 def unit(key: str) -> str:
-    """Give the last value of a key of the unit."""
+    """Return the last value of a key of the unit."""
     values = re.findall(rf"^{key}=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
     assert values, key
     return str(values[-1])
@@ -71,7 +71,7 @@ def test_only_the_server_is_told_to_stop() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """Give the unit with a command that is there."""
+    """Provide the unit with a command that exists here."""
     text = UNIT.read_text(encoding="utf-8")
     assert unit("ExecStart") == "/opt/vpt/bin/vpt serve"
     copy = tmp_path / UNIT.name

@@ -45,7 +45,7 @@ IMPORTED = os.pathsep.join((str(ROOT), str(Path(asyncpg.__file__).parents[1])))
 
 
 def limits() -> dict[str, float]:
-    """Give how long (s) supervisord waits for each program at the stop."""
+    """Return how long (s) supervisord waits for each program at the stop."""
     conf = configparser.RawConfigParser()
     conf.read(CONF, encoding="utf-8")
     names = [name for name in conf.sections() if name.startswith("program:")]
@@ -124,7 +124,7 @@ class Supervised:
         return {name: pid for name, (_, pid) in found.items()}
 
     async def told(self) -> Any:
-        """Give what Grafana is told."""
+        """Return the environment that Grafana got."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"{self.grafana}/told") as response,
@@ -134,7 +134,7 @@ class Supervised:
 
 @pytest.fixture
 async def supervised() -> AsyncIterator[Supervised]:
-    """Give both programs, running."""
+    """Provide both programs, running."""
     who = accounts()
     with open_folder() as folder:
         data, commands = folder / "data", folder / "commands"

@@ -14,7 +14,8 @@ import aiohttp
 import psutil
 from aiohttp import web
 
-from vpt.host import HostSettings, run_host
+from vpt.host.server import run_host
+from vpt.host.settings import HostSettings
 
 TOKEN = "join-" + "j" * 40
 

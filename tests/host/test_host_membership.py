@@ -129,6 +129,27 @@ async def test_the_log_has_events_and_no_secret(server: FakeServer, tmp_path: Pa
     assert TOKEN not in log
 
 
+async def test_the_join_token_is_kept_for_later_starts(server: FakeServer, tmp_path: Path) -> None:
+    for number, given in enumerate((TOKEN, None, "another-" + TOKEN, None), start=1):
+        async with running(server, tmp_path / "data", join_token=given):
+            await server.heard("register", number)
+    sent = [headers["Authorization"] for call, _, headers in server.calls if call == "register"]
+    assert sent == [f"Bearer {token}" for token in (TOKEN, TOKEN, *("another-" + TOKEN,) * 2)]
+    file = tmp_path / "data" / "join_token"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_no_other_server_is_sent_the_kept_token(server: FakeServer, tmp_path: Path) -> None:
+    async with running(server, tmp_path / "data"):
+        await server.heard("register")
+    other = FakeServer()
+    await other.start()
+    async with running(other, tmp_path / "data", join_token=None):
+        await other.heard("register")
+    await other.stop()
+    assert "Authorization" not in other.calls[0][2]
+
+
 async def test_the_secret_is_kept_for_its_owner_only(server: FakeServer, tmp_path: Path) -> None:
     async with running(server, tmp_path / "data") as host:
         pass

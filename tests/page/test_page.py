@@ -14,7 +14,16 @@ from playwright.async_api import Browser, expect
 
 from tests.actors.fake_host import FakeHost, Gate, Reply, fails, passes, replies, says
 from tests.faults.kit import continued, host_is, stopped
-from tests.system.kit import SECRET, Process, ask, execute, final, make, reference_host
+from tests.system.kit import (
+    SECRET,
+    Process,
+    ask,
+    execute,
+    final,
+    make,
+    process,
+    reference_host,
+)
 from vpt.model import Role
 
 from .kit import faults_of, real_browser, token, visit
@@ -61,6 +70,50 @@ async def test_the_token_of_the_address_is_removed_at_once_and_kept_for_the_tab(
         assert "token" not in seen.page.url
         await seen.page.reload()
         await expect(seen.page.locator("#live")).to_have_text("Live")
+
+
+async def link(folder: Path, url: str, *options: str) -> str:
+    """Make a link with `vpt token --link`, as somebody on the server's machine does."""
+    settings = {"SECRET_KEY": SECRET, "VPT_DATA_DIR": folder, "SERVER_URL": url}
+    command = ("-m", "vpt", "token", "--user", "beth", "--role", "admin", "--link", *options)
+    async with process(folder, *command, **settings) as one:
+        assert await one.ended() == 0, one.said()
+    return one.said().strip()
+
+
+async def test_a_link_signs_in_and_its_token_goes_nowhere_else(
+    browser: Browser, vpt: Process, folder: Path
+) -> None:
+    url = await link(folder, vpt.url)
+    beginning, _, secret = url.partition("token=")
+    assert beginning == f"{vpt.url}/#"
+    sent: list[str] = []
+    async with visit(browser, vpt, None) as seen:
+        seen.page.on("request", lambda one: sent.extend((one.url, one.headers.get("referer", ""))))
+        await seen.page.goto("about:blank")
+        await seen.page.goto(url)
+        await expect(seen.page.locator("#who")).to_have_text("beth, admin")
+        await expect(seen.page.locator("#live")).to_have_text("Live")
+        assert seen.page.url == f"{vpt.url}/#/lab"
+        await seen.page.get_by_role("link", name="Results").click()
+        await seen.page.go_back()
+        assert seen.page.url == f"{vpt.url}/#/lab"
+    beside = [one.partition("#")[0] for one in sent]  # the browser's own view has the fragment
+    assert beside
+    assert not [one for one in beside if secret in one]
+    assert secret not in vpt.said()
+
+
+async def test_a_link_that_has_expired_asks_to_sign_in(
+    browser: Browser, vpt: Process, folder: Path
+) -> None:
+    async with visit(browser, vpt, None) as seen:
+        seen.expected = ("401",)
+        await seen.page.goto("about:blank")
+        await seen.page.goto(await link(folder, vpt.url, "--days", "1e-9"))
+        await expect(seen.page.get_by_role("alert").filter(has_text="not valid")).to_be_visible()
+        await expect(seen.page.get_by_text("vpt token --user me --link")).to_be_visible()
+        assert "token=" not in seen.page.url
 
 
 # ---------------------------------------------------------------- the lab

@@ -78,7 +78,7 @@ async def test_from_the_own_database_to_a_server_and_back(
         "VPT_DATA_DIR": others,
         "VPT_GRAFANA_DB_PASSWORD": "to read",
     }
-    assert "is there already" in await said(tmp_path, "dump", file, code=4, **settings)
+    assert "exists already" in await said(tmp_path, "dump", file, code=4, **settings)
     assert "No such file" in await said(tmp_path, "load", f"{file}2", code=4, **settings)
     assert "nothing to dump" in await said(tmp_path, "dump", f"{file}2", code=2, **settings)
     assert " tables " in await said(tmp_path, "load", file, **settings)

@@ -29,7 +29,7 @@ PER_CATEGORY = 5  # of each command's variants: this makes the body as large as 
 
 
 def device(name: str, model: str) -> Json:
-    """Give all that is said of a device, its schemas too."""
+    """Return all that is said of a device, its schemas too."""
     families = CAPABILITIES.get(model, SET_TOP_BOX)
     names = ("av", "remote", "desktop", "web", "power", "ai")
     return {
@@ -61,7 +61,7 @@ def device(name: str, model: str) -> Json:
 
 
 def action(family: str, command: str, number: int) -> Json:
-    """Give the schema of an action."""
+    """Return the schema of an action."""
     return {
         "id": f"{command}_{number}",
         "label": f"{command.replace('_', ' ').capitalize()} {number}",
@@ -77,7 +77,7 @@ def action(family: str, command: str, number: int) -> Json:
 
 
 def verification(kind: str, number: int) -> Json:
-    """Give the schema of a verification."""
+    """Return the schema of a verification."""
     text = {"type": "string", "required": True, "default": "", "description": "What is expected"}
     limit = {"type": "number", "required": False, "default": 10.0, "description": "Seconds"}
     area = {"type": "area", "required": False, "default": None, "description": "Where to look"}
@@ -96,7 +96,7 @@ def verification(kind: str, number: int) -> Json:
 
 
 def stats() -> Json:
-    """Give the load of the host."""
+    """Return the load of the host."""
     return {
         "cpu_percent": 1.0,
         "memory_percent": 2.8,
@@ -109,7 +109,7 @@ def stats() -> Json:
 
 
 def registration(name: str, url: str, devices: Mapping[str, str]) -> Json:
-    """Give the body of a registration."""
+    """Return the body of a registration."""
     said = [device(each, model) for each, model in devices.items()]
     return {
         "host_name": name,
@@ -128,7 +128,7 @@ def registration(name: str, url: str, devices: Mapping[str, str]) -> Json:
 
 
 def ping(name: str, devices: Mapping[str, str]) -> Json:
-    """Give the body of a ping, which says all of the devices again."""
+    """Return the body of a ping, which says all of the devices again."""
     return {
         "host_name": name,
         "timestamp": time.time(),

@@ -134,7 +134,7 @@ StartLab = Callable[..., Awaitable[VKit]]
 
 @pytest.fixture
 async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
-    """Give a maker of labs with settings of the test's own; one a test."""
+    """Return a maker of labs with settings of the test's own; one a test."""
     before = asyncio.all_tasks()
     async with contextlib.AsyncExitStack() as stack:
 
@@ -157,11 +157,11 @@ async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
 
 
 def both() -> Dialects:
-    """Give what a server speaks."""
+    """Return what a server speaks."""
     return Dialects({"document": DocumentDialect(), "virtualpytest": QuickDialect(TEAM)})
 
 
 @pytest.fixture
 async def lab(start_lab: StartLab) -> VKit:
-    """Give a lab in a hurry."""
+    """Return a lab in a hurry."""
     return await start_lab()

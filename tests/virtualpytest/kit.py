@@ -49,7 +49,7 @@ class NotingServer:
             await runner.cleanup()
 
     def count(self, call: str) -> int:
-        """Give how often it came."""
+        """Return how often it came."""
         return len(self.bodies[call])
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -143,6 +143,6 @@ class StandInProcess:
         return process.returncode
 
     def lines(self, what: str = "act") -> list[Json]:
-        """Give what it wrote down of a kind: act, overlap or callback."""
+        """Return what it wrote down of a kind: act, overlap or callback."""
         text = self._journal.read_text() if self._journal.exists() else ""
         return [each for each in map(json.loads, text.splitlines()) if each["what"] == what]

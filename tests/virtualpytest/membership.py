@@ -58,7 +58,7 @@ class Membership:
     _task: asyncio.Task[None] | None = None
 
     def statuses(self, call: str) -> list[int]:
-        """Give what it was answered, in order, to `register`, `ping` or `unregister`."""
+        """Return what it was answered, in order, to `register`, `ping` or `unregister`."""
         return [said.status for said in self.sent if said.call == call]
 
     @property
@@ -71,7 +71,7 @@ class Membership:
         self._task = asyncio.create_task(self._live(), name=f"{self.name} belongs")
 
     async def end(self) -> None:
-        """Say nothing any more."""
+        """Send nothing any more."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

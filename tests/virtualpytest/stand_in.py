@@ -111,11 +111,11 @@ class StandIn:
         self.work.on(command, times, Behaviour(**how))
 
     def done(self, device: str) -> list[str]:
-        """Give the commands that a device really was put through, in order."""
+        """Return the commands that a device really was put through, in order."""
         return commands(self.work.acts, device)
 
     def asked(self, path: str) -> list[Asked]:
-        """Give the requests whose path begins so."""
+        """Return the requests whose path begins so."""
         return [each for each in self.requests if each.path.startswith(path)]
 
     # ------------------------------------------------------------ there and not there
@@ -306,7 +306,7 @@ class StandIn:
         return path
 
     async def _call_back(self, task_id: str, state: Json) -> None:
-        """Tell the end of a script, once, and look at no answer."""
+        """Report the end of a script, once, and ignore the answer."""
         status: int | None = None
         if not self.lose_callback and self._session is not None:
             url, told = f"{self.server}/server/script/taskComplete", {"task_id": task_id} | state

@@ -36,7 +36,7 @@ def script(name: str, **more: Any) -> Json:
 
 
 def graph(command: str) -> Json:
-    """Give a graph of one action."""
+    """Return a graph of one action."""
     nodes = [
         {"id": "start", "type": "start", "data": {}},
         {"id": "do", "type": "action", "data": {"command": command, "action_type": "remote"}},

@@ -30,7 +30,7 @@ class Behaviour:
 
 
 def by_name(command: str, params: Json) -> Behaviour:
-    """Give what a command does that no test has spoken of."""
+    """Return what a command does that no test has spoken of."""
     match command:
         case "wait":
             return Behaviour(seconds=float(params.get("seconds", 0)))
@@ -102,7 +102,7 @@ class Work:
             self._table[command] = [behaviour] * times + later
 
     def find(self, kind: str, number: str) -> Execution | None:
-        """Give what is remembered under an id."""
+        """Return what is remembered under an id."""
         known = self._executions.get(number)
         return known if known is not None and known.kind == kind else None
 
@@ -155,7 +155,7 @@ class Work:
         return behaviour
 
     def picture(self, execution: Execution, behaviour: Behaviour) -> list[str]:
-        """Give the names of the screenshots that something made."""
+        """Return the names of the screenshots that something made."""
         if isinstance(behaviour.screenshot, str):
             return [behaviour.screenshot]
         return [self._shoot(execution.device)] if behaviour.screenshot else []
@@ -178,7 +178,7 @@ class Batch:
 
     @staticmethod
     def fresh() -> Json:
-        """Give the state of one that has just begun."""
+        """Return the state of one that has just begun."""
         return {"status": "running", "progress": 0, "message": "begun", "error": None} | {
             "result": None
         }
@@ -233,7 +233,7 @@ class Graph:
 
     @classmethod
     def read(cls, work: Work, said: Any) -> Graph | None:
-        """Take one in; None for one without one start, some terminal and commands."""
+        """Accept a graph; return None for one without one start, some terminal and commands."""
         if not isinstance(said, dict) or not isinstance(said.get("nodes"), list):
             return None
         kinds = [node.get("type") for node in said["nodes"]]
@@ -245,7 +245,7 @@ class Graph:
         return cls(work, {node["id"]: node for node in said["nodes"]}, said.get("edges", []))
 
     def fresh(self) -> Json:
-        """Give the state of one that has just begun."""
+        """Return the state of one that has just begun."""
         blocks = {each: {"status": "pending"} for each in self.nodes}
         return {"status": "running", "current_block_id": None, "block_states": blocks} | {
             "result": None
@@ -330,5 +330,5 @@ def _ms(begun: float) -> int:
 
 
 def commands(acts: Iterable[Act], device: str) -> list[str]:
-    """Give what was really done to a device, in order."""
+    """Return what was really done to a device, in order."""
     return [act.command for act in acts if act.device == device]

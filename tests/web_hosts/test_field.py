@@ -19,7 +19,7 @@ from tests.web_hosts.conftest import bearer
 from tests.web_hosts.test_virtualpytest import Json, basic, said
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.dialects.base import Call, HostTroubleError
+from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.events import Events
 from vpt.model import Answer, Device, Host, Role
 from vpt.store.db import Database
@@ -42,7 +42,7 @@ class NotedDialect:
     async def probe(self, host: Host, limit: float) -> None:
         self.probes.append(host)
         if host.url in self.dead:
-            raise HostTroubleError("NOT_CONNECTED", "dead")
+            raise HostTroubleError(Trouble.NOT_CONNECTED, "dead")
 
     async def send(self, call: Call) -> Answer:
         self.sent.append((call.host.url, call.host.secret))

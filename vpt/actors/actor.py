@@ -1,4 +1,4 @@
-"""What every actor is: an inbox, children that end by leaving a message, askers who get answers."""
+"""The base of actors: an inbox, child tasks that send messages to it, and pending asks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 
 class Actor(ABC, Generic[T]):
-    """Lives long and takes one message at a time; `receive` decides and never waits.
+    """Receives one message at a time; `receive` decides and never awaits.
 
-    As it never waits it needs no task to be woken: a turn of the loop takes what came so far.
+    As it never awaits, it needs no task that waits for messages: a callback of the event loop
+    processes what came so far, which saves the wake-up of a task for each message. Whatever has to
+    wait (calls, records, probes) is a child task, which sends a message when it is done.
     """
 
     def __init__(self, name: str, *, inbox_limit: int) -> None:
@@ -27,10 +29,12 @@ class Actor(ABC, Generic[T]):
         self._inbox: deque[T] = deque()
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
-        self._context: Context | None = None  # its own, once it lives
-        self._called = False  # a turn of the loop is asked for
-        self._taking = False
-        self._askers: dict[int, asyncio.Future[Any]] = {}
+        self._context: Context | None = (
+            None  # of `run`: messages are processed in it, whoever sent them
+        )
+        self._scheduled = False  # the callback is on its way
+        self._processing = False
+        self._asks: dict[int, asyncio.Future[Any]] = {}
         self._numbers = count(1)
         self._children: asyncio.TaskGroup
         self._open: set[asyncio.Task[None]] = set()
@@ -38,108 +42,109 @@ class Actor(ABC, Generic[T]):
 
     @property
     def depth(self) -> int:
-        """How many messages wait."""
+        """Return how many messages wait."""
         return len(self._inbox)
 
     def tell(self, message: T) -> None:
-        """Leave a message; it never fails and never waits."""
+        """Put a message into the inbox; this never fails and never waits."""
         self._inbox.append(message)
-        self._ask_for_turn()
+        self._schedule()
 
-    def bring(self, message: T) -> None:
-        """Leave a message that is taken at once when nothing waits before it.
-
-        For tasks only: whoever is called by an actor or the dispatcher has to `tell`, since what
-        an actor does must be whole before the next one begins.
-        """
-        if self._inbox or self._taking or self._context is None:
+    def deliver(self, message: T) -> None:
+        """Put a message into the inbox, and process it at once when no other waits."""
+        # For tasks only: code that an actor or the dispatcher calls has to `tell`. Else one actor
+        # would begin in the middle of what another one does.
+        if self._inbox or self._processing or self._context is None:
             self.tell(message)
         else:
             self._inbox.append(message)
-            self._context.run(self._take_turn)
+            self._context.run(self._process_inbox)
 
     async def ask(self, make: Callable[[int], T], seconds: float) -> Any:
-        """Leave a command and wait for its answer, `seconds` at most.
+        """Send a command and wait for its answer, `seconds` at most.
 
-        Raises the VptError of a refusal, UnavailableError when the inbox is full or the actor
-        ends, ActionTimeoutError when the time is over.
+        Raise the VptError that it was rejected with, UnavailableError when the inbox is full or the
+        actor ends, ActionTimeoutError when the time is over. Only commands are bounded by the
+        inbox's limit: facts are few, and losing one would leave a run stuck.
         """
         if self._ended or len(self._inbox) >= self._limit:
             raise UnavailableError("The host's actor is busy: try again in a moment.")
         number = next(self._numbers)
-        asker = self._askers[number] = self._loop.create_future()
-        limit = self._loop.call_later(seconds, self.refuse, number, ActionTimeoutError())
-        self.bring(make(number))
+        pending = self._asks[number] = self._loop.create_future()
+        limit = self._loop.call_later(seconds, self.reject, number, ActionTimeoutError())
+        self.deliver(make(number))
         try:
-            return await asker
+            return await pending
         finally:
             limit.cancel()
-            del self._askers[number]
+            del self._asks[number]
 
-    def asked(self, number: int) -> bool:
-        """True while somebody waits for that answer."""
-        return number in self._askers
+    def is_pending(self, number: int) -> bool:
+        """Return whether somebody still waits for that answer."""
+        return number in self._asks
 
-    def answer(self, number: int, value: object) -> None:
-        """Give an asker his answer; nobody waiting is fine."""
-        asker = self._askers.get(number)
-        if asker is not None and not asker.done():
-            asker.set_result(value)
+    def resolve(self, number: int, value: object) -> None:
+        """Resolve a pending ask; no-op when it is gone."""
+        pending = self._asks.get(number)
+        if pending is not None and not pending.done():
+            pending.set_result(value)
 
-    def refuse(self, number: int, error: VptError) -> None:
-        """Give an asker a refusal."""
-        asker = self._askers.get(number)
-        if asker is not None and not asker.done():
-            asker.set_exception(error)
+    def reject(self, number: int, error: VptError) -> None:
+        """Reject a pending ask; no-op when it is gone."""
+        pending = self._asks.get(number)
+        if pending is not None and not pending.done():
+            pending.set_exception(error)
 
     async def run(self) -> None:
-        """Live: take messages until `receive` says that it is over (True) or raises."""
+        """Process messages until `receive` returns True or raises; then cancel all children."""
         async with asyncio.TaskGroup() as self._children:
             self._context = copy_context()
             self.begin()
-            self._ask_for_turn()
+            self._schedule()
             await self._over
+            # The group waits for its tasks, and none of them would end by itself.
             for task in tuple(self._open):
                 task.cancel()
 
-    def _ask_for_turn(self) -> None:
-        """Ask for a turn, unless one is coming or nobody is there to take it."""
-        if self._inbox and not self._called and self._context is not None:
-            self._called = True
-            self._loop.call_soon(self._take_turn, context=self._context)
+    def _schedule(self) -> None:
+        """Schedule `_process_inbox`, unless it is scheduled or the actor does not run."""
+        if self._inbox and not self._scheduled and self._context is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._process_inbox, context=self._context)
 
-    def _take_turn(self) -> None:
-        """Take what came until now, one message at a time; the rest has another turn."""
-        self._called, self._taking = False, True
+    def _process_inbox(self) -> None:
+        """Process what came until now; what comes meanwhile waits, so that others are served."""
+        self._scheduled, self._processing = False, True
         try:
+            # An actor that tells itself something would otherwise never let the loop go on.
             for _ in range(len(self._inbox)):
                 if self._over.done():
                     return
                 if self.receive(self._inbox.popleft()):
                     self._over.set_result(None)
-        except Exception as error:  # noqa: BLE001 (it ends the actor, whose owner deals with it)
+        except Exception as error:  # noqa: BLE001 (it ends the actor, whose supervisor handles it)
             self._over.set_exception(error)
         finally:
-            self._taking = False
-        self._ask_for_turn()
+            self._processing = False
+        self._schedule()
 
     def ended(self) -> None:
-        """Answer those who wait; called by the owner when the task is done, however it ended."""
+        """Reject what is pending; called by the owner when `run` is over, however it ended."""
         self._ended = True
-        for asker in self._askers.values():
-            if not asker.done():
-                asker.set_exception(UnavailableError("The host's actor ended: try again."))
+        for pending in self._asks.values():
+            if not pending.done():
+                pending.set_exception(UnavailableError("The host's actor ended: try again."))
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Start a child; an exception of it ends the actor."""
+        """Start a child task; an exception of it ends the actor."""
         task = self._children.create_task(work, name=f"{self.name}: {name}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return task
 
     def begin(self) -> None:
-        """Do what is due at the start."""
+        """Do what is due at the start; called by `run`."""
 
     @abstractmethod
     def receive(self, message: T) -> bool:
-        """Decide and act; True ends the actor."""
+        """Handle a message; return True to end the actor."""

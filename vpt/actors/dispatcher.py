@@ -283,7 +283,7 @@ class Dispatcher:
         self._taken[device_id] = waiting.execution_id
         self._sent[waiting.execution_id] = (view.host.id, device_id, waiting)
         self._used[device_id] = next(self._turns)
-        self._tell(view.host.id, m.Run(waiting.execution_id, device_id))
+        self._tell(view.host.id, m.StartRun(waiting.execution_id, device_id))
 
     def _forget_free(self, host_id: str) -> None:
         view = self._views.get(host_id)

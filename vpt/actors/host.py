@@ -1,4 +1,4 @@
-"""HostActor: asks the machine what a message means, then does what it says."""
+"""HostActor: performs the effects that the machine decides for each message."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
-from vpt.actors.state import HostState, Run
-from vpt.dialects.base import Call, Dialect, HostTroubleError
+from vpt.actors.state import CONNECT_SHARE, HostState, RunState
+from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.measures import Tally
@@ -37,21 +37,21 @@ from vpt.store.artifacts import Artifacts
 
 log = structlog.get_logger(__name__)
 
-_JITTER = 0.2
+_JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
 _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
-_LEAVE_LIMIT = 10.0  # seconds to say that a device is not needed any more
+_LEAVE_LIMIT = 10.0  # seconds for one POST /host/releaseControl
 
 
 class NotTaken(Protocol):
-    """Whom to tell that a run could not begin on its device."""
+    """The callback for a run that could not start on its device."""
 
     def __call__(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Let it wait on, unless it is `gone` for good."""
+        """Put it back into the queue, unless it is `gone` for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every host actor needs of the world."""
+    """What every host's actor needs of the rest of the server."""
 
     shared: Shared
     dialect: Dialect
@@ -59,7 +59,7 @@ class Surroundings:
     dispatcher: Dispatcher
     artifacts: Artifacts
     probe_timeout: float
-    probed: Callable[[str, float | None], None]  # by name, ms; None when it was missed
+    probed: Callable[[str, float | None], None]  # host, milliseconds; None when it was missed
     requeue: Callable[[Waiting], None]
     not_taken: NotTaken
     tally: Tally
@@ -67,12 +67,16 @@ class Surroundings:
 
 
 class HostActor(Actor[m.Message]):
-    """One host: its state, its open calls, its alarms and its writes."""
+    """One host: its state, its open calls, its alarms and its records.
+
+    Effects are performed in their order, and none of them awaits here: calls, probes and records
+    are child tasks, which send a fact when they are done.
+    """
 
     def __init__(
         self,
         state: HostState,
-        resumed: list[tuple[Run, float]],
+        resumed: list[tuple[RunState, float]],
         world: Surroundings,
         last_seen: datetime | None,
     ) -> None:
@@ -83,40 +87,42 @@ class HostActor(Actor[m.Message]):
         self.ledger = Ledger(world.shared, state.host.id)
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._records: deque[m.Effect] = deque()
+        self._records: deque[m.Effect] = deque()  # in order, the first one is being stored
         self._recorded = asyncio.Event()
-        self._unstored: HostView | None = None
+        self._unstored_view: HostView | None = None
+        self._last_view: HostView | None = None
         self._last_seen = last_seen
         self._stopping = False
 
     @property
     def state(self) -> HostState:
-        """What it knows now."""
+        """Return the present state."""
         return self._state
 
     @property
     def quiet(self) -> bool:
-        """True when no call is open and nothing waits to be told or written."""
+        """Return whether no call is open, no record waits, and the inbox is empty."""
         return not self._calls and not self._records and not self.depth
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ lifetime
 
     def begin(self) -> None:
-        """Take up what the database had, then write and probe for as long as it lives."""
-        self.spawn(self._write(), "writer")
+        """Start the writer, the probes, and what the restored state needs."""
+        self.spawn(self._write_records(), "writer")
         self._state, effects = machine.wake(self._state, self._resumed)
         self._resumed = []
         self._perform(effects)
         self._next_probe()
 
     def receive(self, message: m.Message) -> bool:
-        """Decide, then perform."""
+        """Let the machine decide, then perform the effects."""
+        # The new state stands before its effects: what they call may look at it.
         self._state, effects = machine.transition(self._state, message)
         self._perform(effects)
         return self._stopping
 
     def ended(self) -> None:
-        """Let no alarm ring for a dead actor."""
+        """Cancel all alarms: nobody would receive them."""
         super().ended()
         for handle in self._alarms.values():
             handle.cancel()
@@ -127,14 +133,14 @@ class HostActor(Actor[m.Message]):
 
     def _do(self, effect: m.Effect) -> None:  # noqa: C901, PLR0912 (a table)
         match effect:
-            case m.ForwardAct():
-                self._call(effect.device.id, self._forward_act(effect))
-            case m.Forward():
-                self._call(effect.device.id, self._forward(effect))
-            case m.Reply(ask, value):
-                self.answer(ask, value)
-            case m.Refuse(ask, error):
-                self.refuse(ask, error)
+            case m.SendAction():
+                self._call(effect.device.id, self._send_action(effect))
+            case m.SendStep():
+                self._call(effect.device.id, self._send_step(effect))
+            case m.Resolve(ask, value):
+                self.resolve(ask, value)
+            case m.Reject(ask, error):
+                self.reject(ask, error)
             case (
                 m.StoreAttempt()
                 | m.StoreStep()
@@ -156,9 +162,9 @@ class HostActor(Actor[m.Message]):
                 self.spawn(self._cancel_on_host(effect), "cancel")
             case m.Leave(host, device):
                 self.spawn(self._world.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
-            case m.Hangup(device_id):
-                self._hang_up(device_id)
-            case m.NotTaken(execution_id, device_id, gone):
+            case m.AbortCall(device_id):
+                self._abort_call(device_id)
+            case m.ReturnRun(execution_id, device_id, gone):
                 self._world.not_taken(execution_id, device_id, gone=gone)
             case m.Log(event_name, fields, warning):
                 level = log.warning if warning else log.info
@@ -199,10 +205,11 @@ class HostActor(Actor[m.Message]):
         except HostTroubleError as trouble:
             self._world.tally.probes_missed += 1
             self._world.probed(self.name, None)
-            self.tell(m.ProbeMissed(trouble.words))
+            self.tell(m.ProbeMissed(trouble.message))
             return
         seconds = perf_counter() - began
         self._world.tally.probes.add(seconds)
+        # A missed probe leaves this as it was: it is when the host was last seen, not looked at.
         self._last_seen = datetime.now(UTC)
         self._world.probed(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
@@ -210,8 +217,8 @@ class HostActor(Actor[m.Message]):
     # ------------------------------------------------------------ calls to the host
 
     def _call(self, device_id: str, work: Any) -> None:
-        """Open the device's call; a lane has one at most, and a late one gives way."""
-        self._hang_up(device_id)
+        """Open the device's call; a lane has one at most, so a late one is aborted."""
+        self._abort_call(device_id)
         self._calls[device_id] = task = self.spawn(work, f"call {device_id}")
         task.add_done_callback(lambda done: self._call_done(device_id, done))
 
@@ -219,12 +226,12 @@ class HostActor(Actor[m.Message]):
         if self._calls.get(device_id) is task:
             del self._calls[device_id]
 
-    def _hang_up(self, device_id: str) -> None:
+    def _abort_call(self, device_id: str) -> None:
         task = self._calls.pop(device_id, None)
         if task is not None:
             task.cancel()
 
-    async def _forward(self, effect: m.Forward) -> None:
+    async def _send_step(self, effect: m.SendStep) -> None:
         key = effect.key
         body = {
             **effect.action,
@@ -243,39 +250,43 @@ class HostActor(Actor[m.Message]):
             effect.connect,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
-            begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            moved=lambda state: self.tell(m.StepMoved(device_id, key, state)),
+            on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
+            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, state)),
         )
         began = perf_counter()
         outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
-        self.bring(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
+        self.deliver(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
 
-    async def _forward_act(self, effect: m.ForwardAct) -> None:
-        act, began = effect.act, perf_counter()
-        outcome: m.Outcome = m.NoAnswer(m.Trouble.TIMEOUT, "Nobody waits for it any more.")
-        if self.asked(act.ask):
-            body = {**act.action, "device_model": effect.device.model}
-            connect = act.timeout_s * machine.CONNECTING
-            call = Call(effect.host, effect.device, body, act.key, act.timeout_s, connect)
+    async def _send_action(self, effect: m.SendAction) -> None:
+        command, began = effect.command, perf_counter()
+        # It may have waited behind others for longer than its asker did: then it is not sent.
+        outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
+        if self.is_pending(command.ask):
+            body = {**command.action, "device_model": effect.device.model}
+            connect = command.timeout_s * CONNECT_SHARE
+            call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
             outcome = await self._send(call)
         duration_ms = (perf_counter() - began) * 1000
-        self.bring(m.ActAnswered(effect.device.id, act.ask, outcome, duration_ms))
+        self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
     async def _send(self, call: Call) -> m.Outcome:
+        # Another server may have taken over, and send the same step: then this one must not.
         if not self._world.may_act():
-            words = "The server's claim on its database ran out."
-            return m.NoAnswer(m.Trouble.HELD_BACK, words)
+            error = "The server's claim on its database ran out."
+            return m.NoAnswer(Trouble.HELD_BACK, error)
         try:
             return await self._world.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(m.Trouble[trouble.trouble], trouble.words)
+            return m.NoAnswer(trouble.trouble, trouble.message)
 
     async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
-        told = self._world.may_act() and await self._world.dialect.cancel(
+        acknowledged = self._world.may_act() and await self._world.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
         )
-        self.tell(m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, told))
+        self.tell(
+            m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
+        )
 
     # ------------------------------------------------------------ records
 
@@ -283,14 +294,15 @@ class HostActor(Actor[m.Message]):
         self._records.append(effect)
         self._recorded.set()
 
-    async def _write(self) -> None:
-        """Write records in order, and the looks of the host whenever nothing else waits."""
+    async def _write_records(self) -> None:
+        """Store records in order, one at a time, and the host's view when no record waits."""
+        # Of views only the newest is stored: a host that changes fast must not hold up its runs.
         while True:
             if self._records:
                 await self._store(self._records[0])
                 self._records.popleft()
-            elif self._unstored is not None:
-                view, self._unstored = self._unstored, None
+            elif self._unstored_view is not None:
+                view, self._unstored_view = self._unstored_view, None
                 await self.ledger.statuses(view)
             else:
                 self._recorded.clear()
@@ -304,7 +316,9 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case m.StoreStep():
-                self.tell(await self.ledger.finish_step(effect, await self._screenshot(effect)))
+                self.tell(
+                    await self.ledger.finish_step(effect, await self._save_screenshot(effect))
+                )
                 if effect.duration_ms is not None:
                     self._world.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case m.StoreTry():
@@ -320,14 +334,14 @@ class HostActor(Actor[m.Message]):
 
     def _begun(self, execution_id: str) -> None:
         waiting = self._world.dispatcher.begun(execution_id)
-        if waiting is not None:  # the database's clock may be a little ahead of ours
+        if waiting is not None:  # the database's clock may be ahead of this one: never below 0
             self._world.tally.dispatched.add(max(0.0, time.time() - waiting.queued_at))
 
     async def _store_end(self, effect: m.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)
         self._log_end(effect, fact.status, row["duration_s"])
         self.tell(fact)
-        if fact.status is ExecutionStatus.QUEUED:
+        if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
             last = self.name if effect.kind is ErrorKind.HOST_LOST else None
             self._world.requeue(waiting_of(effect.spec.execution_id, row, last))
 
@@ -353,8 +367,9 @@ class HostActor(Actor[m.Message]):
         else:
             log.info("test_execution_completed", **fields, duration=duration_s)
 
-    async def _screenshot(self, effect: m.StoreStep) -> str | None:
-        """Keep the screenshot of an answer; one that is no picture is logged, not an error."""
+    async def _save_screenshot(self, effect: m.StoreStep) -> str | None:
+        """Save the screenshot of an answer and return its kind."""
+        # One that cannot be saved is logged; it never fails the step.
         data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
         if not data:
             return None
@@ -367,18 +382,16 @@ class HostActor(Actor[m.Message]):
             log.exception("screenshot_lost", execution_id=key.execution_id)
         return None
 
-    # ------------------------------------------------------------ news
+    # ------------------------------------------------------------ the view
 
     def _announce(self, view: HostView) -> None:
-        self._unstored = view
+        self._unstored_view = view
         self._recorded.set()
-        self._tell_clients(self._known_view, view)
-        self._known_view = view
+        self._publish_changes(self._last_view, view)
+        self._last_view = view
         self._world.dispatcher.announce(view)
 
-    _known_view: HostView | None = None
-
-    def _tell_clients(self, old: HostView | None, new: HostView) -> None:
+    def _publish_changes(self, old: HostView | None, new: HostView) -> None:
         seen = self._last_seen.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if self._last_seen else None
         if old is None or (old.status, old.reason) != (new.status, new.reason):
             log.info("host_status_changed", host_id=self.name, status=new.status, reason=new.reason)
@@ -391,7 +404,8 @@ class HostActor(Actor[m.Message]):
 
 
 def _slim(outcome: m.Outcome) -> m.Outcome:
-    """Keep of an answer what will be stored: it may have to wait long for the database."""
+    """Return the answer with only what will be stored."""
+    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
     if not isinstance(outcome, Answer) or outcome.raw is None:
         return outcome
     return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})

@@ -489,7 +489,7 @@ class Lab:
         key = f"manual/{self._started}/{next(self._acts)}"
         answer: tuple[Answer, float] = await self._hosts.ask(
             host_id,
-            lambda ask: m.Act(ask, device_id, action, seconds, key, user_id),
+            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id),
             seconds + _MARGIN,
         )
         return answer

@@ -1,14 +1,15 @@
-"""What an actor is told (commands, facts) and what it orders (effects): frozen, one line each.
+"""The messages of a host's actor (commands and facts) and its effects: frozen values.
 
-Commands carry `ask`, the number under which the asker waits for a `Reply` or `Refuse`.
+A command is what somebody wants; it may carry `ask`, the number of the pending ask that a
+`Resolve` or `Reject` ends. A fact is what happened: an answer, an alarm, a stored record. An effect
+is what the actor has to do because of a message; what comes of it comes back as a fact.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
-
 from msgspec import Struct
 
+from vpt.dialects.base import Trouble
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -26,20 +27,8 @@ from vpt.model import (
 # ---------------------------------------------------------------- outcomes of a call to a host
 
 
-class Trouble(Enum):
-    """A call that brought no answer of a step."""
-
-    HELD_BACK = auto()  # by us: nothing was sent, and the host is not to blame
-    NOT_CONNECTED = auto()  # nothing was sent
-    BROKEN = auto()  # something was sent, then the connection broke
-    FATE_UNKNOWN = auto()  # the host began it, died, and cannot tell
-    HOST_ERROR = auto()
-    HOST_REFUSED = auto()
-    TIMEOUT = auto()
-
-
 class NoAnswer(Struct, frozen=True):
-    """Why there is no answer, in words for a person."""
+    """Why a call brought no answer; `error` is for people."""
 
     trouble: Trouble
     error: str
@@ -49,39 +38,50 @@ Outcome = Answer | NoAnswer
 
 
 class StepKey(Struct, frozen=True):
-    """One try of one step of one attempt: what a host can tell apart."""
+    """One try of one step of one attempt.
+
+    Hosts get it as the Idempotency-Key: the same key is the same work, another try is new work.
+    """
 
     execution_id: str
     attempt: int
     step: int
-    tries: int
+    tries: int  # 1 for the first
 
 
 # ---------------------------------------------------------------- commands
 
 
 class Register(Struct, frozen=True):
+    """Store what a host says of itself and its devices; its process may have begun anew."""
+
     ask: int
     host: Host
     devices: tuple[Device, ...]
 
 
 class ChangeDevices(Struct, frozen=True):
+    """Store devices as people changed them."""
+
     ask: int
     devices: tuple[Device, ...]
 
 
 class ChangeHost(Struct, frozen=True):
-    """People changed what vpt knows of the host: the next call goes out by that."""
+    """Use what people changed of the host from the next call on."""
 
     host: Host
 
 
 class Unregister(Struct, frozen=True):
+    """Note that the host leaves in order."""
+
     ask: int
 
 
 class Drain(Struct, frozen=True):
+    """Start no more runs on the host, or (`on` false) start them again."""
+
     ask: int
     on: bool
 
@@ -92,35 +92,37 @@ class Retire(Struct, frozen=True):
     ask: int
 
 
-class Act(Struct, frozen=True):
-    """Run one manual action; the asker waits for what comes of it."""
+class RunAction(Struct, frozen=True):
+    """Run one manual action; its answer ends the ask."""
 
     ask: int
-    device_id: str | None
+    device_id: str | None  # None: the only one of the host
     action: Json
     timeout_s: float
-    key: str
-    user_id: str
+    key: str  # goes out as the Idempotency-Key
+    user_id: str  # a lease of somebody else rejects the action
 
 
 class TakeLease(Struct, frozen=True):
-    """Give `holder` the device for `seconds`, or renew his lease; the answer is the lease's id."""
+    """Lease the device to `holder` for `seconds`, or renew that; the answer is the lease's id."""
 
     ask: int
     device_id: str
-    lease_id: str
+    lease_id: str  # of a new lease; a renewed one keeps its own
     holder: str
     seconds: float
 
 
-class Run(Struct, frozen=True):
-    """Begin the next attempt of a queued execution here (told by the dispatcher)."""
+class StartRun(Struct, frozen=True):
+    """Start the next attempt of a queued execution here; the dispatcher chose this device."""
 
     execution_id: str
     device_id: str
 
 
 class Cancel(Struct, frozen=True):
+    """Cancel the execution's run, if it is on this host."""
+
     execution_id: str
 
 
@@ -131,9 +133,9 @@ Command = (
     | Unregister
     | Drain
     | Retire
-    | Act
+    | RunAction
     | TakeLease
-    | Run
+    | StartRun
     | Cancel
 )
 
@@ -141,19 +143,21 @@ Command = (
 
 
 class ProbeAnswered(Struct, frozen=True):
-    pass
+    """The host's health is well."""
 
 
 class ProbeMissed(Struct, frozen=True):
+    """A probe was not answered well."""
+
     error: str
 
 
 class HeartbeatSeen(Struct, frozen=True):
-    pass
+    """The host sent a ping, so it may be back."""
 
 
 class ProbeDue(Struct, frozen=True):
-    pass
+    """It is time for a probe."""
 
 
 class ShutdownBegun(Struct, frozen=True):
@@ -161,25 +165,29 @@ class ShutdownBegun(Struct, frozen=True):
 
 
 class AttemptStored(Struct, frozen=True):
-    """The attempt stands in the database and its first step beside it."""
+    """The attempt is stored, with its first step as running."""
 
     device_id: str
     spec: RunSpec
 
 
 class AttemptRefused(Struct, frozen=True):
-    """The execution was not to be had any more (cancelled, or its time was over)."""
+    """The execution cannot start any more: it was cancelled, or expired in the queue."""
 
     device_id: str
     execution_id: str
 
 
 class StepDue(Struct, frozen=True):
+    """The delay before a step is over."""
+
     device_id: str
     key: StepKey
 
 
 class StepAnswered(Struct, frozen=True):
+    """A step's call is over, with an answer or without one."""
+
     device_id: str
     key: StepKey
     outcome: Outcome
@@ -187,15 +195,15 @@ class StepAnswered(Struct, frozen=True):
 
 
 class StepBegun(Struct, frozen=True):
-    """The host gave the try that is under way a name of its own: it can be asked for its end."""
+    """The host named the try that is under way; by that handle it can be asked for its end."""
 
     device_id: str
     key: StepKey
     handle: str
 
 
-class StepMoved(Struct, frozen=True):
-    """The host says how far the step is."""
+class StepProgressed(Struct, frozen=True):
+    """How far the step is, as the host tells it."""
 
     device_id: str
     key: StepKey
@@ -203,12 +211,14 @@ class StepMoved(Struct, frozen=True):
 
 
 class StepTimedOut(Struct, frozen=True):
+    """The time of a step is over."""
+
     device_id: str
     key: StepKey
 
 
 class StepStored(Struct, frozen=True):
-    """The step's end stands; without a status it is to be tried once more."""
+    """The step's end is stored; without a status it is its next try that is stored."""
 
     device_id: str
     key: StepKey
@@ -217,6 +227,8 @@ class StepStored(Struct, frozen=True):
 
 
 class RunTimedOut(Struct, frozen=True):
+    """The time of a run is over."""
+
     device_id: str
     execution_id: str
     attempt: int
@@ -227,7 +239,7 @@ class GraceOver(Struct, frozen=True):
 
 
 class LossForgotten(Struct, frozen=True):
-    """A loss of the host is too long ago to tell anything."""
+    """A loss of the host is too long ago to count."""
 
 
 class PauseOver(Struct, frozen=True):
@@ -242,35 +254,43 @@ class LeaseOver(Struct, frozen=True):
 
 
 class CancelGraceOver(Struct, frozen=True):
+    """CANCEL_GRACE is over since a cancel, or since a step went on after its attempt's end."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
 class CancelAnswered(Struct, frozen=True):
+    """The host answered a cancel, or did not."""
+
     device_id: str
     execution_id: str
     attempt: int
-    acknowledged: bool
+    acknowledged: bool  # false, too, when there was no answer: it is asked again then
 
 
 class EndStored(Struct, frozen=True):
-    """The attempt's end stands; `status` is what the execution is now."""
+    """The attempt's end is stored; `status` is the execution's, `queued` when tried again."""
 
     device_id: str
     execution_id: str
     attempt: int
     status: ExecutionStatus
-    step_status: StepStatus | None = None
+    step_status: StepStatus | None = None  # of the step that was in flight
 
 
 class ReleaseStored(Struct, frozen=True):
+    """The device's release is stored."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
-class ActAnswered(Struct, frozen=True):
+class ActionAnswered(Struct, frozen=True):
+    """A manual action's call is over."""
+
     device_id: str
     ask: int
     outcome: Outcome
@@ -288,7 +308,7 @@ Fact = (
     | StepDue
     | StepAnswered
     | StepBegun
-    | StepMoved
+    | StepProgressed
     | StepTimedOut
     | StepStored
     | RunTimedOut
@@ -300,32 +320,38 @@ Fact = (
     | CancelAnswered
     | EndStored
     | ReleaseStored
-    | ActAnswered
+    | ActionAnswered
 )
 Message = Command | Fact
 
 # ---------------------------------------------------------------- effects
 
 
-class Reply(Struct, frozen=True):
+class Resolve(Struct, frozen=True):
+    """Answer a pending ask."""
+
     ask: int
     value: object = None
 
 
-class Refuse(Struct, frozen=True):
+class Reject(Struct, frozen=True):
+    """End a pending ask with an error."""
+
     ask: int
     error: VptError
 
 
 class Probe(Struct, frozen=True):
+    """GET the host's health; comes back as ProbeAnswered or ProbeMissed."""
+
     host: Host
 
 
-class Forward(Struct, frozen=True):
-    """Send a step; what comes within `limit` (s) comes back as StepAnswered.
+class SendStep(Struct, frozen=True):
+    """Send a step; its answer, or that there is none within `limit` (s), is a StepAnswered.
 
-    Without a connection within `connect` (s) nothing is sent. With a `handle` it was begun before
-    and is only to be asked for its end.
+    Without a connection within `connect` (s) nothing is sent. With a `handle` the host has begun it
+    already, and is only asked for its end.
     """
 
     host: Host
@@ -333,21 +359,21 @@ class Forward(Struct, frozen=True):
     device_model: str
     key: StepKey
     action: Json
-    limit: float
+    limit: float  # longer than the step may take: a late answer is of use (`machine/holds.py`)
     connect: float
     handle: str | None = None
 
 
-class ForwardAct(Struct, frozen=True):
-    """Send a manual action; its end comes back as ActAnswered."""
+class SendAction(Struct, frozen=True):
+    """Send a manual action; its end comes back as ActionAnswered."""
 
     host: Host
     device: Device
-    act: Act
+    command: RunAction
 
 
 class CancelOnHost(Struct, frozen=True):
-    """Tell the host to stop an attempt; comes back as CancelAnswered."""
+    """Ask the host to stop an attempt; its answer comes back as CancelAnswered."""
 
     host: Host
     device_id: str
@@ -356,27 +382,32 @@ class CancelOnHost(Struct, frozen=True):
 
 
 class Leave(Struct, frozen=True):
-    """Tell the host that an attempt has no more use for the device."""
+    """Notify the host that an attempt needs the device no more; nothing comes back."""
 
     host: Host
     device: Device
 
 
-class Hangup(Struct, frozen=True):
-    """Give up the open call of this device."""
+class AbortCall(Struct, frozen=True):
+    """Abort the open call of this device, if there is one; nothing comes back of it."""
 
     device_id: str
 
 
 class Alarm(Struct, frozen=True):
-    """Leave `fact` after `seconds`; one of the same name takes its place, None ends it."""
+    """Send `fact` to the actor after `seconds`.
 
-    name: str
+    It replaces the alarm of that name; without a fact it only cancels that.
+    """
+
+    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, `lease:`
     seconds: float
     fact: Fact | None
 
 
 class StoreAttempt(Struct, frozen=True):
+    """Store a new attempt and make its execution running; comes back as AttemptStored."""
+
     execution_id: str
     device_id: str
 
@@ -390,8 +421,8 @@ class StoreStep(Struct, frozen=True):
     answer: Answer | None
     error: str | None
     duration_ms: float | None
-    seq: int
-    next_action: str | None
+    seq: int  # of the event that tells it
+    next_action: str | None  # the next step's name, None when the run ends here
 
 
 class StoreTry(Struct, frozen=True):
@@ -402,7 +433,7 @@ class StoreTry(Struct, frozen=True):
 
 
 class StoreHandle(Struct, frozen=True):
-    """Store what the host calls the try that is under way."""
+    """Store the handle that the host gave to the try that is under way."""
 
     device_id: str
     key: StepKey
@@ -410,7 +441,11 @@ class StoreHandle(Struct, frozen=True):
 
 
 class StoreEnd(Struct, frozen=True):
-    """Store how an attempt ended, at its step `at`; `again` puts the execution in line again."""
+    """Store how an attempt ended, at its step `at`.
+
+    `again` puts the execution back in the queue; `release` frees the device, which is held
+    otherwise.
+    """
 
     device_id: str
     spec: RunSpec
@@ -420,28 +455,32 @@ class StoreEnd(Struct, frozen=True):
     again: bool
     release: bool
     at: int
-    step: StepKey | None  # the one that was in flight
-    seq: int
+    step: StepKey | None  # the one that was in flight, which ends with its attempt
+    seq: int  # of the event that tells it
 
 
 class StoreRelease(Struct, frozen=True):
+    """Store that an attempt that is over holds its device no more."""
+
     device_id: str
     execution_id: str
     attempt: int
 
 
 class Publish(Struct, frozen=True):
+    """Publish an event to its subscribers."""
+
     event: Event
 
 
 class Announce(Struct, frozen=True):
-    """The host looks different now: tell the dispatcher, the clients and the database."""
+    """Notify the dispatcher, the clients and the database that the host's view changed."""
 
     view: HostView
 
 
-class NotTaken(Struct, frozen=True):
-    """A run that the dispatcher sent could not begin here."""
+class ReturnRun(Struct, frozen=True):
+    """Return a run to the dispatcher that could not start here; `gone` when it never can."""
 
     execution_id: str
     device_id: str
@@ -449,24 +488,26 @@ class NotTaken(Struct, frozen=True):
 
 
 class Log(Struct, frozen=True):
+    """Write an event to the log."""
+
     event: str
     fields: Json
     warning: bool = False
 
 
 class Stop(Struct, frozen=True):
-    """The actor's work is over."""
+    """End the actor."""
 
 
 Effect = (
-    Reply
-    | Refuse
+    Resolve
+    | Reject
     | Probe
-    | Forward
-    | ForwardAct
+    | SendStep
+    | SendAction
     | CancelOnHost
     | Leave
-    | Hangup
+    | AbortCall
     | Alarm
     | StoreAttempt
     | StoreStep
@@ -476,7 +517,7 @@ Effect = (
     | StoreRelease
     | Publish
     | Announce
-    | NotTaken
+    | ReturnRun
     | Log
     | Stop
 )

@@ -12,7 +12,7 @@ import structlog
 
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
-from vpt.actors.machine import action_name
+from vpt.actors.state import action_name
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (

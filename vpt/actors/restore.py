@@ -1,4 +1,7 @@
-"""A host's state as the database has it: the way back after every kind of death."""
+"""Build a host's state from the database, after a crash of its actor or a start of the server.
+
+The same path serves both, so that each test of a restart is one of a crash, too.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from vpt.actors.state import Hold as Held
-from vpt.actors.state import HostState, Lane, Lease, Limits, Link, Phase, Run
+from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import Credential, Device, Host, HostStatus, RunSpec
 from vpt.store.db import Database
 from vpt.store.seal import Sealer
@@ -17,25 +19,27 @@ _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What an actor begins with; `resumed` are runs and how long (s) they have run."""
+    """The state that an actor starts with; `resumed` are runs and how long (s) they have run."""
 
     state: HostState
-    resumed: list[tuple[Run, float]]
+    resumed: list[tuple[RunState, float]]
     last_seen: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What opens the secrets of hosts, and the key that VirtualPyTest hosts share."""
+    """The key to the sealed secrets of hosts, and the API key that VirtualPyTest hosts share."""
 
     sealer: Sealer = field(repr=False)
     api_key: str | None = field(default=None, repr=False)
 
     def secret_of(self, row: Any) -> str | None:
-        """Give what goes out with calls to that host, to its URL only."""
+        """Return the secret that goes with calls to that host, and to its URL only."""
         if row["dialect"] == "document":
             return self._opened(row["sealed_secret"])
-        if row["sealed_api_key"] is not None:  # it never gets the others' key beside its own
+        if (
+            row["sealed_api_key"] is not None
+        ):  # a host with a key of its own never gets the shared one
             return self._opened(row["sealed_api_key"])
         return None if row["credential"] == Credential.OPEN else self.api_key
 
@@ -46,7 +50,7 @@ class Keys:
 async def restore(
     db: Database, keys: Keys, limits: Limits, host_id: str, crashes: int
 ) -> Restored | None:
-    """Load a host, its devices and what holds them; None when it is not registered."""
+    """Load a host, its devices and what holds them; return None when it is not registered."""
     async with db.transaction() as session:
         row = await session.row("lab_host", id=host_id)
         if row is None:
@@ -60,12 +64,14 @@ async def restore(
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
         lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
-    resumed: list[tuple[Run, float]] = []
+    resumed: list[tuple[RunState, float]] = []
     for item in attempts:
-        _take_up(lanes, item, resumed)
+        _put_attempt(lanes, item, resumed)
     link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    # Nothing is known against the host, so its first good probe makes it UP; without any it gets
+    # no work, since its answers of before the restart are old.
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
-    paused = row["paused"]  # how often it was lost is forgotten, that it is held back is not
+    paused = row["paused"]  # that it flaps is stored, how often it was lost is not
     state = HostState(
         host_of(row, keys),
         limits,
@@ -81,7 +87,7 @@ async def restore(
 
 
 def host_of(row: Any, keys: Keys) -> Host:
-    """Make a host from its row, its secret unsealed."""
+    """Build a host from its row, with its secret unsealed."""
     return Host(
         id=row["id"],
         url=row["host_url"],
@@ -94,7 +100,7 @@ def host_of(row: Any, keys: Keys) -> Host:
 
 
 def device_of(row: Any) -> Device:
-    """Make a device from its row."""
+    """Build a device from its row."""
     return Device(
         id=row["id"],
         local_id=row["local_id"],
@@ -106,8 +112,8 @@ def device_of(row: Any) -> Device:
     )
 
 
-def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]]) -> None:
-    """Put an attempt that still has its device back on its lane."""
+def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
+    """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
     lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
     if row["status"] == "running":
@@ -115,17 +121,17 @@ def _take_up(lanes: dict[str, Lane], row: Any, resumed: list[tuple[Run, float]])
         resumed.append((run, row["elapsed_s"]))
         lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
     else:
-        hold = Held(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
+        hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
         lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
 
 
 def _missing_device(device_id: str) -> Device:
-    """Stand in for a device that is declared no more while somebody still holds it."""
+    """Return a device that the host declares no more, for as long as somebody holds it."""
     local = device_id.partition(":")[2] or None
     return Device(device_id, local, device_id, None, declared=False)
 
 
-def _run_of(row: Any) -> Run:
+def _run_of(row: Any) -> RunState:
     spec = RunSpec(
         execution_id=row["execution_id"],
         test_case_id=row["test_case_id"],
@@ -140,10 +146,10 @@ def _run_of(row: Any) -> Run:
         requested_by=row["requested_by"],
         campaign_execution_id=row["campaign_execution_id"],
     )
-    in_flight = row["step_status"] == "running"
-    delayed = in_flight and row["step_age_s"] < spec.steps[row["step"] - 1].get("delay_s", 0)
+    in_flight = row["step_status"] == "running"  # else the step is over, and so is the run
+    delayed = in_flight and _is_delayed(row, spec)
     phase = Phase.PARKED if in_flight else Phase.STORING
-    return Run(
+    return RunState(
         spec.execution_id,
         Phase.DELAYED if delayed else phase,
         spec,
@@ -153,6 +159,15 @@ def _run_of(row: Any) -> Run:
         failed=row["failed"],
         stop=not in_flight,
         cancelled=row["cancelled"],
+        # A step that is stored as running may be at the host, since the row comes before the call.
+        # Not so during its delay: its host never heard of it, so it can go on whatever the host
+        # can tell, and when it is cancelled nothing has to stop.
         uncertain=in_flight and not delayed,
         handle=row["handle"] if in_flight else None,
     )
+
+
+def _is_delayed(row: Any, spec: RunSpec) -> bool:
+    """Return whether the step's `delay_s` is not over by the database's clock."""
+    delay_s: float = spec.steps[row["step"] - 1].get("delay_s", 0)
+    return bool(row["step_age_s"] < delay_s)

@@ -1,4 +1,4 @@
-"""What a host actor knows: its link to the host, and a lane for each device. Pure values."""
+"""What a host's actor knows: its link to the host, and a lane for each device. Pure values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from vpt.actors.messages import Act, StepKey
+from vpt.actors.messages import RunAction, StepKey
 from vpt.model import (
     Device,
     DeviceStatus,
@@ -26,29 +26,33 @@ FLAPS_AT, FLAP_WINDOW = 3, 600.0
 #: Seconds without work for a host that flaps; it doubles with each loss until a run finishes.
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0
 
+#: The part of a step's time within which the host must be connected, or nothing is sent: a host
+#: that needs more for one round trip would not answer in time, which needs another one.
+CONNECT_SHARE = 0.5
+
 
 class Link(Enum):
-    """What the probes say of a host."""
+    """What the probes say of a host; only UP gets new work."""
 
     UP = auto()
     SUSPECT = auto()
-    LOST = auto()
-    OFFLINE = auto()  # it said goodbye
+    LOST = auto()  # its runs end when it does not come back within RUN_GRACE
+    OFFLINE = auto()  # it unregistered itself
 
 
 class Phase(Enum):
-    """Where a run stands; only SENT has an open call."""
+    """Where a run stands; only SENT has an open call, STORING and ENDING wait for a record."""
 
     STARTING = auto()  # its attempt is being stored
     DELAYED = auto()  # waits before a step
-    SENT = auto()
+    SENT = auto()  # a step is at the host
     PARKED = auto()  # its step goes out (again) after the next good probe
     STORING = auto()  # a step's result is being stored
     ENDING = auto()  # its end is being stored
 
 
 class Limits(Struct, frozen=True):
-    """The settings that decide; durations in seconds."""
+    """The settings that the actor decides by; durations in seconds."""
 
     suspect_after: int
     lost_after: int
@@ -62,8 +66,8 @@ class Limits(Struct, frozen=True):
     probe_interval: float
 
 
-class Named(Protocol):
-    """Whatever names an attempt."""
+class AttemptRef(Protocol):
+    """Whatever names an attempt: most messages of its alarms and calls."""
 
     @property
     def execution_id(self) -> str:
@@ -74,63 +78,69 @@ class Named(Protocol):
         """The attempt's number."""
 
 
-class Run(Struct, frozen=True):
-    """An attempt on this lane; `spec` is missing until the attempt stands in the database."""
+class RunState(Struct, frozen=True):
+    """An attempt on this lane; `spec` is missing until the attempt stands in the database.
+
+    It needs no history: the present step, its try, and what the end depends on are enough.
+    """
 
     execution_id: str
     phase: Phase
     spec: RunSpec | None = None
-    step: int = 1
-    tries: int = 1
-    seq: int = 0
-    failed: bool = False
-    stop: bool = False  # a step failed: nothing goes out after it
-    cancelled: bool = False
-    overdue: bool = False
-    parks: int = 0
+    step: int = 1  # the present one, from 1
+    tries: int = 1  # the number of its present try, from 1
+    seq: int = 0  # of the last event that was stored
+    failed: bool = False  # a step failed, so the verdict is no
+    stop: bool = False  # the last step is over, or a failed one ended the run: nothing goes out
+    cancelled: bool = False  # to be carried out in the phase's own way: see `machine/cancel.py`
+    overdue: bool = False  # its time was over while a record was being stored
+    parks: int = 0  # how often the present step was parked: later probes come less soon
     uncertain: bool = False  # the host may be acting on the present step
-    handle: str | None = None  # what the host calls that, when it can be asked for its end
+    handle: str | None = None  # what the host calls the present try, when it named it
 
     @property
     def loaded(self) -> RunSpec:
-        """The spec, which every phase but STARTING has."""
+        """Return the spec, which every phase but STARTING has."""
         if self.spec is None:
-            raise AssertionError("a run without its attempt")
+            raise AssertionError("a run without its spec: its attempt is not stored yet")
         return self.spec
 
     @property
     def key(self) -> StepKey:
-        """The try that is in flight or due."""
+        """Return the key of the try that is in flight or due."""
         return StepKey(self.execution_id, self.loaded.attempt, self.step, self.tries)
 
-    def is_of(self, named: Named) -> bool:
-        """True when `named` speaks of just this attempt."""
+    def is_of(self, ref: AttemptRef) -> bool:
+        """Return whether `ref` names just this attempt; an execution has several."""
         attempt = self.spec.attempt if self.spec else None
-        return (self.execution_id, attempt) == (named.execution_id, named.attempt)
+        return (self.execution_id, attempt) == (ref.execution_id, ref.attempt)
 
     @property
     def action(self) -> Json:
-        """The step that is in flight or due."""
+        """Return the step that is in flight or due."""
         return self.loaded.steps[self.step - 1]
 
 
 class Hold(Struct, frozen=True):
-    """Why a device is not given out though its attempt is over: the host may still act on it."""
+    """Why a device is not given out though its attempt is over: the host may still act on it.
+
+    What it waits for is in `machine/holds.py`.
+    """
 
     execution_id: str
     attempt: int
-    lost: bool  # else an answer is late
-    good: int = 0  # good probes since
-    acknowledged: bool = False  # the host acknowledged the cancel
-    releasing: bool = False
+    lost: bool  # the host was lost: good probes end it; else its answer is late: that or time does
+    good: int = 0  # good probes since the end, in a row until there were `recover_after`
+    acknowledged: bool = False  # the host acknowledged the cancel, or is known to be done
+    releasing: bool = False  # the release is being stored
 
-    def is_of(self, named: Named) -> bool:
-        """True when `named` speaks of just this attempt."""
-        return (self.execution_id, self.attempt) == (named.execution_id, named.attempt)
+    def is_of(self, ref: AttemptRef) -> bool:
+        """Return whether `ref` names just this attempt; an execution has several."""
+        return (self.execution_id, self.attempt) == (ref.execution_id, ref.attempt)
 
 
 class Lease(Struct, frozen=True):
-    """A person's exclusive right to a device; `seconds` were left when it was taken up."""
+    """A person's exclusive right to a device; `seconds` were left when it was put on the lane."""
 
     id: str
     holder: str
@@ -138,50 +148,62 @@ class Lease(Struct, frozen=True):
 
 
 class Lane(Struct, frozen=True):
-    """A device and what holds it; `acts` are manual actions, the first is under way."""
+    """A device and what holds it.
+
+    The first of `actions` is under way, unless the host is a serial one that works on another lane.
+    """
 
     device: Device
-    run: Run | None = None
+    run: RunState | None = None
     hold: Hold | None = None
-    acts: tuple[Act, ...] = ()
-    wanted: bool = False  # a run waits for the acts to end
-    gone: bool = False  # the host declares it no more
+    actions: tuple[RunAction, ...] = ()  # manual ones
+    wanted: bool = False  # a run waits for the actions to end: no further ones are accepted
+    gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
 
     @property
     def idle(self) -> bool:
-        """True when nothing runs on the device or may still do so."""
-        return self.run is None and self.hold is None and not self.acts
+        """Return whether nothing runs on the device or may still do so."""
+        return self.run is None and self.hold is None and not self.actions
 
     @property
     def empty(self) -> bool:
-        """True when nobody has anything to do with the device."""
+        """Return whether nobody has anything to do with the device."""
         return self.idle and self.lease is None
 
 
 class HostState(Struct, frozen=True):
-    """All that a host's actor decides from."""
+    """All that a host's actor decides by."""
 
     host: Host
     limits: Limits
     link: Link = Link.SUSPECT
-    missed: int = 0
-    good: int = 0
-    probing: bool = False
-    crashes: int = 0  # of this actor, in a short time: what runs may be the reason
-    draining: bool = False
+    missed: int = 0  # probes in a row
+    good: int = 0  # probes in a row
+    probing: bool = False  # a probe is under way
+    crashes: int = 0  # of this actor, in a short time: a run of it may be the reason
+    draining: bool = False  # it finishes what runs and gets nothing new
     halted: bool = False  # the server stops: nothing more goes out
-    grace_over: bool = False
-    losses: int = 0  # of late: those of the last FLAP_WINDOW
-    lost_ever: int = 0
+    grace_over: bool = False  # it is away for longer than RUN_GRACE: runs end as lost
+    losses: int = 0  # those of the last FLAP_WINDOW
+    lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
     paused: bool = False  # it flaps: no work until its pause is over
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None
 
 
+def action_name(action: Json) -> str:
+    """Return the name under which a step is listed, from the first field that has one."""
+    for name in ("command", "action", "script", "verification_type", "action_type", "name"):
+        word = action.get(name)
+        if isinstance(word, str) and word:
+            return word[:200]
+    return "graph" if "graph" in action else "step"
+
+
 def device_status(state: HostState, lane: Lane) -> DeviceStatus:
-    """Say what a device is good for now."""
+    """Return the status by which others see a device."""
     if lane.device.disabled:
         return DeviceStatus.DISABLED
     if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
@@ -190,12 +212,12 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
         return DeviceStatus.BUSY
     if lane.lease is not None:
         return DeviceStatus.LEASED
-    if lane.wanted:
+    if lane.wanted:  # manual actions alone do not make a device busy: runs wait for them briefly
         return DeviceStatus.BUSY
     return DeviceStatus.ONLINE
 
 
-_AT_WORK = (DeviceStatus.BUSY, DeviceStatus.LEASED)
+_TAKEN = (DeviceStatus.BUSY, DeviceStatus.LEASED)
 _OF_LINK = {
     Link.OFFLINE: HostStatus.OFFLINE,
     Link.LOST: HostStatus.LOST,
@@ -204,7 +226,7 @@ _OF_LINK = {
 
 
 def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus:
-    """Say what the host is good for now."""
+    """Return the status by which others see the host."""
     if state.link in _OF_LINK:
         return _OF_LINK[state.link]
     if state.paused:
@@ -212,13 +234,13 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
     if state.draining:
         return HostStatus.DRAINING
     statuses = {view.status for view in devices}
-    if state.host.serial and not statuses.isdisjoint(_AT_WORK):
+    if state.host.serial and not statuses.isdisjoint(_TAKEN):
         return HostStatus.BUSY
     return HostStatus.AVAILABLE if DeviceStatus.ONLINE in statuses else HostStatus.BUSY
 
 
 def view_of(state: HostState) -> HostView:
-    """Give the host as the others see it; the same object while nothing visible changed."""
+    """Return the host as others see it: the same object while nothing visible changed."""
     devices = tuple(
         DeviceView(lane.device, device_status(state, lane)) for lane in state.lanes.values()
     )
@@ -236,7 +258,7 @@ def _reason(state: HostState) -> tuple[Reason | None, float | None]:
 
 
 def pause_of(flaps: int) -> float:
-    """Give how long (s) a host that lost its link so often while it flapped gets no work."""
+    """Return for how long (s) a host that was lost so often while it flapped gets no work."""
     return min(FIRST_PAUSE * 2.0 ** (min(flaps, 20) - 1), LONGEST_PAUSE)
 
 
@@ -244,29 +266,29 @@ def check(state: HostState) -> None:
     """Raise AssertionError when an invariant does not hold (named in ARCHITECTURE.md)."""
     for device_id, lane in state.lanes.items():
         run, hold = lane.run, lane.hold
-        _hold("a_lane_has_its_device", lane.device.id == device_id)
-        _hold("no_act_beside_a_run", run is None or not lane.acts)
-        _hold(
+        _must("a_lane_has_its_device", lane.device.id == device_id)
+        _must("no_act_beside_a_run", run is None or not lane.actions)
+        _must(
             "a_hold_waits_for_its_end",
             run is None or hold is None or (run.phase is Phase.ENDING),
         )
-        _hold("a_started_run_has_a_spec", run is None or _has_spec(run))
-        _hold("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.acts))
-        _hold("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
+        _must("a_started_run_has_a_spec", run is None or _has_spec(run))
+        _must("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.actions))
+        _must("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
     at_work = [lane for lane in state.lanes.values() if lane.run or lane.hold]
-    others = [lane for lane in state.lanes.values() if lane.acts or lane.lease]
+    others = [lane for lane in state.lanes.values() if lane.actions or lane.lease]
     alone = len(at_work) + bool(others) <= 1
-    _hold("a_serial_host_does_one_thing", not state.host.serial or alone)
+    _must("a_serial_host_does_one_thing", not state.host.serial or alone)
     executions = [lane.run.execution_id for lane in state.lanes.values() if lane.run]
-    _hold("an_execution_runs_once", len(executions) == len(set(executions)))
-    _hold("a_pause_is_for_those_who_flap", not state.paused or state.flaps > 0)
-    _hold("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
+    _must("an_execution_runs_once", len(executions) == len(set(executions)))
+    _must("a_pause_is_for_those_who_flap", not state.paused or state.flaps > 0)
+    _must("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
 
 
-def _has_spec(run: Run) -> bool:
+def _has_spec(run: RunState) -> bool:
     return (run.phase is Phase.STARTING) == (run.spec is None)
 
 
-def _hold(name: str, truth: bool) -> None:
+def _must(name: str, truth: bool) -> None:
     if not truth:
         raise AssertionError(name)

@@ -24,6 +24,6 @@ class MisuseError(click.ClickException):
 
 
 class InfrastructureError(click.ClickException):
-    """The server or the network failed, so nothing is known about the product under test."""
+    """The server, its database or the network failed: nothing is known about the product."""
 
     exit_code = ExitCode.INFRASTRUCTURE

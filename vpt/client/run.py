@@ -49,6 +49,7 @@ class RunRequest:
     wait: bool = True
     wait_timeout_s: float | None = None
     junit: Path | None = None
+    may_ask: bool = True  # the person at the terminal whether to cancel, at Ctrl-C
 
 
 async def run(api: Api, request: RunRequest) -> ExitCode:
@@ -60,22 +61,27 @@ async def run(api: Api, request: RunRequest) -> ExitCode:
     if command is None:
         raise AssertionError
     with Interrupts(command.cancel) as interrupts:
-        try:
-            until = time.monotonic() + (request.wait_timeout_s or float("inf"))
-            async with asyncio.timeout(request.wait_timeout_s):
-                subject = await _before_interrupt(
-                    interrupts, find_by_id_or_name(api, request.kind, request.name)
-                )
-                started = await _started(api, request, subject["id"], interrupts)
-            one = _FollowedRun(api, request, subject["name"], started, interrupts, until)
-            if request.wait:
-                return await one.follow()
-            return one.print_id()
-        except asyncio.CancelledError:
-            raise InfrastructureError("Interrupted.") from None
-        except TimeoutError:
-            click.echo("--wait-timeout ran out before the server confirmed the start.", err=True)
-            return ExitCode.WAIT_TIMEOUT
+        return await run_until(interrupts, api, request)
+
+
+async def run_until(interrupts: Interrupts, api: Api, request: RunRequest) -> ExitCode:
+    """Start and follow a run like `run`, with signals that the caller listens to."""
+    try:
+        until = time.monotonic() + (request.wait_timeout_s or float("inf"))
+        async with asyncio.timeout(request.wait_timeout_s):
+            subject = await _before_interrupt(
+                interrupts, find_by_id_or_name(api, request.kind, request.name)
+            )
+            started = await _started(api, request, subject["id"], interrupts)
+        one = _FollowedRun(api, request, subject["name"], started, interrupts, until)
+        if request.wait:
+            return await one.follow()
+        return one.print_id()
+    except asyncio.CancelledError:
+        raise InfrastructureError("Interrupted.") from None
+    except TimeoutError:
+        click.echo("--wait-timeout ran out before the server confirmed the start.", err=True)
+        return ExitCode.WAIT_TIMEOUT
 
 
 async def _before_interrupt(interrupts: Interrupts, work: Awaitable[T]) -> T:
@@ -182,7 +188,7 @@ class _FollowedRun:
         """Wait until the run ends; return an exit code when it is left before that."""
         async with asyncio.timeout(self._left_s()):
             if not await _wait_or_interrupt(self._interrupts, ending):
-                if not self._display.interactive:
+                if not (self._display.interactive and self._request.may_ask):
                     return await self._cancel_on_signal()
                 if not await self._ask_to_cancel(ending):
                     return self._leave_running()

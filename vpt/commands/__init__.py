@@ -1,1 +1,1 @@
-"""The commands of `vpt`: one module a group."""
+"""The commands of `vpt`: `cli.py` and `db.py` declare them, others do the work."""

@@ -1,4 +1,4 @@
-"""`vpt db`: the commands that keep the database and bring it back."""
+"""`vpt db`: the commands that dump the database into a file and load it again."""
 
 from __future__ import annotations
 
@@ -8,84 +8,88 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from vpt import logs
-from vpt.commands.command import Trouble, database, read_config, run
-from vpt.config import Config
-from vpt.store import backup, grafana_role
-from vpt.store.artifacts import Artifacts
-from vpt.store.backup import Content, Loaded
-from vpt.store.seal import Sealer
+from vpt.client.exits import InfrastructureError
+from vpt.commands.command import read_config, server_part
+
+if TYPE_CHECKING:
+    from vpt.store.backup import Content
 
 _DASH = Path("-")
 
 
 @click.group("db")
 def db_group() -> None:
-    """Keep the database in a file, and bring it back.
+    """Dump the database into a file, and load it again.
 
-    It is the one of DATABASE_URL, or else the own one in VPT_DATA_DIR, whether it runs or not.
+    It is the one of DATABASE_URL, else vpt's own in VPT_DATA_DIR, whether it is running or not.
     """
 
 
 @db_group.command("dump")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--no-screenshots", is_flag=True, help="Leave the screenshots in VPT_DATA_DIR out.")
+@click.option("--no-screenshots", is_flag=True, help="Leave out the screenshots in VPT_DATA_DIR.")
 def dump_command(*, file: Path, no_screenshots: bool) -> None:
-    """Write all rows, and the screenshots in VPT_DATA_DIR, into FILE, which must not be there yet.
+    """Write all rows, and the screenshots in VPT_DATA_DIR, into FILE, which must not exist yet.
 
-    A server may run meanwhile; FILE has everything as it was at one moment. SECRET_KEY, by which
-    hosts' secrets in it are sealed, is not in it: keep that elsewhere. FILE may be - for standard
+    A server may run meanwhile; FILE has everything as it was at one moment. SECRET_KEY, which
+    encrypts hosts' secrets in it, is not in it: keep that elsewhere. FILE may be - for standard
     output.
     """
     if file.exists() or (file == _DASH and sys.stdout.isatty()):
-        raise click.BadParameter(f"{file} is there already", param_hint="FILE")
+        raise click.BadParameter(f"{file} exists already", param_hint="FILE")
+    with server_part():
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
-    logs.setup(settings.log_format, "warning")
     with nullcontext(sys.stdout.buffer) if file == _DASH else _whole_file(file) as out:
-        content = run(_dump(settings, out, screenshots=not no_screenshots))
-    click.echo(f"dumped {_told(content)}", err=True)
+        content = server_side.dump(settings, out, screenshots=not no_screenshots)
+    click.echo(f"dumped {_counts(content)}", err=True)
 
 
 @db_group.command("load")
 @click.argument("file", type=click.File("rb"))
 @click.option("--force", is_flag=True, help="Replace the data that the database has.")
 def load_command(*, file: IO[bytes], force: bool) -> None:
-    """Make the database, and the screenshots in VPT_DATA_DIR, what they are in FILE.
+    """Replace the database, and the screenshots in VPT_DATA_DIR, by the content of FILE.
 
-    All of it or nothing: when anything is wrong, the database stays as it is. Stop the server
+    It is all or nothing: when anything is wrong, the database stays as it is. Stop the server
     first. A dump of an older vpt is brought up to date, one of a newer vpt is refused. FILE may be
     - for standard input.
     """
+    with server_part():
+        from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()
-    logs.setup(settings.log_format, "warning")
     with _seekable(file) as source:
-        loaded = run(_load(settings, source, force=force))
-    click.echo(f"loaded {_told(loaded.content)}", err=True)
+        loaded = server_side.load(settings, source, force=force)
+    click.echo(f"loaded {_counts(loaded.content)}", err=True)
     if loaded.sealed:
         click.echo(
-            f"Warning: the SECRET_KEY here does not open the secrets of {len(loaded.sealed)} hosts"
-            f" ({', '.join(loaded.sealed[:5])}): put the one of the dumped server in its place, or"
-            " restart them, so that they register anew, and set their API keys again.",
+            "Warning: the SECRET_KEY of this server cannot decrypt the secrets of"
+            f" {len(loaded.sealed)} hosts ({', '.join(loaded.sealed[:5])}): replace it by that of"
+            " the dumped server, or restart these hosts, so that they register again, and set"
+            " their API keys again.",
             err=True,
         )
 
 
 @contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Provide a file that gets its name only when it is complete."""
+    from vpt.store import backup  # noqa: PLC0415 (of the server part)
+
     try:
         with backup.whole_file(path) as out:
             yield out
     except OSError as error:
-        raise Trouble(str(error)) from error
+        raise InfrastructureError(str(error)) from error
 
 
 @contextmanager
 def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Give a copy of what comes through a pipe, since a dump is read from its end."""
+    """Provide a copy of what comes through a pipe, since a dump is read from its end."""
     if file.seekable():
         yield file
         return
@@ -94,22 +98,7 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield copy
 
 
-async def _dump(settings: Config, out: IO[bytes], *, screenshots: bool) -> Content:
-    async with database(settings) as dsn:
-        return await backup.dump(
-            dsn, Artifacts(settings.vpt_data_dir), out, screenshots=screenshots
-        )
-
-
-async def _load(settings: Config, source: IO[bytes], *, force: bool) -> Loaded:
-    async with database(settings) as dsn:
-        artifacts, sealer = Artifacts(settings.vpt_data_dir), Sealer(str(settings.secret_key))
-        loaded = await backup.load(dsn, artifacts, source, sealer, force=force)
-        await grafana_role.prepare(dsn, settings)
-        return loaded
-
-
-def _told(content: Content) -> str:
+def _counts(content: Content) -> str:
     rows = f"{content.rows} rows of {len(content.tables)} tables"
     if content.screenshots is None:
         return f"{rows} without screenshots"

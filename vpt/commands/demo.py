@@ -1,4 +1,4 @@
-"""`vpt demo`: everything on one machine, with a campaign to watch."""
+"""`vpt demo`: database, server and host on this machine, and a campaign to watch."""
 
 from __future__ import annotations
 
@@ -6,76 +6,62 @@ import asyncio
 import importlib.util
 import shlex
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import aiohttp
-import socketio
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+import click
+import msgspec
 
 from vpt import logs
+from vpt.client.api import Api
+from vpt.client.exits import ExitCode, InfrastructureError
+from vpt.client.files import CampaignEntry, CampaignSpec, FileContent, TestCaseSpec
+from vpt.client.interrupts import Interrupts
+from vpt.client.run import RunRequest, run_until
+from vpt.client.runnables import CAMPAIGN
+from vpt.client.shutdown import cancel_all_tasks
+from vpt.client.sync import ImportPlan, read_server
+from vpt.commands.server_side import user_token
 from vpt.config import Config
-from vpt.host import HostSettings, run_host
+from vpt.host.server import run_host
+from vpt.host.settings import HostSettings
 from vpt.model import Json, Role
 from vpt.serve import Running, running
-from vpt.store.tokens import issue_token
 
 _HOST = "demo-host"
 _CAMPAIGN = "Demo campaign"
-_EXIT = {"completed": 0, "failed": 1}
-_INFRASTRUCTURE, _WAITED = 2, 3
 _READY = 20.0  # seconds for the host to join
 _LIMIT = 120.0  # seconds for the whole campaign
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_MARKS = {
-    "completed": "[green]✔ completed[/]",
-    "failed": "[red]✘ failed[/]",
-    "error": "[magenta]! error[/]",
-    "cancelled": "[yellow]- cancelled[/]",
-    "skipped": "[dim]skipped[/]",
-    "running": "[cyan]running[/]",
-    "queued": "[dim]waits[/]",
-}
 
 
 async def run_demo(config: Config, *, once: bool) -> int:
-    """Run it all; give the campaign's exit code."""
-    console = Console()
-    log_file = config.vpt_data_dir / "demo.log"
-    console.print(f"vpt demo: data and log in {config.vpt_data_dir}", highlight=False)
-    with log_file.open("a", encoding="utf-8") as log:
+    """Run it all until Ctrl-C, or with `once` until its end; return the campaign's exit code."""
+    with (
+        (config.vpt_data_dir / "demo.log").open("a", encoding="utf-8") as log,
+        Interrupts(lambda: None) as interrupts,
+    ):
+        click.echo(f"vpt demo: data and log in {config.vpt_data_dir}")
         logs.setup("json", config.log_level, log)
-        stopped = _stop_signal()
-        async with running(_with_free_port(config)) as server, _host(server, config):
-            work = asyncio.create_task(_show(console, server, config), name="demo")
-            await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                return _INFRASTRUCTURE
-            code = work.result()
-            if not once:
-                _say_where_to_go_on(console, server)
-                await stopped
-    return code
-
-
-def _stop_signal() -> asyncio.Task[bool]:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return asyncio.create_task(stop.wait(), name="stop signal")
+        try:
+            async with running(_with_free_port(config)) as server, _host(server, config):
+                code = await _shown(interrupts, server, config)
+                if not once and not interrupts.came.is_set():
+                    _print_what_next(server)
+                    await interrupts.came.wait()
+                    click.echo("\nvpt demo is stopping; its data is kept.")
+                return code
+        finally:
+            await cancel_all_tasks()  # while the log is open
 
 
 def _with_free_port(config: Config) -> Config:
-    """Take another port when SERVER_PORT is in use."""
+    """Let the server use any free port when SERVER_PORT is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -86,7 +72,7 @@ def _with_free_port(config: Config) -> Config:
 
 
 def has_browser() -> bool:
-    """True when a web device would work here."""
+    """Return whether a web device would work here."""
     found = any(shutil.which(name) for name in _BROWSERS)
     return found and importlib.util.find_spec("playwright") is not None
 
@@ -94,11 +80,10 @@ def has_browser() -> bool:
 @asynccontextmanager
 async def _host(server: Running, config: Config) -> AsyncIterator[None]:
     """Run the reference host beside the server."""
-    devices = ("desktop", "web") if has_browser() else ("desktop",)
     settings = HostSettings(
         server.url,
         _HOST,
-        devices,
+        ("desktop", "web") if has_browser() else ("desktop",),
         join_token=server.config.host_join_token,
         data_dir=config.vpt_data_dir / "host",
         allow_shell=True,
@@ -111,168 +96,61 @@ async def _host(server: Running, config: Config) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-# ---------------------------------------------------------------- what is shown
+async def _shown(interrupts: Interrupts, server: Running, config: Config) -> ExitCode:
+    """Store the samples, run their campaign and show it, as anybody does with `vpt`."""
+    token = user_token(config, "demo", Role.ADMIN, 1)
+    async with Api(server.url, token) as api:
+        await _until_host_is_up(interrupts, api)
+        scratch = config.vpt_data_dir / "demo-file"
+        web = bool([device async for device in api.items("/api/devices", model="web")])
+        work = ImportPlan(api, await read_server(api), samples(server.url, scratch, web=web))
+        for change in work.planned(prune=False):
+            await work.apply(change)
+        request = RunRequest(CAMPAIGN, _CAMPAIGN, wait_timeout_s=_LIMIT, may_ask=False)
+        return await run_until(interrupts, api, request)
 
 
-@dataclass
-class Line:
-    """One test case of the campaign, as it is now."""
-
-    name: str
-    status: str = "queued"
-    step: int = 0
-    total: int = 0
-    device: str = ""
-    seconds: float | None = None
-
-
-@dataclass
-class Board:
-    """The table on the terminal."""
-
-    names: dict[str, str]
-    lines: dict[str, Line] = field(default_factory=dict)
-
-    def progress(self, event: Json) -> None:
-        """Take a test_progress event."""
-        line = self.lines.setdefault(event["execution_id"], Line(""))
-        line.step, line.total = max(line.step, event["step"]), event["total_steps"]
-        line.status = event["status"]
-
-    def results(self, results: list[Json]) -> None:
-        """Take what the API says of the campaign."""
-        for number, result in enumerate(results):
-            key = result["execution_id"] or f"entry {number}"
-            name = self.names.get(result["test_case_id"], "")
-            line = self.lines.setdefault(key, Line(name))
-            line.name = name
-            line.status = result["status"]
-            line.device = result["device_id"] or ""
-            line.seconds = result["duration_s"]
-
-    def table(self) -> Table:
-        """Draw it."""
-        table = Table(title=_CAMPAIGN, title_justify="left")
-        for title in ("test case", "device", "steps", "", "verdict", "time"):
-            table.add_column(title)
-        for line in self.lines.values():
-            bar = ProgressBar(line.total or 1, line.step, width=12)
-            done = f"{line.step}/{line.total}" if line.total else ""
-            time = "" if line.seconds is None else f"{line.seconds:.2f} s"
-            table.add_row(line.name, line.device, bar, done, _MARKS[line.status], time)
-        return table
-
-
-async def _show(console: Console, server: Running, config: Config) -> int:
-    """Make the samples, run the campaign, show each step; give the exit code."""
-    token = issue_token(str(config.secret_key), "demo", Role.ADMIN, 1)
-    headers = {"Authorization": f"Bearer {token}"}
-    timeout = aiohttp.ClientTimeout(total=90)
-    async with aiohttp.ClientSession(server.url, headers=headers, timeout=timeout) as api:
-        await _until_host_is_up(api)
-        web = any(d["model"] == "web" for d in await _items(api, "/api/devices"))
-        scratch = shlex.quote(str(config.vpt_data_dir / "demo-file"))
-        ids = {}
-        for case in sample_test_cases(server.url, scratch, web=web):
-            ids[await _keep(api, "/api/testcases", case)] = case["name"]
-        campaign = await _keep(
-            api,
-            "/api/campaigns",
-            {
-                "name": _CAMPAIGN,
-                "description": "All samples of vpt demo.",
-                "test_cases": [{"test_case_id": test_case_id} for test_case_id in ids],
-                "parallelism": 2,
-            },
-        )
-        return await _follow(console, api, server.url, token, campaign, Board(ids))
-
-
-async def _follow(
-    console: Console,
-    api: aiohttp.ClientSession,
-    url: str,
-    token: str,
-    campaign: str,
-    board: Board,
-) -> int:
-    client = socketio.AsyncClient(logger=False)
-    client.on("test_progress", board.progress)
-    await client.connect(url, auth={"token": token}, transports=["websocket"])
+async def _until_host_is_up(interrupts: Interrupts, api: Api) -> None:
     try:
-        started = await _call(api, "POST", f"/api/campaigns/{campaign}/execute", {})
-        path = f"/api/campaign-executions/{started['campaign_execution_id']}"
-        with Live(console=console, refresh_per_second=10, get_renderable=board.table):
-            async with asyncio.timeout(_LIMIT):
-                result = started
-                while result["status"] == "running":
-                    result = await _call(api, "GET", f"{path}?wait=0.2")
-                    board.results(result["results"])
+        async with asyncio.timeout(_READY):
+            while not interrupts.came.is_set():
+                async for host in api.items("/api/hosts", status="available"):
+                    if host["id"] == _HOST:
+                        return
+                await asyncio.sleep(0.05)
     except TimeoutError:
-        console.print("The campaign did not end in time.")
-        return _WAITED
-    finally:
-        await client.disconnect()
-    if not console.is_terminal:  # there the table ends its last line itself
-        console.line()
-    summary = result["summary"]
-    console.print(
-        f"{summary['completed']} of {summary['total']} completed,"
-        f" {summary['failed']} failed, {summary['error']} infrastructure errors"
-        f" in {summary['duration_s']:.1f} s"
+        raise InfrastructureError(f"The host did not join within {_READY:.0f} s.") from None
+
+
+def _print_what_next(server: Running) -> None:
+    token = user_token(server.config, "demo", Role.ADMIN, 30)
+    click.echo(
+        "\nThe server runs until Ctrl-C. Its page, signed in for 30 days:\n"
+        f"\n  {server.url}/#token={token}\n"
+        "\nThe same token for the API:\n"
+        f"\n  TOKEN={token}\n"
+        f'  curl -H "Authorization: Bearer $TOKEN" {server.url}/api/executions?limit=5'
     )
-    return _EXIT.get(result["status"], _INFRASTRUCTURE)
-
-
-def _say_where_to_go_on(console: Console, server: Running) -> None:
-    token = issue_token(str(server.config.secret_key), "demo", Role.ADMIN, 30)
-    console.print("\nThe server stays up until Ctrl-C. Its page, signed in for 30 days:")
-    console.out(f"\n  {server.url}/#token={token}", highlight=False)
-    console.print("\nThe same token for the API:")
-    console.out(f"\n  TOKEN={token}", highlight=False)
-    console.out(f'  curl -H "Authorization: Bearer $TOKEN" {server.url}/api/executions?limit=5')
-
-
-# ---------------------------------------------------------------- the API, as anybody uses it
-
-
-async def _call(api: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> Json:
-    async with api.request(method, path, json=body) as response:
-        answer: Json = await response.json()
-        if response.status >= 400:  # noqa: PLR2004
-            raise OSError(f"{method} {path}: {answer}")
-        return answer
-
-
-async def _items(api: aiohttp.ClientSession, path: str) -> list[Json]:
-    answer = await _call(api, "GET", path)
-    items: list[Json] = answer["items"]
-    return items
-
-
-async def _keep(api: aiohttp.ClientSession, path: str, thing: Json) -> str:
-    """Create the sample, or bring the one of an earlier demo up to date; give its id."""
-    known = [i["id"] for i in await _items(api, path) if i["name"] == thing["name"]]
-    if known:
-        await _call(api, "PUT", f"{path}/{known[0]}", thing)
-        return str(known[0])
-    return str((await _call(api, "POST", path, thing))["id"])
-
-
-async def _until_host_is_up(api: aiohttp.ClientSession) -> None:
-    async with asyncio.timeout(_READY):
-        while True:
-            for host in await _items(api, "/api/hosts"):
-                if host["id"] == _HOST and host["status"] == "available":
-                    return
-            await asyncio.sleep(0.05)
 
 
 # ---------------------------------------------------------------- the samples
 
 
-def sample_test_cases(url: str, scratch: str, *, web: bool) -> list[Json]:
-    """Give the five test cases: real actions against real things. `scratch` is a file's name."""
+def samples(url: str, scratch: Path, *, web: bool) -> FileContent:
+    """Return five test cases, which do real actions, and their campaign."""
+    cases = msgspec.convert(
+        _test_cases(url, shlex.quote(str(scratch)), web=web), list[TestCaseSpec]
+    )
+    campaign = CampaignSpec(
+        name=_CAMPAIGN,
+        description="All samples of vpt demo.",
+        test_cases=[CampaignEntry(test_case=case.name) for case in cases],
+        parallelism=2,
+    )
+    return FileContent({case.name: case for case in cases}, {_CAMPAIGN: campaign})
+
+
+def _test_cases(url: str, scratch: str, *, web: bool) -> list[Json]:
 
     def shell(command: str, **expected: Any) -> Json:
         params = {"command": command, **expected}

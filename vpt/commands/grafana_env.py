@@ -1,4 +1,4 @@
-"""What Grafana is told in its environment, derived from DATABASE_URL and the data folder."""
+"""The environment variables of Grafana, derived from DATABASE_URL and the data folder."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from vpt.config import Config, ConfigError
 from vpt.store.grafana_role import ROLE
 
-#: In a checkout grafana/ stands beside the package, in a wheel inside it.
+#: In a checkout grafana/ is beside the package, in a wheel inside it.
 FOLDER = next(
     path
     for path in (Path(__file__).parents[1] / "grafana", Path(__file__).parents[2] / "grafana")
     if path.is_dir()
 )
-#: Where alerts go when nobody named a place: to the port that takes nothing.
+#: Where alerts go without VPT_ALERT_WEBHOOK_URL: Grafana wants a URL, and nothing listens there.
 NOWHERE = "http://127.0.0.1:9/"
 _POSTGRES = 5432
-_POOLER = ".pooler.supabase.com"  # it names the project in the user
+_POOLER = ".pooler.supabase.com"  # the user name contains the project there
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
 def grafana_env(config: Config) -> dict[str, str]:
-    """Give the variables of grafana/; `config` has its Grafana keys.
+    """Return the variables that grafana/ uses; `config` has its Grafana keys.
 
-    Raises ConfigError in one line when Grafana has no way to the database.
+    Raises ConfigError when Grafana cannot reach the database.
     """
     return _database(config) | {
         "VPT_GRAFANA_DB_PASSWORD": config.vpt_grafana_db_password or "",
@@ -41,7 +41,7 @@ def grafana_env(config: Config) -> dict[str, str]:
 
 
 def as_lines(env: dict[str, str]) -> str:
-    """Give NAME=value lines for a shell, systemd's EnvironmentFile and, mostly, docker."""
+    """Return NAME=value lines for a shell, systemd's EnvironmentFile and, mostly, docker."""
     return "\n".join(
         f"{name}={value if _SAFE.fullmatch(value) else shlex.quote(value)}"
         for name, value in env.items()
@@ -63,7 +63,7 @@ def _external(dsn: str) -> dict[str, str]:
     url = urlsplit(dsn)
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}
     if "," in f"{url.netloc.rpartition('@')[2]}{query.get('host', '')}":
-        raise ConfigError("DATABASE_URL: Grafana takes one host; give it the variables by hand")
+        raise ConfigError("DATABASE_URL: Grafana supports one host only: set its variables by hand")
     host = query.get("host") or unquote(url.hostname or "") or "127.0.0.1"
     port, user = int(query.get("port") or url.port or _POSTGRES), ROLE
     if host.endswith(_POOLER):  # on 6543 it keeps no prepared statements, which Grafana needs
@@ -77,16 +77,16 @@ def _address(host: str, port: int) -> str:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if port != _POSTGRES:
         raise ConfigError(
-            "DATABASE_URL: Grafana reaches a socket on port 5432 only: let PostgreSQL listen on"
-            " 127.0.0.1 too and give Grafana the variables by hand"
+            "DATABASE_URL: Grafana can use a socket of port 5432 only: let PostgreSQL listen on"
+            " 127.0.0.1 too, and set Grafana's variables by hand"
         )
     return host
 
 
-def _sslmode(host: str, said: str | None) -> str:
-    """Give a mode that Grafana knows: it has no prefer and no allow."""
-    if said in ("disable", "require", "verify-ca", "verify-full"):
-        return said
+def _sslmode(host: str, asked: str | None) -> str:
+    """Return a mode that Grafana supports: it has no prefer and no allow."""
+    if asked in ("disable", "require", "verify-ca", "verify-full"):
+        return asked
     return "disable" if host.startswith("/") or host in _LOCAL else "require"
 
 

@@ -1,9 +1,10 @@
-"""What a dialect must do, and what all dialects share."""
+"""The interface of a dialect, and what all dialects share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -16,21 +17,37 @@ _CUT = "\n[cut at 1 MiB]"
 _HARMLESS = str.maketrans({0: "\ufffd"} | dict.fromkeys(range(55296, 57344), "�"))
 
 
-class HostTroubleError(Exception):
-    """A call brought no answer; `trouble` is the name of the outcome in the actors' words."""
+class Trouble(Enum):
+    """Why a call to a host brought no answer of a step.
 
-    def __init__(self, trouble: str, words: str) -> None:
+    The values differ in what the host may be doing now, which decides whether the step may be sent
+    again and whether its device is free.
+    """
+
+    HELD_BACK = auto()  # not sent: the server's claim ran out; the host is not to blame
+    NOT_CONNECTED = auto()  # not sent: no connection
+    BROKEN = auto()  # the connection broke after something was sent: it may be acting
+    FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it
+    HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
+    HOST_REFUSED = auto()  # the host will not do it: a 4xx
+    TIMEOUT = auto()  # no answer in time: it may be acting
+
+
+class HostTroubleError(Exception):
+    """A call brought no answer; `message` is for people."""
+
+    def __init__(self, trouble: Trouble, message: str) -> None:
         self.trouble = trouble
-        self.words = clean(words) or ""
-        super().__init__(words)
+        self.message = clean(message) or ""
+        super().__init__(message)
 
 
 class Call(Struct, frozen=True):
-    """An action to send, and whom to tell of it while it is under way.
+    """An action to send, and the callbacks for what becomes known while it is under way.
 
     When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
-    try of an attempt's first step. A `handle` is what the host called this very try: it was begun
-    before, and is only to be asked for its end.
+    try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
+    before, and the host is only asked for its end.
     """
 
     host: Host
@@ -41,8 +58,8 @@ class Call(Struct, frozen=True):
     connect: float = 5.0
     opens: bool = False
     handle: str | None = None
-    begun: Callable[[str], None] = lambda _: None
-    moved: Callable[[Json], None] = lambda _: None
+    on_begun: Callable[[str], None] = lambda _: None  # gets the handle
+    on_progress: Callable[[Json], None] = lambda _: None
 
 
 class Dialect(Protocol):
@@ -55,23 +72,27 @@ class Dialect(Protocol):
         """Return when the host is alive, else raise HostTroubleError."""
 
     async def send(self, call: Call) -> Answer:
-        """Have an action run; raise HostTroubleError when there is no answer."""
+        """Run an action on the host; raise HostTroubleError when there is no answer."""
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
-        """Tell the host to stop an attempt; True when it acknowledged."""
+        """Ask the host to stop an attempt; return whether it acknowledged that."""
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
-        """Tell the host that an attempt has no more use for the device; it need not hear it."""
+        """Notify the host that an attempt needs the device no more; failures are ignored."""
 
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
-        """Hand a host's word on a task to who waits for it; False when nobody does.
+    def task_complete(self, task_id: str, report: Json, host_id: str | None) -> bool:
+        """Deliver a host's report on a task to the call that waits for it; False when none does.
 
-        `host_id` is whom the word's credential speaks for, None for any host.
+        `host_id` is the host that the report's credential belongs to, None when that is good for
+        any host.
         """
 
 
 def clean(said: Any) -> str | None:
-    """Keep a host's text as it is, but for NUL, lone surrogates and what is over 1 MiB."""
+    """Return a host's text without NUL and lone surrogates, cut at 1 MiB.
+
+    PostgreSQL stores neither of the two, and a host may send anything.
+    """
     if said is None:
         return None
     text = said if isinstance(said, str) else _as_text(said)
@@ -86,7 +107,7 @@ def clean(said: Any) -> str | None:
 
 
 def _as_text(said: Any) -> str:
-    """Write what should have been a text; a host may nest it deeper than anybody can read."""
+    """Format what should have been a text; a host may nest it too deep for the encoder."""
     try:
         return json.dumps(said)
     except (RecursionError, ValueError, TypeError):

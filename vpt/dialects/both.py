@@ -1,4 +1,4 @@
-"""Both dialects as one: each host is spoken to in its own."""
+"""Both dialects as one: each host is called in its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vpt.model import Answer, Device, Host, Json
 
 
 class Dialects:
-    """Gives each call to the dialect that its host speaks."""
+    """Passes each call to the dialect of its host."""
 
     def __init__(self, by_name: Mapping[str, Dialect]) -> None:
         self._by_name = by_name
@@ -24,19 +24,19 @@ class Dialects:
         await self._by_name[host.dialect].probe(host, limit)
 
     async def send(self, call: Call) -> Answer:
-        """Have an action run; raise HostTroubleError when there is no answer."""
+        """Run an action on the host; raise HostTroubleError when there is no answer."""
         return await self._by_name[call.host.dialect].send(call)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
-        """Tell the host to stop an attempt; True when it acknowledged."""
+        """Ask the host to stop an attempt; return whether it acknowledged that."""
         return await self._by_name[host.dialect].cancel(host, execution_id, attempt, limit)
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
-        """Tell the host that an attempt has no more use for the device."""
+        """Notify the host that an attempt needs the device no more."""
         await self._by_name[host.dialect].leave(host, device, limit)
 
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
-        """Hand a host's word on a task to who waits for it; False when nobody does."""
+    def task_complete(self, task_id: str, report: Json, host_id: str | None) -> bool:
+        """Deliver a host's report on a task to the call that waits for it; False when none does."""
         return any(
-            dialect.task_complete(task_id, said, host_id) for dialect in self._by_name.values()
+            dialect.task_complete(task_id, report, host_id) for dialect in self._by_name.values()
         )

@@ -1,4 +1,4 @@
-"""The document dialect: one POST an action, answered when the action is over."""
+"""The document dialect: one POST for each action, answered when the action is over."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from vpt.dialects import http as wire
-from vpt.dialects.base import Call, HostTroubleError, clean
+from vpt.dialects import http
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
 
 class DocumentDialect:
-    """Speaks to hosts over two pools: kept connections for those that know repeated keys."""
+    """Calls hosts over two pools: kept connections for those that know repeated keys."""
 
     def __init__(self) -> None:
         self._resolver = CheckedResolver()
-        self._kept = wire.open_session(self._resolver, keep=True)
-        self._fresh = wire.open_session(self._resolver, keep=False)
+        self._kept = http.open_session(self._resolver, keep=True)
+        self._fresh = http.open_session(self._resolver, keep=False)
         self._urls: dict[tuple[str, str], URL] = {}
 
     async def close(self) -> None:
@@ -39,31 +39,34 @@ class DocumentDialect:
         )
         try:
             async with request as response:
-                if not wire.is_good(response.status):
-                    raise HostTroubleError("HOST_ERROR", f"The probe got {response.status}.")
+                if not http.is_good(response.status):
+                    raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise HostTroubleError("NOT_CONNECTED", wire.words_of(error)) from error
+            raise HostTroubleError(Trouble.NOT_CONNECTED, http.describe(error)) from error
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         data = orjson.dumps({**call.body, "device_id": call.device.local_id})
         try:
             return await self._post(call, data)
-        except HostTroubleError as trouble:
-            if trouble.trouble != "BROKEN" or not call.host.idempotency:
+        except HostTroubleError as error:
+            if error.trouble is not Trouble.BROKEN or not call.host.idempotency:
                 raise
-            broken = trouble
+            return await self._post_again(call, data, error)
+
+    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
+        """Send it again; when that cannot connect the first error stays: it may be at work."""
         try:
             return await self._post(call, data)
-        except HostTroubleError as trouble:
-            if trouble.trouble == "NOT_CONNECTED":  # but the first one may have been acted on
-                raise broken from trouble
+        except HostTroubleError as error:
+            if error.trouble is Trouble.NOT_CONNECTED:
+                raise broken from error
             raise
 
     async def _post(self, call: Call, data: bytes) -> Answer:
         host = call.host
         session = self._kept if host.idempotency else self._fresh
-        with wire.TROUBLES:
+        with http.ERRORS_AS_TROUBLE:
             async with session.post(
                 self._url(host, "/host/remote/executeAction"),
                 data=data,
@@ -71,9 +74,9 @@ class DocumentDialect:
                 timeout=_timeout(call.limit, call.connect),
                 allow_redirects=False,
             ) as response:
-                content = await wire.read(response)
+                content = await http.read(response)
                 status = response.status
-        return await _understood(status, content)
+        return await _answer_of(status, content)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
@@ -83,21 +86,21 @@ class DocumentDialect:
                 data=orjson.dumps({"execution_id": execution_id, "attempt": attempt}),
                 headers=_headers(host),
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=wire.CONNECT),
+                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=http.CONNECT),
             ) as response:
-                return wire.is_good(response.status)
+                return http.is_good(response.status)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
-        """Say nothing: these hosts know no attempts."""
+        """Do nothing: these hosts do not know attempts."""
 
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:  # noqa: ARG002
-        """Wait for nothing: an action's answer is its end."""
+    def task_complete(self, task_id: str, report: Json, host_id: str | None) -> bool:  # noqa: ARG002
+        """Return False: nothing waits for a report, since an action's answer is its end."""
         return False
 
     def _url(self, host: Host, path: str) -> URL:
-        """Parse a host's URL once; the few that are known are kept."""
+        """Return a host's URL, parsed once; the few that are known are kept."""
         url = self._urls.get((host.url, path))
         if url is None:
             if len(self._urls) > 10_000:  # noqa: PLR2004
@@ -108,7 +111,7 @@ class DocumentDialect:
 
 @lru_cache(maxsize=1000)  # a handful of limits for all steps
 def _timeout(seconds: float, connect: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, connect=min(connect, wire.CONNECT))
+    return aiohttp.ClientTimeout(total=seconds, connect=min(connect, http.CONNECT))
 
 
 def _headers(host: Host) -> dict[str, str]:
@@ -118,11 +121,11 @@ def _headers(host: Host) -> dict[str, str]:
     return headers
 
 
-async def _understood(status: int, content: bytes) -> Answer:
-    """Tell an answer from the ways in which there is none."""
-    raw = await wire.parsed(content)
-    if not wire.is_good(status):
-        wire.refuse(status, raw or {})
+async def _answer_of(status: int, content: bytes) -> Answer:
+    """Return the answer in a response; raise HostTroubleError when there is none."""
+    raw = await http.parse_object(content)
+    if not http.is_good(status):
+        http.raise_for_status(status, raw or {})
     if raw is None or not isinstance(raw.get("success"), bool):
-        raise HostTroubleError("HOST_ERROR", "The host's answer has no success in it.")
+        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer has no success in it.")
     return Answer(raw["success"], clean(raw.get("output")), clean(raw.get("error")), raw=raw)

@@ -1,4 +1,4 @@
-"""The wire to a host: sessions, what went wrong on it, and answers read with a limit."""
+"""HTTP to a host: sessions, errors as troubles, and responses read with a limit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import aiohttp
 import orjson
 from aiohttp.connector import SocketFactoryType
 
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, clean
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
 from vpt.urls import CheckedResolver
 
 CONNECT = 5.0  # seconds
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
-_BIG = 256 * 1024  # bytes; a larger answer is parsed beside the loop
-_BUSY = (408, 429)
+_BIG = 256 * 1024  # bytes; a larger response is parsed in a thread, since it holds up the loop
+_BUSY = (408, 429)  # the host would do it another time: no refusal
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
@@ -26,7 +26,11 @@ _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, Connection
 def open_session(
     resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType | None = None
 ) -> aiohttp.ClientSession:
-    """Open a session whose connections are kept for the next call, or fresh for each."""
+    """Return a session whose connections are kept for the next call, or fresh for each.
+
+    A kept connection may be closed by the host just when a request is sent over it, and nobody
+    can tell whether that was read: so they are for hosts that know a repeated request.
+    """
     connector = aiohttp.TCPConnector(
         limit=0,
         resolver=resolver,
@@ -42,69 +46,70 @@ def open_session(
     )
 
 
-class _Troubles:
-    """Says in the actors' words what goes wrong with a request."""
+class _ErrorsAsTrouble:
+    """Raises what goes wrong with a request as HostTroubleError."""
 
     def __enter__(self) -> None:
         """Do nothing yet."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is not None:
-            _say(error)
+            _raise_trouble(error)
 
 
-#: One for all: it keeps nothing, and costs a tenth of what a generator would.
-TROUBLES = _Troubles()
+#: One for all: it has no state, and costs a tenth of what a generator would.
+ERRORS_AS_TROUBLE = _ErrorsAsTrouble()
 
 
-def _say(error: BaseException) -> None:
+def _raise_trouble(error: BaseException) -> None:
+    """Raise the trouble that an error means; the order counts, since the classes overlap."""
     if isinstance(error, _NOT_SENT):
-        raise HostTroubleError("NOT_CONNECTED", words_of(error)) from error
+        raise HostTroubleError(Trouble.NOT_CONNECTED, describe(error)) from error
     if isinstance(error, TimeoutError):
-        raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
+        raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
     if isinstance(error, _BROKEN):
-        raise HostTroubleError("BROKEN", words_of(error)) from error
+        raise HostTroubleError(Trouble.BROKEN, describe(error)) from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
-        raise HostTroubleError("HOST_ERROR", words_of(error)) from error
+        raise HostTroubleError(Trouble.HOST_ERROR, describe(error)) from error
 
 
-def words_of(error: BaseException) -> str:
-    """Say what went wrong, without the host's URL."""
+def describe(error: BaseException) -> str:
+    """Return what went wrong, without the host's URL, which not everybody may see."""
     reason = getattr(error, "os_error", None) or error
     return f"{type(error).__name__}: {getattr(reason, 'strerror', None) or 'no connection'}"
 
 
-async def read(response: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> bytes:
-    """Read an answer of `most` bytes at most."""
-    if (response.content_length or most + 1) <= most:
+async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
+    """Return the body; raise HostTroubleError when it has more than `max_bytes`."""
+    if (response.content_length or max_bytes + 1) <= max_bytes:
         return await response.read()
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
-        if size > most:
-            words = f"The host's answer is over {most // 2**20} MiB."
-            raise HostTroubleError("HOST_ERROR", words)
+        if size > max_bytes:
+            message = f"The host's answer is over {max_bytes // 2**20} MiB."
+            raise HostTroubleError(Trouble.HOST_ERROR, message)
     return b"".join(chunks)
 
 
 def is_good(status: int) -> bool:
-    """Tell a 2xx from the rest."""
+    """Return whether the status is a 2xx."""
     return status // 100 == 2  # noqa: PLR2004
 
 
-def refuse(status: int, raw: Mapping[str, Any]) -> NoReturn:
-    """Say what a status means that is no 2xx."""
-    said = clean(raw.get("error") or raw.get("code"))
-    words = f"The host answered {status}" + (f": {said[:500]}" if said else ".")
-    if status == 503 and raw.get("code") == "fate_unknown":  # noqa: PLR2004
-        raise HostTroubleError("FATE_UNKNOWN", "The host died and cannot tell what it did.")
+def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
+    """Raise what a status means that is no 2xx."""
+    reason = clean(body.get("error") or body.get("code"))
+    message = f"The host answered {status}" + (f": {reason[:500]}" if reason else ".")
+    if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
+        raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
-    raise HostTroubleError("HOST_REFUSED" if refused else "HOST_ERROR", words)
+    raise HostTroubleError(Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR, message)
 
 
-async def parsed(content: bytes) -> Mapping[str, Any] | None:
-    """Give the object that an answer is, or None."""
+async def parse_object(content: bytes) -> Mapping[str, Any] | None:
+    """Return the JSON object in a body, None when there is none."""
     if len(content) > _BIG:
         return await asyncio.to_thread(_loads, content)
     return _loads(content)
@@ -113,10 +118,10 @@ async def parsed(content: bytes) -> Mapping[str, Any] | None:
 def _loads(content: bytes) -> Mapping[str, Any] | None:
     """Parse an object; orjson refuses lone surrogates, which a host may well send."""
     try:
-        raw = orjson.loads(content)
+        value = orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            raw = json.loads(content)
+            value = json.loads(content)
         except (ValueError, RecursionError):
             return None
-    return raw if isinstance(raw, dict) else None
+    return value if isinstance(value, dict) else None

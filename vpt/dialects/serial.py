@@ -1,8 +1,9 @@
-"""The line to hosts that answer one request at a time: a turn each, in the order of asking.
+"""Requests to hosts that answer one at a time: they hold a lock, in the order in which they came.
 
-A request that its asker gave up is still worked on by the host: it keeps the turn until it is
-answered. Nothing limits how long an answer takes but the asker's patience, since such a host may
-be busy; that its machine is gone is told by the system, from packets that nobody acknowledges.
+A request that its caller gave up is still worked on by the host: it keeps the lock until it is
+answered, or the next one would wait in the host's socket with its own time limit running. No
+request has a time limit but its caller's, since such a host may be busy for long. That its machine
+is gone is noticed by the operating system, from packets that nobody acknowledges.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import orjson
 from aiohttp.connector import AddrInfoType
 from yarl import URL
 
-from vpt.dialects import http as wire
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError
+from vpt.dialects import http
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble
 from vpt.model import Host, Json
 from vpt.urls import CheckedResolver
 
-_GIVEN_UP = 30.0  # seconds that a request keeps the turn after its asker went away
-_LIMIT = aiohttp.ClientTimeout(total=None, connect=2 * wire.CONNECT, sock_connect=wire.CONNECT)
+_GIVEN_UP = 30.0  # seconds that a request keeps the lock after its caller went away
+_LIMIT = aiohttp.ClientTimeout(total=None, connect=2 * http.CONNECT, sock_connect=http.CONNECT)
 #: The connection breaks when the other machine acknowledges nothing for 30 s.
 _SIGNS_OF_LIFE = {
     "TCP_KEEPIDLE": 10,
@@ -37,35 +38,35 @@ _SIGNS_OF_LIFE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back."""
+class HostResponse:
+    """A response, read to its end."""
 
     status: int
     content: bytes
 
     @property
     def good(self) -> bool:
-        """True of a 2xx."""
-        return wire.is_good(self.status)
+        """Return whether the status is a 2xx."""
+        return http.is_good(self.status)
 
     async def parsed(self) -> Mapping[str, Any] | None:
-        """Give the object that it is, or None."""
-        return await wire.parsed(self.content)
+        """Return its JSON object, None when there is none."""
+        return await http.parse_object(self.content)
 
 
-class Line:
-    """Asks hosts over fresh connections: one that is kept and idle would block all others."""
+class SerialClient:
+    """Sends requests over fresh connections: one kept open and idle would block all others."""
 
-    def __init__(self, ours: Callable[[], bool] = lambda: True) -> None:
-        """Take what tells whether hosts may be told to do something: a turn may come late."""
-        self._ours = ours
+    def __init__(self, may_act: Callable[[], bool] = lambda: True) -> None:
+        """Accept a check that is made just before each POST: the lock may have come late."""
+        self._may_act = may_act
         self._resolver = CheckedResolver()
-        self._session = wire.open_session(self._resolver, keep=False, socket_factory=watched_socket)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._open: set[asyncio.Task[Reply]] = set()
+        self._session = http.open_session(self._resolver, keep=False, socket_factory=watched_socket)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._open: set[asyncio.Task[HostResponse]] = set()
 
     async def close(self) -> None:
-        """Close all connections, whatever is asked over them."""
+        """Close all connections, with requests under way or not."""
         left = tuple(self._open)
         for task in left:
             task.cancel()
@@ -79,33 +80,33 @@ class Line:
         path: str | URL,
         query: Mapping[str, str] | None = None,
         *,
-        most: int = MAX_ANSWER,
+        max_bytes: int = MAX_ANSWER,
         with_key: bool = True,
-    ) -> Reply:
-        """GET a path, or a URL of that host; the key goes with all but its health."""
+    ) -> HostResponse:
+        """GET a path, or a URL of that host; `with_key` sends the API key with it."""
         url = path if isinstance(path, URL) else url_of(host, path, query)
         headers = _headers(host) if with_key else {}
-        return await self._in_turn(host, "GET", url, headers, None, most)
+        return await self._request(host, "GET", url, headers, None, max_bytes)
 
     async def post(
         self, host: Host, path: str, body: Json, query: Mapping[str, str] | None = None
-    ) -> Reply:
+    ) -> HostResponse:
         """POST an object."""
         headers = {**_headers(host), "Content-Type": "application/json"}
         data = orjson.dumps(body)
-        return await self._in_turn(
+        return await self._request(
             host, "POST", url_of(host, path, query), headers, data, MAX_ANSWER
         )
 
-    async def _in_turn(self, host: Host, *request: Any) -> Reply:
-        """Wait for the turn, then let the request have it to its end, whoever gives it up."""
-        turn = self._turn_of(host)
-        await turn.acquire()
+    async def _request(self, host: Host, *request: Any) -> HostResponse:
+        """Wait for the lock; the request holds it to its end, even when its caller goes away."""
+        lock = self._lock_of(host)
+        await lock.acquire()
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._exchange(*request), name=f"request to {host.id}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
-        task.add_done_callback(lambda _: turn.release())
+        task.add_done_callback(lambda _: lock.release())
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -113,33 +114,36 @@ class Line:
             task.add_done_callback(lambda _: late.cancel())
             raise
 
-    def _turn_of(self, host: Host) -> asyncio.Lock:
+    def _lock_of(self, host: Host) -> asyncio.Lock:
         origin = _origin(host.url)
-        turn = self._turns.get(origin)
-        if turn is None:
-            turn = self._turns[origin] = asyncio.Lock()
-        return turn
+        lock = self._locks.get(origin)
+        if lock is None:
+            lock = self._locks[origin] = asyncio.Lock()
+        return lock
 
     async def _exchange(
-        self, method: str, url: URL, headers: Mapping[str, str], data: bytes | None, most: int
-    ) -> Reply:
-        if method == "POST" and not self._ours():
-            raise HostTroubleError("HELD_BACK", "The server's claim on its database ran out.")
-        with wire.TROUBLES:
+        self, method: str, url: URL, headers: Mapping[str, str], data: bytes | None, max_bytes: int
+    ) -> HostResponse:
+        if method == "POST" and not self._may_act():
+            raise HostTroubleError(Trouble.HELD_BACK, "The server's claim on its database ran out.")
+        with http.ERRORS_AS_TROUBLE:
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=_LIMIT, allow_redirects=False
             ) as response:
-                return Reply(response.status, await wire.read(response, most))
+                return HostResponse(response.status, await http.read(response, max_bytes))
 
 
 def url_of(host: Host, path: str, query: Mapping[str, str] | None = None) -> URL:
-    """Append a path to the host's URL."""
+    """Return the host's URL with a path and a query."""
     url = URL(host.url + path)
     return url.with_query(query) if query else url
 
 
 def own_url(host: Host, name: str) -> URL | None:
-    """Give the URL of something that a host named, None when it is not on that host."""
+    """Return the URL of something that a host named, None when it is not on that host.
+
+    Else a host could make the server fetch from any address, and get its API key there.
+    """
     try:
         url = URL(name) if "://" in name else URL(f"{host.url}/{name.lstrip('/')}")
         own = url.user is None and str(url.origin()) == _origin(host.url)
@@ -158,7 +162,7 @@ def _headers(host: Host) -> dict[str, str]:
 
 
 def watched_socket(address: AddrInfoType) -> socket.socket:
-    """Make a socket that notices when the machine at its other end is gone."""
+    """Return a socket that notices when the machine at its other end is gone."""
     sock = socket.socket(*address[:3])
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _SIGNS_OF_LIFE.items():

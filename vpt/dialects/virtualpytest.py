@@ -1,7 +1,7 @@
-"""The VirtualPyTest dialect: something is begun, then asked for its end or told of it.
+"""The VirtualPyTest dialect: a step is started, then its end is polled, or reported by a callback.
 
-Such a host answers one request at a time, names what it begins, and knows no way back: there is
-no cancel. What it begins is written by `orders`, what it says is read by `verdicts`.
+Such a host answers one request at a time, gives what it starts an id, and cannot cancel. Requests
+are built in `start_requests`, and what the host reports is read in `results`.
 """
 
 from __future__ import annotations
@@ -17,197 +17,208 @@ from typing import Any, NoReturn
 
 import structlog
 
-from vpt.dialects import http as wire
-from vpt.dialects.base import Call, HostTroubleError, clean
-from vpt.dialects.orders import Kind, Order, local_id, order_of
-from vpt.dialects.scripts import End, Tasks
-from vpt.dialects.serial import Line, own_url
-from vpt.dialects.verdicts import Verdict, meaning_of
+from vpt.dialects import http
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.results import StepResult, read_status
+from vpt.dialects.scripts import ScriptEnd, ScriptTasks
+from vpt.dialects.serial import SerialClient, own_url
+from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json
 
 log = structlog.get_logger(__name__)
 
 _HEALTH = "/host/system/health"
-_PATHS = {Kind.ACTION: "action", Kind.VERIFICATION: "verification", Kind.GRAPH: "testcase"}
+_PATHS = {
+    StepKind.ACTION: "action",
+    StepKind.VERIFICATION: "verification",
+    StepKind.GRAPH: "testcase",
+}
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
-_NO_LINE = ("NOT_CONNECTED", "BROKEN")
-_FINAL = ("FATE_UNKNOWN", "HOST_REFUSED")
+_AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
+_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)  # another poll would bring the same
 _NOT_FOUND = 404
 _MAX_PICTURE = 8 * 2**20
-_PICTURE_LIMIT = 5.0  # seconds; a verdict must not wait long for a picture
-_BIG = 256 * 1024  # bytes; more are encoded beside the loop
+_PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
+_BIG = 256 * 1024  # bytes; more are encoded in a thread, since that holds up the loop
 
 
 class VirtualPyTestDialect:
-    """Speaks to hosts as labs run them today; `team_id` goes with what they begin.
+    """Calls hosts as labs run them today; `team_id` goes with what they start.
 
-    While `ours` is false nothing is begun, nor is a device taken or given back.
+    While `may_act` is false nothing is started, and no device's control is taken or released.
     """
 
     #: Seconds between polls: the first, by how much more each, the most.
     POLLS = (0.1, 1.5, 1.0)
     #: Seconds between the tries of a poll that got no answer.
     AGAIN = (0.5, 1.0)
-    #: Seconds between looks at a host that runs a script, and after one that found nobody.
+    #: Seconds between health checks of a host that runs a script, and after one that failed.
     LOOKS = (5.0, 1.0)
 
-    def __init__(self, team_id: str, ours: Callable[[], bool] = lambda: True) -> None:
-        self._by_team = {"team_id": team_id}
-        self._line = Line(ours)
-        self._tasks = Tasks()
+    def __init__(self, team_id: str, may_act: Callable[[], bool] = lambda: True) -> None:
+        self._team_query = {"team_id": team_id}
+        self._client = SerialClient(may_act)
+        self._tasks = ScriptTasks()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._line.close()
+        await self._client.close()
 
     async def probe(self, host: Host, limit: float) -> None:
         """GET the health: any 2xx is alive."""
         try:
             async with asyncio.timeout(limit):
-                reply = await self._line.get(host, _HEALTH, with_key=False)
+                response = await self._client.get(host, _HEALTH, with_key=False)
         except TimeoutError as error:
-            raise HostTroubleError("NOT_CONNECTED", "The probe got no answer.") from error
-        if not reply.good:
-            raise HostTroubleError("HOST_ERROR", f"The probe got {reply.status}.")
+            raise HostTroubleError(Trouble.NOT_CONNECTED, "The probe got no answer.") from error
+        if not response.good:
+            raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
 
     async def send(self, call: Call) -> Answer:
-        """Begin the step, unless it has a handle, and wait for its end."""
+        """Start the step, unless the call has a handle, and wait for its end."""
         now = asyncio.get_running_loop().time
         latest = now() + call.limit
         try:
             async with asyncio.timeout(call.limit):
-                verdict = await self._end(call)
+                result = await self._end(call)
         except TimeoutError as error:
-            raise HostTroubleError("TIMEOUT", "The action did not end in time.") from error
-        return await self._answer(call.host, verdict, min(_PICTURE_LIMIT, latest - now()))
+            raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
+        return await self._answer(call.host, result, min(_PICTURE_LIMIT, latest - now()))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
-        """Do nothing: these hosts cannot stop what they began."""
+        """Return False: these hosts cannot stop what they started."""
         return False
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
-        """POST /host/releaseControl; nobody needs to hear it."""
+        """POST /host/releaseControl; failures are ignored."""
         with suppress(HostTroubleError, TimeoutError):
             async with asyncio.timeout(limit):
                 body = {"device_id": local_id(host, device)}
-                await self._line.post(host, "/host/releaseControl", body)
+                await self._client.post(host, "/host/releaseControl", body)
 
-    def task_complete(self, task_id: str, said: Json, host_id: str | None) -> bool:
-        """Hand a host's word on a script to who waits for it; False when nobody does."""
-        return self._tasks.complete(task_id, said, host_id)
+    def task_complete(self, task_id: str, report: Json, host_id: str | None) -> bool:
+        """Deliver the report on a script to the call that waits for it; False when none does."""
+        return self._tasks.complete(task_id, report, host_id)
 
-    # ------------------------------------------------------------ beginning
+    # ------------------------------------------------------------ start
 
-    async def _end(self, call: Call) -> Verdict:
+    async def _end(self, call: Call) -> StepResult:
         if call.handle is not None:
-            kind, number = _taken_apart(call.handle)
-            if kind is Kind.SCRIPT:
+            kind, number = _parse_handle(call.handle)
+            if kind is StepKind.SCRIPT:
                 return await self._script_end(call, number, None)
             return await self._polled(call, kind, number, pause=0.0)
         if call.opens:
             await self._take_control(call)
-        order = order_of(call)
-        if order.kind is Kind.SCRIPT:
-            return await self._script_end(call, secrets.token_urlsafe(24), order)
-        number = _checked((await self._begin(call, order)).get("execution_id"))
-        call.begun(f"{order.kind}:{number}")
-        return await self._polled(call, order.kind, number, pause=self.POLLS[0])
+        request = build_request(call)
+        if request.kind is StepKind.SCRIPT:
+            return await self._script_end(call, secrets.token_urlsafe(24), request)
+        number = _checked_id((await self._begin(call, request)).get("execution_id"))
+        call.on_begun(f"{request.kind}:{number}")
+        return await self._polled(call, request.kind, number, pause=self.POLLS[0])
 
     async def _take_control(self, call: Call) -> None:
-        """Nothing of the step goes out before: whatever breaks here can be done again."""
-        body = {"device_id": local_id(call.host, call.device)}
+        """POST /host/takeControl; the step is not out yet, so BROKEN becomes NOT_CONNECTED."""
+        asked = {"device_id": local_id(call.host, call.device)}
         try:
-            reply = await self._line.post(call.host, "/host/takeControl", body)
+            response = await self._client.post(call.host, "/host/takeControl", asked)
         except HostTroubleError as trouble:
-            if trouble.trouble == "BROKEN":
-                raise HostTroubleError("NOT_CONNECTED", trouble.words) from trouble
+            if trouble.trouble is Trouble.BROKEN:
+                raise HostTroubleError(Trouble.NOT_CONNECTED, trouble.message) from trouble
             raise
-        raw = await reply.parsed() or {}
-        if not reply.good:
-            wire.refuse(reply.status, raw)
-        if raw.get("success") is not True:
-            _not_begun("The host did not give the device", raw)
+        body = await response.parsed() or {}
+        if not response.good:
+            http.raise_for_status(response.status, body)
+        if body.get("success") is not True:
+            _raise_not_started("The host did not give control of the device", body)
 
-    async def _begin(self, call: Call, order: Order) -> Mapping[str, Any]:
-        query = self._by_team if order.by_team else None
-        reply = await self._line.post(call.host, order.path, order.body, query)
-        raw = await reply.parsed()
-        if not reply.good:
-            wire.refuse(reply.status, raw or {})
-        said = None if raw is None else raw.get("success", order.kind is Kind.SCRIPT)
-        if raw is None or said is not True:
-            _not_begun("The host did not begin it", raw or {})
-        return raw
+    async def _begin(self, call: Call, request: StartRequest) -> Mapping[str, Any]:
+        query = self._team_query if request.by_team else None
+        response = await self._client.post(call.host, request.path, request.body, query)
+        body = await response.parsed()
+        if not response.good:
+            http.raise_for_status(response.status, body or {})
+        started = None if body is None else body.get("success", request.kind is StepKind.SCRIPT)
+        if body is None or started is not True:
+            _raise_not_started("The host did not start the step", body or {})
+        return body
 
-    # ------------------------------------------------------------ asked for its end
+    # ------------------------------------------------------------ end by polls
 
-    async def _polled(self, call: Call, kind: Kind, number: str, *, pause: float) -> Verdict:
+    async def _polled(self, call: Call, kind: StepKind, number: str, *, pause: float) -> StepResult:
         first, more, most = self.POLLS
-        told: Json | None = None
+        last: Json | None = None
         while True:
             await asyncio.sleep(pause)
-            meaning = meaning_of(kind, await self._status(call, kind, number))
-            if isinstance(meaning, Verdict):
-                return meaning
-            if meaning.at != told:
-                told = meaning.at
-                call.moved(told)
+            status = read_status(kind, await self._status(call, kind, number))
+            if isinstance(status, StepResult):
+                return status
+            if status.progress != last:
+                last = status.progress
+                call.on_progress(last)
             pause = min(pause * more, most) if pause else first
 
-    async def _status(self, call: Call, kind: Kind, number: str) -> Mapping[str, Any]:
-        """Poll, with a few more tries when that brings nothing."""
+    async def _status(self, call: Call, kind: StepKind, number: str) -> Mapping[str, Any]:
+        """Poll, with a few more tries when that brings nothing.
+
+        The step was started: without a connection now it is BROKEN, never NOT_CONNECTED.
+        """
         pauses = iter(self.AGAIN)
         while True:
             try:
                 return await self._poll(call, kind, number)
             except HostTroubleError as trouble:
                 pause = next(pauses, None)
-                if pause is None and trouble.trouble in _NO_LINE:
-                    raise HostTroubleError("BROKEN", trouble.words) from trouble
+                if pause is None and trouble.trouble in _AWAY:
+                    raise HostTroubleError(Trouble.BROKEN, trouble.message) from trouble
                 if pause is None or trouble.trouble in _FINAL:
                     raise
             await asyncio.sleep(pause)
 
-    async def _poll(self, call: Call, kind: Kind, number: str) -> Mapping[str, Any]:
+    async def _poll(self, call: Call, kind: StepKind, number: str) -> Mapping[str, Any]:
         path = f"/host/{_PATHS[kind]}/execution/{number}/status"
-        query = None if kind is Kind.GRAPH else {"device_id": local_id(call.host, call.device)}
-        reply = await self._line.get(call.host, path, query)
-        if reply.status == _NOT_FOUND:
-            raise HostTroubleError("FATE_UNKNOWN", "The host forgot what it began.")
-        raw = await reply.parsed()
-        if not reply.good:
-            wire.refuse(reply.status, raw or {})
-        if raw is None:
-            raise HostTroubleError("HOST_ERROR", "The host's answer is no JSON object.")
-        return raw
+        query = None if kind is StepKind.GRAPH else {"device_id": local_id(call.host, call.device)}
+        response = await self._client.get(call.host, path, query)
+        if response.status == _NOT_FOUND:
+            raise HostTroubleError(
+                Trouble.FATE_UNKNOWN, "The host does not know the step any more."
+            )
+        body = await response.parsed()
+        if not response.good:
+            http.raise_for_status(response.status, body or {})
+        if body is None:
+            raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer is not a JSON object.")
+        return body
 
-    # ------------------------------------------------------------ told of its end
+    # ------------------------------------------------------------ end by a callback
 
-    async def _script_end(self, call: Call, task_id: str, order: Order | None) -> Verdict:
-        """Wait for the host's word, which may come before the start of the script is answered."""
+    async def _script_end(
+        self, call: Call, task_id: str, request: StartRequest | None
+    ) -> StepResult:
+        """Wait for the host's callback, which may come before the start is answered."""
         end = self._tasks.expect(task_id, call.host.id, call.limit)
-        if order is not None:
-            await self._begin_script(call, task_id, order, end)
-        verdict = await self._told(call.host, end)
+        if request is not None:
+            await self._begin_script(call, task_id, request, end)
+        result = await self._reported(call.host, end)
         self._tasks.taken(task_id)
-        if isinstance(verdict, HostTroubleError):
-            raise verdict
-        return verdict
+        if isinstance(result, HostTroubleError):
+            raise result
+        return result
 
     async def _begin_script(
-        self, call: Call, task_id: str, order: Order, end: asyncio.Future[End]
+        self, call: Call, task_id: str, request: StartRequest, end: asyncio.Future[ScriptEnd]
     ) -> None:
         try:
-            await self._begin(call, replace(order, body={**order.body, "task_id": task_id}))
+            await self._begin(call, replace(request, body={**request.body, "task_id": task_id}))
         except HostTroubleError:
             if end.done():  # it ran: only the answer to its start was lost
                 return
             self._tasks.forget(task_id)
             raise
-        call.begun(f"{Kind.SCRIPT}:{task_id}")
+        call.on_begun(f"{StepKind.SCRIPT}:{task_id}")
 
-    async def _told(self, host: Host, end: asyncio.Future[End]) -> End:
-        """Wait; a host that cannot be reached again and again is given up, a slow one is not."""
+    async def _reported(self, host: Host, end: asyncio.Future[ScriptEnd]) -> ScriptEnd:
+        """Wait for the callback; give up when the host cannot be reached again and again."""
         pause, soon = self.LOOKS
         missed = 0
         while True:
@@ -217,79 +228,78 @@ class VirtualPyTestDialect:
             if end.done():
                 return end.result()
             if missed > len(self.AGAIN):
-                raise HostTroubleError(
-                    "BROKEN", "The host cannot be reached while its script runs."
-                )
+                error = "The host cannot be reached while its script runs."
+                raise HostTroubleError(Trouble.BROKEN, error)
 
-    async def _away(self, host: Host, end: asyncio.Future[End]) -> bool:
-        """Look at the host, unless the end comes first; True when it cannot be reached."""
-        look = asyncio.create_task(self._unreachable(host), name=f"look at {host.id}")
+    async def _away(self, host: Host, end: asyncio.Future[ScriptEnd]) -> bool:
+        """Check the host, unless the end comes first; return whether it cannot be reached."""
+        check = asyncio.create_task(self._unreachable(host), name=f"health check of {host.id}")
         try:
-            either: tuple[asyncio.Future[Any], ...] = (end, look)
+            either: tuple[asyncio.Future[Any], ...] = (end, check)
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return look.done() and look.result()
+            return check.done() and check.result()
         finally:
-            look.cancel()
+            check.cancel()
 
     async def _unreachable(self, host: Host) -> bool:
         try:
-            await self._line.get(host, _HEALTH, with_key=False)
+            await self._client.get(host, _HEALTH, with_key=False)
         except HostTroubleError as trouble:
-            return trouble.trouble in _NO_LINE
+            return trouble.trouble in _AWAY
         return False
 
-    # ------------------------------------------------------------ answering
+    # ------------------------------------------------------------ answer
 
-    async def _answer(self, host: Host, verdict: Verdict, limit: float) -> Answer:
+    async def _answer(self, host: Host, result: StepResult, limit: float) -> Answer:
         raw: Json = {
-            "success": verdict.success,
-            "output": verdict.output,
-            "error": verdict.error,
+            "success": result.success,
+            "output": result.output,
+            "error": result.error,
         }
-        if verdict.pictures:
-            raw["screenshot"] = await self._picture(host, verdict.pictures[-1], limit)
-        return Answer(verdict.success, verdict.output, verdict.error, raw=raw)
+        if result.pictures:
+            raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
+        return Answer(result.success, result.output, result.error, raw=raw)
 
     async def _picture(self, host: Host, name: str, limit: float) -> str | None:
-        """Fetch a screenshot (base64) from the host itself; what cannot be had is no failure."""
+        """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
         if url is None:
             log.info("screenshot_not_fetched", host_id=host.id, why="It is not on the host.")
             return None
         try:
             async with asyncio.timeout(limit):
-                reply = await self._line.get(host, url, most=_MAX_PICTURE)
+                response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
         except (HostTroubleError, TimeoutError) as error:
             log.info("screenshot_not_fetched", host_id=host.id, why=str(error) or "It took long.")
             return None
-        if not reply.good:
-            log.info("screenshot_not_fetched", host_id=host.id, why=f"It got {reply.status}.")
+        if not response.good:
+            log.info("screenshot_not_fetched", host_id=host.id, why=f"It got {response.status}.")
             return None
-        if len(reply.content) > _BIG:
-            return await asyncio.to_thread(_encoded, reply.content)
-        return _encoded(reply.content)
+        if len(response.content) > _BIG:
+            return await asyncio.to_thread(_encoded, response.content)
+        return _encoded(response.content)
 
 
 def _encoded(picture: bytes) -> str:
     return base64.b64encode(picture).decode()
 
 
-def _taken_apart(handle: str) -> tuple[Kind, str]:
+def _parse_handle(handle: str) -> tuple[StepKind, str]:
     kind, _, number = handle.partition(":")
     try:
-        return Kind(kind), number
+        return StepKind(kind), number
     except ValueError as error:
-        raise HostTroubleError("FATE_UNKNOWN", "Nobody knows what was begun.") from error
+        raise HostTroubleError(Trouble.FATE_UNKNOWN, "The step's handle is unknown.") from error
 
 
-def _checked(number: Any) -> str:
-    """Give the id of what was begun; it becomes a part of a path."""
+def _checked_id(number: Any) -> str:
+    """Return the id that the host gave the step; it becomes a part of a path."""
     text = str(number) if isinstance(number, (str, int)) else ""
     if not _ID.fullmatch(text):
-        raise HostTroubleError("HOST_ERROR", "The host does not name what it began.")
+        raise HostTroubleError(Trouble.HOST_ERROR, "The host gave no id of what it started.")
     return text
 
 
-def _not_begun(what: str, raw: Mapping[str, Any]) -> NoReturn:
-    said = clean(raw.get("error") or raw.get("message"))
-    raise HostTroubleError("HOST_ERROR", what + (f": {said[:500]}" if said else "."))
+def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
+    reason = clean(body.get("error") or body.get("message"))
+    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {reason[:500]}" if reason else "."))

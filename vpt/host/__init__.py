@@ -1,6 +1,4 @@
-"""The reference host: runs the actions of its devices for the vpt server it is registered at."""
+"""The reference host: holds devices, runs their actions, and belongs to a vpt server.
 
-from vpt.host.server import run_host
-from vpt.host.settings import HostSettings
-
-__all__ = ["HostSettings", "run_host"]
+It starts in `server.py`; nothing is imported here, so that `vpt --help` need not load it.
+"""

@@ -38,6 +38,21 @@ def host_secret(folder: Path) -> str:
     return made
 
 
+def kept_token(folder: Path, server: str, given: str | None) -> str | None:
+    """Return the join token: `given`, which is kept for later starts, else the one that was kept.
+
+    A token is kept together with its server, so that no other server is ever sent it.
+    """
+    path, server = folder / "join_token", server.rstrip("/")
+    if given:
+        _write_private(path, f"{server}\n{given}\n")
+        return given
+    if not path.exists():
+        return None
+    kept_for, _, token = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    return token.strip() if kept_for == server else None
+
+
 def sync_folder(folder: Path) -> None:
     """Fsync a folder, so that new file names in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -51,7 +66,7 @@ def _write_private(path: Path, text: str) -> None:
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

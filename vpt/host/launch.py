@@ -10,31 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import click
-import structlog
 from yarl import URL
 
-from vpt.host.server import run_host
 from vpt.host.settings import HostSettings
 
-TROUBLE = 2
+INFRASTRUCTURE = 2
 USAGE = 4
 GREATEST_PORT = 65535
 
 
-class Unfit(click.UsageError):
-    """The options make no sense on this machine."""
+class HostOptionsError(click.UsageError):
+    """The options are wrong, or a device cannot work on this machine."""
 
     exit_code = USAGE
 
 
-class CannotRun(click.ClickException):
-    """Something around the host is in its way."""
+class HostStartError(click.ClickException):
+    """The host cannot run: its port, its folder or the network is not available."""
 
-    exit_code = TROUBLE
+    exit_code = INFRASTRUCTURE
 
 
 def default_name() -> str:
-    """This machine's name, made to fit."""
+    """Return this machine's name, with other characters replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "host"
 
 
@@ -45,7 +43,7 @@ def default_name() -> str:
     envvar="VPT_SERVER",
     show_envvar=True,
     metavar="URL",
-    help="The vpt server, e.g. http://10.0.0.5:5109. A password in it is used as the join token.",
+    help="URL of the vpt server. A password in it is used as the join token.",
 )
 @click.option(
     "--name", default=default_name, metavar="NAME", help="Name of this host [this machine's name]."
@@ -57,33 +55,34 @@ def default_name() -> str:
     default=("desktop",),
     show_default=True,
     metavar="KIND[:MODEL][=ID]",
-    help="A device: desktop, or web (a browser). May be given again; tell two of a kind apart "
-    "by an id: --device web=left --device web=right. The model, which test cases ask for, is "
-    "the kind unless told.",
+    help="A device: desktop, or web (a browser). May be given again; two of a kind need ids: "
+    "--device web=left --device web=right. MODEL, which test cases ask for, is the kind by "
+    "default.",
 )
 @click.option(
     "--listen",
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS[:PORT]",
-    help="Where the server reaches this host; without a port a free one is taken.",
+    help="Where the server reaches this host; without a port it uses a free one.",
 )
 @click.option(
     "--advertise",
     metavar="URL",
-    help="The URL that the server shall use, where it differs (port forwarding, a TLS proxy).",
+    help="URL of this host for the server, where it differs (port forwarding, a TLS proxy).",
 )
 @click.option(
     "--join-token",
     envvar="HOST_JOIN_TOKEN",
     show_envvar=True,
     metavar="TOKEN",
-    help="What lets this host join. Better by the environment: a command line can be seen.",
+    help="Token with which this host joins; needed once, since it is kept in the data folder. "
+    "Better set the variable: other users can see a command line.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the journal and the host's own secret are kept [the user's data folder].",
+    help="Folder of the journal, the host's own secret and its token [the user's data folder].",
 )
 @click.option(
     "--allow-shell",
@@ -91,33 +90,42 @@ def default_name() -> str:
     help="Let test cases run any shell command here, as this user. For trusted labs only.",
 )
 @click.option(
-    "--heartbeat", default=30.0, show_default=True, metavar="SECONDS", help="Between heartbeats."
+    "--heartbeat",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between heartbeats.",
 )
 def host_command(**options: Any) -> None:
-    """Hold devices, run their actions, and keep the server informed.
+    """Hold devices, run their actions, and report to the server.
 
-    The host registers itself at the server, sends heartbeats, and stays while the server is
-    away. Each device runs one action at a time; an action that the server sends twice is done
-    once, and a cancelled one is really stopped. Only the server can call the host: it makes a
-    secret of its own at the first start and tells it to the server alone.
+    The host registers itself at the server, sends heartbeats, and waits when the server does not
+    answer. Each device runs one action at a time; an action that the server sends twice is done
+    once, and a cancelled one is really stopped. Only the server can call the host: the host makes
+    a secret at its first start and sends it to the server alone.
 
-    Ctrl-C or SIGTERM stops it cleanly: the server is told, running actions are ended.
+    The token, one of `vpt host-token NAME` on the server's machine, is needed at the first start
+    only: the host keeps it in its data folder, readable for this user only.
+
+    Ctrl-C or SIGTERM stops the host: it tells the server and ends running actions.
 
     \b
-    A desktop:    vpt host --server http://10.0.0.5:5109 --listen 0.0.0.0
-    Two browsers: vpt host --server http://10.0.0.5:5109 --device web=a --device web=b
+    The first start:  HOST_JOIN_TOKEN=... vpt host --server http://10.0.0.5:5109 --name pi-1
+    From then on:     vpt host --server http://10.0.0.5:5109 --name pi-1
+    Reached from elsewhere:  vpt host --server http://10.0.0.5:5109 --listen 0.0.0.0
+    Two browsers:     vpt host --server http://10.0.0.5:5109 --device web=a --device web=b
     """
     configure_logging()
     try:
         asyncio.run(_until_signal(read_settings(**options)))
     except ValueError as error:
-        raise Unfit(str(error)) from error
+        raise HostOptionsError(str(error)) from error
     except OSError as error:
-        raise CannotRun(f"the host cannot run: {error}") from error
+        raise HostStartError(f"the host cannot run: {error}") from error
 
 
 def read_settings(**options: Any) -> HostSettings:
-    """The options as settings; ValueError names what is wrong."""
+    """Return the options as settings; ValueError names what is wrong."""
     server = URL(options["server"])
     listen, port = read_address(options["listen"])
     return HostSettings(
@@ -135,7 +143,7 @@ def read_settings(**options: Any) -> HostSettings:
 
 
 def read_address(text: str) -> tuple[str, int]:
-    """Split `ADDRESS[:PORT]`; an IPv6 address with a port stands in brackets."""
+    """Split `ADDRESS[:PORT]`; an IPv6 address with a port is in brackets."""
     match = re.fullmatch(
         r"\[([^]]+)\](?::(\d{1,5}))?|([^:]*)(?::(\d{1,5}))?|([\w.%]*:[\w.%]*:[\w.:%]*)", text
     )
@@ -149,7 +157,9 @@ def read_address(text: str) -> tuple[str, int]:
 
 
 def configure_logging() -> None:
-    """Events for people on a terminal, JSON lines otherwise; on standard error."""
+    """Log to standard error: for people on a terminal, JSON lines otherwise."""
+    import structlog  # noqa: PLC0415 (`vpt --help` starts faster without)
+
     terminal = sys.stderr.isatty()
     last: list[Any] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
@@ -168,7 +178,9 @@ def configure_logging() -> None:
 
 
 async def _until_signal(settings: HostSettings) -> None:
-    """Run the host until the first SIGTERM or SIGINT; further ones do not disturb the stop."""
+    """Run the host until the first SIGTERM or SIGINT; further ones do not interrupt the stop."""
+    from vpt.host.server import run_host  # noqa: PLC0415 (`vpt --help` starts faster without)
+
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(run_host(settings), name="host")
     asked = False

@@ -15,7 +15,7 @@ from vpt.host.stats import system_stats
 CALL_S = 10
 UNREGISTER_S = 2
 LONGEST_PAUSE_S = 30
-GREATEST_REPLY = 64 * 1024
+LONGEST_ANSWER = 64 * 1024
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ class Membership:
         folder: Path,
         heartbeat_s: float,
     ) -> None:
-        """Register `card` (the body of the registration) at `server` with the join token.
+        """Prepare to register `card` (the request body) at `server` with the join token `token`.
 
         Heartbeats are sent every `heartbeat_s` seconds, with the use of the disk of `folder`.
         """
@@ -71,7 +71,7 @@ class Membership:
             await asyncio.sleep(pause)
 
     async def _beat(self) -> None:
-        """Send heartbeats until the server says that it does not know the host."""
+        """Send heartbeats until the server answers 404: it has forgotten the host."""
         pauses = _pauses(self._heartbeat_s)
         pause = self._heartbeat_s
         while True:
@@ -110,7 +110,7 @@ class Membership:
                     allow_redirects=False,
                 ) as response,
             ):
-                text = await response.content.read(GREATEST_REPLY)
+                text = await response.content.read(LONGEST_ANSWER)
                 return response.status, text[:200].decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return None, str(error) or type(error).__name__

@@ -5,6 +5,8 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +18,7 @@ from yarl import URL
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
-from vpt.host.folder import host_secret, own_folder
+from vpt.host.folder import host_secret, kept_token, own_folder
 from vpt.host.journal import Journal
 from vpt.host.membership import Membership
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
@@ -43,6 +45,7 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
     """
     with own_folder(settings.folder) as folder:
         secret = host_secret(folder)
+        settings = _with_token(settings, folder)
         journal = Journal(folder / "journal")
         workers = [
             DeviceWorker(spec, make_driver(spec, settings), journal) for spec in settings.specs
@@ -54,6 +57,11 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
         finally:
             await devices.close()
             await journal.close()
+
+
+def _with_token(settings: HostSettings, folder: Path) -> HostSettings:
+    token = kept_token(folder, settings.server, settings.join_token)
+    return replace(settings, join_token=token)
 
 
 async def _serve(

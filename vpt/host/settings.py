@@ -1,4 +1,4 @@
-"""What a host is told when it starts: its server, its name, its devices, where it listens."""
+"""The settings of a host: its server, its name, its devices, where it listens."""
 
 import re
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class DeviceSpec:
 
     @classmethod
     def parse(cls, text: str) -> "DeviceSpec":
-        """Read one; ValueError names what is wrong."""
+        """Parse one; ValueError names what is wrong."""
         rest, _, local_id = text.partition("=")
         kind, _, model = rest.partition(":")
         spec = cls(kind, model or kind, local_id or kind)
@@ -37,10 +37,11 @@ class DeviceSpec:
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """How one host runs; ValueError when a value makes no sense. `heartbeat_s` is in seconds.
+    """The settings of one host; ValueError when a value is wrong. `heartbeat_s` is in seconds.
 
-    `advertise` is the URL under which the server reaches this host; without it
+    `advertise` is the URL at which the server reaches this host; without it
     http://<listen>:<port>, or this machine's address towards the server when it listens on all.
+    Without `join_token` the host uses the one that it was given at an earlier start.
     """
 
     server: str
@@ -55,7 +56,7 @@ class HostSettings:
     heartbeat_s: float = 30
 
     def __post_init__(self) -> None:
-        """Refuse what could never work."""
+        """Check the values; ValueError names the wrong one."""
         _check_url("server", self.server)
         if self.advertise is not None:
             _check_url("advertise", self.advertise)
@@ -71,12 +72,12 @@ class HostSettings:
 
     @property
     def specs(self) -> tuple[DeviceSpec, ...]:
-        """The devices, read."""
+        """Return the devices, parsed."""
         return tuple(DeviceSpec.parse(text) for text in self.devices)
 
     @property
     def folder(self) -> Path:
-        """Where the journal and the host's secret are kept."""
+        """Return the folder of the journal, the host's secret and its join token."""
         return self.data_dir or user_data_path("vpt-host", appauthor=False) / self.name
 
 

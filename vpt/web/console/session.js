@@ -1,4 +1,4 @@
-// Who is signed in: a token, kept for this tab only.
+// The user who is signed in: a token, kept for this tab only.
 
 const KEY = "vpt.token";
 const RANK = { viewer: 0, operator: 1, admin: 2 };
@@ -6,7 +6,12 @@ const RANK = { viewer: 0, operator: 1, admin: 2 };
 export const session = { token: sessionStorage.getItem(KEY), user: "", name: "", role: "viewer" };
 read();
 
-/** Take a token from `#token=…` and remove it from the address at once; true when there was one. */
+/**
+ * Sign in with the token of a link (`#token=…`); true when there was one.
+ *
+ * It is behind the # because browsers send that part to no server, neither as an address nor as a
+ * referrer. It is removed from the address at once, so that it is in no bookmark and not seen.
+ */
 export function takeFromAddress() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given === null) return false;
@@ -15,21 +20,21 @@ export function takeFromAddress() {
   return given !== "";
 }
 
-/** Keep a token. */
+/** Store a token. */
 export function signIn(token) {
   session.token = token;
   sessionStorage.setItem(KEY, token);
   read();
 }
 
-/** Forget the token. */
+/** Delete the token. */
 export function forget() {
   session.token = null;
   sessionStorage.removeItem(KEY);
   read();
 }
 
-/** Whether the user may do what `role` may; the server has the last word. */
+/** Return whether the user may do what `role` may; the server checks it again. */
 export function can(role) {
   return (RANK[session.role] ?? 0) >= RANK[role];
 }

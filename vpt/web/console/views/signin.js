@@ -1,11 +1,11 @@
-// Sign in: a token that somebody made.
+// Sign in with a token that is pasted; session.js takes the one of a link.
 
 import { get } from "../api.js";
 import { doing } from "../dialog.js";
 import { field, h } from "../h.js";
 import { forget, signIn as keep } from "../session.js";
 
-/** Show the form; `enter` is called when the token is good. */
+/** Return the form; `enter` is called when the server accepts the token. */
 export function signIn(enter) {
   const token = h("input", {
     type: "password",
@@ -24,7 +24,7 @@ export function signIn(enter) {
       } catch (error) {
         forget();
         throw error.status === 401
-          ? new Error("This token is not valid. It may have ended, or be of another server.")
+          ? new Error("This token is not valid. It may have expired, or be of another server.")
           : error;
       }
       enter();
@@ -34,8 +34,9 @@ export function signIn(enter) {
     "form",
     { class: "card stack narrow", onsubmit: submit },
     h("h1", {}, "Sign in"),
-    h("p", {}, "Paste a token. On the server's machine, this makes one:"),
-    h("pre", {}, "vpt token --user me"),
+    h("p", {}, "On the server's machine, this prints a link that signs you in:"),
+    h("pre", {}, "vpt token --user me --link"),
+    h("p", {}, "Or paste a token:"),
     field("Token", token),
     wrong,
     h("div", {}, go),

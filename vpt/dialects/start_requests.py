@@ -1,4 +1,4 @@
-"""What a VirtualPyTest host is asked to do: a step in that host's own words."""
+"""The request that starts a step on a VirtualPyTest host, in that host's own fields."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from vpt.dialects.base import Call
 from vpt.model import Device, Host, Json
 
 INTERFACE = "default"  # where a verification's references are, unless the step names it
-_OURS = frozenset(
+#: Fields of a step that are for vpt, and mean nothing to the host.
+_OWN_FIELDS = frozenset(
     (
         *("timeout_s", "retries", "continue_on_failure", "delay_s"),
         *("execution_id", "attempt", "step", "device_model", "device_id"),
     )
 )
-_OF_THE_BATCH = frozenset(("retry_actions", "failure_actions"))
+_BATCH_FIELDS = frozenset(("retry_actions", "failure_actions"))
 
 
-class Kind(StrEnum):
-    """What such a host can do; the first word of a handle."""
+class StepKind(StrEnum):
+    """What such a host can run; it is the first part of a handle."""
 
     ACTION = "action"
     VERIFICATION = "verification"
@@ -32,23 +33,23 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A request that begins something."""
+class StartRequest:
+    """The request that starts a step; its end is another request, or a report."""
 
-    kind: Kind
+    kind: StepKind
     path: str
     body: Json
-    by_team: bool = True  # the team's id goes with it
+    by_team: bool = True  # the team's id goes into its query
 
 
 def local_id(host: Host, device: Device) -> str:
-    """Give the host's own name for a device; where it declared none, the host's name."""
+    """Return the host's own name for a device; where it declared none, the host's name."""
     return device.local_id or host.id
 
 
-def order_of(call: Call) -> Order:
-    """Put a step in the host's words."""
-    step = {name: value for name, value in call.body.items() if name not in _OURS}
+def build_request(call: Call) -> StartRequest:
+    """Return the request that starts a call's step."""
+    step = {name: value for name, value in call.body.items() if name not in _OWN_FIELDS}
     device_id = local_id(call.host, call.device)
     if "graph" in step:
         return _graph(call, step, device_id)
@@ -56,11 +57,13 @@ def order_of(call: Call) -> Order:
         return _script(step, device_id)
     if _verifies(step):
         body = {"device_id": device_id, "verifications": _verifications(step)}
-        return Order(Kind.VERIFICATION, "/host/verification/executeBatch", body)
-    return Order(Kind.ACTION, "/host/action/executeBatch", {"device_id": device_id, **_batch(step)})
+        return StartRequest(StepKind.VERIFICATION, "/host/verification/executeBatch", body)
+    return StartRequest(
+        StepKind.ACTION, "/host/action/executeBatch", {"device_id": device_id, **_batch(step)}
+    )
 
 
-def _graph(call: Call, step: Json, device_id: str) -> Order:
+def _graph(call: Call, step: Json, device_id: str) -> StartRequest:
     body = {
         "graph_json": step["graph"],
         "host_name": call.host.id,
@@ -68,27 +71,27 @@ def _graph(call: Call, step: Json, device_id: str) -> Order:
         "testcase_name": str(step.get("name") or call.body.get("execution_id") or "graph"),
         "async_execution": True,
     }
-    return Order(Kind.GRAPH, "/host/testcase/execute", body)
+    return StartRequest(StepKind.GRAPH, "/host/testcase/execute", body)
 
 
-def _script(step: Json, device_id: str) -> Order:
+def _script(step: Json, device_id: str) -> StartRequest:
     parameters = command_line(step.get("parameters"))
     body = {"script_name": step["script"], "device_id": device_id, "parameters": parameters}
-    return Order(Kind.SCRIPT, "/host/script/execute", body, by_team=False)
+    return StartRequest(StepKind.SCRIPT, "/host/script/execute", body, by_team=False)
 
 
 def _verifies(step: Json) -> bool:
     return (
         "verification_type" in step
         or "verifications" in step
-        or step.get("action_type") == Kind.VERIFICATION
+        or step.get("action_type") == StepKind.VERIFICATION
     )
 
 
 def _verifications(step: Json) -> list[Any]:
-    """Give the step's list, or the step as the only one; the first names its interface."""
+    """Return the step's list, or the step as the only item; the first names its interface."""
     interface = step.pop("userinterface_name", None) or INTERFACE
-    if step.get("action_type") == Kind.VERIFICATION:
+    if step.get("action_type") == StepKind.VERIFICATION:
         del step["action_type"]
     listed = step.get("verifications", [step])
     items = [_with_params(item) for item in listed] if isinstance(listed, list) else [listed]
@@ -98,8 +101,8 @@ def _verifications(step: Json) -> list[Any]:
 
 
 def _batch(step: Json) -> Json:
-    """Give the step's list of actions, or the step as the only one, and what goes with it."""
-    more = {name: step.pop(name) for name in _OF_THE_BATCH if name in step}
+    """Return the step's list of actions, or the step as the only one, and its batch fields."""
+    more = {name: step.pop(name) for name in _BATCH_FIELDS if name in step}
     listed = step.get("actions", [step])
     items = [_with_params(item) for item in listed] if isinstance(listed, list) else listed
     return {"actions": items, **more}
@@ -110,7 +113,7 @@ def _with_params(item: Any) -> Any:
 
 
 def command_line(parameters: Any) -> str:
-    """Write a script's parameters as that host reads them: `--a b`."""
+    """Format a script's parameters as that host parses them: `--a b`."""
     if parameters is None or isinstance(parameters, str):
         return parameters or ""
     if isinstance(parameters, Mapping):
@@ -120,7 +123,7 @@ def command_line(parameters: Any) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
-    """Give an option; true makes it a flag, false and null leave it out."""
+    """Return an option; true makes it a flag, false and null leave it out."""
     if value is None or value is False:
         return []
     option = name if name.startswith("-") else f"--{name}"

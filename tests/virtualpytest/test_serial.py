@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from tests.actors.fake_host import until
-from vpt.dialects.base import Call, HostTroubleError
-from vpt.dialects.serial import Line, own_url, watched_socket
+from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.dialects.serial import SerialClient, own_url, watched_socket
 from vpt.model import Device, Host, Json
 
 from .conftest import CALM, KEY, QuickDialect
@@ -31,23 +31,25 @@ async def host() -> AsyncIterator[StandIn]:
 
 
 @pytest.fixture
-async def line() -> AsyncIterator[Line]:
-    line = Line()
-    yield line
-    await line.close()
+async def client() -> AsyncIterator[SerialClient]:
+    client = SerialClient()
+    yield client
+    await client.close()
 
 
 def known(host: StandIn) -> Host:
     return Host("pi", host.url, dialect="virtualpytest", secret=KEY)
 
 
-async def test_a_request_that_was_given_up_keeps_its_turn(host: StandIn, line: Line) -> None:
+async def test_a_request_that_was_given_up_keeps_its_turn(
+    host: StandIn, client: SerialClient
+) -> None:
     async with host._turn:
-        given_up = asyncio.create_task(line.get(known(host), HEALTH))
+        given_up = asyncio.create_task(client.get(known(host), HEALTH))
         await until(lambda: host._here)
         given_up.cancel()
         await asyncio.wait([given_up])
-        following = asyncio.create_task(line.get(known(host), HEALTH))
+        following = asyncio.create_task(client.get(known(host), HEALTH))
         await asyncio.sleep(0.1)
         assert len(host._here) == 1
     assert (await following).good
@@ -55,13 +57,13 @@ async def test_a_request_that_was_given_up_keeps_its_turn(host: StandIn, line: L
 
 
 async def test_one_that_waits_for_its_turn_and_is_given_up_is_never_sent(
-    host: StandIn, line: Line
+    host: StandIn, client: SerialClient
 ) -> None:
     async with host._turn:
-        first = asyncio.create_task(line.get(known(host), HEALTH))
+        first = asyncio.create_task(client.get(known(host), HEALTH))
         await until(lambda: host._here)
-        second = asyncio.create_task(line.post(known(host), "/host/takeControl", {"n": 2}))
-        third = asyncio.create_task(line.post(known(host), "/host/takeControl", {"n": 3}))
+        second = asyncio.create_task(client.post(known(host), "/host/takeControl", {"n": 2}))
+        third = asyncio.create_task(client.post(known(host), "/host/takeControl", {"n": 3}))
         await asyncio.sleep(0)
         second.cancel()
     assert (await first).good and (await third).good
@@ -72,35 +74,35 @@ async def test_nothing_is_begun_when_the_turn_comes_after_the_servers_claim_ran_
     host: StandIn,
 ) -> None:
     claim = {"held": True}
-    line = Line(lambda: claim["held"])
+    client = SerialClient(lambda: claim["held"])
     async with host._turn:
-        first = asyncio.create_task(line.get(known(host), HEALTH))
+        first = asyncio.create_task(client.get(known(host), HEALTH))
         await until(lambda: host._here)
-        second = asyncio.create_task(line.post(known(host), "/host/takeControl", {}))
+        second = asyncio.create_task(client.post(known(host), "/host/takeControl", {}))
         await asyncio.sleep(0)
         claim["held"] = False
     assert (await first).good
     with pytest.raises(HostTroubleError, match="claim") as trouble:
         await second
-    assert trouble.value.trouble == "HELD_BACK"
+    assert trouble.value.trouble is Trouble.HELD_BACK
     assert host.asked("/host/takeControl") == []
-    assert (await line.get(known(host), HEALTH)).good
-    await line.close()
+    assert (await client.get(known(host), HEALTH)).good
+    await client.close()
 
 
-async def test_turns_come_in_the_order_of_asking(host: StandIn, line: Line) -> None:
-    asks = [line.post(known(host), "/host/takeControl", {"n": n}) for n in range(5)]
+async def test_turns_come_in_the_order_of_asking(host: StandIn, client: SerialClient) -> None:
+    asks = [client.post(known(host), "/host/takeControl", {"n": n}) for n in range(5)]
     await asyncio.gather(*asks)
     assert [each.body["n"] for each in host.asked("/host/takeControl")] == list(range(5))
     assert host.overlaps == []
 
 
-async def test_other_hosts_have_turns_of_their_own(host: StandIn, line: Line) -> None:
+async def test_other_hosts_have_turns_of_their_own(host: StandIn, client: SerialClient) -> None:
     other = StandIn("http://127.0.0.1:9", "other", pace=CALM)
     await other.appear()
     async with host._turn:
-        slow = asyncio.create_task(line.get(known(host), HEALTH))
-        assert (await line.get(known(other), HEALTH)).good
+        slow = asyncio.create_task(client.get(known(host), HEALTH))
+        assert (await client.get(known(other), HEALTH)).good
         assert not slow.done()
     await slow
     await other.kill()
@@ -112,7 +114,7 @@ async def test_a_probe_says_in_time_that_there_is_no_answer(host: StandIn) -> No
     async with host._turn:
         with pytest.raises(HostTroubleError, match="no answer") as caught:
             await dialect.probe(known(host), 0.1)
-        assert caught.value.trouble == "NOT_CONNECTED"
+        assert caught.value.trouble is Trouble.NOT_CONNECTED
     await dialect.probe(known(host), 5.0)
     assert host.overlaps == []
     await dialect.close()
@@ -140,17 +142,19 @@ async def test_a_verdict_does_not_wait_for_a_picture_longer_than_for_all() -> No
     host._reserved.close()
 
 
-async def test_a_host_that_is_not_there_was_not_sent_anything(host: StandIn, line: Line) -> None:
+async def test_a_host_that_is_not_there_was_not_sent_anything(
+    host: StandIn, client: SerialClient
+) -> None:
     await host.vanish()
     with pytest.raises(HostTroubleError) as caught:
-        await line.get(known(host), HEALTH)
-    assert caught.value.trouble == "NOT_CONNECTED"
+        await client.get(known(host), HEALTH)
+    assert caught.value.trouble is Trouble.NOT_CONNECTED
 
 
-async def test_no_more_is_read_than_was_asked_for(host: StandIn, line: Line) -> None:
+async def test_no_more_is_read_than_was_asked_for(host: StandIn, client: SerialClient) -> None:
     host.files["/x.png"] = bytes(2 * 2**20 + 1)
     with pytest.raises(HostTroubleError, match="over 2 MiB"):
-        await line.get(known(host), "/x.png", most=2 * 2**20)
+        await client.get(known(host), "/x.png", max_bytes=2 * 2**20)
 
 
 async def test_the_system_watches_the_other_machine() -> None:

@@ -10,21 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vpt.dialects.base import MAX_TEXT, Call, HostTroubleError
-from vpt.dialects.orders import Kind, command_line, order_of
-from vpt.dialects.verdicts import Moving, Verdict, meaning_of, script_verdict
+from vpt.dialects.results import StepResult, StillRunning, read_status, script_result
+from vpt.dialects.start_requests import StepKind, build_request, command_line
 from vpt.model import Device, Host
 
 HOST = Host("pi", "http://10.0.0.5:6109", dialect="virtualpytest")
 DEVICE = Device("pi:d", "d", "d", "tv")
 
 
-def read(kind: Kind, said: Any) -> tuple[bool | None, str | None]:
-    """Give the verdict's success and error; None and the trouble when there is none."""
+def read(kind: StepKind, said: Any) -> tuple[bool | None, str | None]:
+    """Return the verdict's success and error; None and the trouble when there is none."""
     try:
-        meaning = meaning_of(kind, said)
+        meaning = read_status(kind, said)
     except HostTroubleError as trouble:
-        return None, trouble.trouble
-    return (meaning.success, meaning.error) if isinstance(meaning, Verdict) else (None, "runs")
+        return None, trouble.trouble.name
+    return (meaning.success, meaning.error) if isinstance(meaning, StepResult) else (None, "runs")
 
 
 RESULTS = [{"success": True, "message": "yes"}, {"success": False, "message": "no"}]
@@ -80,7 +80,7 @@ RESULTS = [{"success": True, "message": "yes"}, {"success": False, "message": "n
     ],
 )
 def test_what_a_poll_says(kind: str, said: Any, read_as: Any) -> None:
-    assert read(Kind(kind), said) == read_as
+    assert read(StepKind(kind), said) == read_as
 
 
 def test_what_was_not_verified_is_no_failure() -> None:
@@ -89,8 +89,8 @@ def test_what_was_not_verified_is_no_failure() -> None:
         {"success": False, "message": "not there", "command": "see"},
     ]
     said = {"status": "error", "result": {"success": False, "results": items}}
-    verdict = meaning_of(Kind.VERIFICATION, said)
-    assert isinstance(verdict, Verdict)
+    verdict = read_status(StepKind.VERIFICATION, said)
+    assert isinstance(verdict, StepResult)
     assert verdict.error == "not there"
     assert verdict.output == "1. skipped not verified\n2. failed see not there"
 
@@ -98,12 +98,12 @@ def test_what_was_not_verified_is_no_failure() -> None:
 def test_pictures_are_in_order_and_empty_names_are_none() -> None:
     items = [{"screenshot_path": "/1"}, {"screenshot_path": ""}]
     result = {"success": True, "results": items, "verification_screenshots": ["/1", "/2", ""]}
-    verdict = meaning_of(Kind.VERIFICATION, {"status": "completed", "result": result})
-    assert isinstance(verdict, Verdict) and verdict.pictures == ("/1", "/1", "/2")
+    verdict = read_status(StepKind.VERIFICATION, {"status": "completed", "result": result})
+    assert isinstance(verdict, StepResult) and verdict.pictures == ("/1", "/1", "/2")
 
 
 def test_the_output_of_a_script_has_an_end() -> None:
-    verdict = script_verdict(
+    verdict = script_result(
         {"result": {"stdout": "\0" + "x" * 3 * MAX_TEXT, "exit_code": 1, "stderr": "the reason"}}
     )
     assert len(verdict.output or "") < MAX_TEXT + 100 and "\0" not in (verdict.output or "")
@@ -112,13 +112,13 @@ def test_the_output_of_a_script_has_an_end() -> None:
 
 def test_where_it_stands_is_small() -> None:
     said = {"progress": float("nan"), "message": "x\0" * 5000}
-    meaning = meaning_of(Kind.ACTION, {"status": "running"} | said)
-    assert isinstance(meaning, Moving) and meaning.at["progress"] is None
-    assert len(meaning.at["message"]) == 1000 and "\0" not in meaning.at["message"]
+    meaning = read_status(StepKind.ACTION, {"status": "running"} | said)
+    assert isinstance(meaning, StillRunning) and meaning.progress["progress"] is None
+    assert len(meaning.progress["message"]) == 1000 and "\0" not in meaning.progress["message"]
     states = {str(n): {"status": "success", "log": "x" * 999} for n in range(5000)}
-    graph = meaning_of(Kind.GRAPH, {"status": {"status": "running", "block_states": states}})
-    assert isinstance(graph, Moving) and len(graph.at["blocks"]) == 1000
-    assert graph.at["blocks"]["7"] == "success"
+    graph = read_status(StepKind.GRAPH, {"status": {"status": "running", "block_states": states}})
+    assert isinstance(graph, StillRunning) and len(graph.progress["blocks"]) == 1000
+    assert graph.progress["blocks"]["7"] == "success"
 
 
 whatever = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -140,8 +140,8 @@ _ended = st.sampled_from(["completed", "error", "failed", "running"])
 
 
 @whatever
-@given(st.sampled_from([Kind.ACTION, Kind.VERIFICATION, Kind.GRAPH]), _said, _ended)
-def test_whatever_a_host_says_is_read(kind: Kind, said: Any, ended: str) -> None:
+@given(st.sampled_from([StepKind.ACTION, StepKind.VERIFICATION, StepKind.GRAPH]), _said, _ended)
+def test_whatever_a_host_says_is_read(kind: StepKind, said: Any, ended: str) -> None:
     for words in (said, {**said, "status": ended}, {"status": {**said, "status": ended}}):
         read(kind, words)
         read(kind, {"status": ended, "result": words})
@@ -152,7 +152,7 @@ def test_whatever_a_host_says_is_read(kind: Kind, said: Any, ended: str) -> None
 def test_whatever_a_script_says_is_read(said: Any) -> None:
     for words in (said, {"result": said}):
         with contextlib.suppress(HostTroubleError):
-            script_verdict(words)
+            script_result(words)
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_the_parameters_of_a_script(parameters: Any, line: str) -> None:
 @whatever
 @given(st.dictionaries(st.sampled_from(["actions", "verifications", "graph", "x"]), _anything))
 def test_whatever_a_step_is_can_be_said(step: Any) -> None:
-    order_of(Call(HOST, DEVICE, step, "k", 1.0))
+    build_request(Call(HOST, DEVICE, step, "k", 1.0))

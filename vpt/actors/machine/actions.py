@@ -1,0 +1,125 @@
+"""Manual actions: one at a time on a device, on a serial host one at a time at all.
+
+They are not stored and not tried again: a person waits for each, and sees what came of it.
+"""
+
+from __future__ import annotations
+
+from vpt.actors import messages as m
+from vpt.actors.machine import link
+from vpt.actors.machine.transition import Transition
+from vpt.actors.state import Lane
+from vpt.dialects.base import Trouble
+from vpt.errors import (
+    ActionTimeoutError,
+    BadGatewayError,
+    ConflictError,
+    HostUnreachableError,
+    InvalidError,
+    UnavailableError,
+    UnprocessableError,
+    VptError,
+)
+from vpt.model import Answer
+
+LEASED = "The device is leased by somebody else."
+ONE_AT_A_TIME = "The host works one thing at a time, and another device of it is at work."
+
+
+def run_action(t: Transition, command: m.RunAction) -> None:
+    """Send the action, or let it wait for those before it."""
+    lane = _lane_for(t, command.device_id, command.user_id)
+    if isinstance(lane, VptError):
+        t.add(m.Reject(command.ask, lane))
+        return
+    # It waits on the lane, not in a task: what waits is seen by leases and runs, and is bounded.
+    actions = (*lane.actions, command)
+    lane = t.put(lane, actions=actions)
+    if len(acting(t, lane)) == len(actions) == 1:
+        t.add(m.SendAction(t.state.host, lane.device, command))
+
+
+def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptError:
+    """Return the lane that has a place for the action, or why there is none."""
+    lane = _named_lane(t, device_id)
+    if isinstance(lane, VptError):
+        return lane
+    if t.state.link in link.DOWN:
+        return HostUnreachableError()
+    if t.state.halted:
+        return UnavailableError("The server is stopping.")
+    if (reason := _taken_from(t, lane, user_id)) is not None:
+        return ConflictError(reason)
+    # Counted for the whole host: so much waits in memory, whatever the number of its devices.
+    waiting = sum(len(other.actions) - 1 for other in t.state.lanes.values() if other.actions)
+    if waiting >= t.state.limits.inbox_limit:
+        return UnavailableError("Too many actions wait for this host.")
+    return lane
+
+
+def _named_lane(t: Transition, device_id: str | None) -> Lane | VptError:
+    """Return the lane by vpt's id or by the host's own; no name will do for a single device."""
+    lanes = t.state.lanes
+    if device_id is None:
+        if len(lanes) == 1:
+            return next(iter(lanes.values()))
+        return InvalidError({"device_id": ["The host has several devices: name one."]})
+    lane = lanes.get(device_id) or lanes.get(f"{t.state.host.id}:{device_id}")
+    return lane or UnprocessableError("The host has no such device.")
+
+
+def _taken_from(t: Transition, lane: Lane, user_id: str) -> str | None:
+    """Return what keeps this person's actions off the lane."""
+    reason = _taken(lane, user_id)
+    if reason is None and any(_taken(each, user_id) for each in t.excluded_by(lane)):
+        return ONE_AT_A_TIME
+    return reason
+
+
+def _taken(lane: Lane, user_id: str) -> str | None:
+    if lane.run is not None or lane.hold is not None or lane.wanted:
+        return "The device is held by an execution."
+    if lane.lease is not None and lane.lease.holder != user_id:
+        return LEASED
+    return None
+
+
+def acting(t: Transition, lane: Lane) -> list[Lane]:
+    """Return the lanes whose actions wait for each other; the oldest of all is under way."""
+    # `ask` numbers grow, so the smallest first one is the oldest.
+    lanes = [t.state.lanes.get(lane.device.id), *t.excluded_by(lane)]
+    return [each for each in lanes if each is not None and each.actions]
+
+
+def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
+    """Answer whoever asked, and send the action that waited longest."""
+    # Whoever asked is answered even when the lane knows the action no more: a registration may
+    # have removed the device while it ran.
+    outcome = fact.outcome
+    if isinstance(outcome, Answer):
+        t.add(m.Resolve(fact.ask, (outcome, fact.duration_ms)))
+    else:
+        t.add(m.Reject(fact.ask, _error_of(outcome)))
+        if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
+            link.connection_failed(t, 0)
+    lane = t.state.lanes.get(fact.device_id)
+    if lane is None or not lane.actions or lane.actions[0].ask != fact.ask:
+        return
+    # The end of the last action may free a wanted lane, or remove one that is gone: both show.
+    t.view_kept = not lane.wanted and not lane.gone
+    lane = t.put(lane, actions=lane.actions[1:])
+    following = min(acting(t, lane), key=lambda each: each.actions[0].ask, default=None)
+    if following is not None:
+        t.add(m.SendAction(t.state.host, following.device, following.actions[0]))
+
+
+def _error_of(outcome: m.NoAnswer) -> VptError:
+    match outcome.trouble:
+        case Trouble.NOT_CONNECTED | Trouble.BROKEN:
+            return HostUnreachableError(outcome.error)
+        case Trouble.HELD_BACK:
+            return UnavailableError(outcome.error)
+        case Trouble.TIMEOUT:
+            return ActionTimeoutError()
+        case _:
+            return BadGatewayError(outcome.error)

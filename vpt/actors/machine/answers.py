@@ -1,0 +1,161 @@
+"""What comes of a step: its answer, no answer, and the record of it.
+
+An answer is stored before anything follows from it. The order holds after a crash, too: what the
+database has is what was published, and the next step was not sent before this one stood there.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from vpt.actors import messages as m
+from vpt.actors.machine import ends, holds, link
+from vpt.actors.machine.run import can_tell, go_on
+from vpt.actors.machine.transition import Transition
+from vpt.actors.state import Lane, Phase, RunState, action_name
+from vpt.dialects.base import Trouble
+from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, StepStatus
+
+#: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
+_NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
+_KINDS = {
+    Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
+    Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
+    Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
+    Trouble.BROKEN: ErrorKind.HOST_LOST,
+    Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
+}
+
+# ---------------------------------------------------------------- under way
+
+
+def step_begun(t: Transition, fact: m.StepBegun) -> None:
+    """Keep and store the host's own name of the try: from now on it can be asked for its end."""
+    found = t.open_call(fact.device_id, fact.key)
+    if found is not None:
+        t.put_run(*found, handle=fact.handle, uncertain=True)
+        t.add(m.StoreHandle(fact.device_id, fact.key, fact.handle))
+
+
+def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
+    """Publish how far the step is; it is not stored, since only its end counts."""
+    found = t.open_call(fact.device_id, fact.key)
+    if found is None:
+        return
+    key, campaign = fact.key, found[1].loaded.campaign_execution_id
+    event = StepProgress(key.execution_id, key.attempt, key.step, fact.state, campaign)
+    t.add(m.Publish(event))
+
+
+# ---------------------------------------------------------------- over
+
+
+def step_answered(t: Transition, fact: m.StepAnswered) -> None:
+    """Deal with the end of a step's call."""
+    found = t.open_call(fact.device_id, fact.key)
+    if found is None:
+        holds.late_answer(t, fact)
+        return
+    lane, run = found
+    t.add(ends.no_step_alarm(lane))
+    if isinstance(fact.outcome, Answer):
+        _answered(t, lane, run, fact.outcome, fact.duration_ms)
+    else:
+        _not_answered(t, lane, run, fact.outcome)
+
+
+def _answered(t: Transition, lane: Lane, run: RunState, answer: Answer, duration_ms: float) -> None:
+    """Store the answer, or, when it is a no and the step has retries left, its next try."""
+    action = run.action
+    failed = not answer.success and not run.cancelled
+    if failed and run.tries <= int(action.get("retries", 0)):
+        _store_try(t, lane, run)
+        return
+    following = _following(run, action, failed=failed)
+    key = run.key
+    run = replace(
+        run,
+        phase=Phase.STORING,
+        seq=run.seq + 1,
+        failed=run.failed or failed,
+        stop=following is None,
+        uncertain=False,
+        handle=None,
+        parks=0,
+    )
+    t.put(lane, run=run)
+    # The record also inserts the next step's row as `running`: see `run.py` for the reason.
+    name = action_name(following) if following is not None and not run.cancelled else None
+    status = _status(answer, cancelled=run.cancelled)
+    t.add(
+        m.StoreStep(lane.device.id, key, status, answer, answer.error, duration_ms, run.seq, name)
+    )
+
+
+def _following(run: RunState, action: Json, *, failed: bool) -> Json | None:
+    """Return the step that comes next, None after the last one or one that ends the run."""
+    steps = run.loaded.steps
+    goes_on = not failed or action.get("continue_on_failure", False)
+    return steps[run.step] if run.step < len(steps) and goes_on else None
+
+
+def _status(answer: Answer, *, cancelled: bool) -> StepStatus:
+    """Return a step's status; a no of a step that was being cancelled is no verdict on it."""
+    if answer.success:
+        return StepStatus.PASSED
+    return StepStatus.ERROR if cancelled else StepStatus.FAILED
+
+
+def _store_try(t: Transition, lane: Lane, run: RunState) -> None:
+    """Store that the step is tried once more, under a key of its own."""
+    again = replace(run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False, handle=None)
+    t.put(lane, run=again)
+    t.add(m.StoreTry(lane.device.id, again.key))
+
+
+def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer) -> None:
+    """Park the step when it may be sent again, else end the attempt."""
+    # It may be sent again when nothing was sent, or when the connection broke and the host can
+    # tell a repeated step. It goes out after the next good probe, since before that it would fail
+    # the same way. All else ends the attempt: the host refused the step, or nobody can tell what
+    # became of it.
+    trouble = outcome.trouble
+    resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
+    if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
+        link.connection_failed(t, run.parks)
+    sent = run.uncertain or trouble not in _NOT_SENT  # an earlier sending of the try counts, too
+    run = replace(run, uncertain=sent, parks=run.parks + 1)
+    if run.cancelled:
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
+    elif resend and not t.state.grace_over:
+        t.put_run(lane, run, phase=Phase.PARKED)
+    elif resend:
+        ends.lose(t, lane, run)
+    else:
+        ends.fail(t, lane, run, _KINDS[trouble], outcome.error)
+
+
+# ---------------------------------------------------------------- stored
+
+
+def step_stored(t: Transition, fact: m.StepStored) -> None:
+    """Publish what was stored, and go on with what it leads to."""
+    # Anything but the record that the run waits for is ignored: a record may be reported twice
+    # when its connection broke after COMMIT, and a second report must not send the next step
+    # again.
+    lane = t.state.lanes.get(fact.device_id)
+    run = lane.run if lane else None
+    if lane is None or run is None or run.phase is not Phase.STORING or run.key != fact.key:
+        return
+    if fact.status is None:  # another try of the same step
+        go_on(t, lane, run)
+        return
+    event = ends.progress(t, lane, run, run.step, fact.status, fact.screenshot_url)
+    t.add(m.Publish(event))
+    if run.cancelled:
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
+    elif run.stop:
+        ends.complete(t, lane, run)
+    else:
+        run = replace(run, step=run.step + 1, tries=1)
+        go_on(t, t.put(lane, run=run), run)

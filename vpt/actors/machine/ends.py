@@ -1,0 +1,158 @@
+"""How an attempt ends: its status, whether it is tried again, and whether its device is held."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from vpt.actors import messages as m
+from vpt.actors.machine import holds, link
+from vpt.actors.machine.transition import Transition
+from vpt.actors.state import Lane, Phase, RunState
+from vpt.model import ErrorKind, ExecutionStatus, StepStatus, TestProgress
+
+RUN_TIMEOUT = "The run did not end in time."
+
+#: Errors of the infrastructure, which INFRA_RETRIES bounds. A timeout is none of them: most often
+#: the test case itself is too slow, and trying it again would only take as long again.
+_RETRIED = (
+    ErrorKind.HOST_LOST,
+    ErrorKind.HOST_ERROR,
+    ErrorKind.HOST_REFUSED,
+    ErrorKind.INTERNAL,
+)
+#: The host itself said that the step is over, so it is not acting any more.
+_SAID_SO = (ErrorKind.HOST_ERROR, ErrorKind.HOST_REFUSED)
+
+
+def complete(t: Transition, lane: Lane, run: RunState) -> None:
+    """End the attempt with the verdict of its steps."""
+    spec = run.loaded
+    if not run.failed:
+        finish(t, lane, run, ExecutionStatus.COMPLETED)
+        return
+    again = spec.test_failures < spec.test_retries
+    finish(t, lane, run, ExecutionStatus.FAILED, again=again)
+
+
+def lose(t: Transition, lane: Lane, run: RunState) -> None:
+    """End the attempt because its host did not come back within RUN_GRACE."""
+    if run.cancelled:
+        finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+    else:
+        fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
+
+
+def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) -> None:
+    """End the attempt as `error`, for a reason that is not the product's."""
+    # After a restart of the server it is always tried again, without limit: that is nobody's
+    # failure, and the number of restarts is no property of the execution.
+    again = kind is ErrorKind.SERVER_RESTARTED or (
+        kind in _RETRIED and run.loaded.infra_failures < t.state.limits.infra_retries
+    )
+    uncertain = kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
+    finish(
+        t,
+        lane,
+        run,
+        ExecutionStatus.ERROR,
+        kind=kind,
+        error=error,
+        again=again,
+        uncertain=uncertain,
+    )
+
+
+def finish(
+    t: Transition,
+    lane: Lane,
+    run: RunState,
+    status: ExecutionStatus,
+    *,
+    kind: ErrorKind | None = None,
+    error: str | None = None,
+    again: bool = False,
+    uncertain: bool = False,
+) -> None:
+    """Store the attempt's end; with `uncertain` the device is held, not released."""
+    # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
+    # begins there. Whatever comes for the attempt meanwhile is late: no phase but ENDING has its
+    # key.
+    spec = run.loaded
+    hold = holds.hold_for(t, spec, kind) if uncertain else None
+    in_flight = run.phase in (Phase.SENT, Phase.PARKED)
+    lane = t.put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
+    if t.state.host.serial and hold is not None and hold.lost:
+        # The open call keeps the host's turn: the good probes that this hold waits for would
+        # stand behind it for as long as the host is silent.
+        t.add(m.AbortCall(lane.device.id))
+    t.add(
+        no_step_alarm(lane),
+        m.Alarm(f"run:{lane.device.id}", 0, None),
+        m.StoreEnd(
+            lane.device.id,
+            spec,
+            status,
+            kind,
+            error,
+            again,
+            hold is None,
+            run.step,
+            run.key if in_flight else None,
+            run.seq + 1,
+        ),
+    )
+    if t.state.host.serial:
+        t.add(m.Leave(t.state.host, lane.device))
+    if hold is None:
+        t.add(m.Alarm(f"cancel:{lane.device.id}", 0, None))
+    elif not hold.lost:
+        holds.await_late(t, lane, hold)
+
+
+def no_step_alarm(lane: Lane) -> m.Alarm:
+    """Return the effect that ends the lane's step alarm: delay or timeout."""
+    return m.Alarm(f"step:{lane.device.id}", 0, None)
+
+
+def end_stored(t: Transition, fact: m.EndStored) -> None:
+    """Let the run leave its lane, and publish its end when it is not tried again."""
+    lane = t.state.lanes.get(fact.device_id)
+    run = lane.run if lane else None
+    if lane is None or run is None or run.execution_id != fact.execution_id:
+        return
+    if fact.status.final:
+        at = run.step if run.spec else 0
+        t.add(m.Publish(progress(t, lane, run, at, fact.step_status, None, fact.status)))
+    # A verdict, and be it a no, needs a host that worked all the time.
+    if fact.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED):
+        link.proved_good(t)
+    holds.try_release(t, t.put(lane, run=None))
+
+
+def progress(
+    t: Transition,
+    lane: Lane,
+    run: RunState,
+    step: int,
+    step_status: StepStatus | None,
+    screenshot: str | None = None,
+    status: ExecutionStatus = ExecutionStatus.RUNNING,
+) -> TestProgress:
+    """Return the event of a run's start, of a stored step, or (with a final `status`) of its end.
+
+    `seq` is the number of its row in the database; the end has the one after the last step's.
+    """
+    spec = run.loaded
+    return TestProgress(
+        run.execution_id,
+        spec.attempt,
+        step,
+        len(spec.steps),
+        status,
+        step_status,
+        screenshot,
+        run.seq + 1 if status.final else run.seq,
+        spec.campaign_execution_id,
+        t.state.host.id,
+        lane.device.id,
+    )

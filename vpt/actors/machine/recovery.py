@@ -1,0 +1,163 @@
+"""What becomes of runs and holds when a host is back, is lost for good, or begins anew.
+
+Begins anew are two: a host that registers (its process started), and this actor itself, which is
+loaded from the database after a crash of its own or a start of the server (`wake`).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from vpt.actors import messages as m
+from vpt.actors.machine import ends, holds, leases, link
+from vpt.actors.machine.run import can_tell, delay, run_alarm, send
+from vpt.actors.machine.transition import Transition
+from vpt.actors.state import Lane, Link, Phase, RunState
+from vpt.errors import ConflictError
+from vpt.model import Device, ErrorKind, ExecutionStatus
+
+# ---------------------------------------------------------------- the host is back, or is not
+
+
+def probe_answered(t: Transition, _: m.ProbeAnswered) -> None:
+    """Count a good probe: for the link, for each hold, and to send what is parked."""
+    good = t.state.good + 1
+    t.state = replace(t.state, probing=False, missed=0, good=good)
+    if t.state.link is Link.OFFLINE:  # it said goodbye after the probe was sent
+        return
+    if good >= t.state.limits.recover_after:
+        link.set_link(t, Link.UP)
+    for lane in t.lanes():
+        if lane.hold is not None:
+            holds.count_good(t, lane, lane.hold, lane.hold.good + 1)
+        elif lane.run is not None and lane.run.phase is Phase.PARKED:
+            send(t, lane, lane.run, alive=True)
+
+
+def grace_over(t: Transition, _: m.GraceOver) -> None:
+    """End the runs of a host that did not come back within RUN_GRACE, so that others have them."""
+    # A run that is storing something is spared for the moment: its record must be whole first. It
+    # finds `grace_over` when it is about to send (`run.send`).
+    if t.state.link not in link.DOWN:
+        return
+    t.state = replace(t.state, grace_over=True)
+    for lane in t.lanes():
+        run = lane.run
+        if run and run.phase in (Phase.DELAYED, Phase.SENT, Phase.PARKED):
+            ends.lose(t, lane, run)
+
+
+# ---------------------------------------------------------------- the host registers
+
+
+def register(t: Transition, command: m.Register) -> None:
+    """Store what the host says of itself, and treat it as a process that began anew."""
+    # The registration is a sign of life, so one good probe makes the host UP. It still needs that
+    # one: the URL may be one that the server cannot reach.
+    known, host = t.state.host, command.host
+    moved = (host.url, host.dialect) != (known.url, known.dialect)
+    t.state = replace(t.state, host=host)
+    _change_devices(t, command.devices)
+    # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
+    # process would look like a loss to those who wait for it.
+    if moved or t.state.link is not Link.UP:
+        link.set_link(t, Link.SUSPECT)
+        t.state = replace(t.state, missed=0, good=t.state.limits.recover_after - 1)
+    for lane in t.lanes():
+        _host_began_anew(t, lane)
+    link.probe(t)
+    t.add(m.Resolve(command.ask))
+
+
+def _host_began_anew(t: Transition, lane: Lane) -> None:
+    """Let go of what waited for the old process; ask again what a host that can tell was asked."""
+    # The open call is of the old process and may never end. A run whose host cannot tell keeps it
+    # all the same: a registration alone does not prove that the process is another one.
+    if lane.hold is not None and lane.hold.lost:
+        holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
+    elif lane.hold is not None:
+        holds.release(t, lane, lane.hold)
+    run = lane.run
+    if run and run.phase is Phase.SENT and can_tell(t, run) and not run.cancelled:
+        t.add(m.AbortCall(lane.device.id), ends.no_step_alarm(lane))
+        t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
+        t.add(m.Alarm("probe-soon", link.SOON, m.ProbeDue()))
+
+
+def change_devices(t: Transition, command: m.ChangeDevices) -> None:
+    """Store devices that people changed."""
+    _change_devices(t, command.devices)
+    t.add(m.Resolve(command.ask))
+
+
+def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
+    """Keep a lane for each device, and for one no longer declared until nothing holds it."""
+    lanes: dict[str, Lane] = {}
+    for device in devices:
+        lane = t.state.lanes.get(device.id)
+        lanes[device.id] = replace(lane, device=device, gone=False) if lane else Lane(device)
+    for device_id, lane in t.state.lanes.items():
+        if device_id not in lanes and not lane.empty:
+            lanes[device_id] = replace(lane, gone=True)
+    t.put_lanes(lanes)
+
+
+def unregister(t: Transition, command: m.Unregister) -> None:
+    """Note that the host said goodbye; its runs keep RUN_GRACE, since it may only restart."""
+    link.set_link(t, Link.OFFLINE)
+    t.add(m.Resolve(command.ask))
+
+
+def retire(t: Transition, command: m.Retire) -> None:
+    """Stop for good, unless something runs; a hold is no reason, its host may never return."""
+    if any(lane.run or lane.actions for lane in t.state.lanes.values()):
+        busy = ConflictError("The host runs something: drain it and wait, or cancel that.")
+        t.add(m.Reject(command.ask, busy))
+        return
+    t.add(m.Resolve(command.ask), m.Stop())
+
+
+# ---------------------------------------------------------------- the actor is loaded
+
+
+def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
+    """Start the alarms and calls that the restored state needs."""
+    by_execution = {run.execution_id: elapsed for run, elapsed in resumed}
+    if t.state.link is not Link.OFFLINE:
+        link.begin_probe(t)  # even of a serial host with a hold: no call of ours is open yet
+    if t.state.link in link.DOWN:
+        t.add(m.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
+    for lane in t.lanes():
+        if lane.run is not None:
+            _resume(t, lane, lane.run, by_execution[lane.run.execution_id])
+        elif lane.hold is not None and not lane.hold.lost:
+            holds.await_late(t, lane, lane.hold)
+        elif lane.lease is not None:
+            leases.start_alarm(t, lane, lane.lease)
+
+
+def _resume(t: Transition, lane: Lane, run: RunState, elapsed: float) -> None:
+    """Go on with a run, or end it when nobody can tell what became of its step."""
+    # A run may be why this actor crashed. After one crash it is resumed only where that is safe
+    # anyway; after a second one it ends, or it would crash the actor for ever.
+    if run.phase is Phase.STORING:  # every step is over, only the verdict was not stored
+        _end_stored_steps(t, lane, run)
+    elif run.cancelled:
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+    elif t.state.crashes > 1 or (t.state.crashes and not can_tell(t, run)):
+        ends.fail(t, lane, run, ErrorKind.INTERNAL, "The server made a mistake: see its log.")
+    elif can_tell(t, run) or not run.uncertain:
+        if run.phase is Phase.DELAYED:
+            delay(t, lane, run)
+        run_alarm(t, lane, run.loaded, elapsed)
+        t.add(m.Log("test_execution_resumed", {"execution_id": run.execution_id}))
+    else:
+        error = "The server was restarted and the host cannot tell what became of the step."
+        ends.fail(t, lane, run, ErrorKind.SERVER_RESTARTED, error)
+
+
+def _end_stored_steps(t: Transition, lane: Lane, run: RunState) -> None:
+    if run.cancelled:
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
+    else:
+        ends.complete(t, lane, run)

@@ -1,0 +1,127 @@
+"""The types of values that settings have: how a text is parsed and checked."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MIN_SECRET = 32
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|kB|MB|GB)?")
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_FINITE = sys.float_info.max
+
+
+class UnreadableError(Exception):
+    """The text is not a value of its type; the message says what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """A type of values: `parse` reads the text, then msgspec checks it against `bounds`."""
+
+    expected: str = ""
+    bounds: Any = Any
+    parse: Callable[[str], Any] = str.strip
+    show: Callable[[Any], str] = str
+
+    def read(self, text: str) -> Any:
+        """Return the value; UnreadableError says what is expected."""
+        try:
+            return msgspec.convert(self.parse(text), self.bounds, strict=False)
+        except ValueError as error:  # msgspec's own are some of these
+            raise UnreadableError(f"expected {self.expected}") from error
+
+
+def whole(lowest: int, highest: int | None = None) -> ValueType:
+    """Return the type of whole numbers within these bounds."""
+    words = f"a whole number from {lowest}" + (f" to {highest}" if highest else "")
+    return ValueType(words, Annotated[int, Meta(ge=lowest, le=highest)], parse=int)
+
+
+def url(*schemes: str) -> ValueType:
+    """Return the type of URLs with one of these schemes."""
+    return ValueType(parse=lambda text: _url(text, schemes))
+
+
+def one_of(*choices: str) -> ValueType:
+    """Return the type of these words, in lower or upper case."""
+    *most, last = choices
+    return ValueType(f"{', '.join(most)} or {last}", Literal[choices], parse=str.lower)
+
+
+def secret(shortest: int) -> ValueType:
+    """Return the type of secrets of at least so many bytes."""
+    return ValueType(f"at least {shortest} bytes", parse=lambda text: _long(text, shortest))
+
+
+def number(words: str, bounds: Meta) -> ValueType:
+    """Return the type of numbers within these bounds."""
+    return ValueType(words, Annotated[float, bounds], show=lambda value: f"{value:.15g}")
+
+
+def _url(text: str, schemes: tuple[str, ...]) -> str:
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 (raises when it is no number)
+    except ValueError as error:  # its words may hold a part of a password
+        words = "expected a URL (in a password, / is %2F and : is %3A)"
+        raise UnreadableError(words) from error
+    if parts.scheme not in schemes:
+        raise UnreadableError(f"expected a URL that starts with {' or '.join(schemes)}://")
+    return text
+
+
+def _long(text: str, shortest: int) -> str:
+    if len(text.encode()) < shortest:
+        raise ValueError
+    return text
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(text))
+    except ValueError as error:
+        words = f"expected networks, such as 10.0.0.0/8,192.168.1.0/24 ({error})"
+        raise UnreadableError(words) from error
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError
+    return int(match[1]) * _UNITS[match[2] or "B"]
+
+
+def _as_size(value: int) -> str:
+    return f"{value // 2**20}MiB" if value % 2**20 == 0 else str(value)
+
+
+TEXT = ValueType(parse=str)
+NAMES = ValueType(parse=_parts, show=",".join)
+NETWORKS = ValueType(parse=_networks, show=lambda value: ",".join(map(str, value)))
+FOLDER = ValueType(parse=lambda text: Path(text).expanduser().absolute())
+SIZE = ValueType("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
+VISIBLE = ValueType(
+    "visible ASCII characters", Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")], parse=str
+)
+TOKEN = ValueType("at least 16 characters", Annotated[str, Meta(min_length=16)], parse=str)
+WEB = url("http", "https")
+SECONDS = number("a number of seconds above 0", Meta(gt=0, le=_FINITE))
+SECONDS_OR_0 = number("a number of seconds (0 or more)", Meta(ge=0, le=_FINITE))
+DAYS = number("a number of days, 1 to 36500", Meta(ge=1, le=36500))
+PERCENT = number("a percentage, 0 to 100", Meta(ge=0, le=100))
