@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a campaign for CI and publishes what came of it: run-campaign.sh CAMPAIGN [REPORT.xml]
-# VPT_SERVER and VPT_TOKEN say where and as whom, VPT_WAIT (seconds) how long at most.
-# Exits as `vpt run` does: 0 passed, 1 a test failed, 2 infrastructure, 3 waited too long, 4 usage.
+# Runs a campaign for CI and publishes its result: run-campaign.sh CAMPAIGN [REPORT.xml]
+# VPT_SERVER and VPT_TOKEN are the server and the token, VPT_WAIT is the time limit in seconds.
+# Exits like `vpt run`: 0 passed, 1 a test failed, 2 infrastructure, 3 time limit, 4 wrong usage.
 set -uo pipefail
 
 if [ $# -lt 1 ]; then
@@ -10,7 +10,7 @@ if [ $# -lt 1 ]; then
 fi
 campaign=$1 report=${2:-vpt-report.xml}
 
-# A CI system that cancels the job tells this shell only: pass it on, and vpt cancels the run.
+# A CI system that cancels the job signals this shell only: forward it, and vpt cancels the run.
 vpt run campaign "$campaign" --junit "$report" --wait-timeout "${VPT_WAIT:-7200}" &
 run=$!
 trap 'kill -TERM $run 2>/dev/null' INT TERM
@@ -24,9 +24,9 @@ done
 case $code in
 0) words="passed" ;;
 1) words="failed" ;;
-2) words="was not judged: infrastructure, not the product" ;;
-3) words="is not over yet" ;;
-4) words="was not judged: wrong usage" ;;
+2) words="has no result: infrastructure error" ;;
+3) words="has not ended yet" ;;
+4) words="was not run: wrong usage" ;;
 *) words="ended with $code" ;;
 esac
 echo "Campaign $campaign $words."

@@ -91,7 +91,7 @@ async def test_the_script_exits_with_0_1_2_3_and_4_and_publishes_the_report(
     assert "It is not over" in job.report.read_text()
     assert (await job.run())[0] == 4
     headings = re.findall("(?m)^### (.*)", job.summary.read_text())
-    assert headings[0::4] == ["Good passed", "Good is not over yet"]
+    assert headings[0::4] == ["Good passed", "Good has not ended yet"]
 
 
 async def test_a_job_that_is_cancelled_cancels_the_run(
