@@ -45,7 +45,7 @@ def bounds(schema: Json) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"), [(files.TestCase, "TestCaseBody"), (files.Campaign, "CampaignBody")]
+    ("kind", "body"), [(files.TestCaseSpec, "TestCaseBody"), (files.CampaignSpec, "CampaignBody")]
 )
 def test_bounds_and_defaults_are_those_of_the_server(
     kind: type[Any], body: str, bodies: Json
@@ -60,7 +60,7 @@ def test_bounds_and_defaults_are_those_of_the_server(
 
 
 def test_bounds_of_entries_are_those_of_the_server(bodies: Json) -> None:
-    theirs, ours = bodies["EntryBody"]["properties"], of_client(files.Entry)
+    theirs, ours = bodies["EntryBody"]["properties"], of_client(files.CampaignEntry)
     assert {BY_NAME.get(name, name) for name in ours} == theirs.keys()
     for name in ours.keys() & theirs.keys():
         assert bounds(ours[name]) == bounds(theirs[name]), name

@@ -124,8 +124,13 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     # the attempt, whose end is decided. Only one by which the host is done with the step counts;
     # a broken connection says nothing of what the host does.
     key = fact.key
-    fields = {"execution_id": key.execution_id, "attempt": key.attempt, "step": key.step}
-    t.add(m.Log("late_answer_dropped", fields, warning=True))
+    t.add(
+        m.Log(
+            "late_answer_dropped",
+            {"execution_id": key.execution_id, "attempt": key.attempt, "step": key.step},
+            warning=True,
+        )
+    )
     lane = t.state.lanes.get(fact.device_id)
     hold = lane.hold if lane else None
     done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in _DONE

@@ -81,15 +81,17 @@ def attempt_stored(t: Transition, fact: m.AttemptStored) -> None:
         return
     run = replace(lane.run, spec=spec, seq=spec.seq, phase=Phase.STORING)
     lane = t.put(lane, run=run)
-    fields = {
-        "execution_id": spec.execution_id,
-        "test_case_id": spec.test_case_id,
-        "user_id": spec.requested_by,
-        "device_id": lane.device.id,
-        "attempt": spec.attempt,
-    }
     t.add(
-        m.Log("test_execution_started", fields),
+        m.Log(
+            "test_execution_started",
+            {
+                "execution_id": spec.execution_id,
+                "test_case_id": spec.test_case_id,
+                "user_id": spec.requested_by,
+                "device_id": lane.device.id,
+                "attempt": spec.attempt,
+            },
+        ),
         m.Publish(ends.progress(t, lane, run, 0, None)),
     )
     run_alarm(t, lane, spec, 0.0)
