@@ -1,4 +1,4 @@
-"""How an attempt ends: with which status, whether it is tried again, and whether its device is held."""
+"""How an attempt ends: its status, whether it is tried again, and whether its device is held."""
 
 from __future__ import annotations
 
