@@ -38,7 +38,7 @@ _SIGNS_OF_LIFE = {
 
 
 @dataclass(frozen=True, slots=True)
-class HostResponse:
+class SerialResponse:
     """A response, read to its end."""
 
     status: int
@@ -63,7 +63,7 @@ class SerialClient:
         self._resolver = CheckedResolver()
         self._session = http.open_session(self._resolver, keep=False, socket_factory=watched_socket)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._open: set[asyncio.Task[HostResponse]] = set()
+        self._open: set[asyncio.Task[SerialResponse]] = set()
 
     async def close(self) -> None:
         """Close all connections, with requests under way or not."""
@@ -82,7 +82,7 @@ class SerialClient:
         *,
         max_bytes: int = MAX_ANSWER,
         with_key: bool = True,
-    ) -> HostResponse:
+    ) -> SerialResponse:
         """GET a path, or a URL of that host; `with_key` sends the API key with it."""
         url = path if isinstance(path, URL) else url_of(host, path, query)
         headers = _headers(host) if with_key else {}
@@ -90,7 +90,7 @@ class SerialClient:
 
     async def post(
         self, host: Host, path: str, body: Json, query: Mapping[str, str] | None = None
-    ) -> HostResponse:
+    ) -> SerialResponse:
         """POST an object."""
         headers = {**_headers(host), "Content-Type": "application/json"}
         data = orjson.dumps(body)
@@ -98,7 +98,7 @@ class SerialClient:
             host, "POST", url_of(host, path, query), headers, data, MAX_ANSWER
         )
 
-    async def _request(self, host: Host, *request: Any) -> HostResponse:
+    async def _request(self, host: Host, *request: Any) -> SerialResponse:
         """Wait for the lock; the request holds it to its end, even when its caller goes away."""
         lock = self._lock_of(host)
         await lock.acquire()
@@ -123,14 +123,14 @@ class SerialClient:
 
     async def _exchange(
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | None, max_bytes: int
-    ) -> HostResponse:
+    ) -> SerialResponse:
         if method == "POST" and not self._may_act():
             raise HostTroubleError(Trouble.HELD_BACK, "The server's claim on its database ran out.")
         with http.ERRORS_AS_TROUBLE:
             async with self._session.request(
                 method, url, headers=headers, data=data, timeout=_LIMIT, allow_redirects=False
             ) as response:
-                return HostResponse(response.status, await http.read(response, max_bytes))
+                return SerialResponse(response.status, await http.read(response, max_bytes))
 
 
 def url_of(host: Host, path: str, query: Mapping[str, str] | None = None) -> URL:
