@@ -102,6 +102,7 @@ class Kit:
         self._beside: Any = None
         self._looking = asyncio.Lock()
         self.dialect_type = dialect_type
+        self.db_type: Callable[[str], Database] = Database
         self.db: Database
         self.dialect: DocumentDialect
         self.lab: Lab
@@ -110,7 +111,7 @@ class Kit:
 
     async def start(self) -> None:
         """Start a server's actors, as the process does."""
-        self.db, self.dialect, events = Database(self.lab_dsn), self.dialect_type(), Events()
+        self.db, self.dialect, events = self.db_type(self.lab_dsn), self.dialect_type(), Events()
         events.subscribe(self.told.append)
         await self.db.open()
         self.lab = Lab(self.config, self.db, events, self.dialect)
@@ -126,12 +127,11 @@ class Kit:
         """End as kill -9 would: nothing more is stored, sent or told."""
         self.crashed = True
         lab = self.lab
-        lab._hosts._closing = True
+        lab._supervisor._closing = True
         self.db._pool.terminate()
+        owners = (lab._supervisor._background, lab._upkeep, lab.campaigns._background)
         tasks = [
-            *lab._hosts._tasks.values(),
-            *lab._hosts._restarting,
-            *lab._tasks,
+            *(job._task for owner in owners for job in owner._scheduler if job._task),
             *lab._queue._background,
             *(task for task in asyncio.all_tasks() if task.get_name() == "batcher"),
         ]
@@ -140,8 +140,8 @@ class Kit:
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=0.2)
-        assert lab._jobs is not None
-        await lab._jobs.close()
+        for owner in owners:
+            await owner.close()
         await self._close()
 
     async def restart(self) -> None:
@@ -155,7 +155,7 @@ class Kit:
 
     async def close(self) -> None:
         """Stop, and see that nothing is left and nothing is broken."""
-        for actor in self.lab._hosts._actors.values():
+        for actor in self.lab._supervisor._actors.values():
             check(actor.state)
         await self.stop()
         for host in self.hosts.values():
@@ -216,10 +216,10 @@ class Kit:
         return host
 
     async def join(self, host: FakeHost, **more: Any) -> None:
-        await self.lab.register(host.registration(**more), peer=PEER)
+        await self.lab.registry.register(host.registration(**more), peer=PEER)
 
     async def submit(self, *steps: str | Json, **more: Any) -> Submitted:
-        return await self.lab.submit(execution(*steps, **more))
+        return await self.lab.executions.submit(execution(*steps, **more))
 
     async def run(self, *steps: str | Json, **more: Any) -> str:
         """Submit and give the id."""
@@ -230,7 +230,7 @@ class Kit:
         return await self.final(await self.run(*steps, **more))
 
     async def campaign(self, *entries: NewExecution, **more: Any) -> str:
-        return await self.lab.start_campaign(campaign(*entries, **more))
+        return await self.lab.campaigns.start(campaign(*entries, **more))
 
     # ------------------------------------------------------------ looking
 
@@ -243,13 +243,13 @@ class Kit:
 
     async def final(self, execution_id: str) -> Any:
         """Wait until it is over; give its row."""
-        await self.lab.until_final(execution_id, LIMIT)
+        await self.lab.executions.until_final(execution_id, LIMIT)
         row = await self.execution(execution_id)
         assert row["completed_at"] is not None, f"still {row['status']}"
         return row
 
     async def campaign_final(self, campaign_execution_id: str) -> Any:
-        await self.lab.until_campaign_final(campaign_execution_id, LIMIT)
+        await self.lab.campaigns.until_final(campaign_execution_id, LIMIT)
         sql = "SELECT * FROM campaign_executions WHERE id = $1"
         row = (await self.fetch(sql, campaign_execution_id))[0]
         assert row["completed_at"] is not None, f"still {row['status']}"

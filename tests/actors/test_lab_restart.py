@@ -221,8 +221,8 @@ async def test_a_host_stays_what_it_was(lab: Kit) -> None:
     secretive = await lab.host("secretive", "d1", "d2", secret="s" * 40)
     await lab.host("drained")
     await lab.host("gone")
-    await lab.lab.drain("drained", on=True)
-    await lab.lab.unregister("gone", "join")
+    await lab.lab.registry.drain("drained", on=True)
+    await lab.lab.registry.unregister("gone", "join")
     await until(lambda: _stored_status(lab, "gone", "offline"))
     await lab.restart()
     await lab.is_now("secretive", HostStatus.AVAILABLE)
@@ -348,9 +348,9 @@ async def test_an_actor_that_crashes_is_started_anew_and_its_run_goes_on(brittle
     host.on("a", gate.held())
     execution_id = await lab.run("a", "b")
     await gate.reached()
-    first = lab.lab._hosts._actors["h"]
+    first = lab.lab._supervisor._actors["h"]
     _dialect(lab).probes_break = True
-    await until(lambda: lab.lab._hosts._actors.get("h") is not first)
+    await until(lambda: lab.lab._supervisor._actors.get("h") is not first)
     _dialect(lab).probes_break = False
     gate.open()
     row = await lab.final(execution_id)

@@ -26,7 +26,7 @@ _XML = Answer({"application/xml": None})
 @operation(_XML, query=(WAIT,))
 async def execution_junit(request: web.Request) -> web.Response:
     """Answer with JUnit XML; what is not over yet is told as such."""
-    return await _answer(request, "execution_id", request.app[LAB].until_final)
+    return await _answer(request, "execution_id", request.app[LAB].executions.until_final)
 
 
 @routes.get("/api/campaign-executions/{id}/junit")
@@ -34,7 +34,7 @@ async def execution_junit(request: web.Request) -> web.Response:
 @operation(_XML, query=(WAIT,))
 async def campaign_junit(request: web.Request) -> web.Response:
     """Answer with JUnit XML of all its tests, in its order."""
-    return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
+    return await _answer(request, "campaign_execution_id", request.app[LAB].campaigns.until_final)
 
 
 async def _answer(
