@@ -47,7 +47,10 @@ def at_statement(lab: Kit, name: str, *, before: Any = None, after: Any = None) 
 
 @contextmanager
 def after_reading(lab: Kit, what: str, work: Callable[[], Any], *, skip: int = 0) -> Iterator[None]:
-    """Do something when a "session" or "transaction" has ended and its reader has not gone on."""
+    """Do something whenever a "session" or "transaction" has ended and its reader not gone on.
+
+    The first `skip` of them are left alone.
+    """
     begin: Callable[[], AbstractAsyncContextManager[Session]] = getattr(lab.db, what)
     left = [skip]
 
@@ -55,9 +58,9 @@ def after_reading(lab: Kit, what: str, work: Callable[[], Any], *, skip: int = 0
     async def watched() -> AsyncIterator[Session]:
         async with begin() as session:
             yield session
-        left[0] -= 1
-        if left[0] == -1:
+        if left[0] == 0:
             await work()
+        left[0] = max(0, left[0] - 1)
 
     setattr(lab.db, what, watched)
     try:

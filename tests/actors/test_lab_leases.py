@@ -12,7 +12,7 @@ import pytest
 
 from tests.actors.conftest import Kit
 from tests.actors.fake_host import until
-from tests.actors.hooks import at_statement, crash_actor
+from tests.actors.hooks import Pause, after_reading, at_statement, crash_actor
 from vpt.errors import ConflictError, DatabaseAwayError, LockedError, NotFoundError
 from vpt.model import DeviceStatus, HostStatus
 
@@ -157,6 +157,23 @@ async def test_a_lease_that_is_stored_while_its_actor_is_started_again_holds_the
     assert lab.device() is DeviceStatus.LEASED
     assert (await lab.submit("a")).device_id is None
     await lab.lab.leases.end("h:d1", "ann", anybodys=False)
+
+
+async def test_a_lease_that_is_ended_while_its_actor_is_started_again_holds_nothing(
+    lab: Kit,
+) -> None:
+    """The next actor has read the lease before its row was deleted."""
+    await lab.host()
+    await lab.lab.leases.take("h:d1", "ann", 600)
+    pause = Pause()
+    with after_reading(lab, "transaction", pause.here):
+        crash_actor(lab)
+        await pause.reached.wait()
+        ending = asyncio.create_task(lab.lab.leases.end("h:d1", "ann", anybodys=False))
+        await asyncio.wait([ending], timeout=0.3)
+        pause.go.set()
+        await ending
+    await lab.device_is("h:d1", DeviceStatus.ONLINE)
 
 
 async def test_a_lease_outlives_a_registration_and_a_restart_without_its_device(lab: Kit) -> None:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import until
 from tests.actors.hooks import Pause, after_reading, at_statement, away, crash_actor
 from vpt.actors import messages as m
+from vpt.actors import supervisor
 from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, UnavailableError
-from vpt.model import DeviceStatus, HostStatus
+from vpt.model import DeviceStatus, HostStatus, Reason
 
 
 def actors(lab: Kit) -> int:
@@ -270,6 +272,75 @@ async def test_what_stores_nothing_is_refused_while_the_actor_is_started_again(l
     with pytest.raises(UnavailableError):
         await lab.lab.act("h", None, {"command": "a"}, 5, "ann")
     await until(lambda: actors(lab) == 1)
+
+
+# ---------------------------------------------------------------- held back
+
+
+async def _crash_again(lab: Kit) -> None:
+    """Let the host's actor crash when it is there."""
+    await until(lambda: actors(lab) == 1)
+    crash_actor(lab)
+    await until(lambda: actors(lab) == 0)
+
+
+def _reason(lab: Kit) -> Reason | None:
+    return next((view.reason for view in lab.lab.views() if view.host.id == "h"), None)
+
+
+async def test_a_host_that_is_held_back_may_be_deleted_and_registered(lab: Kit) -> None:
+    host = await lab.host()
+    for _ in range(6):
+        await _crash_again(lab)
+    await until(lambda: _reason(lab) is Reason.BROKEN)
+    await lab.lab.registry.delete_host("h")
+    assert lab.status() is None
+    await lab.join(host)
+    assert await is_whole(lab)
+    await _crash_again(lab)  # its crashes are those of a new host
+    await until(lambda: actors(lab) == 1)
+
+
+async def test_an_actor_that_could_not_be_loaded_is_tried_again(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.host()
+    monkeypatch.setattr(supervisor, "_WINDOW", 0.1)
+    tries = 0
+
+    async def fail_twice() -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise ValueError("a row that nobody understands")
+
+    with after_reading(lab, "transaction", fail_twice), capture_logs() as logs:
+        crash_actor(lab)
+        await until(lambda: tries == 1)
+        await until(lambda: actors(lab) == 1 and tries > 2)
+    assert [line["event"] for line in logs].count("host_actor_not_started") == 2
+    assert await is_whole(lab)
+
+
+async def test_a_stop_does_not_wait_for_a_host_that_is_held_back(lab: Kit) -> None:
+    await lab.host()
+    for _ in range(6):
+        await _crash_again(lab)
+    await until(lambda: _reason(lab) is Reason.BROKEN)
+    with capture_logs() as logs:
+        await lab.stop()
+    assert not [line for line in logs if line["event"] == "background_task_failed"]
+    await lab.start()
+    assert await is_whole(lab)
+
+
+async def test_every_task_of_a_lab_has_its_name(lab: Kit) -> None:
+    before = {task.get_name() for task in asyncio.all_tasks()}
+    await lab.host()
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert {"queue sweep", "lab sweep", "queue reasons", "last seen"} <= before
+    assert {"samples", "means of samples", "pruning", "disk"} <= before
+    assert {"host h", "h: writer"} <= names
 
 
 # ---------------------------------------------------------------- the start

@@ -43,7 +43,7 @@ class Leases:
         """
         self._check_open()
         host_id = await self._host_of(device_id)
-        # An actor that is started again meanwhile reads the leases when this one is stored.
+        # An actor that is to be started meanwhile reads the leases when this one is stored.
         async with self._supervisor.lock(host_id):
             row = await self._take(host_id, device_id, holder, ttl_s)
         log.info("device_leased", device_id=device_id, holder=holder, ttl_s=ttl_s)
@@ -78,13 +78,18 @@ class Leases:
             raise NotFoundError("Nobody leases the device.")
         if row["holder"] != user_id and not anybodys:
             raise LockedError
+        # An actor that has read the row, and lives only in a moment, must not miss its end.
+        async with self._supervisor.lock(host_id):
+            await self._end(host_id, device_id, row["id"])
+
+    async def _end(self, host_id: str, device_id: str, lease_id: str) -> None:
         try:
-            await self._db.row("end_lease", id=row["id"])
+            await self._db.row("end_lease", id=lease_id)
         except BaseException:  # the row may be gone, and then nobody could end the lease again
-            self._unwanted.add(row["id"])
+            self._unwanted.add(lease_id)
             raise
         finally:
-            self._supervisor.tell(host_id, m.LeaseOver(device_id, row["id"]))
+            self._supervisor.tell(host_id, m.LeaseOver(device_id, lease_id))
 
     async def _host_of(self, device_id: str) -> str:
         row = await self._db.row("device_host", id=device_id)
@@ -101,8 +106,10 @@ class Leases:
         for lease_id in tuple(self._unwanted):
             await self._db.row("end_lease", id=lease_id)
             self._unwanted.discard(lease_id)
-        for lease_id, place in tuple(self._unclear.items()):
-            await self._set_as_stored(lease_id, *place)
+        for lease_id, (host_id, device_id) in tuple(self._unclear.items()):
+            # Nobody may renew the lease after it was read here and before the lane has it.
+            async with self._supervisor.lock(host_id):
+                await self._set_as_stored(lease_id, host_id, device_id)
             self._unclear.pop(lease_id, None)
 
     async def _set_as_stored(self, lease_id: str, host_id: str, device_id: str) -> None:
