@@ -3,7 +3,7 @@
 1. the embedded database, if DATABASE_URL names none; then the migrations
 2. the claim on the database, with a connection of its own, and the task that renews it
 3. the pool, the dialects (connections to hosts), the lab (hosts, queue, campaigns)
-4. the web server: nobody can ask for anything before the rest is ready
+4. the web server: it accepts no request before the rest is ready
 
 At the stop the lab settles first, while the web server still answers: what is in flight may end,
 and its results are shown. The claim is given back when nothing writes any more.
@@ -126,7 +126,7 @@ async def _keep(instance: Instance, end: End) -> None:
     """Renew the claim until the stop; without it this server must not go on."""
     try:
         await instance.keep()
-    except Exception as error:  # noqa: BLE001 (whoever waits for the end raises it)
+    except Exception as error:  # noqa: BLE001 (it is raised where the end is awaited)
         if not end.done():
             end.set_exception(error)
 

@@ -48,12 +48,12 @@ LIMIT = 20.0  # seconds; a test that waits that long has failed
 
 
 def steps_of(*steps: str | Json) -> tuple[Json, ...]:
-    """Give steps of which a word is the command."""
+    """Return steps of which a word is the command."""
     return tuple({"command": step} if isinstance(step, str) else step for step in steps)
 
 
 def execution(*steps: str | Json, **more: Any) -> NewExecution:
-    """Give a request to run these steps on a tv."""
+    """Return a request to run these steps on a tv."""
     new = NewExecution(
         test_case_id="t",
         test_case_name="t",
@@ -74,7 +74,7 @@ def execution(*steps: str | Json, **more: Any) -> NewExecution:
 
 
 def campaign(*entries: NewExecution, **more: Any) -> NewCampaign:
-    """Give a request to run these in order."""
+    """Return a request to run these in order."""
     new = NewCampaign(
         campaign_id="c",
         name="c",
@@ -264,7 +264,7 @@ class Kit:
         return await self.fetch(sql, execution_id)
 
     async def kinds(self, execution_id: str) -> list[tuple[str, str | None]]:
-        """Give host and error kind of each attempt."""
+        """Return host and error kind of each attempt."""
         return [(row["host_id"], row["error_kind"]) for row in await self.attempts(execution_id)]
 
     async def steps(self, execution_id: str, attempt: int = 1) -> list[Any]:
@@ -372,7 +372,7 @@ StartLab = Callable[..., Awaitable[Kit]]
 
 @pytest.fixture
 async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
-    """Give a maker of labs with settings of the test's own; one a test."""
+    """Return a maker of labs with settings of the test's own; one a test."""
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
 
@@ -397,5 +397,5 @@ async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
 
 @pytest.fixture
 async def lab(start_lab: StartLab) -> Kit:
-    """Give a lab in a hurry."""
+    """Return a lab in a hurry."""
     return await start_lab()

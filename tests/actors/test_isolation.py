@@ -23,7 +23,7 @@ ROUNDS = 3
 
 @pytest.fixture
 def hole() -> Iterator[BlackHole]:
-    """Give a place where nobody ever answers."""
+    """Return a place where nobody ever answers."""
     hole = BlackHole()
     yield hole
     hole.close()
@@ -47,7 +47,7 @@ async def _step_times(lab: Kit, hosts: list[FakeHost]) -> list[float]:
 
 
 async def _probe_gaps(hosts: list[FakeHost]) -> list[float]:
-    """Give the times between the probes of each host (s)."""
+    """Return the times between the probes of each host (s)."""
     for host in hosts:
         host.probes.clear()
     await until(lambda: all(len(host.probes) >= 5 for host in hosts))

@@ -17,7 +17,7 @@ def entries(*names: str, **more: Any) -> list[Any]:
 
 
 async def results(lab: Kit) -> list[str | None]:
-    """Give the status of each entry, None for a skipped one."""
+    """Return the status of each entry, None for a skipped one."""
     rows = await lab.fetch(
         """
         SELECT r.skipped, e.status FROM campaign_results r

@@ -333,7 +333,7 @@ class Brittle(DocumentDialect):
 
 @pytest.fixture
 async def brittle(start_lab: StartLab) -> Kit:
-    """Give a lab whose dialect has a bug."""
+    """Return a lab whose dialect has a bug."""
     return await start_lab(dialect_type=Brittle)
 
 
@@ -418,7 +418,7 @@ async def test_a_bug_in_the_middle_of_a_step_does_not_lose_the_run(brittle: Kit)
 
 @pytest.fixture
 async def wire(tmp_path: Path, dsn: str) -> AsyncIterator[Wire]:
-    """Give a way to the database that the test may cut."""
+    """Return a way to the database that the test may cut."""
     wire = Wire(tmp_path, dsn)
     await wire.mend()
     yield wire

@@ -11,7 +11,7 @@ from vpt.store.db import Database
 
 
 class FinalWaits:
-    """Wakes those who wait for a final status, by the id of what they wait for."""
+    """Wakes requests and jobs that wait for a final status, by the id of what they wait for."""
 
     def __init__(self, db: Database, events: Events) -> None:
         self._db = db

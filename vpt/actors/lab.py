@@ -172,7 +172,7 @@ class Lab:
             self._upkeep.start(every(seconds, work), name)
 
     async def settle(self, grace: float) -> None:
-        """Refuse new work, and let steps in flight end within `grace` (s)."""
+        """Refuse new work, and wait until steps in flight have ended, `grace` (s) at most."""
         self._closing = True
         self._dispatcher.close()
         await self._supervisor.quiet(grace)
@@ -180,8 +180,8 @@ class Lab:
     async def stop(self) -> None:
         """End all tasks; what is not over is left to the next start.
 
-        They are cancelled in this order, so that who makes work ends before who does it. They
-        have the time for it together: whoever stops the server does not wait for ever.
+        They are cancelled in this order: first what makes work, then what does it. Their time
+        limits run side by side, so that the whole stop ends before supervisord loses patience.
         """
         self._closing = True
         await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Leases: a person has a device for a while, and nobody else gets it."""
+"""Leases: a person has a device for a while, and no run or other person gets it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = structlog.get_logger(__name__)
 
 
 class Leases:
-    """Gives devices to people and takes them back.
+    """Leases devices to people.
 
-    A lease is on the device's lane first and in the database then: the actor decides who gets a
+    A lease is on the device's lane first and in the database second: the actor decides who gets a
     device, so a run and a lease never meet. Where the database did not answer, the two may differ
     until `sweep` has made them equal.
     """
@@ -38,12 +38,12 @@ class Leases:
     async def take(self, device_id: str, holder: str, ttl_s: float) -> Any:
         """Lease a device to a person, or renew their lease; return the lease's row.
 
-        Raises NotFoundError, LockedError when somebody else has it, ConflictError while a run
+        Raises NotFoundError, LockedError when another person has it, ConflictError while a run
         holds it.
         """
         self._check_open()
         host_id = await self._host_of(device_id)
-        # An actor that is to be started meanwhile reads the leases when this one is stored.
+        # An actor that is started again meanwhile must not read the leases before this is stored.
         async with self._supervisor.lock(host_id):
             row = await self._take(host_id, device_id, holder, ttl_s)
         log.info("device_leased", device_id=device_id, holder=holder, ttl_s=ttl_s)
@@ -71,21 +71,21 @@ class Leases:
         return row
 
     async def end(self, device_id: str, user_id: str, *, anybodys: bool) -> None:
-        """End a lease; NotFoundError without one, LockedError when it is somebody else's."""
+        """End a lease; NotFoundError without one, LockedError when it is another person's."""
         host_id = await self._host_of(device_id)
         row = await self._db.row("lease_of", device_id=device_id)
         if row is None:
             raise NotFoundError("Nobody leases the device.")
         if row["holder"] != user_id and not anybodys:
             raise LockedError
-        # An actor that has read the row, and lives only in a moment, must not miss its end.
+        # An actor that is being started may have read the row: it must not miss its end.
         async with self._supervisor.lock(host_id):
             await self._end(host_id, device_id, row["id"])
 
     async def _end(self, host_id: str, device_id: str, lease_id: str) -> None:
         try:
             await self._db.row("end_lease", id=lease_id)
-        except BaseException:  # the row may be gone, and then nobody could end the lease again
+        except BaseException:  # the row may be gone, and then nothing could end the lease again
             self._unwanted.add(lease_id)
             raise
         finally:
@@ -107,13 +107,13 @@ class Leases:
             await self._db.row("end_lease", id=lease_id)
             self._unwanted.discard(lease_id)
         for lease_id, (host_id, device_id) in tuple(self._unclear.items()):
-            # Nobody may renew the lease after it was read here and before the lane has it.
+            # A renewal between this read and the lane would be overwritten by what was read.
             async with self._supervisor.lock(host_id):
                 await self._set_as_stored(lease_id, host_id, device_id)
             self._unclear.pop(lease_id, None)
 
     async def _set_as_stored(self, lease_id: str, host_id: str, device_id: str) -> None:
-        """Let a lease last as long as the database says: its renewal may not be stored."""
+        """Set on the lane how long a lease lasts in the database: its renewal may not be stored."""
         row = await self._db.row("lease_of", device_id=device_id)
         if row is None or row["id"] != lease_id:
             self._supervisor.tell(host_id, m.LeaseOver(device_id, lease_id))

@@ -1,4 +1,4 @@
-"""The registry of hosts: who joins, is changed, drained, leaves or is deleted."""
+"""The registry of hosts: they register, are edited, drained, unregistered and deleted."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _Send = Callable[[str], Awaitable[None]]
 class Registry:
     """Changes what is stored of hosts, and makes their actors know of it.
 
-    The database comes first: what it has, a restarted actor loads. So a change that is stored is
-    answered as a success even if the actor cannot be reached now, and `sweep` repeats what an
-    actor that lives on did not hear.
+    The database comes first: a restarted actor loads what it has. So a change that is stored is
+    answered as a success even if the actor cannot be reached now, and `sweep` sends again what
+    an actor that lives on did not get.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Registry:
     # ------------------------------------------------------------ joining and leaving
 
     async def register(self, registration: Registration, *, peer: str) -> None:
-        """Let a host join, or join again.
+        """Register a host, for the first time or again.
 
         Raises ConflictError when the name belongs to a better credential, or to a host that
         still answers at another URL.
@@ -98,8 +98,8 @@ class Registry:
         except ConflictError:  # nothing was stored
             raise
         except BaseException:
-            # The host is told to try again, but it may not; and if there is a row, it needs an
-            # actor: nobody would notice that a host without one is never probed.
+            # The host is answered to try again, but may not do it; and if there is a row, it
+            # needs an actor: without one the host would never be probed or get any work.
             self._unsent.add((host.id, self._send_all))
             raise
 
@@ -112,8 +112,8 @@ class Registry:
     async def delete_host(self, host_id: str) -> None:
         """Delete a host; NotFoundError, ConflictError while it runs something.
 
-        A host whose deletion fails, or is given up by who asked for it, goes on as it was: its
-        supervisor starts its actor again if the row is still there.
+        A host whose deletion fails or is cancelled goes on as it was: the supervisor starts its
+        actor again if the row is still there.
         """
         async with self._supervisor.lock(host_id):
             await self._supervisor.retire(host_id)
@@ -187,22 +187,22 @@ class Registry:
     # ------------------------------------------------------------ changes
 
     async def host_edited(self, host_id: str) -> None:
-        """Make the host's actor know what people changed of the host."""
+        """Send the host's actor what people changed of the host."""
         await self._send_stored(host_id, self._send_host)
 
     async def devices_changed(self, host_id: str) -> None:
-        """Make the host's actor know what people changed of its devices."""
+        """Send the host's actor what people changed of its devices."""
         await self._send_stored(host_id, self._send_devices)
 
     async def drain(self, host_id: str, *, on: bool) -> None:
-        """Let a host finish what it runs and give it nothing new, or end that."""
+        """Store and send that a host gets no new work (`on`), or gets it again."""
         if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
             raise NotFoundError("There is no such host.")
         await self._send_stored(host_id, self._send_draining)
 
     async def _send_stored(self, host_id: str, send: _Send) -> None:
         """Send an actor what is stored already, now or with the next sweep."""
-        with suppress(DatabaseAwayError):  # the change stands: who made it need not do it again
+        with suppress(DatabaseAwayError):  # the change is stored: the request for it succeeded
             await self._send_or_keep(host_id, send)
 
     async def _send_or_keep(self, host_id: str, send: _Send) -> None:
@@ -221,10 +221,10 @@ class Registry:
                 )
 
     async def _send_all(self, host_id: str) -> None:
-        """Make an actor know all that is stored, long after the host registered.
+        """Send an actor all that is stored, some time after the host registered.
 
-        It is not told `Register` any more: that would mean that the host has begun anew just
-        now, and a device might be given out on which a step is still acting.
+        It does not get `Register` any more: that means that the host has just started, so that
+        nothing acts on its devices, and one might be given out on which a step still acts.
         """
         async with self._stored(host_id) as stored:
             if stored is not None and not await self._supervisor.load(host_id):
@@ -252,9 +252,9 @@ class Registry:
 
     @asynccontextmanager
     async def _stored(self, host_id: str) -> AsyncIterator[StoredHost | None]:
-        """Read a host, and let nobody else send its actor something until this one has.
+        """Read a host, under its lock until the caller has sent its actor what it read.
 
-        So of two changes the actor never gets the later one first.
+        So of two changes the actor never gets the older one last.
         """
         async with self._supervisor.lock(host_id):
             async with self._db.session() as session:
@@ -276,7 +276,7 @@ class Registry:
         credential: Credential,
         device_metrics: Json | None = None,
     ) -> None:
-        """Note that a host lives, and probe it; NotRegisteredError when it must register."""
+        """Note that a host is alive, and probe it; NotRegisteredError when it must register."""
         await self._check_known(host_id, credential)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
@@ -296,7 +296,7 @@ class Registry:
             await self._db.row("store_seen", host_ids=sorted(seen))
 
     async def sweep(self) -> None:
-        """Send what actors did not hear when it was stored."""
+        """Send actors what could not be sent when it was stored."""
         for host_id, send in tuple(self._unsent):
             # Taken out first: a change that fails in the meantime puts it in again.
             self._unsent.discard((host_id, send))

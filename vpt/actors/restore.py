@@ -35,7 +35,7 @@ class Keys:
     api_key: str | None = field(default=None, repr=False)
 
     def secret_of(self, row: Any) -> str | None:
-        """Give what goes out with calls to that host, to its URL only."""
+        """Return the secret that is sent with calls to that host, to its URL only."""
         if row["dialect"] == "document":
             return self._opened(row["sealed_secret"])
         if row["sealed_api_key"] is not None:  # it never gets the others' key beside its own
@@ -122,7 +122,7 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
 
 
 def host_of(row: Any, keys: Keys) -> Host:
-    """Make a host from its row, its secret unsealed."""
+    """Build a host from its row, its secret unsealed."""
     return Host(
         id=row["id"],
         url=row["host_url"],
@@ -135,7 +135,7 @@ def host_of(row: Any, keys: Keys) -> Host:
 
 
 def device_of(row: Any) -> Device:
-    """Make a device from its row."""
+    """Build a device from its row."""
     return Device(
         id=row["id"],
         local_id=row["local_id"],

@@ -26,16 +26,16 @@ _RESTARTS = 5  # in
 _WINDOW = 60.0  # seconds; more, and the host is held back that long
 _PAUSE = 0.5  # seconds between tries while the database is away
 _ASK = 10.0  # seconds
-_NOBODY = 0  # the number of an ask whose answer nobody waits for; real ones begin at 1
+_NO_ASKER = 0  # the number of an ask without an asker; those of real asks begin at 1
 
 
 class Supervisor:
     """All host actors, and the hosts whose actor ended and is to be started again.
 
-    Whoever changes a host's rows in a way that its actor must not miss holds the host's `lock`
-    from its last read of them until the actor has the news. An actor is started under that lock,
-    too. So no actor lives by rows that are older than what the database has, and none is started
-    for a host that is being deleted.
+    A host's `lock` is held from the last read of its rows until its actor has them: by what starts
+    the actor, deletes the host, leases a device, or sends what was changed in the database. So no
+    actor works with rows that are older than the database's, and none is started for a host that
+    is being deleted.
     """
 
     def __init__(self, services: Surroundings, keys: Keys, limits: Limits) -> None:
@@ -58,7 +58,7 @@ class Supervisor:
         return sum(actor.depth for actor in self._actors.values())
 
     def lock(self, host_id: str) -> asyncio.Lock:
-        """Return the host's lock, which lives as long as somebody has it or waits for it."""
+        """Return the host's lock; it exists as long as it is held or waited for."""
         return self._locks.setdefault(host_id, asyncio.Lock())
 
     # ------------------------------------------------------------ messages
@@ -86,15 +86,15 @@ class Supervisor:
     async def inform(self, host_id: str, make: Callable[[int], m.Message]) -> None:
         """Send an actor a command that makes it know what is stored, and wait until it does.
 
-        This never fails, since the change stands already. An actor whose inbox is full gets the
-        command all the same, one that is slow takes it later, and when there is none the next
-        one reads the change from the database: the caller holds the host's lock.
+        This never fails, since the change is stored already. An actor whose inbox is full gets
+        the command all the same, a slow one handles it later, and when there is none, the next
+        one reads the change from the database. The caller holds the host's lock.
         """
         with suppress(NotFoundError, ActionTimeoutError):
             try:
                 await self.ask(host_id, make)
             except UnavailableError:
-                self.tell(host_id, make(_NOBODY))
+                self.tell(host_id, make(_NO_ASKER))
 
     # ------------------------------------------------------------ starting
 
@@ -123,7 +123,7 @@ class Supervisor:
         return sum(now - moment < _WINDOW for moment in self._crashes.get(host_id, ()))
 
     def _start(self, restored: Restored) -> None:
-        if self._closing:  # the task below would not start, and nobody would end the actor
+        if self._closing:  # the task below would not start, and the actor would never end
             return
         actor = HostActor(restored.state, restored.resumed, self._services, restored.last_seen)
         self._actors[actor.name] = actor
@@ -136,14 +136,14 @@ class Supervisor:
     async def retire(self, host_id: str) -> None:
         """End the actor of a host that is about to be deleted, when it has one.
 
-        Raises ConflictError while it runs something. The caller holds the host's lock. When it
-        lets go of it and the host is registered still, whatever the reason, the host gets another
-        actor. So a deletion that fails or is given up halfway leaves the host as it was.
+        Raises ConflictError while it runs something. The caller holds the host's lock. If the
+        host is still registered when the lock is released, it gets another actor, whatever the
+        reason. So a deletion that fails or is cancelled halfway leaves the host as it was.
         """
         actor = self._actors.get(host_id)
         if actor is not None:
             await self.ask(host_id, m.Retire)
-            self._take_out(actor)  # it takes nothing more, so nothing may be left with it
+            self._remove(actor)  # it reads nothing more, so it must not be sent anything
 
     def forget(self, host_id: str) -> None:
         """Drop what is known of a host that has no actor and is not registered any more."""
@@ -152,7 +152,7 @@ class Supervisor:
         self._services.dispatcher.host_gone(host_id)
 
     async def quiet(self, seconds: float) -> None:
-        """Let what is in flight end, `seconds` at most; nothing more goes out."""
+        """Send hosts nothing more, and wait for what is in flight, `seconds` at most."""
         for actor in self._actors.values():
             actor.tell(m.ShutdownBegun())
         loop = asyncio.get_running_loop()
@@ -182,13 +182,13 @@ class Supervisor:
             log.exception("host_actor_crashed", host_id=actor.name)
         finally:
             actor.ended()
-            self._take_out(actor)
+            self._remove(actor)
         if crashed:
             await self._count_crash(actor)
         await self._start_next(actor)
 
-    def _take_out(self, actor: HostActor) -> None:
-        """Take an actor that ended out of those that get messages, until there is a next one."""
+    def _remove(self, actor: HostActor) -> None:
+        """Remove an actor that ended, and show its host as held back until there is a next one."""
         if self._actors.get(actor.name) is not actor:
             return
         del self._actors[actor.name]
