@@ -10,12 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.actors.conftest import Kit, StartLab
-from tests.actors.fake_host import until
+from tests.actors.fake_host import hangs, replies, until
 from tests.actors.hooks import Pause, after_reading, at_statement, away, crash_actor
 from vpt.actors import messages as m
 from vpt.actors import supervisor
+from vpt.dialects.document import DocumentDialect
 from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, UnavailableError
-from vpt.model import DeviceStatus, HostStatus, Reason
+from vpt.model import DeviceStatus, Host, HostStatus, Reason
 
 
 def actors(lab: Kit) -> int:
@@ -124,6 +125,40 @@ async def test_a_host_that_the_database_does_not_delete_goes_on(lab: Kit) -> Non
         await lab.lab.registry.delete_host("h")
     assert await is_registered(lab)
     assert await is_whole(lab)
+
+
+class Lingering(DocumentDialect):
+    """Has probes that take their time to end when they are cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def probe(self, host: Host, limit: float) -> None:
+        try:
+            await super().probe(host, limit)
+        except asyncio.CancelledError:
+            await self.may_end.wait()
+            raise
+
+
+async def test_a_name_is_free_though_the_deleted_hosts_actor_takes_its_time_to_end(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(dialect_type=Lingering, host_probe_timeout=30.0)
+    host = await lab.host()
+    probes = len(host.probes)
+    host.health = hangs()
+    await until(lambda: len(host.probes) > probes)
+    await lab.lab.registry.delete_host("h")
+    assert (actors(lab), lab.status()) == (0, None)
+    host.health = replies(200)
+    await lab.join(host)
+    await lab.is_now("h", HostStatus.AVAILABLE)
+    assert isinstance(lab.dialect, Lingering)
+    lab.dialect.may_end.set()
+    assert await is_whole(lab)
+    assert actors(lab) == 1
 
 
 async def test_of_two_deletes_at_once_one_finds_no_host(lab: Kit) -> None:

@@ -232,8 +232,7 @@ class Supervisor:
         while self._awaits_next(actor):
             try:
                 async with self.lock(actor.name):
-                    if self._awaits_next(actor):  # it may have been deleted while we waited
-                        await self.load(actor.name)
+                    await self.load(actor.name)
             except DatabaseAwayError:
                 await asyncio.sleep(_PAUSE)
             except Exception:
