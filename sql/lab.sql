@@ -1,7 +1,8 @@
 -- What the actors load and store: hosts, devices, and the claim of the server on the database.
 
 -- lab_hosts()
-SELECT id
+SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
+    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
 FROM hosts
 ORDER BY id
 
@@ -11,20 +12,20 @@ SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sea
 FROM hosts
 WHERE id = $1
 
--- lab_devices(host_id)
-SELECT id, local_id, name, model, capabilities, declared, disabled
+-- lab_devices(host_ids)
+SELECT host_id, id, local_id, name, model, capabilities, declared, disabled
 FROM devices
-WHERE host_id = $1 AND NOT withdrawn
+WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
 ORDER BY id
 
--- lab_leases(host_id)
-SELECT l.id, l.device_id, l.holder, extract(epoch FROM l.expires_at - now())::float8 AS seconds
+-- lab_leases(host_ids)
+SELECT d.host_id, l.id, l.device_id, l.holder, extract(epoch FROM l.expires_at - now())::float8 AS seconds
 FROM leases l
 JOIN devices d ON d.id = l.device_id
-WHERE d.host_id = $1 AND l.expires_at > now()
+WHERE d.host_id = ANY ($1::text[]) AND l.expires_at > now()
 
--- lab_attempts(host_id)
-SELECT a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,
+-- lab_attempts(host_ids)
+SELECT a.host_id, a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,
     extract(epoch FROM now() - a.started_at)::float8 AS elapsed_s,
     e.test_case_id, e.steps, e.device_model, e.timeout_s, e.infra_failures, e.test_failures,
     e.test_retries, e.requested_by, e.campaign_execution_id,
@@ -46,7 +47,7 @@ LEFT JOIN LATERAL (
     FROM execution_steps
     WHERE execution_id = a.execution_id AND attempt = a.attempt
 ) p ON true
-WHERE a.host_id = $1 AND a.released_at IS NULL
+WHERE a.host_id = ANY ($1::text[]) AND a.released_at IS NULL
 
 -- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url)
 -- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.

@@ -1,4 +1,13 @@
-"""The server as a process: everything started in order, and stopped in the reverse one."""
+"""The server as a process: everything is started in order, and stopped in the reverse order.
+
+1. the embedded database, if DATABASE_URL names none; then the migrations
+2. the claim on the database, with a connection of its own, and the task that renews it
+3. the pool, the dialects (connections to hosts), the lab (hosts, queue, campaigns)
+4. the web server: it accepts no request before the rest is ready
+
+At the stop the lab settles first, while the web server still answers: what is in flight may end,
+and its results are shown. The claim is given back when nothing writes any more.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +24,7 @@ from aiohttp import web
 
 from vpt import embedded, logs
 from vpt.actors.lab import Lab
+from vpt.background import Background
 from vpt.config import Config, ConfigError, log_level_now
 from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
@@ -31,28 +41,32 @@ log = structlog.get_logger(__name__)
 _GC = (10_000, 20, 50)  # objects of a request die young: look less often than by default
 _STDIN = 0
 _WEB_GRACE = 2.0  # seconds for requests that are being answered at the stop
+_CLAIM_GRACE = 5.0  # seconds to give the claim back
 _LONGEST_LINE = 32 * 1024  # bytes of a URL: every filter of a list at its longest
+
+#: Done when the server is to stop; with an error when another server has its database.
+End = asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers at `url`; `kept` ends with an error when it may serve no longer."""
+    """A server that answers at `url`."""
 
     url: str
     config: Config
-    kept: asyncio.Task[None]
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Running]:
-    """Run the server; `config` has its keys.
+async def running(config: Config, end: End | None = None) -> AsyncIterator[Running]:
+    """Run the server; `config` has its keys, and `end` gets an error when it must not go on.
 
     Raises EmbeddedError, DatabaseAwayError, TakenError or OSError when it cannot start.
     """
     async with AsyncExitStack() as stack:
         config, alone = await _with_database(stack, config)
         instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
-        kept = await _claim(stack, instance, alone=alone)
+        end = end or asyncio.get_running_loop().create_future()
+        await _claim(stack, instance, end, alone=alone)
         db = await _opened(
             stack,
             Database(str(config.database_url), ours=instance.held, name=instance.session_name),
@@ -65,7 +79,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         url = await _listen(stack, make_app(config, db, lab, events), config)
         stack.push_async_callback(lab.settle, config.shutdown_grace)
         log.info("server_started", url=url)
-        yield Running(url, config, kept)
+        yield Running(url, config)
         log.info("server_stopping")
     log.info("server_stopped")
 
@@ -82,7 +96,7 @@ def _dialects(config: Config, ours: Callable[[], bool]) -> Dialects:
 async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config, bool]:
     """Start the embedded database when none is given, then migrate.
 
-    Also give whether no other server can be alive on it.
+    Return the config with its URL, and whether no other server can be alive on it.
     """
     alone = False
     if config.database_url is None:
@@ -103,33 +117,38 @@ async def _opened(stack: AsyncExitStack, db: Database) -> Database:
     return db
 
 
-async def _claim(stack: AsyncExitStack, instance: Instance, *, alone: bool) -> asyncio.Task[None]:
+async def _claim(stack: AsyncExitStack, instance: Instance, end: End, *, alone: bool) -> None:
     """Become the database's one server, and stay it until the stop."""
     await instance.claim(alone=alone)
-    stack.push_async_callback(_drop, instance)
-    kept = asyncio.get_running_loop().create_task(instance.keep(), name="instance")
-    stack.push_async_callback(_end, kept)
-    return kept
+    background = Background()
+    stack.push_async_callback(_give_back, instance, background)
+    background.start(_keep(instance, end), "claim on the database")
 
 
-async def _drop(instance: Instance) -> None:
-    with suppress(DatabaseAwayError):
-        await instance.drop()
+async def _keep(instance: Instance, end: End) -> None:
+    """Renew the claim until the stop; without it this server must not go on."""
+    try:
+        await instance.keep()
+    except Exception as error:  # noqa: BLE001 (it is raised where the end is awaited)
+        if not end.done():
+            end.set_exception(error)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _give_back(instance: Instance, background: Background) -> None:
+    with suppress(DatabaseAwayError, TimeoutError):  # then the claim runs out by itself
+        async with asyncio.timeout(_CLAIM_GRACE):
+            await background.close()  # first, or the claim could be renewed once more
+            await instance.drop()
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> str:
-    """Answer on SERVER_HOST:SERVER_PORT; give the URL under which it is reached."""
+    """Answer on SERVER_HOST:SERVER_PORT; return the URL under which it is reached."""
     runner = web.AppRunner(
         app,
         access_log=None,
         shutdown_timeout=_WEB_GRACE,
         max_line_size=_LONGEST_LINE,
-        auto_decompress=False,  # it stops the loop for as long as a stranger likes
+        auto_decompress=False,  # a small packed body could keep the loop busy for long
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -140,10 +159,15 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
     return config.server_url or f"http://{name}:{port}"
 
 
-def _hung_up(stop: asyncio.Event, had_terminal: bool) -> None:
-    """Stop with the terminal that we were started from; else SIGHUP asks for another LOG_LEVEL."""
+def _stop(end: End) -> None:
+    if not end.done():
+        end.set_result(None)
+
+
+def _hung_up(end: End, had_terminal: bool) -> None:
+    """Stop when the terminal was closed that started us; else read LOG_LEVEL again."""
     if had_terminal and not os.isatty(_STDIN):
-        stop.set()
+        _stop(end)
         return
     try:
         level = log_level_now()
@@ -157,20 +181,16 @@ def _hung_up(stop: asyncio.Event, had_terminal: bool) -> None:
 async def serve(config: Config, started: Callable[[Running], None] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT, or raise TakenError when another server took over.
 
-    SIGHUP makes it read LOG_LEVEL anew.
+    SIGHUP makes it read LOG_LEVEL again.
     """
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    end: End = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _hung_up, stop, os.isatty(_STDIN))
-    async with running(config) as server:
+        loop.add_signal_handler(number, _stop, end)
+    loop.add_signal_handler(signal.SIGHUP, _hung_up, end, os.isatty(_STDIN))
+    async with running(config, end) as server:
         started(server)
         gc.collect()
         gc.freeze()  # what the start made stays: nobody need look through it again and again
         gc.set_threshold(*_GC)
-        stopped = loop.create_task(stop.wait(), name="stop signal")
-        await asyncio.wait([stopped, server.kept], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if server.kept.done():
-            server.kept.result()
+        await end

@@ -55,12 +55,12 @@ LIMIT = 20.0  # seconds; a test that waits that long has failed
 
 
 def steps_of(*steps: str | Json) -> tuple[Json, ...]:
-    """Give steps of which a word is the command."""
+    """Return steps of which a word is the command."""
     return tuple({"command": step} if isinstance(step, str) else step for step in steps)
 
 
 def execution(*steps: str | Json, **more: Any) -> NewExecution:
-    """Give a request to run these steps on a tv."""
+    """Return a request to run these steps on a tv."""
     new = NewExecution(
         test_case_id="t",
         test_case_name="t",
@@ -81,7 +81,7 @@ def execution(*steps: str | Json, **more: Any) -> NewExecution:
 
 
 def campaign(*entries: NewExecution, **more: Any) -> NewCampaign:
-    """Give a request to run these in order."""
+    """Return a request to run these in order."""
     new = NewCampaign(
         campaign_id="c",
         name="c",
@@ -109,6 +109,7 @@ class Kit:
         self._beside: Any = None
         self._looking = asyncio.Lock()
         self.dialect_type = dialect_type
+        self.db_type: Callable[[str], Database] = Database
         self.db: Database
         self.dialect: DocumentDialect
         self.lab: Lab
@@ -117,7 +118,7 @@ class Kit:
 
     async def start(self) -> None:
         """Start a server's actors, as the process does."""
-        self.db, self.dialect, events = Database(self.lab_dsn), self.dialect_type(), Events()
+        self.db, self.dialect, events = self.db_type(self.lab_dsn), self.dialect_type(), Events()
         events.subscribe(self.told.append)
         await self.db.open()
         self.lab = Lab(self.config, self.db, events, self.dialect)
@@ -133,12 +134,11 @@ class Kit:
         """End as kill -9 would: nothing more is stored, sent or told."""
         self.crashed = True
         lab = self.lab
-        lab._hosts._closing = True
+        lab._supervisor._closing = True
         self.db._pool.terminate()
+        owners = (lab._supervisor._background, lab._upkeep, lab.campaigns._background)
         tasks = [
-            *lab._hosts._tasks.values(),
-            *lab._hosts._restarting,
-            *lab._tasks,
+            *(job._task for owner in owners for job in owner._scheduler if job._task),
             *lab._queue._background,
             *(task for task in asyncio.all_tasks() if task.get_name() in ("steps", "statuses")),
         ]
@@ -147,9 +147,9 @@ class Kit:
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=0.2)
-        assert lab._jobs is not None
-        await lab._jobs.close()
-        await lab._hosts._world.shared.close()
+        for owner in owners:
+            await owner.close()
+        await lab._supervisor._services.shared.close()
         await self._close()
 
     async def restart(self) -> None:
@@ -163,7 +163,7 @@ class Kit:
 
     async def close(self) -> None:
         """Stop, and see that nothing is left and nothing is broken."""
-        for actor in self.lab._hosts._actors.values():
+        for actor in self.lab._supervisor._actors.values():
             check(actor.state)
         await self.stop()
         for host in self.hosts.values():
@@ -224,10 +224,10 @@ class Kit:
         return host
 
     async def join(self, host: FakeHost, **more: Any) -> None:
-        await self.lab.register(host.registration(**more), peer=PEER)
+        await self.lab.registry.register(host.registration(**more), peer=PEER)
 
     async def submit(self, *steps: str | Json, **more: Any) -> Submitted:
-        return await self.lab.submit(execution(*steps, **more))
+        return await self.lab.executions.submit(execution(*steps, **more))
 
     async def run(self, *steps: str | Json, **more: Any) -> str:
         """Submit and give the id."""
@@ -238,7 +238,7 @@ class Kit:
         return await self.final(await self.run(*steps, **more))
 
     async def campaign(self, *entries: NewExecution, **more: Any) -> str:
-        return await self.lab.start_campaign(campaign(*entries, **more))
+        return await self.lab.campaigns.start(campaign(*entries, **more))
 
     # ------------------------------------------------------------ looking
 
@@ -251,13 +251,13 @@ class Kit:
 
     async def final(self, execution_id: str) -> Any:
         """Wait until it is over; give its row."""
-        await self.lab.until_final(execution_id, LIMIT)
+        await self.lab.executions.until_final(execution_id, LIMIT)
         row = await self.execution(execution_id)
         assert row["completed_at"] is not None, f"still {row['status']}"
         return row
 
     async def campaign_final(self, campaign_execution_id: str) -> Any:
-        await self.lab.until_campaign_final(campaign_execution_id, LIMIT)
+        await self.lab.campaigns.until_final(campaign_execution_id, LIMIT)
         sql = "SELECT * FROM campaign_executions WHERE id = $1"
         row = (await self.fetch(sql, campaign_execution_id))[0]
         assert row["completed_at"] is not None, f"still {row['status']}"
@@ -272,7 +272,7 @@ class Kit:
         return await self.fetch(sql, execution_id)
 
     async def kinds(self, execution_id: str) -> list[tuple[str, str | None]]:
-        """Give host and error kind of each attempt."""
+        """Return host and error kind of each attempt."""
         return [(row["host_id"], row["error_kind"]) for row in await self.attempts(execution_id)]
 
     async def steps(self, execution_id: str, attempt: int = 1) -> list[Any]:
@@ -380,7 +380,7 @@ StartLab = Callable[..., Awaitable[Kit]]
 
 @pytest.fixture
 async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
-    """Give a maker of labs with settings of the test's own; one a test."""
+    """Return a maker of labs with settings of the test's own; one a test."""
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
 
@@ -405,5 +405,5 @@ async def start_lab(tmp_path: Path, dsn: str) -> AsyncIterator[StartLab]:
 
 @pytest.fixture
 async def lab(start_lab: StartLab) -> Kit:
-    """Give a lab in a hurry."""
+    """Return a lab in a hurry."""
     return await start_lab()

@@ -100,7 +100,7 @@ async def test_whatever_breaks_all_ends_and_nothing_is_done_twice(
             await _server_trouble(lab, wire, dice)
         elif chance < 0.45:
             with suppress(VptError):
-                await lab.lab.cancel(dice.choice(ids), "ann")
+                await lab.lab.executions.cancel(dice.choice(ids), "ann")
         else:
             await _host_trouble(lab, dice.choice(hosts), dice)
         await asyncio.sleep(dice.uniform(0, 0.1))

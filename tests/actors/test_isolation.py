@@ -23,7 +23,7 @@ ROUNDS = 3
 
 @pytest.fixture
 def hole() -> Iterator[BlackHole]:
-    """Give a place where nobody ever answers."""
+    """Return a place where nobody ever answers."""
     hole = BlackHole()
     yield hole
     hole.close()
@@ -47,7 +47,7 @@ async def _step_times(lab: Kit, hosts: list[FakeHost]) -> list[float]:
 
 
 async def _probe_gaps(hosts: list[FakeHost]) -> list[float]:
-    """Give the times between the probes of each host (s)."""
+    """Return the times between the probes of each host (s)."""
     for host in hosts:
         host.probes.clear()
     await until(lambda: all(len(host.probes) >= 5 for host in hosts))
@@ -64,7 +64,7 @@ async def test_one_hung_and_one_black_holed_host_of_twenty_delay_nobody(
     registration = hung.registration()
     lost = replace(registration.host, id="lost", url=f"http://127.0.0.1:{hole.port}")
     device = replace(registration.devices[0], id="lost:d1")
-    await lab.lab.register(replace(registration, host=lost, devices=(device,)), peer=PEER)
+    await lab.lab.registry.register(replace(registration, host=lost, devices=(device,)), peer=PEER)
     hung.on("a", hangs())
     in_flight = await lab.run("a", host_id=hung.name)
     await until(lambda: hung.actions)

@@ -17,7 +17,7 @@ def entries(*names: str, **more: Any) -> list[Any]:
 
 
 async def results(lab: Kit) -> list[str | None]:
-    """Give the status of each entry, None for a skipped one."""
+    """Return the status of each entry, None for a skipped one."""
     rows = await lab.fetch(
         """
         SELECT r.skipped, e.status FROM campaign_results r
@@ -115,7 +115,7 @@ async def test_the_worst_decides(start_lab: StartLab, ends: tuple[str, ...], ver
     campaign_id = await lab.campaign(*entries(*ends))
     if "cancel" in ends:
         await gate.reached()
-        await lab.lab.cancel(host.actions[-1].body["execution_id"], "ann")
+        await lab.lab.executions.cancel(host.actions[-1].body["execution_id"], "ann")
     assert (await lab.campaign_final(campaign_id))["status"] == verdict
     assert len([status for status in await results(lab) if status]) == len(ends)
 
@@ -126,16 +126,16 @@ async def test_cancel_ends_what_runs_and_skips_the_rest(lab: Kit) -> None:
     host.on("c", gate.held())
     campaign_id = await lab.campaign(*entries("a", "b", "c", "d"), parallelism=2)
     await gate.reached(2)
-    await lab.lab.cancel_campaign(campaign_id, "ann")
+    await lab.lab.campaigns.cancel(campaign_id, "ann")
     assert (await lab.campaign_final(campaign_id))["status"] == "cancelled"
     assert await results(lab) == ["completed", "cancelled", "cancelled", None]
     assert host.done("d") == 0
     last = lab.campaign_progress()[-1]
     assert (last.done, last.total, last.status) == (3, 4, "cancelled")
     with pytest.raises(ConflictError):
-        await lab.lab.cancel_campaign(campaign_id, "ann")
+        await lab.lab.campaigns.cancel(campaign_id, "ann")
     with pytest.raises(NotFoundError):
-        await lab.lab.cancel_campaign("never-was", "ann")
+        await lab.lab.campaigns.cancel("never-was", "ann")
 
 
 async def test_a_campaign_may_be_cancelled_at_any_moment(lab: Kit) -> None:
@@ -145,7 +145,7 @@ async def test_a_campaign_may_be_cancelled_at_any_moment(lab: Kit) -> None:
     for number in range(12):
         ids.append(await lab.campaign(*entries("a", f"hold-{number}", "c"), parallelism=2))
         await asyncio.sleep(number * 0.004)  # any moment will do
-        await lab.lab.cancel_campaign(ids[-1], "ann")
+        await lab.lab.campaigns.cancel(ids[-1], "ann")
         assert (await lab.campaign_final(ids[-1]))["status"] == "cancelled"
     assert host.done("c") <= len(ids)
     assert all(gate.arrived <= 1 for gate in gates)
@@ -168,10 +168,10 @@ async def test_a_campaign_with_an_entry_that_nobody_could_run_is_refused_whole(l
 
 async def test_a_campaign_waits_for_its_devices(lab: Kit) -> None:
     host = await lab.host()
-    await lab.lab.drain("h", on=True)
+    await lab.lab.registry.drain("h", on=True)
     campaign_id = await lab.campaign(*entries("a", "b"))
     await until(lambda: _queued(lab))
-    await lab.lab.drain("h", on=False)
+    await lab.lab.registry.drain("h", on=False)
     assert (await lab.campaign_final(campaign_id))["status"] == "completed"
     assert host.commands() == ["a", "b"]
 

@@ -86,12 +86,12 @@ def _once(first: Any, then: Any) -> Any:
 
 async def test_a_host_that_says_goodbye_is_offline_and_not_probed(lab: Kit) -> None:
     host = await lab.host()
-    await lab.lab.unregister("h", Credential.JOIN)
+    await lab.lab.registry.unregister("h", Credential.JOIN)
     await lab.is_now("h", HostStatus.OFFLINE)
     submitted = await lab.submit("a")
     assert submitted.status == "queued"
     with pytest.raises(NotRegisteredError):
-        await until(lambda: lab.lab.heartbeat("h", None, Credential.JOIN))
+        await until(lambda: lab.lab.registry.heartbeat("h", None, Credential.JOIN))
     probes = len(host.probes)
     await lab.join(host)
     assert (await lab.final(submitted.execution_id))["status"] == "completed"
@@ -101,10 +101,10 @@ async def test_a_host_that_says_goodbye_is_offline_and_not_probed(lab: Kit) -> N
 async def test_a_host_that_comes_back_may_send_a_heartbeat_at_once(lab: Kit) -> None:
     host = await lab.host()
     for _ in range(5):
-        await lab.lab.unregister("h", Credential.JOIN)
+        await lab.lab.registry.unregister("h", Credential.JOIN)
         await until(lambda: _stored_as(lab, "offline"))
         await lab.join(host)
-        await lab.lab.heartbeat("h", {"cpu_percent": 3.0}, Credential.JOIN)
+        await lab.lab.registry.heartbeat("h", {"cpu_percent": 3.0}, Credential.JOIN)
     await lab.lab._samples.flush()
     assert len(await lab.fetch("SELECT FROM host_health WHERE cpu_percent = 3")) == 1
 
@@ -119,19 +119,19 @@ async def test_a_heartbeat_sets_last_seen_and_never_makes_a_host_available(lab: 
     await lab.is_now("h", HostStatus.LOST)
     changes = len(lab.host_changes())
     for _ in range(5):
-        await lab.lab.heartbeat("h", None, Credential.JOIN)
+        await lab.lab.registry.heartbeat("h", None, Credential.JOIN)
     await asyncio.sleep(0)
     assert lab.status() is HostStatus.LOST
     assert len(lab.host_changes()) == changes
     with pytest.raises(NotRegisteredError):
-        await lab.lab.heartbeat("unknown", None, Credential.JOIN)
+        await lab.lab.registry.heartbeat("unknown", None, Credential.JOIN)
 
 
 async def test_a_heartbeat_triggers_a_probe(start_lab: StartLab) -> None:
     lab = await start_lab(host_probe_interval=60.0)
     host = await lab.host()
     probes = len(host.probes)
-    await lab.lab.heartbeat("h", None, Credential.JOIN)
+    await lab.lab.registry.heartbeat("h", None, Credential.JOIN)
     await until(lambda: len(host.probes) == probes + 1)
 
 
@@ -140,7 +140,7 @@ async def test_what_a_host_runs_when_it_says_goodbye_gets_run_grace(start_lab: S
     host = await lab.host()
     execution_id = await lab.run("a", {"command": "b", "delay_s": 0.2})
     await until(lambda: host.done("a"))
-    await lab.lab.unregister("h", Credential.JOIN)
+    await lab.lab.registry.unregister("h", Credential.JOIN)
     row = await lab.final(execution_id)
     assert (row["status"], row["error_kind"]) == ("error", "host_lost")
     assert host.commands() == ["a"]
@@ -152,7 +152,7 @@ async def test_a_step_that_ends_after_the_goodbye_still_counts(start_lab: StartL
     host.on("a", gate.held())
     execution_id = await lab.run("a")
     await gate.reached()
-    await lab.lab.unregister("h", Credential.JOIN)
+    await lab.lab.registry.unregister("h", Credential.JOIN)
     gate.open()
     assert (await lab.final(execution_id))["status"] == "completed"
 
@@ -163,12 +163,12 @@ async def test_a_deleted_host_is_gone_and_its_name_is_free_at_once(start_lab: St
     probes = len(host.probes)
     host.health = hangs()
     await until(lambda: len(host.probes) > probes)
-    await lab.lab.delete_host("h")
+    await lab.lab.registry.delete_host("h")
     assert lab.status() is None
     with pytest.raises(UnprocessableError):
         await lab.run("a")
     with pytest.raises(NotFoundError):
-        await lab.lab.delete_host("h")
+        await lab.lab.registry.delete_host("h")
     host.health = replies(200)
     await lab.join(host)
     assert (await lab.done("a"))["status"] == "completed"
@@ -180,7 +180,7 @@ async def test_a_host_that_runs_something_is_not_deleted(lab: Kit) -> None:
     execution_id = await lab.run("a")
     await gate.reached()
     with pytest.raises(ConflictError):
-        await lab.lab.delete_host("h")
+        await lab.lab.registry.delete_host("h")
     gate.open()
     assert (await lab.final(execution_id))["status"] == "completed"
 
@@ -190,7 +190,7 @@ async def test_a_draining_host_finishes_and_gets_nothing_new_until_it_resumes(la
     host.on("a", gate.held())
     first = await lab.run("a", "b")
     await gate.reached()
-    await lab.lab.drain("h", on=True)
+    await lab.lab.registry.drain("h", on=True)
     assert lab.status() is HostStatus.DRAINING
     second = await lab.submit("c")
     assert second.status == "queued"
@@ -198,10 +198,10 @@ async def test_a_draining_host_finishes_and_gets_nothing_new_until_it_resumes(la
     assert (await lab.final(first))["status"] == "completed"
     await lab.device_is("h:d1", DeviceStatus.ONLINE)
     assert (await lab.execution(second.execution_id))["status"] == "queued"
-    await lab.lab.drain("h", on=False)
+    await lab.lab.registry.drain("h", on=False)
     assert (await lab.final(second.execution_id))["status"] == "completed"
     with pytest.raises(NotFoundError):
-        await lab.lab.drain("unknown", on=True)
+        await lab.lab.registry.drain("unknown", on=True)
 
 
 async def test_registering_again_keeps_what_people_set(lab: Kit) -> None:
@@ -213,8 +213,8 @@ async def test_registering_again_keeps_what_people_set(lab: Kit) -> None:
         WHERE id = 'h:d1'
         """
     )
-    await lab.lab.devices_changed("h")
-    await lab.lab.drain("h", on=True)
+    await lab.lab.registry.devices_changed("h")
+    await lab.lab.registry.drain("h", on=True)
     await lab.join(host)
     await lab.is_now("h", HostStatus.DRAINING)
     assert lab.device("h:d1") is DeviceStatus.DISABLED
@@ -240,12 +240,12 @@ async def test_a_run_goes_on_while_its_host_registers_again(lab: Kit) -> None:
 async def test_a_disabled_device_gets_nothing(lab: Kit) -> None:
     host = await lab.host()
     await lab.fetch("UPDATE devices SET disabled = true")
-    await lab.lab.devices_changed("h")
+    await lab.lab.registry.devices_changed("h")
     assert lab.device() is DeviceStatus.DISABLED
     submitted = await lab.submit("a")
     assert submitted.status == "queued"
     await lab.fetch("UPDATE devices SET disabled = false")
-    await lab.lab.devices_changed("h")
+    await lab.lab.registry.devices_changed("h")
     assert (await lab.final(submitted.execution_id))["status"] == "completed"
     assert host.commands() == ["a"]
 
@@ -310,9 +310,9 @@ async def test_a_weaker_credential_does_not_take_a_name(lab: Kit) -> None:
         with pytest.raises(ConflictError):
             await lab.join(host, credential=credential)
         with pytest.raises(ConflictError):
-            await lab.lab.heartbeat("h", None, credential)
+            await lab.lab.registry.heartbeat("h", None, credential)
         with pytest.raises(ConflictError):
-            await lab.lab.unregister("h", credential)
+            await lab.lab.registry.unregister("h", credential)
     other = await lab.stranger("other")
     await lab.join(other, credential=Credential.OPEN)
     await lab.join(other, credential=Credential.JOIN)
@@ -425,7 +425,7 @@ async def test_a_run_waits_for_the_action_by_hand_and_starts_when_it_ends(lab: K
         submitted = await lab.submit("a")
     assert submitted.status == "queued"
     with pytest.raises(ConflictError):
-        await lab.lab.delete_host("h")
+        await lab.lab.registry.delete_host("h")
     gate.open()
     await acting
     await until(lambda: host.done("a"), 2.5)  # the sweep, which finds everything, takes 5 s
@@ -496,7 +496,7 @@ async def test_the_line_of_actions_has_an_end(start_lab: StartLab) -> None:
     acting = [asyncio.create_task(_act(lab, "slow")) for _ in range(3)]
     await gate.reached()
     acting.append(asyncio.create_task(_act(lab, "slow")))  # one is under way, three wait
-    await until(lambda: len(lab.lab._hosts._actors["h"].state.lanes["h:d1"].actions) == 4)
+    await until(lambda: len(lab.lab._supervisor._actors["h"].state.lanes["h:d1"].actions) == 4)
     with pytest.raises(UnavailableError):
         await _act(lab, "more")
     gate.open()
@@ -516,7 +516,7 @@ async def test_a_new_url_of_a_host_needs_no_secret_of_the_old(lab: Kit) -> None:
     await old.vanish()
     new = await lab.stranger()
     registration = new.registration()
-    await lab.lab.register(replace(registration, secret=None), peer="127.0.0.1")
+    await lab.lab.registry.register(replace(registration, secret=None), peer="127.0.0.1")
     assert (await lab.done("a"))["status"] == "completed"
     assert {call.headers.get("Authorization") for call in (*new.probes, *new.actions)} == {None}
 
@@ -550,9 +550,9 @@ async def test_a_host_that_flaps_is_held_back_and_shown_as_such(lab: Kit) -> Non
 
 async def test_devices_are_told_as_they_are_after_what_is_being_told_already(lab: Kit) -> None:
     await lab.host()
-    turn = lab.lab._telling.setdefault("h", asyncio.Lock())
+    turn = lab.lab._supervisor.lock("h")
     async with turn:  # a registration is being told
-        telling = asyncio.create_task(lab.lab.devices_changed("h"))
+        telling = asyncio.create_task(lab.lab.registry.devices_changed("h"))
         await asyncio.wait([telling], timeout=0.2)
         await lab.fetch("UPDATE devices SET disabled = true WHERE id = 'h:d1'")
     await telling

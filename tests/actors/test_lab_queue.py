@@ -51,7 +51,7 @@ async def test_a_long_line_is_loaded_in_pages_and_starts_with_who_is_first(lab: 
 @pytest.mark.alone
 async def test_a_hundred_thousand_are_loaded_soon_and_hold_nobody_up(lab: Kit) -> None:
     await lab.host()
-    await lab.lab.drain("h", on=True)
+    await lab.lab.registry.drain("h", on=True)
     await lab.stop()
     await lab.fetch(_MANY, 100_000)
     await lab.fetch("ANALYZE test_executions")
@@ -107,7 +107,7 @@ async def test_an_end_in_line_whose_answer_was_lost_is_told_once(lab: Kit) -> No
 
     lab.db.row = break_after_commit  # type: ignore[method-assign]
     with pytest.raises(DatabaseAwayError):
-        await lab.lab.cancel(execution_id, "ann")
+        await lab.lab.executions.cancel(execution_id, "ann")
     lab.db.row = row_of  # type: ignore[method-assign]
     assert lab.progress(execution_id) == []
     for _ in range(2):
@@ -195,14 +195,14 @@ async def test_the_reason_is_told_when_it_changes(lab: Kit) -> None:
     gate = await busy(lab)
     execution_id = await lab.run("a")
     await _told(lab, execution_id, "all_busy")
-    await lab.lab.drain("h", on=True)
+    await lab.lab.registry.drain("h", on=True)
     await _told(lab, execution_id, "all_busy", "draining")
     gate.open()
     await lab.device_is("h:d1", DeviceStatus.ONLINE)
-    await lab.lab.lease("h:d1", "ann", 600)
-    await lab.lab.drain("h", on=False)
+    await lab.lab.leases.take("h:d1", "ann", 600)
+    await lab.lab.registry.drain("h", on=False)
     await _told(lab, execution_id, "all_busy", "draining", "leased")
-    await lab.lab.end_lease("h:d1", "ann", anybodys=False)
+    await lab.lab.leases.end("h:d1", "ann", anybodys=False)
     await lab.final(execution_id)
 
 

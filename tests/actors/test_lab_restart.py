@@ -240,8 +240,8 @@ async def test_a_host_stays_what_it_was(lab: Kit) -> None:
     secretive = await lab.host("secretive", "d1", "d2", secret="s" * 40)
     await lab.host("drained")
     await lab.host("gone")
-    await lab.lab.drain("drained", on=True)
-    await lab.lab.unregister("gone", "join")
+    await lab.lab.registry.drain("drained", on=True)
+    await lab.lab.registry.unregister("gone", "join")
     await until(lambda: _stored_status(lab, "gone", "offline"))
     await lab.restart()
     await lab.is_now("secretive", HostStatus.AVAILABLE)
@@ -352,7 +352,7 @@ class Brittle(DocumentDialect):
 
 @pytest.fixture
 async def brittle(start_lab: StartLab) -> Kit:
-    """Give a lab whose dialect has a bug."""
+    """Return a lab whose dialect has a bug."""
     return await start_lab(dialect_type=Brittle)
 
 
@@ -367,9 +367,9 @@ async def test_an_actor_that_crashes_is_started_anew_and_its_run_goes_on(brittle
     host.on("a", gate.held())
     execution_id = await lab.run("a", "b")
     await gate.reached()
-    first = lab.lab._hosts._actors["h"]
+    first = lab.lab._supervisor._actors["h"]
     _dialect(lab).probes_break = True
-    await until(lambda: lab.lab._hosts._actors.get("h") is not first)
+    await until(lambda: lab.lab._supervisor._actors.get("h") is not first)
     _dialect(lab).probes_break = False
     gate.open()
     row = await lab.final(execution_id)
@@ -437,7 +437,7 @@ async def test_a_bug_in_the_middle_of_a_step_does_not_lose_the_run(brittle: Kit)
 
 @pytest.fixture
 async def wire(tmp_path: Path, dsn: str) -> AsyncIterator[Wire]:
-    """Give a way to the database that the test may cut."""
+    """Return a way to the database that the test may cut."""
     wire = Wire(tmp_path, dsn)
     await wire.mend()
     yield wire

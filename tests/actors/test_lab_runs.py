@@ -593,7 +593,7 @@ async def test_cancel_takes_a_queued_run_out_of_the_line(lab: Kit) -> None:
     host, gate = await lab.host(), Gate()
     host.on("hold", gate.held())
     first, second = await lab.run("hold"), await lab.run("b")
-    await lab.lab.cancel(second, "ann")
+    await lab.lab.executions.cancel(second, "ann")
     assert (await lab.execution(second))["status"] == "cancelled"
     assert [event.attempt for event in lab.progress(second)] == [0]
     gate.open()
@@ -609,7 +609,7 @@ async def test_cancel_stops_the_action_on_the_host_and_frees_the_device(
     host.on("slow", gate.held())
     execution_id = await lab.run("slow", "b")
     await gate.reached()
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     row = await lab.final(execution_id)
     assert (row["status"], row["error_kind"]) == ("cancelled", None)
     assert host.cancels[0].body == {"execution_id": execution_id, "attempt": 1}
@@ -627,7 +627,7 @@ async def test_a_cancel_that_nobody_acknowledges_is_carried_out_after_cancel_gra
     host.on_cancel = replies(503)
     execution_id = await lab.run("slow")
     await gate.reached()
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     assert (await lab.execution(execution_id))["status"] == "running"
     assert (await lab.final(execution_id))["status"] == "cancelled"
     assert not await lab.released(execution_id), "the host may still be acting"
@@ -646,7 +646,7 @@ async def test_a_cancelled_run_without_cancel_on_its_host_ends_with_its_step(
     host.on("slow", gate.held())
     execution_id = await lab.run("slow", "b")
     await gate.reached()
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     gate.open()
     assert (await lab.final(execution_id))["status"] == "cancelled"
     assert await lab.statuses(execution_id) == ["passed"]
@@ -659,7 +659,7 @@ async def test_a_run_that_waits_before_a_step_is_cancelled_at_once(start_lab: St
     host = await lab.host()
     execution_id = await lab.run("a", {"command": "b", "delay_s": 60})
     await until(lambda: len(lab.progress(execution_id)) == 2)
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     assert (await lab.final(execution_id))["status"] == "cancelled"
     assert (await lab.done("c"))["status"] == "completed"
     assert host.commands() == ["a", "c"]
@@ -672,7 +672,7 @@ async def test_a_run_on_a_host_that_is_away_is_cancelled(start_lab: StartLab) ->
     await until(lambda: host.done("a"))
     await host.vanish()
     await lab.is_now("h", HostStatus.LOST)
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     assert (await lab.final(execution_id))["status"] == "cancelled"
 
 
@@ -682,7 +682,7 @@ async def test_a_cancel_beats_another_attempt(lab: Kit) -> None:
     host.on_cancel = hangs()
     execution_id = await lab.run("a")
     await gate.reached()
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     gate.open()
     assert (await lab.final(execution_id))["status"] == "cancelled"
     assert len(host.actions) == 1
@@ -692,9 +692,9 @@ async def test_what_is_over_cannot_be_cancelled(lab: Kit) -> None:
     await lab.host()
     row = await lab.done("a")
     with pytest.raises(ConflictError):
-        await lab.lab.cancel(row["id"], "ann")
+        await lab.lab.executions.cancel(row["id"], "ann")
     with pytest.raises(NotFoundError):
-        await lab.lab.cancel("never-was", "ann")
+        await lab.lab.executions.cancel("never-was", "ann")
 
 
 async def test_runs_may_be_cancelled_at_any_moment(lab: Kit) -> None:
@@ -706,7 +706,7 @@ async def test_runs_may_be_cancelled_at_any_moment(lab: Kit) -> None:
         ids.append(execution_id)
         await asyncio.sleep(number * 0.002)  # any moment will do
         try:
-            await lab.lab.cancel(execution_id, "ann")
+            await lab.lab.executions.cancel(execution_id, "ann")
         except ConflictError:
             assert (await lab.execution(execution_id))["status"] == "completed"
 

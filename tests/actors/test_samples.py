@@ -65,7 +65,7 @@ async def test_every_probe_is_in_one_sample(lab: Kit, clock: Clock) -> None:
     for number in range(200):
         kept.probed("far", None if number % 7 in (0, 3, 4) else 1.0)
         if number % 3 == 0:
-            kept.told("far", STATS, None)
+            kept.reported("far", STATS, None)
         if number % 2 == 0:
             await kept.flush()
         clock.now += 10
@@ -79,7 +79,7 @@ async def test_what_a_host_says_goes_into_the_samples_of_its_probes(lab: Kit, cl
     await lab.host("far")
     kept = Samples(lab.db)
     for cpu in (1.0, 2.0, 3.0, 4.0):  # a heartbeat every 30 s, a probe every 10 s
-        kept.told("far", {"cpu_percent": cpu}, None)
+        kept.reported("far", {"cpu_percent": cpu}, None)
         for _ in range(3):
             kept.probed("far", 5.0)
             await kept.flush()
@@ -94,7 +94,7 @@ async def test_what_a_host_says_is_stored_while_it_is_not_probed(lab: Kit, clock
     await kept.flush()
     for _ in range(3):  # it works, and pings every 5 minutes
         clock.now += 300
-        kept.told("far", STATS, {"d1": {"temperature": 40}})
+        kept.reported("far", STATS, {"d1": {"temperature": 40}})
         await kept.flush()
     clock.now += EVERY
     kept.probed("far", None)
@@ -130,7 +130,7 @@ async def test_200_hosts_at_10_s_make_200_rows_a_minute_in_one_statement(
         for number in range(1, 201):
             kept.probed(f"h{number}", 1.0)
             if second % 30 == 0:
-                kept.told(f"h{number}", STATS, None)
+                kept.reported(f"h{number}", STATS, None)
         clock.now += 10
     await kept.flush()
     [counted] = await lab.fetch("SELECT count(*), count(DISTINCT xmin::text) FROM host_health")

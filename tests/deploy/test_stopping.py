@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from tests.system.kit import ROOT
-from vpt import serve
+from vpt import background, serve
 from vpt.config import Config
 from vpt.embedded.server import STOP_TIMEOUT
-from vpt.store import db
 
 UNIT = ROOT / "deploy" / "vpt.service"
 
@@ -25,10 +24,10 @@ def longest_stop() -> float:
     """Return the sum (s) of the timeouts of a stop, which are used one after the other."""
     steps = Config().shutdown_grace
     web = 2 * serve._WEB_GRACE  # open requests, and then their connections
-    campaigns = 5.0  # the scheduler's close_timeout
-    claim = db.COMMAND_TIMEOUT
+    lab = background._CLOSE_TIMEOUT  # for all its tasks together
+    claim = serve._CLAIM_GRACE
     pools = 2 * 2.0
-    return steps + web + campaigns + claim + pools + STOP_TIMEOUT
+    return steps + web + lab + claim + pools + STOP_TIMEOUT
 
 
 def waits() -> dict[str, float]:

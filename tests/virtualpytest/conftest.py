@@ -106,7 +106,7 @@ class VKit(Kit):
             Device(f"{host.name}:{name}", name, name, model) for name, model in host.devices.items()
         )
         implicit = (Device(host.name, None, host.name, "tv"),)
-        await self.lab.register(
+        await self.lab.registry.register(
             Registration(known, devices or implicit, {}, None, Credential.JOIN), peer=PEER
         )
 

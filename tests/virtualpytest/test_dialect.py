@@ -120,7 +120,7 @@ async def test_a_host_without_devices_is_its_own(lab: VKit) -> None:
     host = await lab.pi()
     host.devices.clear()
     host.devices["pi"] = "tv"
-    await lab.lab.delete_host("pi")
+    await lab.lab.registry.delete_host("pi")
     host.devices = {}
     await lab.join_pi(host)
     host.devices = {"pi": "tv"}
@@ -195,7 +195,7 @@ async def test_a_host_at_work_does_not_lose_its_name_to_another(lab: VKit) -> No
     card = Host("pi", "http://127.0.0.1:9", dialect="virtualpytest")
     device = Device("pi:d1", "d1", "d1", "tv")
     with pytest.raises(ConflictError):
-        await lab.lab.register(
+        await lab.lab.registry.register(
             Registration(card, (device,), {}, None, Credential.JOIN), peer="127.0.0.1"
         )
     assert (await lab.final(execution_id))["status"] == "completed"

@@ -121,7 +121,7 @@ async def test_a_host_that_misses_its_probes_is_suspect_and_then_none_is_online(
 
 
 async def test_a_host_that_flaps_is_paused(operator: Client, host: FakeHost, lab: Lab) -> None:
-    actor = lab._hosts._actors["host-1"]
+    actor = lab._supervisor._actors["host-1"]
     actor._state = structs.replace(actor.state, paused=True, flaps=1)
     await operator.post("/api/hosts/host-1/resume")  # any message shows the state
     waiting = await run(operator)

@@ -47,6 +47,10 @@ class NotedLab:
         if self.refusal is not None:
             raise self.refusal
 
+    @property
+    def registry(self) -> NotedLab:
+        return self
+
     async def register(self, registration: Registration, *, peer: str) -> None:
         self._note("register", registration, peer)
 

@@ -5,15 +5,18 @@ The same path serves both, so that each test of a restart is one of a crash, too
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import Credential, Device, Host, HostStatus, RunSpec
-from vpt.store.db import Database
+from vpt.store.db import Database, Session
 from vpt.store.seal import Sealer
 
+#: Hosts whose rows one statement reads: few statements, and each within the time limit of one.
+_PAGE = 1000
 _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
 
 
@@ -55,17 +58,55 @@ async def restore(
         row = await session.row("lab_host", id=host_id)
         if row is None:
             return None
-        devices = [device_of(item) for item in await session.rows("lab_devices", host_id=host_id)]
-        attempts = await session.rows("lab_attempts", host_id=host_id)
-        leases = await session.rows("lab_leases", host_id=host_id)
+        holdings = await _holdings(session, [host_id])
+    return _restored(row, keys, limits, holdings[host_id], crashes)
+
+
+async def restore_all(db: Database, keys: Keys, limits: Limits) -> list[Restored]:
+    """Load every registered host as `restore` does, in as few statements as for one."""
+    async with db.transaction() as session:
+        rows = await session.rows("lab_hosts")
+        holdings: dict[str, _Holdings] = {}
+        for page in _pages([row["id"] for row in rows]):
+            holdings |= await _holdings(session, page)
+    return [_restored(row, keys, limits, holdings[row["id"]], crashes=0) for row in rows]
+
+
+@dataclass(slots=True)
+class _Holdings:
+    """The rows of a host's devices and of what holds them."""
+
+    devices: list[Any] = field(default_factory=list)
+    attempts: list[Any] = field(default_factory=list)
+    leases: list[Any] = field(default_factory=list)
+
+
+def _pages(host_ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(host_ids), _PAGE):
+        yield host_ids[start : start + _PAGE]
+
+
+async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holdings]:
+    holdings = {host_id: _Holdings() for host_id in host_ids}
+    for row in await session.rows("lab_devices", host_ids=host_ids):
+        holdings[row["host_id"]].devices.append(row)
+    for row in await session.rows("lab_attempts", host_ids=host_ids):
+        holdings[row["host_id"]].attempts.append(row)
+    for row in await session.rows("lab_leases", host_ids=host_ids):
+        holdings[row["host_id"]].leases.append(row)
+    return holdings
+
+
+def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
+    devices = [device_of(item) for item in holdings.devices]
     lanes = {device.id: Lane(device) for device in devices}
-    for item in leases:
+    for item in holdings.leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
         lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
     resumed: list[tuple[RunState, float]] = []
-    for item in attempts:
+    for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
     link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
     # Nothing is known against the host, so its first good probe makes it UP; without any it gets

@@ -1,21 +1,23 @@
-"""One actor a host: starts them, finds them by name, and starts them anew when they crash."""
+"""One actor a host: starts them, finds them by host id, and starts them again when they end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import Context
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, Surroundings
-from vpt.actors.restore import Keys, restore
+from vpt.actors.restore import Keys, Restored, restore, restore_all
 from vpt.actors.state import Limits, view_of
-from vpt.errors import DatabaseAwayError, NotFoundError, UnavailableError
+from vpt.background import Background
+from vpt.errors import ActionTimeoutError, DatabaseAwayError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
 
 log = structlog.get_logger(__name__)
@@ -24,24 +26,28 @@ _RESTARTS = 5  # in
 _WINDOW = 60.0  # seconds; more, and the host is held back that long
 _PAUSE = 0.5  # seconds between tries while the database is away
 _ASK = 10.0  # seconds
+_NO_ASKER = 0  # the number of an ask without an asker; those of real asks begin at 1
 
 
-class Hosts:
-    """All host actors by name."""
+class Supervisor:
+    """All host actors, and the hosts whose actor ended and is to be started again.
 
-    def __init__(self, world: Surroundings, keys: Keys, limits: Limits) -> None:
-        self._world = world
+    A host's `lock` is held from the last read of its rows until its actor has them: by what starts
+    the actor, deletes the host, leases a device, or sends what was changed in the database. So no
+    actor works with rows that are older than the database's, and none is started for a host that
+    is being deleted.
+    """
+
+    def __init__(self, services: Surroundings, keys: Keys, limits: Limits) -> None:
+        self._services = services
         self._keys = keys
         self._limits = limits
         self._actors: dict[str, HostActor] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._restarting: set[asyncio.Task[None]] = set()
-        self._down: set[str] = set()  # registered, but their actor crashed
+        self._ended: dict[str, HostActor] = {}  # the last actors of hosts that are to get another
         self._crashes: dict[str, deque[float]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._background = Background()
         self._closing = False
-
-    def __contains__(self, host_id: str) -> bool:
-        return host_id in self._actors
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -51,32 +57,17 @@ class Hosts:
         """How many messages wait in all inboxes."""
         return sum(actor.depth for actor in self._actors.values())
 
-    async def start(self) -> None:
-        """Load every registered host and begin to probe it."""
-        for row in await self._world.shared.db.rows("lab_hosts"):
-            await self.load(row["id"])
+    def lock(self, host_id: str) -> asyncio.Lock:
+        """Return the host's lock; it exists as long as it is held or waited for."""
+        return self._locks.setdefault(host_id, asyncio.Lock())
 
-    async def load(self, host_id: str) -> bool:
-        """Start the actor of a registered host from the database; False when it lives already."""
-        if host_id in self._actors:
-            return False
-        now = asyncio.get_running_loop().time()
-        crashes = sum(now - moment < _WINDOW for moment in self._crashes.get(host_id, ()))
-        restored = await restore(self._world.shared.db, self._keys, self._limits, host_id, crashes)
-        if restored is None or host_id in self._actors or self._closing:
-            return False
-        actor = HostActor(restored.state, restored.resumed, self._world, restored.last_seen)
-        self._actors[host_id] = actor
-        self._world.dispatcher.announce(view_of(restored.state))
-        context = Context()  # its log lines belong to no request, but all to this host
-        context.run(bind_contextvars, host_id=host_id)
-        task = context.run(asyncio.create_task, actor.run(), name=f"host {host_id}")
-        self._tasks[host_id] = task
-        task.add_done_callback(lambda done: self._ended(host_id, actor, done))
-        return True
+    # ------------------------------------------------------------ messages
 
     def tell(self, host_id: str, message: m.Message) -> None:
-        """Leave a message; for a host without an actor the database has to do."""
+        """Leave a message; nothing happens when the host has no actor.
+
+        The next actor begins with what the database has.
+        """
         actor = self._actors.get(host_id)
         if actor is not None:
             actor.tell(message)
@@ -84,18 +75,84 @@ class Hosts:
     async def ask(
         self, host_id: str, make: Callable[[int], m.Message], seconds: float = _ASK
     ) -> Any:
-        """Leave a command and wait for its answer; NotFoundError when there is no such host."""
+        """Leave a command and return its answer; NotFoundError when there is no such host."""
         actor = self._actors.get(host_id)
-        if actor is None and host_id in self._down:
-            raise UnavailableError("The host's actor crashed: try again in a moment.")
+        if actor is None and host_id in self._ended:
+            raise UnavailableError("The host's actor is being started again: try again soon.")
         if actor is None:
             raise NotFoundError("There is no such host.")
         return await actor.ask(make, seconds)
 
+    async def inform(self, host_id: str, make: Callable[[int], m.Message]) -> None:
+        """Send an actor a command that makes it know what is stored, and wait until it does.
+
+        This never fails, since the change is stored already. An actor whose inbox is full gets
+        the command all the same, a slow one handles it later, and when there is none, the next
+        one reads the change from the database. The caller holds the host's lock.
+        """
+        with suppress(NotFoundError, ActionTimeoutError):
+            try:
+                await self.ask(host_id, make)
+            except UnavailableError:
+                self.tell(host_id, make(_NO_ASKER))
+
+    # ------------------------------------------------------------ starting
+
+    async def start(self) -> None:
+        """Load every registered host and begin to probe it."""
+        for restored in await restore_all(self._services.shared.db, self._keys, self._limits):
+            self._start(restored)
+
+    async def load(self, host_id: str) -> bool:
+        """Start the actor of a registered host from the database; False when it has one.
+
+        The caller holds the host's lock.
+        """
+        if host_id in self._actors or self._closing:
+            return False
+        db, crashes = self._services.shared.db, self._crashes_lately(host_id)
+        restored = await restore(db, self._keys, self._limits, host_id, crashes)
+        if restored is None:
+            self.forget(host_id)
+            return False
+        self._start(restored)
+        return True
+
+    def _crashes_lately(self, host_id: str) -> int:
+        now = asyncio.get_running_loop().time()
+        return sum(now - moment < _WINDOW for moment in self._crashes.get(host_id, ()))
+
+    def _start(self, restored: Restored) -> None:
+        if self._closing:  # the task below would not start, and the actor would never end
+            return
+        actor = HostActor(restored.state, restored.resumed, self._services, restored.last_seen)
+        self._actors[actor.name] = actor
+        self._ended.pop(actor.name, None)
+        self._services.dispatcher.announce(view_of(restored.state))
+        self._background.start(self._live(actor), f"host {actor.name}")
+
     # ------------------------------------------------------------ ends
 
+    async def retire(self, host_id: str) -> None:
+        """End the actor of a host that is about to be deleted, when it has one.
+
+        Raises ConflictError while it runs something. The caller holds the host's lock. If the
+        host is still registered when the lock is released, it gets another actor, whatever the
+        reason. So a deletion that fails or is cancelled halfway leaves the host as it was.
+        """
+        actor = self._actors.get(host_id)
+        if actor is not None:
+            await self.ask(host_id, m.Retire)
+            self._remove(actor)  # it reads nothing more, so it must not be sent anything
+
+    def forget(self, host_id: str) -> None:
+        """Drop what is known of a host that has no actor and is not registered any more."""
+        self._ended.pop(host_id, None)
+        self._crashes.pop(host_id, None)
+        self._services.dispatcher.host_gone(host_id)
+
     async def quiet(self, seconds: float) -> None:
-        """Let what is in flight end, `seconds` at most; nothing more goes out."""
+        """Send hosts nothing more, and wait for what is in flight, `seconds` at most."""
         for actor in self._actors.values():
             actor.tell(m.ShutdownBegun())
         loop = asyncio.get_running_loop()
@@ -106,78 +163,86 @@ class Hosts:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """End all actors."""
+        """End all actors; none is started any more."""
         self._closing = True
-        tasks = [*self._tasks.values(), *self._restarting]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._world.shared.close()
+        await self._background.close()
+        await self._services.shared.close()
 
-    def _ended(self, host_id: str, actor: HostActor, task: asyncio.Task[None]) -> None:
-        actor.ended()
-        self._actors.pop(host_id, None)
-        self._tasks.pop(host_id, None)
-        self._world.dispatcher.host_gone(host_id)
-        if task.cancelled() or self._closing:
+    async def _live(self, actor: HostActor) -> None:
+        """Run an actor until it ends, then start the host's next one.
+
+        That it ended without a crash does not mean that its host was deleted: only the database
+        knows that.
+        """
+        bind_contextvars(host_id=actor.name)  # all that it logs belongs to this host
+        crashed = False
+        try:
+            await actor.run()
+        except Exception:  # a crash ends one actor and nothing else
+            crashed = True
+            log.exception("host_actor_crashed", host_id=actor.name)
+        finally:
+            actor.ended()
+            self._remove(actor)
+        if crashed:
+            await self._count_crash(actor)
+        await self._start_next(actor)
+
+    def _remove(self, actor: HostActor) -> None:
+        """Remove an actor that ended, and show its host as held back until there is a next one."""
+        if self._actors.get(actor.name) is not actor:
             return
-        error = task.exception()
-        if error is None:
-            return
-        log.error("host_actor_crashed", host_id=host_id, exc_info=error)
-        self._world.tally.restarts += 1
-        self._world.dispatcher.announce(_held_back(actor, Reason.PROBES))
-        self._start_again(host_id, self._restart(host_id, actor))
+        del self._actors[actor.name]
+        # What was sent to the actor and has not begun goes back into the queue ...
+        self._services.dispatcher.host_gone(actor.name)
+        if not self._closing:
+            # ... and is not refused there, as its host is registered still.
+            self._ended[actor.name] = actor
+            self._services.dispatcher.announce(_held_back(actor, Reason.PROBES))
 
-    def bring_back(self, host_id: str) -> None:
-        """Start the actor of a host that is registered still, as soon as the database answers."""
-        self._start_again(host_id, self._load_patiently(host_id))
+    def _awaits_next(self, actor: HostActor) -> bool:
+        """Return whether the host still waits for the actor after this one.
 
-    def _start_again(self, host_id: str, work: Coroutine[Any, Any, None]) -> None:
-        self._down.add(host_id)
-        again = asyncio.get_running_loop().create_task(work, name=f"restart {host_id}")
-        self._restarting.add(again)
-        again.add_done_callback(lambda done: self._restarted(host_id, done))
+        It does not when it was deleted meanwhile, or registered, which starts one at once.
+        """
+        return self._ended.get(actor.name) is actor and not self._closing
 
-    def _restarted(self, host_id: str, task: asyncio.Task[None]) -> None:
-        self._restarting.discard(task)
-        self._down.discard(host_id)
-        if host_id not in self._actors:  # it was deleted meanwhile
-            self._world.dispatcher.host_gone(host_id)
-
-    async def _restart(self, host_id: str, actor: HostActor) -> None:
+    async def _count_crash(self, actor: HostActor) -> None:
+        """Note a crash, and hold the host back for a while when there were too many."""
+        self._services.tally.restarts += 1
         now = asyncio.get_running_loop().time()
-        crashes = self._crashes.setdefault(host_id, deque(maxlen=_RESTARTS + 1))
+        crashes = self._crashes.setdefault(actor.name, deque(maxlen=_RESTARTS + 1))
         crashes.append(now)
-        if len(crashes) > _RESTARTS and now - crashes[0] < _WINDOW:
-            await self._hold_back(host_id, actor)
-        await self._load_patiently(host_id)
+        if len(crashes) > _RESTARTS and now - crashes[0] < _WINDOW and self._awaits_next(actor):
+            await self._hold_back(actor)
 
-    async def _load_patiently(self, host_id: str) -> None:
-        while True:
+    async def _hold_back(self, actor: HostActor) -> None:
+        """Show the host as broken for a while: its actor cannot be kept alive."""
+        log.critical("host_actor_broken", host_id=actor.name, held_back_s=_WINDOW)
+        view = _held_back(actor, Reason.BROKEN)
+        self._services.dispatcher.announce(view)
+        try:
+            await actor.ledger.statuses(view)
+        except Exception:  # it is only shown: the host gets its next actor all the same
+            log.exception("host_actor_not_started", host_id=actor.name)
+        await asyncio.sleep(_WINDOW)
+        self._crashes.pop(actor.name, None)
+
+    async def _start_next(self, actor: HostActor) -> None:
+        """Start the host's next actor as soon as the database answers."""
+        while self._awaits_next(actor):
             try:
-                await self.load(host_id)
-                return
+                async with self.lock(actor.name):
+                    await self.load(actor.name)
             except DatabaseAwayError:
                 await asyncio.sleep(_PAUSE)
             except Exception:
-                log.exception("host_actor_not_started", host_id=host_id)
+                log.exception("host_actor_not_started", host_id=actor.name)
                 await asyncio.sleep(_WINDOW)
-
-    async def _hold_back(self, host_id: str, actor: HostActor) -> None:
-        """Show the host as broken for a while: its actor cannot be kept alive."""
-        log.critical("host_actor_broken", host_id=host_id, held_back_s=_WINDOW)
-        view = _held_back(actor, Reason.BROKEN)
-        self._world.dispatcher.announce(view)
-        try:
-            await actor.ledger.statuses(view)
-        finally:
-            await asyncio.sleep(_WINDOW)
-            self._crashes.pop(host_id, None)
 
 
 def _held_back(actor: HostActor, reason: Reason) -> HostView:
-    """Show a host whose actor is dead: it is still registered, and gets nothing."""
+    """Return how a host looks that has no actor now: it is registered, and gets nothing."""
     devices = tuple(
         DeviceView(lane.device, DeviceStatus.OFFLINE) for lane in actor.state.lanes.values()
     )

@@ -139,7 +139,7 @@ async def execute_campaign(request: web.Request) -> web.Response:
         await body_of(request)
         async with db.session() as session:
             new = await _new_campaign(session, campaign_id, user_of(request).user_id)
-        execution_id = await request.app[LAB].start_campaign(new, key)
+        execution_id = await request.app[LAB].campaigns.start(new, key)
         return json_text(found(await db.value("campaign_execution_start", id=execution_id)), 202)
 
     async def again(execution_id: str) -> web.Response:
@@ -172,7 +172,7 @@ async def get_campaign_execution(request: web.Request) -> web.Response:
     execution_id, seconds = path_id(request), query_of(request)["wait"]
     item = await _execution_item(request, execution_id)
     if seconds:
-        await request.app[LAB].until_campaign_final(execution_id, seconds)
+        await request.app[LAB].campaigns.until_final(execution_id, seconds)
         item = await _execution_item(request, execution_id)
     return json_text(item)
 
@@ -185,7 +185,7 @@ async def cancel_campaign_execution(request: web.Request) -> web.Response:
     execution_id = path_id(request)
     status = found(await request.app[DB].value("campaign_status", id=execution_id))
     await body_of(request)
-    await request.app[LAB].cancel_campaign(execution_id, user_of(request).user_id)
+    await request.app[LAB].campaigns.cancel(execution_id, user_of(request).user_id)
     return json_response({"campaign_execution_id": execution_id, "status": status}, 202)
 
 

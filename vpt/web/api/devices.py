@@ -138,7 +138,7 @@ async def lease_device(request: web.Request) -> web.Response:
     await _row(request, device_id)
     body = await body_of(request)
     user_id = user_of(request).user_id
-    lease = await request.app[LAB].lease(device_id, user_id, body["ttl_s"])
+    lease = await request.app[LAB].leases.take(device_id, user_id, body["ttl_s"])
     return json_response({"lease_id": lease["id"], "expires_at": lease["expires_at"]})
 
 
@@ -149,7 +149,7 @@ async def end_lease(request: web.Request) -> web.Response:
     """End the lease of a device, as its holder or as an admin."""
     user = user_of(request)
     admin = allowed(user, Role.ADMIN)
-    await request.app[LAB].end_lease(path_id(request), user.user_id, anybodys=admin)
+    await request.app[LAB].leases.end(path_id(request), user.user_id, anybodys=admin)
     return no_content()
 
 
@@ -183,4 +183,4 @@ async def _shown_live(request: web.Request, device_id: str, status: int) -> web.
 
 async def _tell_host(request: web.Request, host_id: str | None) -> None:
     if host_id is not None:
-        await request.app[LAB].devices_changed(host_id)
+        await request.app[LAB].registry.devices_changed(host_id)

@@ -72,7 +72,7 @@ async def get_execution(request: web.Request) -> web.Response:
     seconds, attempt = query["wait"], query["attempt"]
     found(await request.app[DB].row("execution_status", execution_id=execution_id))
     if seconds:
-        await request.app[LAB].until_final(execution_id, seconds)
+        await request.app[LAB].executions.until_final(execution_id, seconds)
     item = await request.app[DB].value("execution_item", id=execution_id, attempt=attempt)
     return json_text(found(item))
 
@@ -134,5 +134,5 @@ async def cancel_execution(request: web.Request) -> web.Response:
     execution_id = path_id(request)
     row = found(await request.app[DB].row("execution_status", execution_id=execution_id))
     await body_of(request)
-    await request.app[LAB].cancel(execution_id, user_of(request).user_id)
+    await request.app[LAB].executions.cancel(execution_id, user_of(request).user_id)
     return json_response({"execution_id": execution_id, "status": row["status"]}, 202)

@@ -104,7 +104,7 @@ async def edit_host(request: web.Request) -> web.Response:
     )
     log.info("host_edited", host_id=found(edited), fields=sorted(body))
     if "api_key" in body:
-        await request.app[LAB].host_edited(host_id)
+        await request.app[LAB].registry.host_edited(host_id)
     return await _shown(request, host_id)
 
 
@@ -113,7 +113,7 @@ async def edit_host(request: web.Request) -> web.Response:
 @operation(None, 204, refuses=(ConflictError,))
 async def delete_host(request: web.Request) -> web.Response:
     """Delete a host and its devices; 409 while something runs on it."""
-    await request.app[LAB].delete_host(path_id(request))
+    await request.app[LAB].registry.delete_host(path_id(request))
     return no_content()
 
 
@@ -188,7 +188,7 @@ async def _known(request: web.Request) -> str:
 async def _drained(request: web.Request, *, on: bool) -> web.Response:
     host_id = path_id(request)
     lab = request.app[LAB]
-    await lab.drain(host_id, on=on)
+    await lab.registry.drain(host_id, on=on)
     item = orjson.loads(found(await _row(request, host_id))["item"])
     for view in lab.views():  # the database gets the status of the actor later
         if view.host.id == host_id:
@@ -222,7 +222,7 @@ async def register_host(request: web.Request) -> web.Response:
     body = await body_of(request)
     speaker.speaks_for(body["host_name"])
     told = registration(body, peer=peer, credential=speaker.credential)
-    await request.app[LAB].register(told, peer=peer)
+    await request.app[LAB].registry.register(told, peer=peer)
     return json_response(
         {
             "status": "success",
@@ -239,7 +239,7 @@ async def register_host(request: web.Request) -> web.Response:
 async def heartbeat(request: web.Request) -> web.Response:
     """Store a sign of life of a host, and its health figures."""
     host_id, speaker, body = await _message_of_host(request)
-    await request.app[LAB].heartbeat(host_id, stats_of(body), speaker.credential)
+    await request.app[LAB].registry.heartbeat(host_id, stats_of(body), speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 
@@ -250,7 +250,7 @@ async def heartbeat(request: web.Request) -> web.Response:
 async def unregister_host(request: web.Request) -> web.Response:
     """Unregister a host: it is offline until it registers again."""
     host_id, speaker, _body = await _message_of_host(request)
-    await request.app[LAB].unregister(host_id, speaker.credential)
+    await request.app[LAB].registry.unregister(host_id, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 

@@ -26,7 +26,7 @@ _XML = ResponseSpec({"application/xml": None})
 @operation(_XML, query=(WAIT,))
 async def execution_junit(request: web.Request) -> web.Response:
     """Show an execution as JUnit XML; one that has not ended is marked as such."""
-    return await _answer(request, "execution_id", request.app[LAB].until_final)
+    return await _answer(request, "execution_id", request.app[LAB].executions.until_final)
 
 
 @routes.get("/api/campaign-executions/{id}/junit")
@@ -34,7 +34,7 @@ async def execution_junit(request: web.Request) -> web.Response:
 @operation(_XML, query=(WAIT,))
 async def campaign_junit(request: web.Request) -> web.Response:
     """Show a campaign execution as JUnit XML, with all its entries in order."""
-    return await _answer(request, "campaign_execution_id", request.app[LAB].until_campaign_final)
+    return await _answer(request, "campaign_execution_id", request.app[LAB].campaigns.until_final)
 
 
 async def _answer(

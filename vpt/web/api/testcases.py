@@ -137,7 +137,7 @@ async def execute_test_case(request: web.Request) -> web.Response:
         steps = filled_steps(test_case, wish["parameters"])
         wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
         new = new_execution(test_case, steps, wish, user_of(request).user_id)
-        submitted = await request.app[LAB].submit(new, key)
+        submitted = await request.app[LAB].executions.submit(new, key)
         return json_response(asdict(submitted), 202)
 
     async def again(execution_id: str) -> web.Response:

@@ -40,7 +40,7 @@ async def register_virtualpytest(request: web.Request) -> web.Response:
     speaker, peer = await speaker_of(request), peer_of(request)
     require_json(request)
     told = await read_as(request, partial(_registration, speaker=speaker, peer=peer))
-    await request.app[LAB].register(told, peer=peer)
+    await request.app[LAB].registry.register(told, peer=peer)
     return json_response({"status": "success", "host_id": told.host.id})
 
 
@@ -62,7 +62,7 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
         request, lambda body: (host_name_of(body), health_of(body))
     )
     speaker.speaks_for(host_id)
-    await request.app[LAB].heartbeat(host_id, stats, speaker.credential, metrics)
+    await request.app[LAB].registry.heartbeat(host_id, stats, speaker.credential, metrics)
     return json_response({"status": "success", "host_id": host_id})
 
 
@@ -76,7 +76,7 @@ async def unregister_virtualpytest(request: web.Request) -> web.Response:
     require_json(request)
     host_id = await read_as(request, host_name_of)
     speaker.speaks_for(host_id)
-    await request.app[LAB].unregister(host_id, speaker.credential)
+    await request.app[LAB].registry.unregister(host_id, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 

@@ -1,0 +1,352 @@
+"""The registry of hosts: they register, are edited, drained, unregistered and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from vpt.actors import messages as m
+from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.restore import Keys, device_of, host_of
+from vpt.actors.samples import Samples
+from vpt.actors.supervisor import Supervisor
+from vpt.dialects.base import Dialect, HostTroubleError
+from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, NotRegisteredError
+from vpt.model import (
+    Credential,
+    Device,
+    DeviceStatus,
+    Host,
+    HostStatus,
+    HostView,
+    Json,
+    Registration,
+)
+from vpt.store.db import Database, Session
+
+log = structlog.get_logger(__name__)
+
+#: A host that joined with a credential is not replaced by one that has a lower one.
+_RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHost:
+    """A host as the database has it."""
+
+    host: Host
+    devices: tuple[Device, ...]
+    draining: bool
+
+
+#: Sends a host's actor something that is stored.
+_Send = Callable[[str], Awaitable[None]]
+
+
+class Registry:
+    """Changes what is stored of hosts, and makes their actors know of it.
+
+    The database comes first: a restarted actor loads what it has. So a change that is stored is
+    answered as a success even if the actor cannot be reached now, and `sweep` sends again what
+    an actor that lives on did not get.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        supervisor: Supervisor,
+        dispatcher: Dispatcher,
+        samples: Samples,
+        dialect: Dialect,
+        keys: Keys,
+        *,
+        probe_timeout: float,
+        check_open: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._supervisor = supervisor
+        self._dispatcher = dispatcher
+        self._samples = samples
+        self._dialect = dialect
+        self._keys = keys
+        self._probe_timeout = probe_timeout
+        self._check_open = check_open
+        self._seen: set[str] = set()
+        self._unsent: set[tuple[str, _Send]] = set()
+
+    # ------------------------------------------------------------ joining and leaving
+
+    async def register(self, registration: Registration, *, peer: str) -> None:
+        """Register a host, for the first time or again.
+
+        Raises ConflictError when the name belongs to a better credential, or to a host that
+        still answers at another URL.
+        """
+        self._check_open()
+        host = registration.host
+        row = await self._db.row("lab_host", id=host.id)
+        if row is not None:
+            await self._check_successor(registration, row)
+        try:
+            await self._store_registration(registration, row)
+            log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
+            await self._send_registration(host.id)
+        except ConflictError:  # nothing was stored
+            raise
+        except BaseException:
+            # The host is answered to try again, but may not do it; and if there is a row, it
+            # needs an actor: without one the host would never be probed or get any work.
+            self._unsent.add((host.id, self._send_all))
+            raise
+
+    async def unregister(self, host_id: str, credential: Credential) -> None:
+        """Accept that a host leaves; what it runs gets RUN_GRACE."""
+        await self._check_known(host_id, credential)
+        await self._supervisor.ask(host_id, m.Unregister)
+        log.info("host_unregistered", host_id=host_id)
+
+    async def delete_host(self, host_id: str) -> None:
+        """Delete a host; NotFoundError, ConflictError while it runs something.
+
+        A host whose deletion fails or is cancelled goes on as it was: the supervisor starts its
+        actor again if the row is still there.
+        """
+        async with self._supervisor.lock(host_id):
+            await self._supervisor.retire(host_id)
+            if await self._db.row("delete_host", id=host_id) is not None:
+                self._supervisor.forget(host_id)
+                log.info("host_deleted", host_id=host_id)
+                return
+            if await self._db.row("lab_host", id=host_id) is None:
+                raise NotFoundError("There is no such host.")
+            raise ConflictError("The host runs something: drain it and wait, or cancel that.")
+
+    async def _check_known(self, host_id: str, credential: Credential) -> None:
+        row = await self._db.row("lab_host", id=host_id)
+        if row is None or row["status"] == HostStatus.OFFLINE:
+            raise NotRegisteredError
+        if _RANK[credential] < _RANK[Credential(row["credential"])]:
+            raise ConflictError("The host joined with a better credential.")
+        sealed = row["sealed_secret"]
+        if sealed and self._keys.sealer.open(sealed) is None:
+            # SECRET_KEY changed: only the host itself can send its secret again.
+            raise NotRegisteredError
+
+    async def _check_successor(self, registration: Registration, row: Any) -> None:
+        """Refuse a registration that would take the name from a host that is still there."""
+        if _RANK[registration.credential] < _RANK[Credential(row["credential"])]:
+            raise ConflictError("The name belongs to a host that joined with a better credential.")
+        old, new = host_of(row, self._keys), registration.host
+        if (old.url, old.dialect) == (new.url, new.dialect):
+            return
+        views = self._dispatcher.views
+        if any(view.host.id == old.id and _cannot_answer(view) for view in views):
+            raise ConflictError("A host of that name is at work at its old URL.")
+        with suppress(HostTroubleError):
+            await self._dialect.probe(old, self._probe_timeout)
+            where = "at its old URL" if old.url != new.url else "in its old dialect"
+            raise ConflictError(f"A host of that name still answers {where}.")
+        log.warning(
+            "host_url_changed",
+            host_id=old.id,
+            old_url=old.url,
+            new_url=new.url,
+            old_dialect=old.dialect,
+            new_dialect=new.dialect,
+        )
+
+    async def _store_registration(self, registration: Registration, row: Any) -> None:
+        host = registration.host
+        secret = registration.secret
+        async with self._db.transaction() as session:
+            stored = await session.row(
+                "upsert_host",
+                id=host.id,
+                host_url=host.url,
+                old_url=row["host_url"] if row is not None else None,
+                dialect=host.dialect,
+                credential=registration.credential,
+                capabilities=sorted(host.capabilities),
+                hardware=registration.hardware,
+                idempotency=host.idempotency,
+                cancel=host.cancel,
+                sealed_secret=self._keys.sealer.seal(secret) if secret is not None else None,
+                old_credential=row["credential"] if row is not None else None,
+                old_dialect=row["dialect"] if row is not None else None,
+                page_url=registration.page_url,
+            )
+            if stored is None:  # the row is not the one that was checked
+                raise ConflictError("Another host registered under that name just now.")
+            await _store_devices(session, registration)
+            await _store_schemas(session, registration)
+
+    # ------------------------------------------------------------ changes
+
+    async def host_edited(self, host_id: str) -> None:
+        """Send the host's actor what people changed of the host."""
+        await self._send_stored(host_id, self._send_host)
+
+    async def devices_changed(self, host_id: str) -> None:
+        """Send the host's actor what people changed of its devices."""
+        await self._send_stored(host_id, self._send_devices)
+
+    async def drain(self, host_id: str, *, on: bool) -> None:
+        """Store and send that a host gets no new work (`on`), or gets it again."""
+        if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
+            raise NotFoundError("There is no such host.")
+        await self._send_stored(host_id, self._send_draining)
+
+    async def _send_stored(self, host_id: str, send: _Send) -> None:
+        """Send an actor what is stored already, now or with the next sweep."""
+        with suppress(DatabaseAwayError):  # the change is stored: the request for it succeeded
+            await self._send_or_keep(host_id, send)
+
+    async def _send_or_keep(self, host_id: str, send: _Send) -> None:
+        try:
+            await send(host_id)
+        except BaseException:
+            self._unsent.add((host_id, send))
+            raise
+
+    async def _send_registration(self, host_id: str) -> None:
+        async with self._stored(host_id) as stored:
+            # A new actor begins with the rows, so it need not be told of them.
+            if stored is not None and not await self._supervisor.load(host_id):
+                await self._supervisor.inform(
+                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices)
+                )
+
+    async def _send_all(self, host_id: str) -> None:
+        """Send an actor all that is stored, some time after the host registered.
+
+        It does not get `Register` any more: that means that the host has just started, so that
+        nothing acts on its devices, and one might be given out on which a step still acts.
+        """
+        async with self._stored(host_id) as stored:
+            if stored is not None and not await self._supervisor.load(host_id):
+                self._supervisor.tell(host_id, m.ChangeHost(stored.host))
+                await self._supervisor.inform(
+                    host_id, lambda ask: m.ChangeDevices(ask, stored.devices)
+                )
+
+    async def _send_host(self, host_id: str) -> None:
+        async with self._stored(host_id) as stored:
+            if stored is not None:
+                self._supervisor.tell(host_id, m.ChangeHost(stored.host))
+
+    async def _send_devices(self, host_id: str) -> None:
+        async with self._stored(host_id) as stored:
+            if stored is not None:
+                await self._supervisor.inform(
+                    host_id, lambda ask: m.ChangeDevices(ask, stored.devices)
+                )
+
+    async def _send_draining(self, host_id: str) -> None:
+        async with self._stored(host_id) as stored:
+            if stored is not None:
+                await self._supervisor.inform(host_id, lambda ask: m.Drain(ask, stored.draining))
+
+    @asynccontextmanager
+    async def _stored(self, host_id: str) -> AsyncIterator[StoredHost | None]:
+        """Read a host, under its lock until the caller has sent its actor what it read.
+
+        So of two changes the actor never gets the older one last.
+        """
+        async with self._supervisor.lock(host_id):
+            async with self._db.session() as session:
+                row = await session.row("lab_host", id=host_id)
+                devices = await session.rows("lab_devices", host_ids=[host_id])
+            if row is None:
+                yield None
+            else:
+                yield StoredHost(
+                    host_of(row, self._keys), tuple(map(device_of, devices)), row["draining"]
+                )
+
+    # ------------------------------------------------------------ signs of life
+
+    async def heartbeat(
+        self,
+        host_id: str,
+        stats: Json | None,
+        credential: Credential,
+        device_metrics: Json | None = None,
+    ) -> None:
+        """Note that a host is alive, and probe it; NotRegisteredError when it must register."""
+        await self._check_known(host_id, credential)
+        self._seen.add(host_id)
+        self._supervisor.tell(host_id, m.HeartbeatSeen())
+        if stats or device_metrics:
+            self._samples.reported(host_id, stats, device_metrics)
+
+    def probed(self, host_id: str, ms: float | None) -> None:
+        """Note how long (ms) a host took to answer a probe, None when it did not."""
+        if ms is not None:
+            self._seen.add(host_id)
+        self._samples.probed(host_id, ms)
+
+    async def store_seen(self) -> None:
+        """Store which hosts were heard since the last call, all in one statement."""
+        seen, self._seen = self._seen, set()
+        if seen:
+            await self._db.row("store_seen", host_ids=sorted(seen))
+
+    async def sweep(self) -> None:
+        """Send actors what could not be sent when it was stored."""
+        for host_id, send in tuple(self._unsent):
+            # Taken out first: a change that fails in the meantime puts it in again.
+            self._unsent.discard((host_id, send))
+            await self._send_or_keep(host_id, send)
+
+
+def _cannot_answer(view: HostView) -> bool:
+    """Return whether a host may not answer a probe now though it is there.
+
+    It serves one request at a time, and is at work.
+    """
+    up = view.status in (HostStatus.AVAILABLE, HostStatus.BUSY, HostStatus.DRAINING)
+    busy = any(device.status is DeviceStatus.BUSY for device in view.devices)
+    return view.host.serial and up and busy
+
+
+async def _store_devices(session: Session, registration: Registration) -> None:
+    host_id = registration.host.id
+    rows = [
+        {
+            "id": device.id,
+            "host_id": host_id,
+            "local_id": device.local_id,
+            "name": device.name,
+            "model": device.model,
+            "capabilities": sorted(device.capabilities),
+        }
+        for device in registration.devices
+    ]
+    await session.many("upsert_device", rows)
+    await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
+
+
+async def _store_schemas(session: Session, registration: Registration) -> None:
+    """Store what its devices can do, each schema once.
+
+    Mostly the database has all of them: then the lock that adding needs, which lets one
+    registration at a time through, is not taken.
+    """
+    schemas = {schema.hash: schema.text for schema in registration.schemas.values()}
+    named: dict[str, Any] = {
+        "host_id": registration.host.id,
+        "device_ids": list(registration.schemas),
+        "hashes": [schema.hash for schema in registration.schemas.values()],
+    }
+    if not (await session.row("schemas_changed", **named))[0]:
+        return
+    await session.row("lock_schemas")
+    missing = await session.rows("missing_schemas", hashes=list(schemas))
+    rows = [{"hash": row["hash"], "schema": schemas[row["hash"]]} for row in missing]
+    await session.many("add_schema", rows)
+    await session.row("name_schemas", **named)
+    await session.row("drop_unused_schemas")
