@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from marshmallow import Schema, ValidationError, pre_load, validate
 from marshmallow import fields as f
 
-from vpt.errors import InvalidError
 from vpt.model import Json
-from vpt.parameters import is_name
+from vpt.steps import LONGEST_TIMEOUT, STEP_KEYS, StepKey, step_errors
 
-LONGEST_TIMEOUT = 86_400.0
 MOST_STEPS = MOST_ENTRIES = 1000
 MOST_WORDS = 100
 MOST_RETRIES = 10
@@ -95,41 +93,23 @@ def _description() -> f.String:
     return f.String(load_default="", validate=length, metadata=about("More on it."))
 
 
-#: What the server itself reads of a step; all else is for the host.
+def _step_field(key: StepKey) -> f.Field[Any]:
+    """Build the field that describes one of the server's keys of a step."""
+    if key.kind == "boolean":
+        return Flag(metadata=about(key.about))
+    if key.kind == "integer":
+        return _whole(key.about, int(key.lowest), int(key.highest))
+    return _seconds(key.about, zero=not key.above_lowest)
+
+
+#: What the server itself reads of a step, for the API's description; `vpt.steps` checks it.
 STEP_FIELDS: Mapping[str, f.Field[Any]] = {
-    "timeout_s": _seconds("Seconds that the step may take."),
-    "retries": _whole("How often it is tried again when the host says no.", 0, 100),
-    "continue_on_failure": Flag(metadata=about("Go on after a no; the verdict is still failed.")),
-    "delay_s": _seconds("Seconds to wait before it.", zero=True),
+    name: _step_field(key) for name, key in STEP_KEYS.items()
 }
 
 
 #: What may stand in the place of any of these, as JSON Schema has it: it takes the value's type.
 PARAMETER: Json = {"type": "string", "pattern": r"^\$\{[^{}]+\}$"}
-
-
-def step_errors(step: Json, *, filled_in: bool) -> dict[str, Any]:
-    """Give what is wrong with the server's own keys; until filled in, `${name}` may stand there."""
-    errors = {}
-    for key, field in STEP_FIELDS.items():
-        if key not in step or (not filled_in and is_name(step[key])):
-            continue
-        try:
-            field.deserialize(step[key])
-        except ValidationError as error:
-            errors[key] = error.messages
-    return errors
-
-
-def check_steps(steps: Sequence[Json]) -> None:
-    """Raise InvalidError when parameters put nonsense into the server's own keys."""
-    errors: dict[int, object] = {
-        index: wrong
-        for index, step in enumerate(steps)
-        if (wrong := step_errors(step, filled_in=True))
-    }
-    if errors:
-        raise InvalidError({"steps": errors})
 
 
 class Step(f.Dict):
