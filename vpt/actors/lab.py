@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -33,7 +32,6 @@ from vpt.errors import (
     DatabaseAwayError,
     LockedError,
     NotFoundError,
-    NothingFitsError,
     NotRegisteredError,
     UnavailableError,
 )
@@ -272,11 +270,7 @@ class Lab:
         self._open()
         self.disk.check()
         self._queue.check_room(sum(job.pending for job in self._campaigns.values()))
-        for number, entry in enumerate(new.entries, 1):
-            try:
-                self._queue.possible(entry)
-            except NothingFitsError as error:
-                raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {error}") from None
+        await self._queue.all_possible(new.entries)
         campaign_execution_id = await store_campaign(self._db, new, key)
         began = CampaignProgress(
             campaign_execution_id, 0, len(new.entries), ExecutionStatus.RUNNING, 1
@@ -568,10 +562,9 @@ class Lab:
 
     def measures(self) -> dict[str, Any]:
         """Give the figures that only the memory has."""
-        oldest = self._dispatcher.oldest
         return {
             "queue_length": len(self._dispatcher),
-            "queue_oldest_s": None if oldest is None else round(time.time() - oldest, 3),
+            "queue_oldest_s": self._queue.oldest_s,
             "actors": len(self._hosts),
             "inbox_depth": self._hosts.inbox_depth,
             "campaigns_running": len(self._campaigns),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from vpt.store.db import Database, Session
 log = structlog.get_logger(__name__)
 
 _NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
+_PREPARED = 4  # entries of campaigns whose steps are in memory at once, on their way to a row
 _PAGE = 500  # executions that are loaded at once
 _RECKONING = 12  # sweeps: so often the database is gone through whatever the counts say
 
@@ -47,16 +48,20 @@ class Queue:
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0  # seconds since the epoch
+        self._alarm_at = 0.0  # by the database's clock, like all moments here
+        self._ahead = 0.0  # seconds that the database's clock is ahead of the loop's
         self._coming = 0  # submitted, and not yet in line
         self._sweeps = 0
         #: How executions were to end of which it is not known whether they did.
         self._unsure: dict[str, tuple[ExecutionStatus, ErrorKind | None, str | None]] = {}
+        #: Campaigns start entries in turns: the steps of one may be many megabytes in memory.
+        self.preparing = asyncio.Semaphore(_PREPARED)
         events.subscribe(self._on_event)
 
     async def load(self) -> None:
-        """Take up what was waiting when the server stopped; nothing starts before all is in."""
+        """Load what was waiting when the server stopped; nothing starts before all is in."""
         self._dispatcher.hold()
+        await self._read_clock()
         await self._take_up_missed()
         self._dispatcher.release()
 
@@ -82,6 +87,23 @@ class Queue:
         why = self._dispatcher.impossible(wish_of(new))
         if why is not None:
             raise NothingFitsError(why)
+
+    async def all_possible(self, entries: Iterable[NewExecution]) -> None:
+        """Raise NothingFitsError that names the first entry which no host could ever run.
+
+        Equal needs are looked at once, and others have their turn in between: it goes through all
+        hosts.
+        """
+        seen = set()
+        for number, entry in enumerate(entries, 1):
+            wish = wish_of(entry)
+            if wish in seen:
+                continue
+            seen.add(wish)
+            why = self._dispatcher.impossible(wish)
+            if why is not None:
+                raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {why}")
+            await asyncio.sleep(0)
 
     async def submit(
         self, new: NewExecution, timeout_s: float, key: RequestKey | None = None
@@ -134,6 +156,32 @@ class Queue:
             self._set_alarm()
         return sent
 
+    # ------------------------------------------------------------ the clock
+
+    async def _read_clock(self) -> None:
+        """Learn how far the database's clock is ahead of the loop's.
+
+        Rows are stamped by the database, whose clock may differ from this machine's by minutes;
+        so the queue counts in the database's time only, and reads it anew in case it is set.
+        """
+        now = await self._db.value("queue_clock")
+        # It is a little later by now: so nothing is ended before its time, only a moment after.
+        self._ahead = now - asyncio.get_running_loop().time()
+
+    def now(self) -> float:
+        """Return the time by the database's clock, in seconds since the epoch."""
+        return asyncio.get_running_loop().time() + self._ahead
+
+    def waited_s(self, waiting: Waiting) -> float:
+        """Return for how many seconds an execution has waited."""
+        return max(0.0, self.now() - waiting.queued_at)
+
+    @property
+    def oldest_s(self) -> float | None:
+        """Return for how many seconds the longest waiting execution has waited."""
+        oldest = self._dispatcher.oldest
+        return None if oldest is None else round(max(0.0, self.now() - oldest), 3)
+
     # ------------------------------------------------------------ time over
 
     def _set_alarm(self) -> None:
@@ -145,7 +193,7 @@ class Queue:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
         self._alarm_at = first
-        self._alarm = loop.call_later(max(0.0, first - time.time()), self._ring)
+        self._alarm = loop.call_later(max(0.0, first - self.now()), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
@@ -154,7 +202,7 @@ class Queue:
 
     def _end_expired(self) -> None:
         words = "It waited too long for a device."
-        for waiting in self._dispatcher.expired(time.time()):
+        for waiting in self._dispatcher.expired(self.now()):
             self._in_background(
                 self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
             )
@@ -232,6 +280,7 @@ class Queue:
         """End what waited too long (it may have been on its way when the alarm rang), find what
         the memory has missed.
         """
+        await self._read_clock()
         self._end_expired()
         for execution_id, end in tuple(self._unsure.items()):
             await self.end(execution_id, *end)
