@@ -30,7 +30,7 @@ from vpt.store.db import Database, Session
 log = structlog.get_logger(__name__)
 
 _NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
-_PREPARED = 4  # entries of campaigns whose steps are in memory at once, on their way to a row
+_PREPARED = 2  # entries of campaigns whose steps are in memory at once, on their way to a row
 _PAGE = 500  # executions that are loaded at once
 _RECKONING = 12  # sweeps: so often the database is gone through whatever the counts say
 
