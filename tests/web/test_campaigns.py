@@ -121,7 +121,8 @@ async def test_a_campaign_runs_to_its_end(operator: Client, host: FakeHost) -> N
     assert {result["host"] for result in done["results"]} == {"host-1"}
     assert (done["summary"]["total"], done["summary"]["success_rate"]) == (3, 100)
     page = await got(operator, "/api/campaign-executions", status="completed")
-    assert page["items"] == [done]
+    listed = {name: value for name, value in done.items() if name != "results"}
+    assert page["items"] == [listed], "results are in the item only"
     filtered = await got(operator, "/api/campaign-executions", campaign_id="none")
     assert filtered["items"] == []
     executions = await got(

@@ -138,16 +138,16 @@ async def execute_campaign(request: web.Request) -> web.Response:
 @routes.get("/api/campaign-executions")
 @needs(Role.VIEWER)
 @operation(
-    lists=answers.CampaignExecution,
+    lists=answers.ListedCampaignExecution,
     query=(
         choice("status", "Where they stand.", answers.CampaignStatus),
         text("campaign_id", "Of which campaign."),
     ),
 )
 async def list_campaign_executions(request: web.Request) -> web.Response:
-    """List runs of campaigns, newest first."""
+    """List runs of campaigns, newest first, without the results of their tests."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("campaign_execution_items", id=None, **filters, **page.args())
+    rows = await request.app[DB].rows("campaign_execution_items", **filters, **page.args())
     return list_response(rows, page)
 
 
@@ -168,7 +168,7 @@ async def get_campaign_execution(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(answers.CampaignCancelled, 202, body=NOTHING, refuses=(ConflictError,))
 async def cancel_campaign_execution(request: web.Request) -> web.Response:
-    """Wish the end of a campaign execution."""
+    """Request that a campaign execution be cancelled."""
     execution_id = path_id(request)
     status = found(await request.app[DB].value("campaign_status", id=execution_id))
     await body_of(request)
@@ -193,10 +193,7 @@ async def _answer(request: web.Request, campaign_id: str, status: int = 200) -> 
 
 
 async def _execution_item(request: web.Request, execution_id: str) -> str:
-    row = await request.app[DB].row(
-        "campaign_execution_items", id=execution_id, status=None, campaign_id=None, **Page(0).args()
-    )
-    return str(found(row)["item"])
+    return str(found(await request.app[DB].value("campaign_execution_item", id=execution_id)))
 
 
 async def _store_entries(

@@ -263,8 +263,12 @@ class StepShown(Shown):
     started_at = _moment(none=True)
     finished_at = _moment(none=True)
     duration_ms = _number(none=True)
-    output = _text(none=True)
-    error = _text(none=True)
+    output = _text("How it begins, at most; the whole has a route of its own.", none=True)
+    output_size = _whole("Bytes of the whole output.", none=True)
+    output_truncated = f.Boolean(metadata=about("True when `output` is not the whole."))
+    error = _text("Cut like the output.", none=True)
+    error_size = _whole("Bytes of the whole error.", none=True)
+    error_truncated = f.Boolean(metadata=about("True when `error` is not the whole."))
     screenshot_url = _text(none=True)
 
 
@@ -312,7 +316,11 @@ class Execution(ListedExecution):
                 "finished_at": _LATE,
                 "duration_ms": 4200.0,
                 "output": "200 OK",
+                "output_size": 6,
+                "output_truncated": False,
                 "error": None,
+                "error_size": None,
+                "error_truncated": False,
                 "screenshot_url": f"/screenshots/{_EXECUTION}/1/1.png",
             }
         ],
@@ -368,13 +376,15 @@ class Summary(Shown):
     duration_s = _number(none=True)
 
 
-class CampaignExecution(Shown):
-    """A run of a campaign."""
+class ListedCampaignExecution(Shown):
+    """A run of a campaign, in a list: how many of its tests ended how."""
 
     campaign_execution_id = _text()
     campaign_id = _text()
     name = _text()
     status = _one_of(CampaignStatus)
+    error_kind = _one_of(ErrorKind, "`internal` when the server could not go on.", none=True)
+    error = _text(none=True)
     stop_on_failure = f.Boolean()
     parallelism = _whole()
     priority = _whole()
@@ -383,13 +393,14 @@ class CampaignExecution(Shown):
     created_at = _moment()
     started_at = _moment(none=True)
     completed_at = _moment(none=True)
-    results = f.List(f.Nested(CampaignResult), metadata=about("What still waits is not in it."))
     summary = f.Nested(Summary)
     example: ClassVar[Json] = {
         "campaign_execution_id": _CAMPAIGN_EXECUTION,
         "campaign_id": _CAMPAIGN,
         "name": "Every night",
         "status": "completed",
+        "error_kind": None,
+        "error": None,
         "stop_on_failure": False,
         "parallelism": 1,
         "priority": 50,
@@ -398,6 +409,25 @@ class CampaignExecution(Shown):
         "created_at": _EARLY,
         "started_at": _EARLY,
         "completed_at": _LATE,
+        "summary": {
+            "total": 1,
+            "completed": 1,
+            "failed": 0,
+            "error": 0,
+            "cancelled": 0,
+            "skipped": 0,
+            "success_rate": 100.0,
+            "duration_s": 4.2,
+        },
+    }
+
+
+class CampaignExecution(ListedCampaignExecution):
+    """A run of a campaign, with the results of its tests."""
+
+    results = f.List(f.Nested(CampaignResult), metadata=about("What still waits is not in it."))
+    example: ClassVar[Json] = {
+        **ListedCampaignExecution.example,
         "results": [
             {
                 "execution_id": _EXECUTION,
@@ -410,16 +440,6 @@ class CampaignExecution(Shown):
                 "duration_s": 4.2,
             }
         ],
-        "summary": {
-            "total": 1,
-            "completed": 1,
-            "failed": 0,
-            "error": 0,
-            "cancelled": 0,
-            "skipped": 0,
-            "success_rate": 100.0,
-            "duration_s": 4.2,
-        },
     }
 
 
