@@ -259,6 +259,8 @@ class _Run:
             tell(_verdict(test, why))
         if self._kind is not TEST_CASE:
             tell(summary(known["summary"]))
+            if known["error_kind"]:  # none of its tests says why
+                tell(one_line(f"{known['error_kind']}: {known['error']}"))
         tell(self._page)
         return await self._reported(_EXITS.get(known["status"], Exit.TROUBLE))
 

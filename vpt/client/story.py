@@ -61,7 +61,7 @@ async def _tell_campaign(api: Api, name: str, teller: _Teller) -> None:
                 await teller.tell(execution_id)
         if not teller.follow or ExecutionStatus(known["status"]).final:
             words = summary(known["summary"])
-            click.echo(f"campaign {one_line(known['name'])}: {known['status']}, {words}")
+            click.echo(f"campaign {one_line(known['name'])}: {_status(known)}, {words}")
             return
         await teller.something_new()
 
@@ -118,7 +118,7 @@ class _Teller:
                     (number, step["index"]) not in told
                 ):
                     told.add((number, step["index"]))
-                    await self._tell_step(step)
+                    await self._tell_step(f"{path}/attempts/{number}/steps/{step['index']}", step)
             if over:
                 told.add((number, _ENDED))
                 click.echo(f"attempt {number}: {_status(attempt)}")
@@ -129,7 +129,7 @@ class _Teller:
         steps: list[Json] = known["steps"]
         return steps
 
-    async def _tell_step(self, step: Json) -> None:
+    async def _tell_step(self, path: str, step: Json) -> None:
         took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
         tries = f", {step['tries']} tries" if step["tries"] > 1 else ""
         asks = what_it_asks(step["step"])
@@ -138,12 +138,19 @@ class _Teller:
         for kind in ("output", "error"):
             if step[kind]:
                 click.echo(f"    {kind}:")
-                for line in harmless(step[kind]).rstrip().split("\n"):
+                text = await self._whole(path, step, kind)
+                for line in harmless(text).rstrip().split("\n"):
                     click.echo(
                         f"    | {line}"
                     )  # a mark before it: no CI system takes it for its own
         if step["screenshot_url"]:
             click.echo(f"    screenshot: {await self._link(step['screenshot_url'])}")
+
+    async def _whole(self, path: str, step: Json, kind: str) -> str:
+        """Return a step's output or error, of which a long one is cut in the execution's answer."""
+        if not step.get(f"{kind}_truncated"):
+            return str(step[kind])
+        return (await self.api.ask("GET", f"{path}/{kind}")).decode()
 
     async def _link(self, url: str) -> str:
         """Give a link that works without a token for an hour, or the one that needs it."""

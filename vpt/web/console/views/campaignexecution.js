@@ -65,6 +65,7 @@ export function campaignExecution({ id, signal }) {
         ["Asked for by", item.requested_by],
         ["Started", moment(item.started_at)],
         ["Ended", moment(item.completed_at)],
+        ["Why", item.error],
         ["At once", item.parallelism],
         ["Priority", item.priority],
         ["Stops at the first failure", item.stop_on_failure ? "yes" : "no"],

@@ -97,7 +97,7 @@ export function execution({ id, signal }) {
       rows,
       item.steps,
       (step) => step.index,
-      () => stepRow(signal),
+      (step) => stepRow(`${path}/attempts/${attempt}/steps/${step.index}`, signal),
     );
     for (const step of item.steps) rows.get(step.index).place(step, span);
     const last = item.steps.at(-1);
@@ -261,7 +261,7 @@ function spanOf(attempt, steps) {
   return { from, length: Math.max(1, until - from) };
 }
 
-function stepRow(signal) {
+function stepRow(path, signal) {
   const number = h("span", { class: "number" });
   const what = h("code", {});
   const wish = h("span", { class: "wish" });
@@ -269,6 +269,7 @@ function stepRow(signal) {
   const took = h("small", {});
   const now = h("small", { hidden: true });
   const error = h("pre", { tabindex: "0", hidden: true, class: "wrong", "aria-label": "Error" });
+  const wholeError = h("div", { hidden: true });
   const output = h("div", { hidden: true });
   const shot = h("div", { hidden: true });
   const part = h("i", {});
@@ -279,7 +280,7 @@ function stepRow(signal) {
     h("span", {}, what, " ", wish, " ", took),
     status.node,
     h("div", { class: "track", "aria-hidden": "true" }, part),
-    h("div", { class: "more" }, now, error, output, shot),
+    h("div", { class: "more" }, now, error, wholeError, output, shot),
   );
   let shown = {};
   const update = (step) => {
@@ -298,8 +299,11 @@ function stepRow(signal) {
     );
     say(error, step.error);
     show(error, step.error);
+    if (step.error !== shown.error && step.error_truncated)
+      fill(wholeError, allButton(error, `${path}/error`, step.error_size, signal));
+    show(wholeError, step.error_truncated);
     if (step.status !== "running") show(now, false);
-    if (step.output !== shown.output) drawOutput(output, step.output);
+    if (step.output !== shown.output) drawOutput(output, step, `${path}/output`, signal);
     if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url)
       drawShot(shot, step, signal);
     shown = step;
@@ -326,20 +330,36 @@ function briefly({ command, action_type, ...more }) {
   return text.length <= BRIEF ? text : `${text.slice(0, BRIEF)}…`;
 }
 
-function drawOutput(place, output) {
+function drawOutput(place, { output, output_size, output_truncated }, path, signal) {
   show(place, output);
   if (!output) return fill(place);
   const text = typeof output === "string" ? output : JSON.stringify(output, null, 2);
-  if (text.length <= LONG)
+  if (text.length <= LONG && !output_truncated)
     return fill(place, h("pre", { tabindex: "0", "aria-label": "Output" }, text));
   const whole = h("pre", { tabindex: "0", "aria-label": "Output" });
   const details = h(
     "details",
     { ontoggle: () => details.open && say(whole, text) },
-    h("summary", {}, `Output, ${text.length} characters`),
+    h("summary", {}, output_truncated ? "Output" : `Output, ${text.length} characters`),
     whole,
+    output_truncated && allButton(whole, path, output_size, signal),
   );
   return fill(place, details);
+}
+
+/** Make a button that fetches all of a long text into where its beginning stands. */
+function allButton(place, path, size, signal) {
+  const node = button(`Show all of it, ${Math.ceil(size / 1024)} KiB`, async () => {
+    node.disabled = true;
+    try {
+      say(place, await (await blob(path, signal)).text());
+      show(node, false);
+    } catch (error) {
+      node.disabled = false;
+      if (!signal.aborted) say(node, `It cannot be shown: ${error.message} Try again`);
+    }
+  });
+  return node;
 }
 
 /** Fetch a picture when it comes near to what is looked at: an <img> cannot show a token. */
