@@ -92,7 +92,7 @@ def _case(suite: str, row: Case) -> x.TestCase:
 
 
 def _result(row: Case, attempts: list[Attempt]) -> Failure | Error | Skipped:
-    """Say why a test is not completed."""
+    """Return why a test is not completed."""
     status = row["status"]
     if status == "skipped":
         return Skipped("The campaign had stopped before.", "skipped")

@@ -16,7 +16,7 @@ MOST_TRIES_AGAIN = 100
 
 
 @dataclass(frozen=True, slots=True)
-class StepKey:
+class KeyRule:
     """What may stand at one key: a `kind` of JSON Schema, and bounds where it is a number."""
 
     about: str
@@ -40,15 +40,15 @@ class StepKey:
         return enough and value <= self.highest
 
 
-STEP_KEYS: Mapping[str, StepKey] = {
-    "timeout_s": StepKey(
+STEP_KEYS: Mapping[str, KeyRule] = {
+    "timeout_s": KeyRule(
         "Seconds that the step may take.", "number", 0, LONGEST_TIMEOUT, above_lowest=True
     ),
-    "retries": StepKey(
+    "retries": KeyRule(
         "How often it is tried again when the host says no.", "integer", 0, MOST_TRIES_AGAIN
     ),
-    "continue_on_failure": StepKey("Go on after a no; the verdict is still failed.", "boolean"),
-    "delay_s": StepKey("Seconds to wait before it.", "number", 0, LONGEST_TIMEOUT),
+    "continue_on_failure": KeyRule("Go on after a no; the verdict is still failed.", "boolean"),
+    "delay_s": KeyRule("Seconds to wait before it.", "number", 0, LONGEST_TIMEOUT),
 }
 
 

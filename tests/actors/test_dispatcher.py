@@ -12,13 +12,13 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher, rank
 from vpt.model import (
     Device,
+    DeviceRequest,
     DeviceStatus,
     DeviceView,
     Host,
     HostStatus,
     HostView,
     Waiting,
-    Wish,
 )
 
 
@@ -39,8 +39,10 @@ def view(
     )
 
 
-def waiting(name: str, *, at: float = 0.0, priority: int = 50, wish: Wish | None = None) -> Waiting:
-    return Waiting(name, wish or Wish("phone"), priority, at, at + 1000)
+def waiting(
+    name: str, *, at: float = 0.0, priority: int = 50, request: DeviceRequest | None = None
+) -> Waiting:
+    return Waiting(name, request or DeviceRequest("phone"), priority, at, at + 1000)
 
 
 class Lab:
@@ -80,10 +82,10 @@ def test_why_a_line_waits_can_be_asked_when_all_have_left_it_and_its_host_is_gon
     lab = Lab()
     lab.dispatcher.announce(view(status=DeviceStatus.BUSY))
     lab.dispatcher.add(waiting("a"))
-    [line] = lab.dispatcher.lines
+    [group] = lab.dispatcher.groups
     lab.dispatcher.withdraw("a")
     lab.dispatcher.host_gone("h")
-    assert lab.dispatcher.why(line).names == ()
+    assert lab.dispatcher.why(group).names == ()
 
 
 def test_the_first_in_line_gets_what_becomes_free() -> None:
@@ -225,7 +227,7 @@ def test_a_lost_run_prefers_another_host() -> None:
     lab = Lab()
     lab.dispatcher.announce(view("h1"))
     lab.dispatcher.announce(view("h2"))
-    lab.dispatcher.add(Waiting("a", Wish("phone"), 50, 0.0, 1.0, last_host="h1"))
+    lab.dispatcher.add(Waiting("a", DeviceRequest("phone"), 50, 0.0, 1.0, last_host="h1"))
     assert lab.sent == [("h2", "a")]
 
 
@@ -252,25 +254,25 @@ def test_time_over_leaves_the_line() -> None:
 def test_an_implicit_device_fits_by_its_hosts_capabilities() -> None:
     implicit = view(model=None, capabilities=frozenset({"phone"}))
     device = implicit.devices[0].device
-    assert matching.fits(Wish("phone"), implicit.host, device)
-    assert not matching.fits(Wish("tv"), implicit.host, device)
+    assert matching.fits(DeviceRequest("phone"), implicit.host, device)
+    assert not matching.fits(DeviceRequest("tv"), implicit.host, device)
     declared = view(model="tv", capabilities=frozenset({"phone"}))
-    assert not matching.fits(Wish("phone"), declared.host, declared.devices[0].device)
+    assert not matching.fits(DeviceRequest("phone"), declared.host, declared.devices[0].device)
 
 
 def test_requirements_are_met_by_host_device_and_model_together() -> None:
     v = view(capabilities=frozenset({"hdmi"}))
     device = v.devices[0].device
-    assert matching.fits(Wish("phone", frozenset({"hdmi", "phone"})), v.host, device)
-    assert matching.lacks(Wish("phone", frozenset({"nfc"})), v.host, device) == ["nfc"]
+    assert matching.fits(DeviceRequest("phone", frozenset({"hdmi", "phone"})), v.host, device)
+    assert matching.lacks(DeviceRequest("phone", frozenset({"nfc"})), v.host, device) == ["nfc"]
 
 
 def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
     lab = Lab()
-    assert "register one first" in str(lab.dispatcher.impossible(Wish("phone")))
+    assert "register one first" in str(lab.dispatcher.impossible(DeviceRequest("phone")))
     lab.dispatcher.announce(view("h1", host_status=HostStatus.LOST))
-    assert lab.dispatcher.impossible(Wish("phone")) is None
-    words = lab.dispatcher.impossible(Wish("phone", frozenset({"nfc"})))
+    assert lab.dispatcher.impossible(DeviceRequest("phone")) is None
+    words = lab.dispatcher.impossible(DeviceRequest("phone", frozenset({"nfc"})))
     assert words is not None
     assert "nfc" in words
     assert "h1:d" in words

@@ -20,7 +20,7 @@ from tests.client.kit import Cli, Ended, Scissors, Terminal
 from tests.conftest import Client, token
 from tests.system.kit import free_port
 from tests.web.kit import FakeHost, got, made, test_case
-from vpt.client.board import Board, Test
+from vpt.client.board import RunView, Test
 from vpt.model import Json, Role
 
 XSD = Path(__file__).parents[1] / "data" / "junit-10.xsd"
@@ -154,7 +154,7 @@ async def test_a_token_that_is_revoked_meanwhile_leaves_the_run_and_says_where(
 
 
 def test_on_a_small_terminal_what_runs_is_seen() -> None:
-    board = Board("Nightly", total=90)
+    board = RunView("Nightly", total=90)
     for number in range(60):
         status = "completed" if number < 38 else "running" if number < 40 else "queued"
         board.tests[str(number)] = Test(f"Number {number} {'long ' * 9}", status, where="pi-1:tv")

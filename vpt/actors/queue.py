@@ -1,4 +1,4 @@
-"""The queue's life in the database: put in line, time over, cancelled, reconciled."""
+"""The queue in the database: executions are queued, expire, are cancelled, are reconciled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vpt.actors.machine import action_name
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
+    DeviceRequest,
     ErrorKind,
     ExecutionStatus,
     NewExecution,
@@ -23,20 +24,22 @@ from vpt.model import (
     Submitted,
     TestProgress,
     Waiting,
-    Wish,
 )
 from vpt.store.db import Database, Session
 
 log = structlog.get_logger(__name__)
 
-_NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
+_NEWS = 2.0  # seconds that `submit` waits to hear whether its run began
 _PREPARED = 2  # entries of campaigns whose steps are in memory at once, on their way to a row
-_PAGE = 500  # executions that are loaded at once
-_RECKONING = 12  # sweeps: so often the database is gone through whatever the counts say
+_PAGE = 500  # executions that are loaded with one statement
+_RECKONING = 12  # sweeps: so often all rows are read, whatever the counts say
 
 
 class Queue:
-    """What waits: every change is in the database first, then in the dispatcher."""
+    """Executions that wait: every change is in the database first, then in the dispatcher.
+
+    After a crash between the two the sweep finds the row; the other order could lose it.
+    """
 
     def __init__(
         self, db: Database, events: Events, dispatcher: Dispatcher, *, max_queued: int
@@ -50,9 +53,9 @@ class Queue:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0  # by the database's clock, like all moments here
         self._ahead = 0.0  # seconds that the database's clock is ahead of the loop's
-        self._coming = 0  # submitted, and not yet in line
+        self._coming = 0  # being stored, and not yet in the dispatcher: they count as queued
         self._sweeps = 0
-        #: How executions were to end of which it is not known whether they did.
+        #: How to end executions when the answer to that was lost: whether they did is not known.
         self._unsure: dict[str, tuple[ExecutionStatus, ErrorKind | None, str | None]] = {}
         #: Campaigns start entries in turns: the steps of one may be many megabytes in memory.
         self.preparing = asyncio.Semaphore(_PREPARED)
@@ -66,7 +69,7 @@ class Queue:
         self._dispatcher.release()
 
     async def _take_up_missed(self) -> None:
-        """Go through what the database has in line, page by page, for what the memory has not."""
+        """Queue what the database has queued and the memory has not, page by page."""
         at, after = None, ""
         while True:
             rows = await self._db.rows("queued_page", after_at=at, after_id=after, limit=_PAGE)
@@ -78,29 +81,29 @@ class Queue:
             at, after = rows[-1]["at"], rows[-1]["id"]
 
     def check_room(self, more: int = 0) -> None:
-        """Raise UnavailableError when the line is full; `more` are about to come into it."""
+        """Raise UnavailableError when the queue is full; `more` are about to come into it."""
         if len(self._dispatcher) + self._coming + more >= self._max_queued:
             raise UnavailableError("The queue is full.", retry_after=10)
 
     def possible(self, new: NewExecution) -> None:
         """Raise NothingFitsError when no registered host could ever run it."""
-        why = self._dispatcher.impossible(wish_of(new))
+        why = self._dispatcher.impossible(request_of(new))
         if why is not None:
             raise NothingFitsError(why)
 
     async def all_possible(self, entries: Iterable[NewExecution]) -> None:
         """Raise NothingFitsError that names the first entry which no host could ever run.
 
-        Equal needs are looked at once, and others have their turn in between: it goes through all
-        hosts.
+        Equal requests are looked at once, and others have their turn in between: each look goes
+        through all hosts.
         """
         seen = set()
         for number, entry in enumerate(entries, 1):
-            wish = wish_of(entry)
-            if wish in seen:
+            request = request_of(entry)
+            if request in seen:
                 continue
-            seen.add(wish)
-            why = self._dispatcher.impossible(wish)
+            seen.add(request)
+            why = self._dispatcher.impossible(request)
             if why is not None:
                 raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {why}")
             await asyncio.sleep(0)
@@ -108,7 +111,7 @@ class Queue:
     async def submit(
         self, new: NewExecution, timeout_s: float, key: RequestKey | None = None
     ) -> Submitted:
-        """Put it in line; when a device is free it runs at once. `key` is stored with it."""
+        """Store and queue it; when a device is free it runs at once. `key` is stored with it."""
         self.check_room()
         self.possible(new)
         execution_id = uuid4().hex
@@ -144,9 +147,9 @@ class Queue:
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
     ) -> bool:
-        """Give what the database has to the dispatcher; True when it was sent to a host."""
+        """Give a stored execution to the dispatcher; return True when it was sent to a host."""
         waiting = Waiting(
-            execution_id, wish_of(new), new.priority, queued_at, queued_at + timeout_s
+            execution_id, request_of(new), new.priority, queued_at, queued_at + timeout_s
         )
         return self._add(waiting)
 
@@ -159,7 +162,7 @@ class Queue:
     # ------------------------------------------------------------ the clock
 
     async def _read_clock(self) -> None:
-        """Learn how far the database's clock is ahead of the loop's.
+        """Read how far the database's clock is ahead of the loop's.
 
         Rows are stamped by the database, whose clock may differ from this machine's by minutes;
         so the queue counts in the database's time only, and reads it anew in case it is set.
@@ -185,10 +188,10 @@ class Queue:
     # ------------------------------------------------------------ time over
 
     def _set_alarm(self) -> None:
-        """Let the alarm ring when the first in line to give up has waited too long."""
+        """Set a timer for the moment at which the next one will have waited too long."""
         first = self._dispatcher.next_expiry
         if first is None or (self._alarm is not None and self._alarm_at <= first):
-            return  # one that rings too early is set anew
+            return  # one that is too early is set anew when it fires
         if self._alarm is not None:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
@@ -212,7 +215,7 @@ class Queue:
     async def end(
         self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
     ) -> bool:
-        """End what is still queued; False when it is queued no more."""
+        """End an execution that is still queued; return False when it is not queued any more."""
         try:
             row = await self._end_in_database(execution_id, status, kind, error)
         except DatabaseAwayError:
@@ -241,26 +244,26 @@ class Queue:
     async def _end_in_database(
         self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
     ) -> Any:
-        """Give the row that ended, also when the answer to that was lost before; else None."""
+        """Return the row that ended, also when the answer to that was lost before; else None."""
         row = await self._db.row(
             "end_queued", execution_id=execution_id, status=status, error_kind=kind, error=error
         )
         if row is None and execution_id in self._unsure:
             ended = await self._db.row("ended_queued", execution_id=execution_id)
-            row = ended if execution_id in self._unsure else None  # nobody else told of it
+            row = ended if execution_id in self._unsure else None  # nobody else published it
         self._unsure.pop(execution_id, None)
         return row
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Learn that a run could not begin on its device; who submitted it need not wait."""
+        """Queue again what could not begin on its device; its `submit` need not wait any longer."""
         self._dispatcher.not_taken(execution_id, device_id, gone=gone)
         news = self._news.get(execution_id)
         if news is not None and not news.done() and self._dispatcher.waits(execution_id):
             news.set_result(None)
 
     def requeue(self, waiting: Waiting) -> None:
-        """Put in line again what is to have another attempt."""
-        why = self._dispatcher.impossible(waiting.wish) if waiting.wish.refused_by else None
+        """Queue again what is to have another attempt."""
+        why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
         if why is None:
             self._add(waiting)
         else:
@@ -269,7 +272,7 @@ class Queue:
             )
 
     async def close(self) -> None:
-        """Leave the rest to the next start."""
+        """End what is under way here; the next start goes on from the rows."""
         if self._alarm is not None:
             self._alarm.cancel()
         for task in self._background:
@@ -277,8 +280,9 @@ class Queue:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def sweep(self) -> None:
-        """End what waited too long (it may have been on its way when the alarm rang), find what
-        the memory has missed.
+        """End what waited too long and queue what the memory has missed.
+
+        An execution may expire while it is on its way to a host, when the timer cannot end it.
         """
         await self._read_clock()
         self._end_expired()
@@ -317,9 +321,9 @@ class Queue:
                 news.set_result(event)
 
 
-def wish_of(new: NewExecution) -> Wish:
-    """Say what it needs of a device."""
-    return Wish(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
+def request_of(new: NewExecution) -> DeviceRequest:
+    """Return what it asks of a device."""
+    return DeviceRequest(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
 
 
 async def remember(session: Session, key: RequestKey, execution_id: str) -> None:
@@ -335,7 +339,7 @@ async def insert(
     timeout_s: float,
     campaign_execution_id: str | None,
 ) -> float:
-    """Store a queued execution; give when it was queued (seconds since the epoch)."""
+    """Store a queued execution; return when it was queued, by the database's clock."""
     queued_at: float = await session.value(
         "insert_execution",
         id=execution_id,

@@ -42,13 +42,13 @@ class Test:
     untold: list[str] = field(default_factory=list)  # until its name is known
 
     def say(self) -> list[str]:
-        """Give what was not said yet."""
+        """Return what was not printed yet."""
         words, self.untold = self.untold, []
         return [f"{self.name}: {word}" for word in words]
 
 
 @dataclass
-class Board:
+class RunView:
     """All tests of a run, by the ids of their executions."""
 
     title: str
@@ -56,11 +56,11 @@ class Board:
     total: int = 1
 
     def test(self, execution_id: str) -> Test:
-        """Give a test, which may be heard of before its name is known."""
+        """Return a test, which may have events before its name is known."""
         return self.tests.setdefault(execution_id, Test(""))
 
     def hear(self, name: str, event: Json) -> list[str]:
-        """Take an event; give the lines that are to be said now."""
+        """Apply an event; return the lines to print now."""
         if name == "campaign_progress":
             self.total = event["total"]
             return []
@@ -90,7 +90,7 @@ class Board:
         return f"attempt {test.attempt} begins, {steps}{at}"
 
     def learn(self, execution: Json) -> list[str]:
-        """Take what the API says of an execution, or of a result; give what is to be said now."""
+        """Apply the API's view of an execution, or of a result; return the lines to print now."""
         test = self.test(execution["execution_id"])
         test.name = one_line(execution["test_case_name"], 60)
         if not _over(test):
@@ -138,7 +138,7 @@ class Board:
         return f"{self.title}: {over} of {self.total} are over"
 
     def _shown(self, room: int) -> list[Test]:
-        """Give those that there is room for, in the order in which they became known."""
+        """Return those that there is room for, in the order in which they became known."""
         tests = list(self.tests.values())
         telling = sorted(range(len(tests)), key=lambda number: _rank(number, tests[number]))
         return [tests[number] for number in sorted(telling[:room])]
@@ -171,13 +171,13 @@ class Screen(Protocol):
     terminal: bool
 
     def say(self, words: str) -> None:
-        """Say something of which one line is the whole."""
+        """Print a line."""
 
     def event(self, lines: list[str]) -> None:
-        """Say what happened, where no table shows it."""
+        """Print what happened, where no table shows it."""
 
     def pause(self) -> None:
-        """Give the terminal free: a question is coming."""
+        """Leave the terminal free for a question."""
 
     def resume(self) -> None:
         """Go on."""
@@ -189,11 +189,11 @@ class Lines:
     terminal = False
 
     def say(self, words: str) -> None:
-        """Say it with the time."""
+        """Print a line with the time."""
         tell(f"{datetime.now().astimezone():%H:%M:%S} {words}")
 
     def event(self, lines: list[str]) -> None:
-        """Say each with the time."""
+        """Print each line with the time."""
         for line in lines:
             self.say(line)
 
@@ -208,8 +208,8 @@ class Terminal:
 
     terminal = True
 
-    def __init__(self, board: Board) -> None:
-        """Take what is drawn."""
+    def __init__(self, board: RunView) -> None:
+        """Draw this run."""
         from rich.console import Console  # noqa: PLC0415 (for terminals only)
 
         self._board = board
@@ -228,7 +228,7 @@ class Terminal:
         )
 
     def say(self, words: str) -> None:
-        """Say it above the table; a long link stays one."""
+        """Print a line above the table; a long link stays one."""
         self._console.print(words, soft_wrap=True)
 
     def event(self, lines: list[str]) -> None:
@@ -244,8 +244,8 @@ class Terminal:
         self._live.start()
 
 
-def screen_for(board: Board) -> Screen:
-    """Give a table where a person sits before it, else lines."""
+def screen_for(board: RunView) -> Screen:
+    """Return a table for a terminal, lines for anything else."""
     from rich.console import Console  # noqa: PLC0415
 
     watched = sys.stdin.isatty() and sys.stdout.isatty() and not Console().is_dumb_terminal

@@ -203,11 +203,11 @@ def run_campaign(**options: Any) -> None:
 
 
 def _run(kind: Any, body: dict[str, Any], options: dict[str, Any]) -> None:
-    from vpt.client.run import Order, run  # noqa: PLC0415
+    from vpt.client.run import RunOptions, run  # noqa: PLC0415
 
     if not options["wait"] and (options["junit"] or options["wait_timeout"]):
         raise click.UsageError("--junit and --wait-timeout need --wait.")
-    order = Order(
+    what = RunOptions(
         kind,
         options["name"],
         body,
@@ -216,7 +216,7 @@ def _run(kind: Any, body: dict[str, Any], options: dict[str, Any]) -> None:
         junit=_writable(options["junit"]),
     )
     code = connected(
-        options["server"], options["token"], lambda api: run(api, order), options["patience"]
+        options["server"], options["token"], lambda api: run(api, what), options["patience"]
     )
     sys.exit(code)
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 
 from vpt.client.api import Api, RefusedError
-from vpt.client.board import Board, Screen, Test, screen_for
+from vpt.client.board import RunView, Screen, Test, screen_for
 from vpt.client.exits import Exit, TroubleError
 from vpt.client.interrupts import Interrupts, says_yes
 from vpt.client.kinds import TEST_CASE, Kind, find
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunOptions:
     """What to run, and how long to stay with it."""
 
     kind: Kind
@@ -48,19 +48,19 @@ class Order:
     junit: Path | None = None
 
 
-async def run(api: Api, order: Order) -> Exit:
-    """Start it, and see it to its end where `order` says so."""
+async def run(api: Api, options: RunOptions) -> Exit:
+    """Start it, and follow it to its end where `options` say so."""
     command = asyncio.current_task()
     if command is None:
         raise AssertionError
     with Interrupts(command.cancel) as interrupts:
         try:
-            until = time.monotonic() + (order.wait_timeout_s or float("inf"))
-            async with asyncio.timeout(order.wait_timeout_s):
-                subject = await _before_interrupt(interrupts, find(api, order.kind, order.name))
-                started = await _started(api, order, subject["id"], interrupts)
-            one = _Run(api, order, subject["name"], started, interrupts, until)
-            if order.wait:
+            until = time.monotonic() + (options.wait_timeout_s or float("inf"))
+            async with asyncio.timeout(options.wait_timeout_s):
+                subject = await _before_interrupt(interrupts, find(api, options.kind, options.name))
+                started = await _started(api, options, subject["id"], interrupts)
+            one = _FollowedRun(api, options, subject["name"], started, interrupts, until)
+            if options.wait:
                 return await one.followed()
             return one.left_alone()
         except asyncio.CancelledError:
@@ -71,7 +71,7 @@ async def run(api: Api, order: Order) -> Exit:
 
 
 async def _before_interrupt(interrupts: Interrupts, work: Awaitable[T]) -> T:
-    """Give what `work` gives; TroubleError when a signal came before."""
+    """Return the result of `work`; TroubleError when a signal came before."""
     task = asyncio.ensure_future(work)
     if not await _until_interrupt(interrupts, task):
         task.cancel()
@@ -79,11 +79,11 @@ async def _before_interrupt(interrupts: Interrupts, work: Awaitable[T]) -> T:
     return task.result()
 
 
-async def _started(api: Api, order: Order, subject_id: str, interrupts: Interrupts) -> Json:
+async def _started(api: Api, options: RunOptions, subject_id: str, interrupts: Interrupts) -> Json:
     """Start it once, however often it is sent: the key is the same each time."""
-    path = f"{order.kind.path}/{subject_id}/execute"
+    path = f"{options.kind.path}/{subject_id}/execute"
     key = {"Idempotency-Key": f"vpt-run-{secrets.token_urlsafe(16)}"}
-    task = asyncio.create_task(api.write("POST", path, order.body, key), name="start")
+    task = asyncio.create_task(api.write("POST", path, options.body, key), name="start")
     if not await _until_interrupt(interrupts, task):
         await asyncio.wait({task}, timeout=_LAST_WORDS)  # what was started must not be lost
         if not task.done():
@@ -106,31 +106,31 @@ async def _until_interrupt(interrupts: Interrupts, task: asyncio.Future[T]) -> b
     return task.done()
 
 
-class _Run:
+class _FollowedRun:
     """A run on the server, followed to its end."""
 
     def __init__(
         self,
         api: Api,
-        order: Order,
+        options: RunOptions,
         name: str,
         started: Json,
         interrupts: Interrupts,
         until: float,
     ) -> None:
-        self._api, self._order, self._kind = api, order, order.kind
+        self._api, self._options, self._kind = api, options, options.kind
         self._interrupts, self._until = interrupts, until
         self._name = one_line(name, 100)
-        self._id: str = started[order.kind.run_id]
-        self._path = order.kind.run_path(self._id)
-        self._board = Board(self._name)
+        self._id: str = started[options.kind.run_id]
+        self._path = options.kind.run_path(self._id)
+        self._board = RunView(self._name)
         self._screen: Screen = screen_for(self._board)
-        if order.wait:
+        if options.wait:
             api.say = self._screen.say
         self._wire = Wire(api, self._heard)
         self._news = asyncio.Event()
         self._fate = "It goes on"
-        if order.kind is TEST_CASE:
+        if options.kind is TEST_CASE:
             self._board.tests[self._id] = Test(self._name)
 
     @property
@@ -138,7 +138,7 @@ class _Run:
         return self._api.page(f"{self._kind.page}{self._id}")
 
     def left_alone(self) -> Exit:
-        """Say its id, for scripts, and where to look, for people."""
+        """Print its id, for scripts, and where to look, for people."""
         click.echo(self._id)
         click.echo(f"{self._name} was started: {self._page}", err=True)
         return Exit.PASSED
@@ -171,7 +171,7 @@ class _Run:
         return await self._over(ending.result()) if left is None else left
 
     async def _watched(self, ending: asyncio.Task[Json]) -> Exit | None:
-        """Wait until it is over; give an exit code when it is left before that."""
+        """Wait until it is over; return an exit code when it is left before that."""
         async with asyncio.timeout(self._left_s()):
             if not await _until_interrupt(self._interrupts, ending):
                 if not self._screen.terminal:
@@ -194,7 +194,7 @@ class _Run:
             self._news.set()
 
     async def _look_at_news(self) -> None:
-        """Learn of a campaign's tests as they begin; whether it is over, `_final` finds out."""
+        """Read a campaign's tests as they begin; whether it is over, `_final` finds out."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -225,12 +225,12 @@ class _Run:
         return known
 
     def _tests(self, known: Json) -> list[Json]:
-        """Give the tests of a campaign execution; an execution is one by itself."""
+        """Return the tests of a campaign execution; an execution is one by itself."""
         tests: list[Json] = known["results"] if self._kind is not TEST_CASE else [known]
         return tests
 
     async def _explain(self) -> None:
-        """Ask why those wait that did not say it by themselves."""
+        """Ask why those wait for which no event said it."""
         silent = [
             execution_id
             for execution_id, test in self._board.tests.items()
@@ -275,7 +275,7 @@ class _Run:
 
     async def _gave_up(self) -> Exit:
         self._screen.pause()
-        tell(f"It was not over in {seconds(self._order.wait_timeout_s)}. {self._how_to_follow()}")
+        tell(f"It was not over in {seconds(self._options.wait_timeout_s)}. {self._how_to_follow()}")
         return await self._reported(Exit.WAITED)
 
     def _left(self) -> Exit:
@@ -322,19 +322,19 @@ class _Run:
 
     async def _reported(self, code: Exit) -> Exit:
         """Write the report, if it is wanted; without it nothing counts as passed."""
-        if self._order.junit is None:
+        if self._options.junit is None:
             return code
         try:
-            write(self._order.junit, await self._api.ask("GET", f"{self._path}/junit"))
+            write(self._options.junit, await self._api.ask("GET", f"{self._path}/junit"))
         except (click.ClickException, OSError) as error:
             words = error.message if isinstance(error, click.ClickException) else str(error)
-            click.echo(f"Error: {self._order.junit} was not written: {words}", err=True)
+            click.echo(f"Error: {self._options.junit} was not written: {words}", err=True)
             return code or Exit.TROUBLE
         return code
 
 
 def is_plain(path: Path) -> bool:
-    """Tell a file, which another may take the place of, from a device or pipe (/dev/stdout)."""
+    """Return True for a file, which may be replaced, False for a device or pipe (/dev/stdout)."""
     return path.absolute().parts[1:2] != ("dev",) and (path.is_file() or not path.exists())
 
 

@@ -1,4 +1,4 @@
-"""`vpt logs`: an execution told attempt by attempt and step by step."""
+"""`vpt logs`: an execution attempt by attempt and step by step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BETWEEN = 3.0
 
 
 async def tell(api: Api, name: str, attempt: int | None, *, follow: bool) -> None:
-    """Tell an execution, or all of a campaign's; with `follow` until they are over."""
+    """Print an execution, or all of a campaign's; with `follow` until they are over."""
     teller = _Teller(api, attempt, follow)
     wire = asyncio.create_task(teller.wire.run(), name="wire") if follow else None
     try:
@@ -37,7 +37,7 @@ async def tell(api: Api, name: str, attempt: int | None, *, follow: bool) -> Non
 
 
 async def _is_campaign(api: Api, name: str) -> bool:
-    """Tell which of the two it is. Raises MisuseError when it is neither."""
+    """Return True for a campaign's. Raises MisuseError when it is neither."""
     for kind in (TEST_CASE, CAMPAIGN):
         try:
             await api.get(kind.run_path(name))
@@ -49,7 +49,7 @@ async def _is_campaign(api: Api, name: str) -> bool:
 
 
 async def _tell_campaign(api: Api, name: str, teller: _Teller) -> None:
-    """Tell its tests, one after the other, in the campaign's order."""
+    """Print its tests, one after the other, in the campaign's order."""
     told: set[str] = set()
     teller.wire.follow(CAMPAIGN.run_id, name)
     while True:
@@ -68,7 +68,7 @@ async def _tell_campaign(api: Api, name: str, teller: _Teller) -> None:
 
 @dataclass
 class _Teller:
-    """Tells executions, each step once."""
+    """Prints executions, each step once."""
 
     api: Api
     attempt: int | None
@@ -87,7 +87,7 @@ class _Teller:
         self._news.clear()
 
     async def tell(self, execution_id: str) -> None:
-        """Tell one execution, to its end where that is wanted."""
+        """Print one execution, to its end where that is wanted."""
         path = TEST_CASE.run_path(execution_id)
         if self.follow:
             self.wire.follow(TEST_CASE.run_id, execution_id)
@@ -153,7 +153,7 @@ class _Teller:
         return (await self.api.ask("GET", f"{path}/{kind}")).decode()
 
     async def _link(self, url: str) -> str:
-        """Give a link that works without a token for an hour, or the one that needs it."""
+        """Return a link that works without a token for an hour, or the one that needs it."""
         try:
             return self.api.page((await self.api.get(url, sign=1))["url"])
         except RefusedError:

@@ -118,7 +118,7 @@ def _number_in(request: web.Request, name: str) -> int:
 @needs(Role.VIEWER)
 @operation(answers.QueuePlace, refuses=(NotQueuedError,))
 async def explain_wait(request: web.Request) -> web.Response:
-    """Say why an execution waits, for what, its place, and about how long (s) it will."""
+    """Explain why an execution waits: for what, its position, and about how long (s) it will."""
     db, execution_id = request.app[DB], path_id(request)
     usual_s = await db.value("usual_duration", execution_id=execution_id)
     row = found(await db.row("execution_status", execution_id=execution_id))

@@ -9,7 +9,7 @@ from marshmallow import Schema, ValidationError, pre_load, validate
 from marshmallow import fields as f
 
 from vpt.model import Json
-from vpt.steps import LONGEST_TIMEOUT, STEP_KEYS, StepKey, step_errors
+from vpt.steps import LONGEST_TIMEOUT, STEP_KEYS, KeyRule, step_errors
 
 MOST_STEPS = MOST_ENTRIES = 1000
 MOST_WORDS = 100
@@ -93,7 +93,7 @@ def _description() -> f.String:
     return f.String(load_default="", validate=length, metadata=about("More on it."))
 
 
-def _step_field(key: StepKey) -> f.Field[Any]:
+def _step_field(key: KeyRule) -> f.Field[Any]:
     """Build the field that describes one of the server's keys of a step."""
     if key.kind == "boolean":
         return Flag(metadata=about(key.about))
