@@ -165,6 +165,8 @@ class CampaignJob:
         job = await self._load()
         if job is None:
             return
+        # The rest is skipped, so all that is pending has begun. A campaign must not be over while
+        # an execution of it is not, so each is cancelled and then awaited.
         under_way = [entry["execution_id"] for entry in self._pending]
         self._pending.clear()
         for execution_id in under_way:
@@ -191,16 +193,17 @@ class CampaignJob:
         self._total = job["total"]
         self._published = job["seq"] - 1
         self.cancelled = self.cancelled or job["cancelled"]
-        self._verdicts.clear()
+        self._verdicts.clear()  # after a crash the rows say it all anew
         begun, fresh = [], []
         for entry in entries:
             status = ExecutionStatus(entry["status"]) if entry["status"] else None
             if status is not None and status.final:
                 self._count(job, status)
-            elif status is not None:
+            elif status is not None:  # nobody waits for it since the crash
                 begun.append(entry)
             elif not entry["skipped"]:
                 fresh.append(entry)
+        # The begun first: they hold places of `parallelism` already.
         self._pending = deque([*begun, *fresh])
 
     async def _work(self, job: Any) -> None:
@@ -208,7 +211,7 @@ class CampaignJob:
             entry = self._pending.popleft()
             execution_id = entry["execution_id"]
             if execution_id is None:
-                if self._stopped or self.cancelled:
+                if self._stopped or self.cancelled:  # what began is still awaited
                     continue
                 execution_id = await self._start(entry, job["priority"])
                 if execution_id is None:
@@ -241,11 +244,12 @@ class CampaignJob:
                 queued_at = await patiently(
                     lambda: self._insert(position, execution_id, new, timeout_s)
                 )
-        if queued_at is None:
+        if queued_at is None:  # whatever took the entry, its row says which execution it has
             row = await patiently(
                 lambda: self._db.row("campaign_entry", id=self.id, position=position)
             )
             return row["execution_id"] if row else None
+        # If the server dies here, the queue's sweep finds the row.
         self._queue.enter(execution_id, new, timeout_s, queued_at)
         return execution_id
 
@@ -284,6 +288,7 @@ class CampaignJob:
         self, status: ExecutionStatus, kind: ErrorKind | None = None, error: str | None = None
     ) -> None:
         await patiently(lambda: self._db.row("skip_campaign_rest", id=self.id))
+        # The numbers 1 (it began) to `_published` + 1 are taken; the end has one of its own.
         done, seq = len(self._verdicts), self._published + 2
         await patiently(
             lambda: self._db.row(
@@ -305,6 +310,7 @@ class CampaignJob:
 
         So an event's number says how many were over then, and a replay needs no rows of its own.
         """
+        # One at a time: two workers could store the same number.
         async with self._publishing:
             while self._published < min(len(self._verdicts), self._total - 1):
                 done = self._published + 1

@@ -152,7 +152,7 @@ class Dispatcher:
             return None
         group = self._groups[waiting.request]
         group.remove(waiting)
-        if not group:
+        if not group:  # else it would be matched against every new device, for nothing
             del self._groups[waiting.request]
         self._expiry.remove(waiting)
         self._new.pop(execution_id, None)
@@ -179,6 +179,7 @@ class Dispatcher:
         self._views[view.host.id] = view
         self.changes += 1
         for device in view.devices:
+            # A device that something was just sent to still looks free until its run begins.
             if matching.is_free(view, device) and device.device.id not in self._taken:
                 self._offer(view, device)
 
@@ -209,6 +210,7 @@ class Dispatcher:
         self.changes += 1
         for device in view.devices if view else ():
             self._used.pop(device.device.id, None)
+        # The host is gone from `_views` first, so none of them is sent there again.
         back = [sent for sent in self._sent.values() if sent[0] == host_id]
         for _, device_id, waiting in back:
             del self._sent[waiting.execution_id]
@@ -224,6 +226,7 @@ class Dispatcher:
             self._devices.pop(device.device.id, None)
         if new is not None:
             self._devices |= {device.device.id: (new, device) for device in new.devices}
+        # Most views differ in a status only, and with many groups matching anew is what costs.
         if old is not None and new is not None and matching.same(old, new):
             return
         for group in self._groups.values():
@@ -256,6 +259,8 @@ class Dispatcher:
     def _best_device(self, waiting: Waiting) -> Found | None:
         return min(
             self._candidates(waiting.request),
+            # Another host than the last attempt's if there is one: what failed there may be its
+            # fault. Then the device that had no run for the longest time, so that work is spread.
             key=lambda found: (
                 found[0].host.id == waiting.last_host,
                 self._used.get(found[1].device.id, -1),
@@ -266,6 +271,7 @@ class Dispatcher:
     def _offer(self, view: HostView, device: DeviceView) -> None:
         """Send the first execution that a free device fits; else keep the device free."""
         device_id = device.device.id
+        # Each group is in order, so the first of all is among the heads.
         heads = (group.head for group in self._groups.values() if device_id in group.fitting)
         first = None if self._stands_still else min(heads, key=rank, default=None)
         if first is None:
@@ -281,6 +287,8 @@ class Dispatcher:
 
     def _send(self, waiting: Waiting, view: HostView, device: DeviceView) -> None:
         device_id = device.device.id
+        # Kept until the run is stored or refused: if the host's actor dies in between it is queued
+        # again, and the database refuses a second start.
         self._free.pop(device_id, None)
         self._taken[device_id] = waiting.execution_id
         self._sent[waiting.execution_id] = (view.host.id, device_id, waiting)

@@ -20,6 +20,7 @@ def rank(waiting: Waiting) -> Rank:
 
     Both sides age alike, so it needs no present time: the order of two never changes.
     """
+    # The id makes it total: with two equal keys `remove` could take out the other one.
     return (waiting.queued_at - waiting.priority * _SECONDS_A_POINT, waiting.execution_id)
 
 
@@ -73,7 +74,7 @@ class QueueGroup:
     def next_to_tell(self, most: int) -> list[Waiting]:
         """Return the next for which the reason is to be published, `most` at a time."""
         some = self._after(self._told_up_to, most)
-        if some:
+        if some:  # a rank, not an index: others join and leave between two calls
             self._told_up_to = rank(some[-1])
         self.behind = len(some) == most
         return some
@@ -97,5 +98,6 @@ class QueueGroup:
 
     def rivals(self, groups: Iterable[QueueGroup]) -> list[QueueGroup]:
         """Return the groups that some device of this one fits, too; this one is among them."""
+        # Their executions may get a device first, so they count for a position.
         mine = self.fitting.keys()
         return [group for group in groups if group is self or not mine.isdisjoint(group.fitting)]

@@ -47,6 +47,7 @@ def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
         missing.append("a host that has not refused it")
     if not _is_model(request.device_model, host, device):
         missing.append(f"device model {request.device_model}")
+    # A device has what its host has; its model may be asked for as a capability, too.
     has = host.capabilities | device.capabilities
     missing += sorted(request.requirements - has - {device.model})
     return missing
@@ -55,6 +56,7 @@ def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
 def _is_model(model: str, host: Host, device: Device) -> bool:
     if device.model is not None:
         return device.model == model
+    # A host without declared devices has one implicit device, and its capabilities are the models.
     return device.local_id is None and model in host.capabilities
 
 
@@ -85,6 +87,7 @@ def impossible(request: DeviceRequest, views: Iterable[HostView]) -> str | None:
 
 def same(old: HostView, new: HostView) -> bool:
     """Return True when what fits the one fits the other: only statuses may differ."""
+    # Comparing costs; most views share the very same host.
     if old.host is not new.host and old.host != new.host:
         return False
     return [item.device for item in old.devices] == [item.device for item in new.devices]
@@ -109,6 +112,7 @@ def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
     at_work = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
     return len(
         {
+            # A serial host runs one thing at a time, however many devices it has.
             view.host.id if view.host.serial else device.device.id
             for view, device in fitting
             if hindrance(view, device) in at_work

@@ -116,6 +116,7 @@ class Queue:
         self.possible(new)
         execution_id = uuid4().hex
         queued_at = await self._store(execution_id, new, timeout_s, key)
+        # Registered before it is sent: its run may begin before `enter` returns.
         news = self._news[execution_id] = asyncio.get_running_loop().create_future()
         try:
             if self.enter(execution_id, new, timeout_s, queued_at):
@@ -125,6 +126,7 @@ class Queue:
             pass
         finally:
             self._news.pop(execution_id, None)
+        # No news: it is queued, or its host is slow to begin; the answer says "queued" then.
         event = news.result() if news.done() and not news.cancelled() else None
         if event is None:
             return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
@@ -223,6 +225,7 @@ class Queue:
             raise
         if row is None:
             return False
+        # Only now: what the database did not end must still be queued.
         self._dispatcher.withdraw(execution_id)
         status = ExecutionStatus(row["status"])
         log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
@@ -263,6 +266,7 @@ class Queue:
 
     def requeue(self, waiting: Waiting) -> None:
         """Queue again what is to have another attempt."""
+        # Refusals make a request narrower: when no host is left it would wait for ever.
         why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
         if why is None:
             self._add(waiting)
@@ -289,7 +293,7 @@ class Queue:
         for execution_id, end in tuple(self._unsure.items()):
             await self.end(execution_id, *end)
         self._sweeps += 1
-        self._dispatcher.offer_all()
+        self._dispatcher.offer_all()  # should a host's announcement have been lost
         queued = await self._db.value("count_queued")
         # Equal counts may hide one that is missing behind one that is over already.
         if queued > self._dispatcher.known or self._sweeps % _RECKONING == 0:

@@ -32,7 +32,7 @@ class Waits:
         that others have their turn.
         """
         self._began = perf_counter()
-        if self._dispatcher.changes != self._seen:
+        if self._dispatcher.changes != self._seen:  # looking through all groups is the costly part
             self._seen = self._dispatcher.changes
             await self._look()
         await self._greet()
@@ -64,12 +64,14 @@ class Waits:
         rivals = group.rivals(self._dispatcher.groups)
         wait = self._dispatcher.why(group)
         for waiting in some:
+            # It may have left, or come back as another entry, while others had their turn.
             if self._dispatcher.group_of(waiting) is group:
                 self._publish(waiting, wait, rivals)
             await self._rest()
 
     def _publish(self, waiting: Waiting, wait: Wait, rivals: list[QueueGroup]) -> None:
         execution_id = waiting.execution_id
+        # A new one may have been published with its group already, or a reason may be back.
         if self._dispatcher.told.get(execution_id) is wait.reason:
             return
         self._dispatcher.told[execution_id] = wait.reason
