@@ -297,10 +297,14 @@ function stepRow(path, signal) {
         .filter(Boolean)
         .join(", "),
     );
-    say(error, step.error);
+    if (step.error !== shown.error) {
+      say(error, step.error);
+      fill(
+        wholeError,
+        step.error_truncated && allButton(error, `${path}/error`, step.error_size, signal),
+      );
+    }
     show(error, step.error);
-    if (step.error !== shown.error && step.error_truncated)
-      fill(wholeError, allButton(error, `${path}/error`, step.error_size, signal));
     show(wholeError, step.error_truncated);
     if (step.status !== "running") show(now, false);
     if (step.output !== shown.output) drawOutput(output, step, `${path}/output`, signal);
@@ -339,7 +343,7 @@ function drawOutput(place, { output, output_size, output_truncated }, path, sign
   const whole = h("pre", { tabindex: "0", "aria-label": "Output" });
   const details = h(
     "details",
-    { ontoggle: () => details.open && say(whole, text) },
+    { ontoggle: () => details.open && !whole.textContent && say(whole, text) },
     h("summary", {}, output_truncated ? "Output" : `Output, ${text.length} characters`),
     whole,
     output_truncated && allButton(whole, path, output_size, signal),
