@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,24 @@ def test_a_free_device_takes_the_run_at_once_and_only_one() -> None:
     assert not lab.dispatcher.add(waiting("b"))
     lab.dispatcher.announce(view())  # the actor has not taken the message yet
     assert lab.sent == [("h", "a")]
+
+
+def test_a_free_device_is_found_without_a_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+    for number in range(1000):
+        lab.dispatcher.announce(view(f"h{number}"))
+    looks: list[str] = []
+    lacks = matching.lacks
+
+    def counted(request: DeviceRequest, host: Host, device: Device) -> list[str]:
+        looks.append(device.id)
+        return lacks(request, host, device)
+
+    monkeypatch.setattr(matching, "lacks", counted)
+    assert lab.dispatcher.add(waiting("a"))
+    assert lab.dispatcher.add(replace(waiting("b"), last_host="h1"))
+    assert lab.sent == [("h0", "a"), ("h2", "b")]
+    assert len(looks) <= 3
 
 
 def test_a_run_that_is_added_twice_takes_one_device_and_leaves_the_other_free() -> None:

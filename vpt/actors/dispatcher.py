@@ -6,18 +6,18 @@ method is one decision, whole before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count, islice
 
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
 from vpt.actors import messages as m
+from vpt.actors.free import Found, FreeDevices
 from vpt.actors.groups import QueueGroup, rank
 from vpt.model import DeviceRequest, DeviceView, HostView, Place, Wait, Waiting, WaitReason
 
 Tell = Callable[[str, m.Message], None]
-Found = tuple[HostView, DeviceView]
 
 
 def position(waiting: Waiting, groups: list[QueueGroup]) -> int:
@@ -32,7 +32,7 @@ class Dispatcher:
         self._tell = tell
         self._views: dict[str, HostView] = {}
         self._devices: dict[str, Found] = {}
-        self._free: dict[str, Found] = {}
+        self._free = FreeDevices()
         self._sent: dict[str, tuple[str, str, Waiting]] = {}  # execution to host and device
         self._taken: dict[str, str] = {}  # device to execution; both until it began
         self._closed = False
@@ -42,7 +42,7 @@ class Dispatcher:
         self._new: dict[str, Waiting] = {}  # queued, and its reason is not published yet
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
         self._turns = count()
-        self._used: dict[str, int] = {}  # device to its last turn: the longest idle one is next
+        self._used: dict[str, int] = {}  # device to its last turn
         self.changes = 0  # counts whatever may change why an execution waits
         self.told: dict[str, WaitReason] = {}  # the published reason of each that waits
 
@@ -251,22 +251,10 @@ class Dispatcher:
     def _stands_still(self) -> bool:
         return self._closed or self._held
 
-    def _candidates(self, request: DeviceRequest) -> Iterator[Found]:
-        for view, device in () if self._stands_still else self._free.values():
-            if matching.fits(request, view.host, device.device):
-                yield view, device
-
     def _best_device(self, waiting: Waiting) -> Found | None:
-        return min(
-            self._candidates(waiting.request),
-            # Another host than the last attempt's if there is one: what failed there may be its
-            # fault. Then the device that had no run for the longest time, so that work is spread.
-            key=lambda found: (
-                found[0].host.id == waiting.last_host,
-                self._used.get(found[1].device.id, -1),
-            ),
-            default=None,
-        )
+        if self._stands_still:
+            return None
+        return self._free.first_for(waiting.request, waiting.last_host)
 
     def _offer(self, view: HostView, device: DeviceView) -> None:
         """Send the first execution that a free device fits; else keep the device free."""
@@ -275,7 +263,7 @@ class Dispatcher:
         heads = (group.head for group in self._groups.values() if device_id in group.fitting)
         first = None if self._stands_still else min(heads, key=rank, default=None)
         if first is None:
-            self._free[device_id] = (view, device)
+            self._free.add((view, device), self._used.get(device_id, -1))
             return
         self.withdraw(first.execution_id)
         self._send(first, view, device)
@@ -289,7 +277,7 @@ class Dispatcher:
         device_id = device.device.id
         # Kept until the run is stored or refused: if the host's actor dies in between it is queued
         # again, and the database refuses a second start.
-        self._free.pop(device_id, None)
+        self._free.remove(device_id)
         self._taken[device_id] = waiting.execution_id
         self._sent[waiting.execution_id] = (view.host.id, device_id, waiting)
         self._used[device_id] = next(self._turns)
@@ -298,4 +286,4 @@ class Dispatcher:
     def _forget_free(self, host_id: str) -> None:
         view = self._views.get(host_id)
         for device in view.devices if view else ():
-            self._free.pop(device.device.id, None)
+            self._free.remove(device.device.id)
