@@ -4,6 +4,9 @@
 -- Used before `execution_page`: which index is best depends on the values of the filters.
 SET LOCAL plan_cache_mode = force_custom_plan;
 
+-- Texts of hosts are up to 1 MiB each, so answers show how they begin. `left` and `octet_length`
+-- read no more of a long value than that: it stands in slices, beside its row.
+
 -- execution_page(limit, before_at, before_id, status, test_case_id, host_id, device_id, campaign_execution_id, since, until)
 SELECT
     string_agg(row_to_json(item)::text, ',') FILTER (WHERE n < $1) AS items,
@@ -27,7 +30,7 @@ FROM (
 LATERAL (
     SELECT
         page.id AS execution_id, page.test_case_id, page.test_case_name, page.test_case_version,
-        page.campaign_execution_id, page.status, page.error_kind, page.error,
+        page.campaign_execution_id, page.status, page.error_kind, left(page.error, 1000) AS error,
         page.host_id AS host, page.host_id, page.device_id, page.device_model, page.priority,
         page.attempt, cardinality(page.actions) AS total_steps, page.results,
         page.requested_by, page.cancel_requested_at IS NOT NULL AS cancel_requested,
@@ -39,13 +42,19 @@ LATERAL (
 
 -- execution_item(id, attempt)
 -- `attempt` NULL: the last one. No row: no such execution, or it has no such attempt.
+-- Outputs are cut so that all steps together have at most a million characters of them.
 SELECT row_to_json(item)::text
 FROM test_executions AS e,
-LATERAL (SELECT coalesce($2::int, e.attempt) AS n) AS shown,
+LATERAL (
+    SELECT
+        coalesce($2::int, e.attempt) AS n,
+        least(10000, 1000000 / greatest(cardinality(e.actions), 1)) AS most
+) AS shown,
 LATERAL (
     SELECT
         e.id AS execution_id, e.test_case_id, e.test_case_name, e.test_case_version,
-        e.campaign_execution_id, e.status, e.error_kind, e.error, e.host_id AS host, e.host_id,
+        e.campaign_execution_id, e.status, e.error_kind, left(e.error, 10000) AS error,
+        e.host_id AS host, e.host_id,
         e.device_id, e.device_model, e.requirements, e.parameters, e.timeout_s, e.test_retries,
         e.wanted_device_id, e.wanted_host_id, e.priority, e.queue_timeout_s, e.attempt,
         cardinality(e.actions) AS total_steps, e.results, e.requested_by,
@@ -58,8 +67,8 @@ LATERAL (
             FROM execution_attempts AS a,
             LATERAL (
                 SELECT
-                    a.attempt, a.host_id AS host, a.device_id, a.status, a.error_kind, a.error,
-                    iso(a.started_at) AS started_at, iso(a.completed_at) AS completed_at
+                    a.attempt, a.host_id AS host, a.device_id, a.status, a.error_kind,
+                    left(a.error, 10000) AS error, iso(a.started_at) AS started_at, iso(a.completed_at) AS completed_at
             ) AS one
             WHERE a.execution_id = e.id
         ) AS attempts,
@@ -71,12 +80,21 @@ LATERAL (
             LEFT JOIN execution_steps AS s
                 ON s.execution_id = a.execution_id
                 AND s.attempt = a.attempt
-                AND s.step = planned.index,
-            LATERAL (
+                AND s.step = planned.index
+            CROSS JOIN LATERAL (
+                SELECT left(s.output, shown.most) AS output, left(s.error, shown.most) AS error
+            ) AS head
+            CROSS JOIN LATERAL (
                 SELECT
                     planned.index, planned.action, planned.step, coalesce(s.status, 'skipped') AS status,
                     coalesce(s.tries, 0) AS tries, iso(s.started_at) AS started_at,
-                    iso(s.finished_at) AS finished_at, s.duration_ms, s.output, s.error,
+                    iso(s.finished_at) AS finished_at, s.duration_ms,
+                    head.output, octet_length(s.output) AS output_size,
+                    coalesce(octet_length(head.output) < octet_length(s.output), false)
+                        AS output_truncated,
+                    head.error, octet_length(s.error) AS error_size,
+                    coalesce(octet_length(head.error) < octet_length(s.error), false)
+                        AS error_truncated,
                     CASE
                         WHEN s.screenshot IS NOT NULL
                         THEN concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '.png')
@@ -96,40 +114,55 @@ WHERE e.id = $1
             AND attempt = $2
     ));
 
+-- step_texts(execution_id, attempt, step)
+-- Whole. No row: there is no such step, or it is gone.
+SELECT s.output, s.error
+FROM execution_steps AS s
+JOIN test_executions AS e ON e.id = s.execution_id
+WHERE s.execution_id = $1
+    AND s.attempt = $2
+    AND s.step = $3
+    AND e.pruned <> 'steps';
+
 -- pin_execution(id, pinned)
 UPDATE test_executions
 SET pinned = $2
 WHERE id = $1
 RETURNING id;
 
--- campaign_execution_items(id, limit, before_at, before_id, status, campaign_id)
--- `results` has what started and what was skipped; what still waits stands in no result.
-SELECT page.id, page.created_at, row_to_json(item)::text AS item
+-- campaign_execution_items(limit, before_at, before_id, status, campaign_id)
+-- Without results: a page of them may be a hundred thousand.
+SELECT c.id, c.created_at, row_to_json(item)::text AS item
 FROM (
     SELECT *
     FROM campaign_executions
-    WHERE ($1::text IS NULL OR id = $1)
-        AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
-        AND ($5::text IS NULL OR status = $5)
-        AND ($6::text IS NULL OR campaign_id = $6)
+    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+        AND ($4::text IS NULL OR status = $4)
+        AND ($5::text IS NULL OR campaign_id = $5)
     ORDER BY created_at DESC, id DESC
-    LIMIT $2::int
-) AS page
+    LIMIT $1::int
+) AS c
+CROSS JOIN LATERAL campaign_summary(c.id, c.total, c.started_at, c.completed_at) AS summary
 CROSS JOIN LATERAL (
     SELECT
-        coalesce(
-            json_agg(row_to_json(one) ORDER BY r.position)
-                FILTER (WHERE r.skipped OR r.execution_id IS NOT NULL),
-            '[]'
-        ) AS results,
-        count(*) FILTER (WHERE e.status = 'completed') AS completed,
-        count(*) FILTER (WHERE e.status = 'failed') AS failed,
-        count(*) FILTER (WHERE e.status = 'error') AS error,
-        count(*) FILTER (WHERE e.status = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE r.skipped) AS skipped
+        c.id AS campaign_execution_id, c.campaign_id, c.name, c.status, c.error_kind, c.error,
+        c.stop_on_failure, c.parallelism, c.priority, c.requested_by,
+        c.cancel_requested_at IS NOT NULL AS cancel_requested,
+        iso(c.created_at) AS created_at, iso(c.started_at) AS started_at,
+        iso(c.completed_at) AS completed_at, summary
+) AS item
+ORDER BY c.created_at DESC, c.id DESC;
+
+-- campaign_execution_item(id)
+-- `results` has what started and what was skipped; what still waits stands in no result.
+SELECT row_to_json(item)::text
+FROM campaign_executions AS c
+CROSS JOIN LATERAL campaign_summary(c.id, c.total, c.started_at, c.completed_at) AS summary
+CROSS JOIN LATERAL (
+    SELECT coalesce(json_agg(row_to_json(one) ORDER BY r.position), '[]') AS results
     FROM campaign_results AS r
-    LEFT JOIN test_executions AS e ON e.id = r.execution_id,
-    LATERAL (
+    LEFT JOIN test_executions AS e ON e.id = r.execution_id
+    CROSS JOIN LATERAL (
         SELECT
             r.execution_id, r.test_case_id,
             coalesce(e.test_case_name, r.request ->> 'test_case_name') AS test_case_name,
@@ -137,27 +170,17 @@ CROSS JOIN LATERAL (
             e.error_kind, e.host_id AS host, e.device_id,
             extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s
     ) AS one
-    WHERE r.campaign_execution_id = page.id
-) AS counts
+    WHERE r.campaign_execution_id = c.id AND (r.skipped OR r.execution_id IS NOT NULL)
+) AS entries
 CROSS JOIN LATERAL (
     SELECT
-        page.total, counts.completed, counts.failed, counts.error, counts.cancelled,
-        counts.skipped,
-        round(100.0 * counts.completed / nullif(counts.completed + counts.failed, 0), 2)::float8
-            AS success_rate,
-        extract(epoch FROM coalesce(page.completed_at, now()) - page.started_at)::float8
-            AS duration_s
-) AS summary
-CROSS JOIN LATERAL (
-    SELECT
-        page.id AS campaign_execution_id, page.campaign_id, page.name, page.status,
-        page.stop_on_failure, page.parallelism, page.priority, page.requested_by,
-        page.cancel_requested_at IS NOT NULL AS cancel_requested,
-        iso(page.created_at) AS created_at, iso(page.started_at) AS started_at,
-        iso(page.completed_at) AS completed_at,
-        counts.results, row_to_json(summary) AS summary
+        c.id AS campaign_execution_id, c.campaign_id, c.name, c.status, c.error_kind, c.error,
+        c.stop_on_failure, c.parallelism, c.priority, c.requested_by,
+        c.cancel_requested_at IS NOT NULL AS cancel_requested,
+        iso(c.created_at) AS created_at, iso(c.started_at) AS started_at,
+        iso(c.completed_at) AS completed_at, entries.results, summary
 ) AS item
-ORDER BY page.created_at DESC, page.id DESC;
+WHERE c.id = $1;
 
 -- campaign_execution_start(id)
 SELECT json_build_object(

@@ -201,6 +201,10 @@ SELECT id, status, host_id
 FROM test_executions
 WHERE status IN ('queued', 'running') AND cancel_requested_at < now() - interval '3 seconds'
 
+-- queue_clock()
+-- The clock that stamps `queued_at`.
+SELECT extract(epoch FROM clock_timestamp())::float8
+
 -- count_queued()
 SELECT count(*)
 FROM test_executions
@@ -211,6 +215,18 @@ INSERT INTO campaign_executions (
     id, campaign_id, name, stop_on_failure, parallelism, priority, requested_by, total, seq
 )
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)
+
+-- copy_campaign_steps(campaign_execution_id, test_case_ids, versions)
+-- How many were copied: fewer than asked for when a test case is another one by now.
+WITH copied AS (
+    INSERT INTO campaign_steps (campaign_execution_id, test_case_id, steps)
+    SELECT $1, t.id, t.steps
+    FROM unnest($2::text[], $3::int[]) AS wanted (id, version)
+    JOIN test_cases t ON t.id = wanted.id AND t.version = wanted.version
+    RETURNING 1
+)
+SELECT count(*)
+FROM copied
 
 -- insert_campaign_result(campaign_execution_id, position, test_case_id, request)
 INSERT INTO campaign_results (campaign_execution_id, position, test_case_id, request)
@@ -235,12 +251,15 @@ WHERE r.campaign_execution_id = $1
 ORDER BY r.position
 
 -- campaign_request(id, position)
-SELECT request
-FROM campaign_results
-WHERE campaign_execution_id = $1 AND position = $2
+-- An entry that an older vpt stored has its steps in its request, and none in campaign_steps.
+SELECT r.request, s.steps::text AS steps
+FROM campaign_results r
+LEFT JOIN campaign_steps s
+    ON s.campaign_execution_id = r.campaign_execution_id AND s.test_case_id = r.test_case_id
+WHERE r.campaign_execution_id = $1 AND r.position = $2
 
 -- campaign_entry(id, position)
-SELECT execution_id
+SELECT execution_id, skipped
 FROM campaign_results
 WHERE campaign_execution_id = $1 AND position = $2
 
@@ -260,10 +279,15 @@ UPDATE campaign_results
 SET skipped = true
 WHERE campaign_execution_id = $1 AND execution_id IS NULL
 
--- finish_campaign(id, status, seq)
-UPDATE campaign_executions
-SET status = $2, completed_at = now(), seq = $3
-WHERE id = $1 AND status = 'running'
+-- finish_campaign(id, status, seq, error_kind, error)
+WITH finished AS (
+    UPDATE campaign_executions
+    SET status = $2, completed_at = now(), seq = $3, error_kind = $4, error = $5
+    WHERE id = $1 AND status = 'running'
+    RETURNING id
+)
+DELETE FROM campaign_steps
+WHERE campaign_execution_id = $1 AND EXISTS (SELECT FROM finished)
 
 -- request_campaign_cancel(id)
 UPDATE campaign_executions

@@ -15,10 +15,22 @@ SELECT version, item
 FROM test_cases
 WHERE id = $1;
 
+-- test_case_to_run(id)
+SELECT id, name, version, device_model, requirements, steps::text AS steps, timeout_s, test_retries
+FROM test_cases
+WHERE id = $1;
+
 -- test_cases_to_run(ids)
-SELECT id, name, version, device_model, requirements, steps, timeout_s, test_retries
+-- Without steps: those of a campaign's test cases may be gigabytes together.
+SELECT id, name, version, device_model, requirements, timeout_s, test_retries
 FROM test_cases
 WHERE id = ANY ($1::text[]);
+
+-- test_case_steps(id, version)
+-- No row when the test case is another one by now.
+SELECT steps::text
+FROM test_cases
+WHERE id = $1 AND version = $2;
 
 -- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
 INSERT INTO test_cases

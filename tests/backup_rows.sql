@@ -5,6 +5,8 @@ INSERT INTO campaign_entries (campaign_id, position, test_case_id, parameters)
 VALUES ('nightly', 1, 't1', '{"a": "tab\tline\n\\N", "b": [1.5e300, null]}');
 INSERT INTO campaign_results (campaign_execution_id, position, test_case_id, request, execution_id)
 VALUES ('c1', 1, 't1', '{}', 'e50');
+INSERT INTO campaign_steps (campaign_execution_id, test_case_id, steps)
+VALUES ('c1', 't1', '[{"a":  1}]');
 INSERT INTO idempotency_keys (user_id, method, path, key, body_hash, execution_id)
 VALUES ('', 'POST', '/', E'a\tb\\N\\.\r\n', '\x00ff0a5c', 'e1');
 INSERT INTO leases (id, device_id, holder, expires_at) VALUES ('l', 'pi-1-1', 'ann', 'infinity');

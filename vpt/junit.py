@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, TypeVar
 
 import orjson
@@ -32,10 +32,15 @@ _INTERIM = {
 }
 
 
-def report(name: str, began_at: datetime, about: Mapping[str, str], cases: Iterable[Case]) -> bytes:
-    """Give one suite with a case for each row; `about` are properties of the whole."""
+def report(head: Mapping[str, Any], about: Mapping[str, str], cases: Iterable[Case]) -> bytes:
+    """Build one suite with a case for each row; `about` are properties of the whole.
+
+    `head` is the row of the query junit_head. A campaign that could not go on has a case of its
+    own, in error: its tests were skipped, which no CI system minds.
+    """
+    name = head["name"]
     suite = x.TestSuite(_plain(name))
-    suite.timestamp = began_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    suite.timestamp = head["began_at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     properties = Properties()
     _add(properties, about)
     for number, row in enumerate(cases, 1):
@@ -50,6 +55,10 @@ def report(name: str, began_at: datetime, about: Mapping[str, str], cases: Itera
             if row[column]
         }
         _add(properties, where)  # the schema knows properties of suites only
+    if head["error_kind"] is not None:
+        broken = x.TestCase(_plain(name), _plain(name), 0)
+        broken.append(Error(_plain(head["error"]), head["error_kind"]))
+        suite.add_testcase(broken)
     suite.append(properties)
     whole = x.JUnitXml(_plain(name))
     whole.add_testsuite(suite)
@@ -73,7 +82,8 @@ def _case(suite: str, row: Case) -> x.TestCase:
     for attempt in attempts[:-1]:
         if attempt["status"] in (ExecutionStatus.FAILED, ExecutionStatus.ERROR):
             case.append(_interim(attempt, passed=passed))
-    told = "\n".join(line for attempt in attempts for line in _story(attempt))
+    path = f"/api/executions/{row['execution_id']}"
+    told = "\n".join(line for attempt in attempts for line in _story(path, attempt))
     if row["pruned"] == "steps":
         told += "\nThe steps are too old to be kept."
     if told:
@@ -82,7 +92,7 @@ def _case(suite: str, row: Case) -> x.TestCase:
 
 
 def _result(row: Case, attempts: list[Attempt]) -> Failure | Error | Skipped:
-    """Say why a test is not completed."""
+    """Return why a test is not completed."""
     status = row["status"]
     if status == "skipped":
         return Skipped("The campaign had stopped before.", "skipped")
@@ -90,19 +100,20 @@ def _result(row: Case, attempts: list[Attempt]) -> Failure | Error | Skipped:
         return Skipped("It was cancelled.", "cancelled")
     last = attempts[-1] if attempts else {}
     if status == ExecutionStatus.FAILED:
-        return _with_body(Failure(_plain(_why_failed(last)), "failed"), last)
+        return _with_body(Failure(_plain(_why_failed(last)), "failed"), row, last)
     if status == ExecutionStatus.ERROR:
         words = _plain(row["error"] or row["error_kind"])
-        return _with_body(Error(words, row["error_kind"]), last)
+        return _with_body(Error(words, row["error_kind"]), row, last)
     return Error(f"It is not over: it is {status}.", "unfinished")
 
 
-def _with_body(result: Problem, attempt: Attempt) -> Problem:
-    """Say it once more as the text, which is all that GitLab shows, with the step's output."""
+def _with_body(result: Problem, row: Case, attempt: Attempt) -> Problem:
+    """Repeat it as the text, which is all that GitLab shows, with the step's output."""
+    at: str = f"/api/executions/{row['execution_id']}/attempts/{attempt.get('attempt')}"
     steps: list[Mapping[str, Any]] = [
         step for step in attempt.get("steps", ()) if step["status"] in ("failed", "error")
     ]
-    told = [result.message, *(line for step in steps for line in _step(step))]
+    told = [result.message, *(line for step in steps for line in _step(at, step))]
     result.text = _plain("\n".join(told))
     return result
 
@@ -122,24 +133,28 @@ def _why_failed(attempt: Attempt) -> str:
     return "It failed."
 
 
-def _story(attempt: Attempt) -> Iterable[str]:
-    """Tell an attempt step by step."""
+def _story(path: str, attempt: Attempt) -> Iterable[str]:
+    """Describe an attempt step by step; `path` is its execution's."""
     yield (
         f"attempt {attempt['attempt']} on {attempt['device_id']} of host {attempt['host_id']}: "
         f"{attempt['status']}" + (f" ({attempt['error_kind']})" if attempt["error_kind"] else "")
     )
     for step in attempt["steps"]:
-        yield from _step(step)
+        yield from _step(f"{path}/attempts/{attempt['attempt']}", step)
+    left_out = (attempt["last_step"] or 0) - len(attempt["steps"])
+    if left_out > 0:
+        yield f"  {left_out} more steps: GET {path}?attempt={attempt['attempt']}"
 
 
-def _step(step: Mapping[str, Any]) -> Iterable[str]:
+def _step(path: str, step: Mapping[str, Any]) -> Iterable[str]:
+    """Describe a step; `path` is its attempt's."""
     took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
     yield f"  step {step['step']}, {step['action']}: {step['status']}{took}"
     for kind in ("output", "error"):
         if step[kind]:
             yield f"    {kind}: " + step[kind].rstrip().replace("\n", "\n      ")
-    if step["cut"]:
-        yield "    [cut]"
+        if step[f"{kind}_cut"]:
+            yield f"    [cut] The whole: GET {path}/steps/{step['step']}/{kind}"
 
 
 def _plain(words: object) -> str:

@@ -150,8 +150,8 @@ class HostView:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What an execution requires of a device; equal requirements share a queue."""
+class DeviceRequest:
+    """What an execution asks of a device; equal requests share a group of the queue."""
 
     device_model: str
     requirements: frozenset[str] = frozenset()
@@ -162,10 +162,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An execution in the queue; times are seconds since the epoch."""
+    """An execution in the queue; times are seconds since the epoch, by the database's clock."""
 
     execution_id: str
-    wish: Wish
+    request: DeviceRequest
     priority: int
     queued_at: float
     expires_at: float
@@ -263,7 +263,10 @@ class RequestKey:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution to create: parameters are filled in and the device is resolved."""
+    """An execution to create: parameters are filled in and the device is resolved.
+
+    That of a campaign's entry has no steps until it starts: they are stored once a test case.
+    """
 
     test_case_id: str
     test_case_name: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vpt.errors import BadRequestError, InvalidError
@@ -21,62 +22,68 @@ _ONLY = re.compile(r"\$\{([^{}]+)\}")
 
 
 def fill(steps: Sequence[Json], parameters: Mapping[str, Any]) -> tuple[Json, ...]:
-    """Give the steps with every `${name}` replaced.
+    """Return the steps with every `${name}` replaced. Raises what `check` raises."""
+    check(uses_of(steps), parameters)
+    return tuple({key: filled(item, parameters) for key, item in step.items()} for step in steps)
 
-    Raises InvalidError that lists the names nobody gave, BadRequestError when it grows too much.
+
+def uses_of(steps: Sequence[Json]) -> Counter[str]:
+    """Count how often the steps use each parameter."""
+    return Counter(name for step in steps for item in step.values() for name in _names(item))
+
+
+def check(uses: Mapping[str, int], parameters: Mapping[str, Any]) -> None:
+    """Check that these parameters can be filled in where `uses` says.
+
+    Raises InvalidError that lists the missing names, BadRequestError when the steps grow too much.
     """
-    filling = _Filling(parameters)
-    filled = tuple({key: filling.value(item) for key, item in step.items()} for step in steps)
-    if filling.missing:
-        names = ", ".join(sorted(filling.missing)[:20])
+    given = uses.keys() & parameters.keys()
+    if sum(uses[name] * len(_as_text(parameters[name])) for name in given) > MOST_ADDED:
+        raise BadRequestError("The steps grow too large with these parameters.")
+    if missing := uses.keys() - parameters.keys():
+        names = ", ".join(sorted(missing)[:20])
         raise InvalidError({"parameters": [f"Missing: {names}."]})
-    return filled
+
+
+def filled(item: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return one value of a step with every `${name}` replaced; all names are known to be given."""
+    match item:
+        case str():
+            return _filled_text(item, parameters) if "${" in item else item
+        case dict():
+            return {key: filled(child, parameters) for key, child in item.items()}
+        case list():
+            return [filled(child, parameters) for child in item]
+    return item
 
 
 def is_name(value: Any) -> bool:
-    """True for a string that is only `${name}`: it will take the value's type."""
+    """Return True for a string that is only `${name}`: it will have the value's type."""
     return isinstance(value, str) and _ONLY.fullmatch(value) is not None
 
 
-class _Filling:
-    """One pass over the steps: what is missing, and how much was added so far."""
+def _names(item: Any) -> Iterator[str]:
+    match item:
+        case str():
+            if "${" in item:
+                yield from (match[1] for match in _NAME.finditer(item) if match[1] is not None)
+        case dict():
+            for child in item.values():
+                yield from _names(child)
+        case list():
+            for child in item:
+                yield from _names(child)
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self.missing: set[str] = set()
-        self._parameters = parameters
-        self._texts: dict[str, str] = {}
-        self._added = 0
 
-    def value(self, item: Any) -> Any:
-        match item:
-            case str():
-                return self._string(item) if "${" in item else item
-            case dict():
-                return {key: self.value(child) for key, child in item.items()}
-            case list():
-                return [self.value(child) for child in item]
-        return item
+def _filled_text(text: str, parameters: Mapping[str, Any]) -> Any:
+    only = _ONLY.fullmatch(text)
+    if only is not None:
+        return parameters[only[1]]
+    return _NAME.sub(
+        lambda match: "${" if match[1] is None else _as_text(parameters[match[1]]), text
+    )
 
-    def _string(self, text: str) -> Any:
-        only = _ONLY.fullmatch(text)
-        if only is None:
-            return _NAME.sub(self._replacement, text)
-        self._text(only[1])
-        return self._parameters.get(only[1])
 
-    def _replacement(self, match: re.Match[str]) -> str:
-        return "${" if match[1] is None else self._text(match[1])
-
-    def _text(self, name: str) -> str:
-        """Give the value as text: strings as they are, the rest as JSON."""
-        if name not in self._parameters:
-            self.missing.add(name)
-            return ""
-        if name not in self._texts:
-            value = self._parameters[name]
-            is_text = isinstance(value, str)
-            self._texts[name] = value if is_text else json.dumps(value, ensure_ascii=False)
-        self._added += len(self._texts[name])
-        if self._added > MOST_ADDED:
-            raise BadRequestError("The steps grow too large with these parameters.")
-        return self._texts[name]
+def _as_text(value: Any) -> str:
+    """Return a string as it is, any other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -238,7 +239,26 @@ class Kit:
         return await self.final(await self.run(*steps, **more))
 
     async def campaign(self, *entries: NewExecution, **more: Any) -> str:
-        return await self.lab.campaigns.start(campaign(*entries, **more))
+        """Start a campaign of test cases that have these entries' steps; return its id."""
+        known = [await self.with_test_case(entry) for entry in entries]
+        return await self.lab.campaigns.start(campaign(*known, **more))
+
+    async def with_test_case(self, entry: NewExecution) -> NewExecution:
+        """Store a test case with the steps of an entry; return the entry that runs it."""
+        new = replace(entry, test_case_id=f"t_{uuid4().hex}", steps=())
+        await self.db.row(
+            "insert_test_case",
+            id=new.test_case_id,
+            name=new.test_case_name,
+            description="",
+            steps=list(entry.steps),
+            device_model=new.device_model,
+            requirements=list(new.requirements),
+            tags=[],
+            timeout_s=new.timeout_s,
+            test_retries=new.test_retries,
+        )
+        return new
 
     # ------------------------------------------------------------ looking
 

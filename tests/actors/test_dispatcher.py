@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,13 +13,13 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher, rank
 from vpt.model import (
     Device,
+    DeviceRequest,
     DeviceStatus,
     DeviceView,
     Host,
     HostStatus,
     HostView,
     Waiting,
-    Wish,
 )
 
 
@@ -39,8 +40,10 @@ def view(
     )
 
 
-def waiting(name: str, *, at: float = 0.0, priority: int = 50, wish: Wish | None = None) -> Waiting:
-    return Waiting(name, wish or Wish("phone"), priority, at, at + 1000)
+def waiting(
+    name: str, *, at: float = 0.0, priority: int = 50, request: DeviceRequest | None = None
+) -> Waiting:
+    return Waiting(name, request or DeviceRequest("phone"), priority, at, at + 1000)
 
 
 class Lab:
@@ -62,6 +65,24 @@ def test_a_free_device_takes_the_run_at_once_and_only_one() -> None:
     assert lab.sent == [("h", "a")]
 
 
+def test_a_free_device_is_found_without_a_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+    for number in range(1000):
+        lab.dispatcher.announce(view(f"h{number}"))
+    looks: list[str] = []
+    lacks = matching.lacks
+
+    def counted(request: DeviceRequest, host: Host, device: Device) -> list[str]:
+        looks.append(device.id)
+        return lacks(request, host, device)
+
+    monkeypatch.setattr(matching, "lacks", counted)
+    assert lab.dispatcher.add(waiting("a"))
+    assert lab.dispatcher.add(replace(waiting("b"), last_host="h1"))
+    assert lab.sent == [("h0", "a"), ("h2", "b")]
+    assert len(looks) <= 3
+
+
 def test_a_run_that_is_added_twice_takes_one_device_and_leaves_the_other_free() -> None:
     lab = Lab()
     for name in "hi":
@@ -80,10 +101,10 @@ def test_why_a_line_waits_can_be_asked_when_all_have_left_it_and_its_host_is_gon
     lab = Lab()
     lab.dispatcher.announce(view(status=DeviceStatus.BUSY))
     lab.dispatcher.add(waiting("a"))
-    [line] = lab.dispatcher.lines
+    [group] = lab.dispatcher.groups
     lab.dispatcher.withdraw("a")
     lab.dispatcher.host_gone("h")
-    assert lab.dispatcher.why(line).names == ()
+    assert lab.dispatcher.why(group).names == ()
 
 
 def test_the_first_in_line_gets_what_becomes_free() -> None:
@@ -225,7 +246,7 @@ def test_a_lost_run_prefers_another_host() -> None:
     lab = Lab()
     lab.dispatcher.announce(view("h1"))
     lab.dispatcher.announce(view("h2"))
-    lab.dispatcher.add(Waiting("a", Wish("phone"), 50, 0.0, 1.0, last_host="h1"))
+    lab.dispatcher.add(Waiting("a", DeviceRequest("phone"), 50, 0.0, 1.0, last_host="h1"))
     assert lab.sent == [("h2", "a")]
 
 
@@ -252,25 +273,25 @@ def test_time_over_leaves_the_line() -> None:
 def test_an_implicit_device_fits_by_its_hosts_capabilities() -> None:
     implicit = view(model=None, capabilities=frozenset({"phone"}))
     device = implicit.devices[0].device
-    assert matching.fits(Wish("phone"), implicit.host, device)
-    assert not matching.fits(Wish("tv"), implicit.host, device)
+    assert matching.fits(DeviceRequest("phone"), implicit.host, device)
+    assert not matching.fits(DeviceRequest("tv"), implicit.host, device)
     declared = view(model="tv", capabilities=frozenset({"phone"}))
-    assert not matching.fits(Wish("phone"), declared.host, declared.devices[0].device)
+    assert not matching.fits(DeviceRequest("phone"), declared.host, declared.devices[0].device)
 
 
 def test_requirements_are_met_by_host_device_and_model_together() -> None:
     v = view(capabilities=frozenset({"hdmi"}))
     device = v.devices[0].device
-    assert matching.fits(Wish("phone", frozenset({"hdmi", "phone"})), v.host, device)
-    assert matching.lacks(Wish("phone", frozenset({"nfc"})), v.host, device) == ["nfc"]
+    assert matching.fits(DeviceRequest("phone", frozenset({"hdmi", "phone"})), v.host, device)
+    assert matching.lacks(DeviceRequest("phone", frozenset({"nfc"})), v.host, device) == ["nfc"]
 
 
 def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
     lab = Lab()
-    assert "register one first" in str(lab.dispatcher.impossible(Wish("phone")))
+    assert "register one first" in str(lab.dispatcher.impossible(DeviceRequest("phone")))
     lab.dispatcher.announce(view("h1", host_status=HostStatus.LOST))
-    assert lab.dispatcher.impossible(Wish("phone")) is None
-    words = lab.dispatcher.impossible(Wish("phone", frozenset({"nfc"})))
+    assert lab.dispatcher.impossible(DeviceRequest("phone")) is None
+    words = lab.dispatcher.impossible(DeviceRequest("phone", frozenset({"nfc"})))
     assert words is not None
     assert "nfc" in words
     assert "h1:d" in words

@@ -16,13 +16,13 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.model import (
     Device,
+    DeviceRequest,
     DeviceStatus,
     DeviceView,
     Host,
     HostStatus,
     HostView,
     Waiting,
-    Wish,
 )
 
 HOSTS = {"h1": ("tv", "tv", "phone"), "h2": ("tv",)}
@@ -31,12 +31,12 @@ DEVICES = {
     for host, models in HOSTS.items()
     for n, model in enumerate(models)
 }
-WISHES = [
-    Wish("tv"),
-    Wish("phone"),
-    Wish("tv", host_id="h1"),
-    Wish("tv", device_id="h1:d0"),
-    Wish("tv", refused_by=frozenset({"h2"})),
+REQUESTS = [
+    DeviceRequest("tv"),
+    DeviceRequest("phone"),
+    DeviceRequest("tv", host_id="h1"),
+    DeviceRequest("tv", device_id="h1:d0"),
+    DeviceRequest("tv", refused_by=frozenset({"h2"})),
 ]
 _ONLINE = DeviceStatus.ONLINE
 
@@ -73,7 +73,7 @@ class DispatcherHistories(RuleBasedStateMachine):
 
     def fits(self, waiting: Waiting, device_id: str) -> bool:
         host = Host(device_id[:2], "http://h")
-        return matching.fits(waiting.wish, host, DEVICES[device_id])
+        return matching.fits(waiting.request, host, DEVICES[device_id])
 
     def is_free(self, device_id: str) -> bool:
         taken = {device for _, device in self.sent.values()} | set(self.running)
@@ -98,10 +98,10 @@ class DispatcherHistories(RuleBasedStateMachine):
     def time_goes_by(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(priority=st.integers(0, 100), wish=st.sampled_from(WISHES))
-    def somebody_comes(self, priority: int, wish: Wish) -> None:
+    @rule(priority=st.integers(0, 100), request=st.sampled_from(REQUESTS))
+    def somebody_comes(self, priority: int, request: DeviceRequest) -> None:
         self.number += 1
-        waiting = Waiting(f"e{self.number}", wish, priority, self.now, self.now + 1e9)
+        waiting = Waiting(f"e{self.number}", request, priority, self.now, self.now + 1e9)
         self.in_line[waiting.execution_id] = waiting
         assert self.dispatcher.add(waiting) == (waiting.execution_id in self.sent)
 
@@ -140,8 +140,8 @@ class DispatcherHistories(RuleBasedStateMachine):
         execution_id = self.running.pop(device_id)
         self.announce(device_id[:2])
         if again:
-            wish = Wish(DEVICES[device_id].model or "")
-            waiting = Waiting(execution_id, wish, 50, self.now, self.now + 1e9, device_id[:2])
+            request = DeviceRequest(DEVICES[device_id].model or "")
+            waiting = Waiting(execution_id, request, 50, self.now, self.now + 1e9, device_id[:2])
             self.in_line[execution_id] = waiting
             self.dispatcher.add(waiting)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from tests.actors.conftest import Kit, StartLab, execution
+from tests.actors.conftest import Kit, StartLab, campaign, execution
 from tests.actors.fake_host import FakeHost, Gate, fails, replies, until
 from vpt.errors import ConflictError, NotFoundError, UnprocessableError
+from vpt.store.db import Session
+from vpt.submission import TestCaseChangedError
 
 
 def entries(*names: str, **more: Any) -> list[Any]:
@@ -164,6 +168,120 @@ async def test_a_campaign_with_an_entry_that_nobody_could_run_is_refused_whole(l
         await lab.campaign(execution("a"), execution("b", device_model="phone"))
     assert await lab.fetch("SELECT id FROM campaign_executions") == []
     assert host.commands() == []
+
+
+async def test_steps_are_stored_once_a_test_case_and_go_when_all_is_over(lab: Kit) -> None:
+    host, gate = await lab.host(), Gate()
+    host.on("hold", gate.held())
+    [shared] = [await lab.with_test_case(execution("hold", "b"))]
+    campaign_id = await lab.lab.start_campaign(campaign(*[shared] * 50))
+    await gate.reached()
+    assert len(await lab.fetch("SELECT FROM campaign_steps")) == 1
+    assert await lab.fetch("SELECT FROM campaign_results WHERE request ? 'steps'") == []
+    await lab.lab.cancel_campaign(campaign_id, "ann")
+    await lab.campaign_final(campaign_id)
+    assert await lab.fetch("SELECT FROM campaign_steps") == []
+
+
+async def test_parameters_are_filled_in_when_an_entry_starts(lab: Kit) -> None:
+    host = await lab.host()
+    step = {"command": "${what}", "params": {"n": "${n}"}}
+    one = await lab.with_test_case(execution(step))
+    entries_ = [replace(one, parameters={"what": name, "n": n}) for n, name in enumerate("abc")]
+    await lab.campaign_final(await lab.lab.start_campaign(campaign(*entries_)))
+    assert host.commands() == ["a", "b", "c"]
+    rows = await lab.fetch("SELECT steps FROM test_executions ORDER BY created_at")
+    assert [json.loads(row["steps"])[0]["params"]["n"] for row in rows] == [0, 1, 2]
+
+
+async def test_a_test_case_that_changes_while_it_is_copied_starts_nothing(lab: Kit) -> None:
+    await lab.host()
+    entry = await lab.with_test_case(execution("a"))
+    await lab.fetch("UPDATE test_cases SET version = 2")
+    with pytest.raises(TestCaseChangedError):
+        await lab.lab.start_campaign(campaign(entry))
+    assert await lab.fetch("SELECT FROM campaign_executions") == []
+
+
+async def test_an_entry_that_an_older_vpt_stored_is_run(lab: Kit) -> None:
+    """It has the steps in its request, filled in, and the priority; no steps stand beside it."""
+    host, gate = await lab.host(), Gate()
+    host.on("a", gate.held())
+    campaign_id = await lab.campaign(*entries("a", "b"))
+    await gate.reached()
+    old = asdict(execution("old ${step}", "older"))
+    await lab.fetch("DELETE FROM campaign_steps")
+    await lab.fetch(
+        "UPDATE campaign_results SET request = $1::text::jsonb WHERE position = 1", json.dumps(old)
+    )
+    gate.open()
+    assert (await lab.campaign_final(campaign_id))["status"] == "completed"
+    assert host.commands() == ["a", "old ${step}", "older"]
+
+
+async def test_an_entry_that_is_skipped_while_it_starts_does_not_run(lab: Kit) -> None:
+    host, gate = await lab.host(), Gate()
+    host.on("a", gate.held())
+    campaign_id = await lab.campaign(*entries("a", "b", "c"))
+    await gate.reached()
+    row_of = Session.row
+
+    async def skip_before_the_link(session: Session, name: str, /, **args: Any) -> Any:
+        if name == "link_campaign_result" and args["position"] == 1:
+            await lab.fetch("UPDATE campaign_results SET skipped = true WHERE position = 1")
+        return await row_of(session, name, **args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "row", skip_before_the_link)
+        gate.open()
+        assert (await lab.campaign_final(campaign_id))["status"] == "completed"
+    assert host.commands() == ["a", "c"], "what has no link must not run"
+    assert await results(lab) == ["completed", None, "completed"]
+    assert len(await lab.fetch("SELECT FROM test_executions")) == 2
+
+
+async def test_a_campaign_that_cannot_go_on_ends_as_an_error(lab: Kit) -> None:
+    """A field of its request that nobody knows, as after an upgrade; each sweep started it anew."""
+    host, first, second = await lab.host("h", "d1", "d2"), Gate(), Gate()
+    host.on("a", first.held())
+    host.on("b", second.held())
+    campaign_id = await lab.campaign(*entries("a", "b", "c", "d"), parallelism=2)
+    await first.reached()
+    await second.reached()
+    await lab.fetch(
+        "UPDATE campaign_results SET request = request || '{\"novel\": 1}' WHERE position = 2"
+    )
+    first.open()
+    row = await lab.campaign_final(campaign_id)
+    assert (row["status"], row["error_kind"]) == ("error", "internal")
+    assert "see its log" in row["error"]
+    assert await results(lab) == ["completed", "cancelled", None, None]
+    told = [(event.seq, event.done, event.status) for event in lab.campaign_progress()]
+    assert told == [
+        (1, 0, "running"),
+        (2, 1, "running"),
+        (3, 2, "running"),
+        (4, 2, "error"),
+    ]
+    assert (await lab.done("x"))["status"] == "completed"
+
+
+async def test_a_campaign_that_crashes_once_goes_on(lab: Kit) -> None:
+    host = await lab.host()
+    queue = lab.lab._queue
+    enter, crashes = queue.enter, []
+
+    def crash_once(*args: Any) -> bool:
+        if not crashes:
+            crashes.append(1)
+            raise RuntimeError("a bug")
+        return enter(*args)
+
+    queue.enter = crash_once  # type: ignore[method-assign]
+    campaign_id = await lab.campaign(*entries("a", "b"))
+    assert (await lab.campaign_final(campaign_id))["status"] == "completed"
+    assert host.commands() == ["a", "b"]
+    assert crashes
 
 
 async def test_a_campaign_waits_for_its_devices(lab: Kit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -114,6 +115,32 @@ async def test_an_end_in_line_whose_answer_was_lost_is_told_once(lab: Kit) -> No
         await lab.lab._queue.sweep()
     assert [event.status for event in lab.progress(execution_id)] == ["cancelled"]
     assert not lab.lab._dispatcher.knows(execution_id)
+    gate.open()
+
+
+async def test_a_server_whose_clock_is_ahead_ends_nobody_early(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = await busy(lab)
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() + 90)
+    execution_id = await lab.run("a", queue_timeout_s=60)
+    await lab.lab._queue.sweep()
+    assert (await lab.execution(execution_id))["status"] == "queued"
+    assert 0 <= lab.lab.measures()["queue_oldest_s"] < 60
+    gate.open()
+    assert (await lab.final(execution_id))["status"] == "completed"
+
+
+async def test_a_server_whose_clock_is_behind_ends_who_waited_too_long(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = await busy(lab)
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() - 3600)
+    execution_id = await lab.run("a", queue_timeout_s=0.2)
+    row = await lab.final(execution_id)
+    assert (row["status"], row["error_kind"]) == ("error", "queue_timeout")
     gate.open()
 
 

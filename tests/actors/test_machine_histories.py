@@ -31,7 +31,7 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link
 from vpt.dialects.base import Trouble
-from vpt.model import DeviceStatus, Host, Waiting, Wish
+from vpt.model import DeviceRequest, DeviceStatus, Host, Waiting
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
@@ -300,8 +300,8 @@ class MatchedHistories(Histories):
         self.number += 1
         name = f"m{self.number}"
         self.w.executions[name] = "queued"
-        wish = Wish("model", device_id=device_id)
-        self.dispatcher.add(Waiting(name, wish, priority, float(self.number), 1e9))
+        request = DeviceRequest("model", device_id=device_id)
+        self.dispatcher.add(Waiting(name, request, priority, float(self.number), 1e9))
 
     @precondition(lambda self: self.runs)
     @rule()

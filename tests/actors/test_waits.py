@@ -14,6 +14,7 @@ from vpt.actors.waits import Waits
 from vpt.events import Events
 from vpt.model import (
     Device,
+    DeviceRequest,
     DeviceStatus,
     DeviceView,
     Host,
@@ -22,7 +23,6 @@ from vpt.model import (
     QueueChanged,
     Reason,
     Waiting,
-    Wish,
 )
 
 BUSY, LEASED, ONLINE = DeviceStatus.BUSY, DeviceStatus.LEASED, DeviceStatus.ONLINE
@@ -57,9 +57,11 @@ class Hall:
         assert isinstance(event, QueueChanged)
         self.told.append(event)
 
-    def add(self, name: str = "a", wish: Wish | None = None, priority: int = 50) -> None:
+    def add(
+        self, name: str = "a", request: DeviceRequest | None = None, priority: int = 50
+    ) -> None:
         at = float(next(self._numbers))
-        self.dispatcher.add(Waiting(name, wish or Wish("tv"), priority, at, at + 1e9))
+        self.dispatcher.add(Waiting(name, request or DeviceRequest("tv"), priority, at, at + 1e9))
 
     async def news(self) -> list[tuple[str, str, tuple[str, ...], int]]:
         """Give what is told now."""
@@ -117,7 +119,7 @@ def test_only_what_fits_is_waited_for() -> None:
     hall = Hall()
     hall.dispatcher.announce(view("h", BUSY, LEASED))
     hall.add("any")
-    hall.add("one", Wish("tv", device_id="h:d1"))
+    hall.add("one", DeviceRequest("tv", device_id="h:d1"))
     assert hall.dispatcher.place("any").wait.reason == "all_busy"
     assert hall.dispatcher.place("one").wait.reason == "leased"
 
@@ -125,10 +127,10 @@ def test_only_what_fits_is_waited_for() -> None:
 def test_a_place_counts_those_who_want_the_same_device_and_nobody_else() -> None:
     hall = Hall()
     hall.dispatcher.announce(view("h", BUSY, BUSY))
-    hall.add("first", Wish("tv", device_id="h:d0"))
-    hall.add("elsewhere", Wish("tv", device_id="h:d1"))
+    hall.add("first", DeviceRequest("tv", device_id="h:d0"))
+    hall.add("elsewhere", DeviceRequest("tv", device_id="h:d1"))
     hall.add("any")
-    hall.add("urgent", Wish("tv", device_id="h:d0"), priority=100)
+    hall.add("urgent", DeviceRequest("tv", device_id="h:d0"), priority=100)
     places = {name: hall.dispatcher.place(name) for name in ("first", "elsewhere", "any", "urgent")}
     assert {name: place.position for name, place in places.items()} == {
         "urgent": 1,
@@ -231,8 +233,10 @@ async def test_a_line_of_a_hundred_thousand_holds_nobody_up() -> None:
     for one in views:
         hall.dispatcher.announce(one)
     for n in range(100_000):
-        wish = Wish("tv", device_id=f"h{n % 100}:d{n % 7}") if n % 2 else Wish("tv")
-        hall.add(f"e{n}", wish, priority=n % 101)
+        request = (
+            DeviceRequest("tv", device_id=f"h{n % 100}:d{n % 7}") if n % 2 else DeviceRequest("tv")
+        )
+        hall.add(f"e{n}", request, priority=n % 101)
     await hall.news()
     delays: list[float] = []
 

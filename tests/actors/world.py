@@ -10,7 +10,17 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
 from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
 from vpt.dialects.base import Trouble
-from vpt.model import Answer, Device, ErrorKind, ExecutionStatus, Host, Json, RunSpec, Waiting, Wish
+from vpt.model import (
+    Answer,
+    Device,
+    DeviceRequest,
+    ErrorKind,
+    ExecutionStatus,
+    Host,
+    Json,
+    RunSpec,
+    Waiting,
+)
 
 LIMITS = Limits(
     suspect_after=2,
@@ -313,8 +323,8 @@ class World:
         attempt.released = effect.release
         status = ExecutionStatus.QUEUED if effect.again else effect.status
         if effect.again and self.dispatcher is not None:
-            wish = Wish("model")
-            self.dispatcher.add(Waiting(spec.execution_id, wish, 50, 0.0, 1e9, effect.device_id))
+            request = DeviceRequest("model")
+            self.dispatcher.add(Waiting(spec.execution_id, request, 50, 0.0, 1e9, effect.device_id))
         self.executions[spec.execution_id] = status
         return m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status)
 

@@ -100,6 +100,20 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
     assert "no attempt 9: there were 2" in (await vpt("logs", execution_id, "--attempt", "9")).err
 
 
+async def test_logs_have_the_whole_of_a_long_output(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    lines = [f"line {number}" for number in range(5000)]
+    said = {"output": "\n".join(lines)}
+    steps = [{"command": "look", "answers": said}]
+    case = await made(operator, "/api/testcases", test_case(steps=steps))
+    execution_id = (await vpt("run", "testcase", case["id"], "--no-wait")).out.strip()
+    done = await got(operator, f"/api/executions/{execution_id}", wait=10)
+    assert done["steps"][0]["output_truncated"]
+    told = (await vpt("logs", execution_id)).out.splitlines()
+    assert [line[6:] for line in told if line.startswith("    | ")] == lines
+
+
 async def test_logs_follow_a_run_and_a_campaign_to_the_end(
     operator: Client, host: FakeHost, vpt: Cli
 ) -> None:

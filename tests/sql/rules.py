@@ -107,6 +107,10 @@ _ENDED_EXECUTION = {
     "end_step_status": "error",
     "results": _RESULTS,
 }
+_COPIED = (
+    "INSERT INTO campaign_steps (campaign_execution_id, test_case_id, steps)"
+    " VALUES ('campaign_runs', 'case', '[]'), ('campaign_ended', 'case', '[]')"
+)
 
 RUNS = {
     "start_attempt": Rule(
@@ -333,6 +337,15 @@ RUNS = {
             "asked for already": State(_CANCELLED),
         },
     ),
+    "copy_campaign_steps": Rule(
+        {"campaign_execution_id": "campaign_runs", "test_case_ids": ["case"], "versions": [1]},
+        {"campaign_steps campaign_runs case": "new"},
+        {
+            "the test case has another version": with_args(versions=[2]),
+            "the test case was deleted": with_args(test_case_ids=["unknown"]),
+            "they are copied already": State(_COPIED, raises=asyncpg.UniqueViolationError),
+        },
+    ),
     "link_campaign_result": Rule(
         {"campaign_execution_id": "campaign_runs", "position": 1, "execution_id": "runs"},
         {"campaign_results campaign_runs 1": {"execution_id": "runs"}},
@@ -364,17 +377,40 @@ RUNS = {
         },
     ),
     "finish_campaign": Rule(
-        {"id": "campaign_runs", "status": "completed", "seq": 4},
         {
+            "id": "campaign_runs",
+            "status": "completed",
+            "seq": 4,
+            "error_kind": None,
+            "error": None,
+        },
+        {
+            "campaign_steps campaign_runs case": "gone",
             "campaign_executions campaign_runs": {
                 "status": "completed",
                 "completed_at": "now",
                 "seq": 4,
-            }
+            },
         },
         {
             "it is final": with_args(id="campaign_ended"),
             "unknown": with_args(id="unknown"),
+        },
+        sql=_COPIED,
+        other={
+            "it could not go on": State(
+                args={"status": "error", "error_kind": "internal", "error": "why"},
+                does={
+                    "campaign_steps campaign_runs case": "gone",
+                    "campaign_executions campaign_runs": {
+                        "status": "error",
+                        "error_kind": "internal",
+                        "error": "why",
+                        "completed_at": "now",
+                        "seq": 4,
+                    },
+                },
+            ),
         },
     ),
     "request_campaign_cancel": Rule(

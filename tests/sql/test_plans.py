@@ -36,6 +36,7 @@ EXCEPTIONS = {
     "references_of": "the catalogue of constraints, once a backup",
     "sealed_of_hosts": "all hosts, once a restore",
     "lab_hosts": "all hosts, once a start",
+    "lab_leases": "all leases, once a start; one a device at most",
     "keep_hosts": "locks all hosts, once an hour",
     "lab_counts": "counts all hosts and devices",
     "device_metrics": "counts all executions, from an index that has all it needs",

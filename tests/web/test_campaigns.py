@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
+
+import pytest
 
 from tests.conftest import Client
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
+from vpt import parameters
+from vpt.store.db import Session
 
 
 async def campaign(client: Client, count: int = 2, **changes: Any) -> Json:
@@ -116,7 +121,8 @@ async def test_a_campaign_runs_to_its_end(operator: Client, host: FakeHost) -> N
     assert {result["host"] for result in done["results"]} == {"host-1"}
     assert (done["summary"]["total"], done["summary"]["success_rate"]) == (3, 100)
     page = await got(operator, "/api/campaign-executions", status="completed")
-    assert page["items"] == [done]
+    listed = {name: value for name, value in done.items() if name != "results"}
+    assert page["items"] == [listed], "results are in the item only"
     filtered = await got(operator, "/api/campaign-executions", campaign_id="none")
     assert filtered["items"] == []
     executions = await got(
@@ -145,6 +151,46 @@ async def test_a_campaign_is_cancelled(operator: Client, host: FakeHost) -> None
     assert (done["status"], done["summary"]["success_rate"]) == ("cancelled", None)
     assert (await refused(operator, "POST", f"{path}/cancel"))[0] == 409
     assert (await refused(operator, "POST", "/api/campaign-executions/no/cancel"))[0] == 404
+
+
+async def test_starting_a_campaign_reads_the_steps_once_and_fills_in_none(
+    operator: Client, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What 1,000 entries of a test case cost beside each other: their parameters only."""
+    steps = [{"command": "${key}", "timeout_s": "${limit}"} for _ in range(1000)]
+    case = await made(operator, "/api/testcases", test_case(steps=steps))
+    entries = [
+        {"test_case_id": case["id"], "device_id": "tv-1", "parameters": {"key": f"{n}", "limit": n}}
+        for n in range(1, 1001)
+    ]
+    one = await made(operator, "/api/campaigns", {"name": "n", "test_cases": entries})
+    host.gate.clear()
+    asked: Counter[str] = Counter()
+    filled: Counter[str] = Counter()
+    _count(monkeypatch, Session, ("value", "rows", "row"), asked)
+    _count(monkeypatch, parameters, ("filled", "uses_of"), filled)
+    begun = await made(operator, f"/api/campaigns/{one['id']}/execute", {})
+    assert (asked["test_case_steps"], asked["devices_named"]) == (1, 1)
+    most_started = 2  # by now
+    assert filled["uses_of"] <= 1 + most_started
+    assert filled["filled"] <= 1000 + most_started * 2 * 1000, "a value an entry, no step"
+    await operator.post(f"/api/campaign-executions/{begun['campaign_execution_id']}/cancel")
+
+
+def _count(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, names: tuple[str, ...], counts: Counter[str]
+) -> None:
+    """Count the calls of functions by their names, of queries by the query's."""
+
+    def counting(name: str, real: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            counts[args[1] if owner is Session else name] += 1
+            return real(*args, **more)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(owner, name, counting(name, getattr(owner, name)))
 
 
 async def test_parameters_that_an_entry_lacks_are_named(operator: Client, host: FakeHost) -> None:

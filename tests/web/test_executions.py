@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from yarl import URL
 
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
+from vpt.store.db import Database
 from vpt.web.api import screenshots
 
 
@@ -100,6 +102,74 @@ async def test_executions_are_filtered(operator: Client, host: FakeHost) -> None
         page = await got(operator, "/api/executions", **params)
         ids = [item["execution_id"] for item in page["items"]]
         assert ids == [item["execution_id"] for item in expected], params
+
+
+_LONG = """
+    UPDATE test_executions SET actions = array_fill('a'::text, ARRAY[$1::int]),
+        steps = (SELECT json_agg('{"command": "a"}'::json) FROM generate_series(1, $1))
+"""
+_OUTPUTS = """
+    INSERT INTO execution_steps (execution_id, attempt, step, action, status, output, error)
+    SELECT e.id, 1, n, 'a', 'passed', said.text, said.text
+    FROM test_executions AS e
+    CROSS JOIN generate_series(3, $1::int) AS n
+    CROSS JOIN (
+        SELECT string_agg(md5(i::text), '') AS text FROM generate_series(1, 32768) AS i
+    ) AS said
+"""
+
+
+async def _long_outputs(db: Database, steps: int) -> None:
+    """Give the one execution so many steps that said 1 MiB each that cannot be compressed."""
+    async with db.session() as session:
+        await session._connection.execute(_LONG, steps, timeout=60)
+        await session._connection.execute(_OUTPUTS, steps, timeout=60)
+
+
+async def test_an_execution_can_be_read_whatever_its_steps_said(
+    operator: Client, host: FakeHost, db: Database
+) -> None:
+    done = await finished(operator, await run(operator))
+    await _long_outputs(db, 12)
+    path = f"/api/executions/{done['execution_id']}"
+    text = await (await operator.get(path)).text()
+    assert len(text) < 2**20
+    item = json.loads(text)
+    short, long = item["steps"][0], item["steps"][-1]
+    assert (short["output"], short["output_size"], short["output_truncated"]) == (None, None, False)
+    for kind in ("output", "error"):
+        assert (long[f"{kind}_size"], long[f"{kind}_truncated"]) == (2**20, True)
+        response = await operator.get(f"{path}/attempts/1/steps/12/{kind}")
+        whole = await response.text()
+        assert (len(whole), response.content_type) == (2**20, "text/plain")
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert whole.startswith(long[kind])
+        assert len(long[kind]) == 10_000
+
+
+async def test_the_beginning_of_an_output_is_read_without_the_rest(
+    operator: Client, host: FakeHost, db: Database
+) -> None:
+    done = await finished(operator, await run(operator))
+    await _long_outputs(db, 12)
+    async with db.session() as session:
+        [[plan]] = await session._connection.fetch(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + db.queries["execution_item"].sql,
+            *(done["execution_id"], None),
+        )
+    blocks = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+    whole = 2 * 10 * 2**20 / 8192
+    assert blocks < whole / 4
+
+
+async def test_a_step_that_is_not_there_has_no_output(operator: Client, host: FakeHost) -> None:
+    done = await finished(operator, await run(operator))
+    path = f"/api/executions/{done['execution_id']}/attempts"
+    empty = await operator.get(f"{path}/1/steps/1/output")
+    assert (empty.status, await empty.text()) == (200, "")
+    for wrong in ("1/steps/3", "2/steps/1", "0/steps/1", "1/steps/x", "1/steps/99999999999"):
+        assert (await refused(operator, "GET", f"{path}/{wrong}/output"))[0] == 404, wrong
+    assert (await refused(operator, "GET", "/api/executions/no/attempts/1/steps/1/error"))[0] == 404
 
 
 async def test_history_outlives_its_test_case(operator: Client, host: FakeHost) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,48 @@ async def test_long_output_is_cut(operator: Client, host: FakeHost) -> None:
     host.answer = lambda _: {"success": True, "output": "x" * 100_000}
     _, case = await run(operator)
     assert len(case.system_out) < 3000
-    assert "[cut]" in case.system_out
+    (whole, _) = re.findall(r"\[cut\] The whole: GET (\S+)", case.system_out)
+    assert await (await operator.get(whole)).text() == "x" * 100_000
+
+
+async def test_the_report_of_very_many_steps_is_bounded_and_says_where_the_rest_is(
+    operator: Client, host: FakeHost, db: Database
+) -> None:
+    host.answer = lambda _: {"success": False}
+    done = await executed(operator, await campaign(operator, 8))
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE test_executions SET actions = array_fill('a'::text, ARRAY[3000]);"
+            "INSERT INTO execution_steps (execution_id, attempt, step, action, status, output)"
+            " SELECT id, 1, n, 'a', 'passed', repeat('x', 600)"
+            " FROM test_executions, generate_series(2, 3000) AS n"
+        )
+    path = f"/api/campaign-executions/{done['campaign_execution_id']}"
+    text = await (await operator.get(f"{path}/junit")).text()
+    assert len(text) < 12 * 2**20
+    suite = await report(operator, path)
+    for case in suite:
+        assert [type(one) for one in case.result] == [Failure], "what failed is told first"
+        assert "step 1, launch_app: failed" in case.system_out
+        assert re.search(r"\d+ more steps: GET /api/executions/\w+\?attempt=1", case.system_out)
+
+
+async def test_a_campaign_that_could_not_go_on_is_an_error(
+    operator: Client, host: FakeHost, db: Database
+) -> None:
+    done = await executed(operator, await campaign(operator, 1))
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE campaign_executions"
+            " SET status = 'error', error_kind = 'internal', error = 'It broke.'"
+        )
+    path = f"/api/campaign-executions/{done['campaign_execution_id']}"
+    suite = await report(operator, path)
+    assert (suite.tests, suite.errors) == (2, 1)
+    (error,) = list(suite)[-1].result
+    assert (error.message, error.type) == ("It broke.", "internal")
+    item = await got(operator, path)
+    assert (item["error_kind"], item["error"]) == ("internal", "It broke.")
 
 
 @pytest.mark.parametrize("kind", ["executions", "campaign-executions"])

@@ -12,7 +12,7 @@ from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
 from vpt.actors.queue import Queue
 from vpt.background import Background
-from vpt.errors import ConflictError, NotFoundError, NothingFitsError
+from vpt.errors import ConflictError, NotFoundError
 from vpt.events import Events
 from vpt.model import CampaignProgress, ExecutionStatus, NewCampaign, RequestKey
 from vpt.store.db import Database
@@ -52,11 +52,7 @@ class CampaignJobs:
         self._check_open()
         # Entries that have not begun wait in their job, but they are to come into the queue.
         self._queue.check_room(sum(job.pending for job in self._jobs.values()))
-        for number, entry in enumerate(new.entries, 1):
-            try:
-                self._queue.possible(entry)
-            except NothingFitsError as error:
-                raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {error}") from None
+        await self._queue.all_possible(new.entries)
         campaign_execution_id = await store_campaign(self._db, new, key)
         began = CampaignProgress(
             campaign_execution_id, 0, len(new.entries), ExecutionStatus.RUNNING, 1

@@ -1,132 +1,132 @@
-"""The dispatcher: who waits, what is free, and who gets it.
+"""The dispatcher: which executions wait, which devices are free, and which gets which.
 
-It is the memory of the queue, whose truth is in the database. It never waits, so it needs no
-inbox: each method is one decision, whole before the next begins.
+It is the memory of the queue; the database decides. It never awaits, so it needs no inbox: each
+method is one decision, whole before the next begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count, islice
 
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
 from vpt.actors import messages as m
-from vpt.actors.groups import Line, rank
-from vpt.model import DeviceView, HostView, Place, Wait, Waiting, WaitReason, Wish
+from vpt.actors.free import Found, FreeDevices
+from vpt.actors.groups import QueueGroup, rank
+from vpt.model import DeviceRequest, DeviceView, HostView, Place, Wait, Waiting, WaitReason
 
 Tell = Callable[[str, m.Message], None]
-Found = tuple[HostView, DeviceView]
 
 
-def position(waiting: Waiting, lines: list[Line]) -> int:
-    """Count who is before it in these lines, and itself."""
-    return sum(line.before(waiting) for line in lines) + 1
+def position(waiting: Waiting, groups: list[QueueGroup]) -> int:
+    """Return its position: how many go before it in these groups, and itself."""
+    return sum(group.before(waiting) for group in groups) + 1
 
 
 class Dispatcher:
-    """Gives a free device to the execution that is first in line for it."""
+    """Gives a free device to the execution that is first in the queue for it."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._views: dict[str, HostView] = {}
         self._devices: dict[str, Found] = {}
-        self._free: dict[str, Found] = {}
-        self._sent: dict[str, tuple[str, str, Waiting]] = {}  # run to host and device
-        self._taken: dict[str, str] = {}  # device to the run sent there; both until it began
+        self._free = FreeDevices()
+        self._sent: dict[str, tuple[str, str, Waiting]] = {}  # execution to host and device
+        self._taken: dict[str, str] = {}  # device to execution; both until it began
         self._closed = False
         self._held = False
-        self._lines: dict[Wish, Line] = {}
+        self._groups: dict[DeviceRequest, QueueGroup] = {}
         self._waiting: dict[str, Waiting] = {}
-        self._new: dict[str, Waiting] = {}  # in line, and nobody was told why
+        self._new: dict[str, Waiting] = {}  # queued, and its reason is not published yet
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
         self._turns = count()
-        self._used: dict[str, int] = {}  # device to its last turn: work is spread
-        self.changes = 0  # goes up with whatever may change why somebody waits
-        self.told: dict[str, WaitReason] = {}  # why it waits, as was told; who leaves is forgotten
+        self._used: dict[str, int] = {}  # device to its last turn
+        self.changes = 0  # counts whatever may change why an execution waits
+        self.told: dict[str, WaitReason] = {}  # the published reason of each that waits
 
     def __len__(self) -> int:
-        """Count who waits."""
+        """Count the executions that wait."""
         return len(self._waiting)
 
     @property
     def known(self) -> int:
-        """Count who waits or is on the way to a host."""
+        """Count the executions that wait or are on their way to a host."""
         return len(self._waiting) + len(self._sent)
 
     def close(self) -> None:
-        """Send nothing more: what comes stays in line for the next start."""
+        """Send nothing more: what comes stays queued for the next start."""
         self._closed = True
 
     def hold(self) -> None:
-        """Send nothing until `release`: who comes first is known only when all are in line."""
+        """Send nothing until `release`: which is first is known only when all are loaded."""
         self._held = True
 
     def release(self) -> None:
-        """Give what is free to those who are first."""
+        """Send what is first to the devices that are free."""
         self._held = False
         self.offer_all()
 
     def offer_all(self) -> None:
-        """Give whatever is free to those who wait, should news of it have been lost."""
+        """Offer every free device again, in case the news of one was lost."""
         for view, device in tuple(self._devices.values()):
             if matching.is_free(view, device) and device.device.id not in self._taken:
                 self._offer(view, device)
 
     @property
     def views(self) -> list[HostView]:
-        """All hosts as their actors announced them."""
+        """Return all hosts as their actors announced them."""
         return list(self._views.values())
 
     @property
     def oldest(self) -> float | None:
-        """Since when (seconds since the epoch) the longest waiting waits."""
+        """Return since when the longest waiting waits, by the database's clock."""
         return min((w.queued_at for w in self._waiting.values()), default=None)
 
-    def impossible(self, wish: Wish) -> str | None:
-        """Say why no registered host could ever run that, or None."""
-        return matching.impossible(wish, self._views.values())
+    def impossible(self, request: DeviceRequest) -> str | None:
+        """Return why no registered host could ever run that, or None."""
+        return matching.impossible(request, self._views.values())
 
     @property
-    def lines(self) -> list[Line]:
-        """All lines: nobody waits outside of one."""
-        return list(self._lines.values())
+    def groups(self) -> list[QueueGroup]:
+        """Return all groups: each waiting execution is in one."""
+        return list(self._groups.values())
 
     def newcomers(self, most: int) -> list[Waiting]:
-        """Give the first of those who came into line, are still there, and were not yet given."""
+        """Return the first that were queued since, still are, and were not returned before."""
         some = list(islice(self._new.values(), most))
         for waiting in some:
             del self._new[waiting.execution_id]
         return some
 
-    def line_of(self, waiting: Waiting) -> Line | None:
-        """Give the line in which it stands, None when it left."""
+    def group_of(self, waiting: Waiting) -> QueueGroup | None:
+        """Return the group in which it waits, None when it left."""
         found = self._waiting.get(waiting.execution_id) is waiting
-        return self._lines[waiting.wish] if found else None
+        return self._groups[waiting.request] if found else None
 
-    def why(self, line: Line) -> Wait:
-        """Say why nothing that fits takes the first of a line now.
-
-        A line that everybody left while somebody looked through all learns of no host any more.
-        """
-        known = (self._devices.get(device_id) for device_id in line.fitting)
+    def why(self, group: QueueGroup) -> Wait:
+        """Return why no device that fits takes the first of a group now."""
+        # A group that became empty while a caller goes through all learns of no host any more,
+        # so it may name devices that are gone.
+        known = (self._devices.get(device_id) for device_id in group.fitting)
         return matching.why(found for found in known if found is not None)
 
     def place(self, execution_id: str) -> Place:
-        """Say where it stands in line and why; position 0 when it does not, or not any more."""
+        """Return its position and why it waits; position 0 when it does not wait (any more)."""
         waiting = self._waiting.get(execution_id)
         if waiting is None:
             sent = self._sent.get(execution_id)
             return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
-        line = self._lines[waiting.wish]
-        able = matching.able(self._devices[device_id] for device_id in line.fitting)
-        return Place(self.why(line), position(waiting, line.rivals(self.lines)), able)
+        group = self._groups[waiting.request]
+        able = matching.able(self._devices[device_id] for device_id in group.fitting)
+        return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
 
     def add(self, waiting: Waiting) -> bool:
-        """Send it to a free device, or put it in line; True when it was sent.
+        """Send it to a free device, or queue it; True when it was sent.
 
-        Who is known stays where he is: the sweep may find a row before its submitter does.
+        No-op for one that is queued or sent already: the sweep may load its row before `submit`
+        adds it.
         """
         if self.knows(waiting.execution_id):
             return waiting.execution_id in self._sent
@@ -138,22 +138,22 @@ class Dispatcher:
         return True
 
     def knows(self, execution_id: str) -> bool:
-        """True when it waits, or is on its way to a host."""
+        """Return True when it waits, or is on its way to a host."""
         return execution_id in self._waiting or execution_id in self._sent
 
     def waits(self, execution_id: str) -> bool:
-        """True when it stands in line."""
+        """Return True when it waits."""
         return execution_id in self._waiting
 
     def withdraw(self, execution_id: str) -> Waiting | None:
-        """Take it out of the line; None when it is not there."""
+        """Remove it from the queue and return it; None when it does not wait."""
         waiting = self._waiting.pop(execution_id, None)
         if waiting is None:
             return None
-        line = self._lines[waiting.wish]
-        line.remove(waiting)
-        if not line:
-            del self._lines[waiting.wish]
+        group = self._groups[waiting.request]
+        group.remove(waiting)
+        if not group:  # else it would be matched against every new device, for nothing
+            del self._groups[waiting.request]
         self._expiry.remove(waiting)
         self._new.pop(execution_id, None)
         self.told.pop(execution_id, None)
@@ -161,11 +161,11 @@ class Dispatcher:
 
     @property
     def next_expiry(self) -> float | None:
-        """When (seconds since the epoch) the first in line to give up will have waited too long."""
+        """Return when the next one will have waited too long, by the database's clock."""
         return self._expiry[0].expires_at if self._expiry else None
 
     def expired(self, now: float) -> list[Waiting]:
-        """Take out of the line all whose time is over."""
+        """Remove and return all that have waited too long."""
         over = []
         while self._expiry and self._expiry[0].expires_at <= now:
             over.append(self._expiry[0])
@@ -173,17 +173,18 @@ class Dispatcher:
         return over
 
     def announce(self, view: HostView) -> None:
-        """Learn how a host looks now, and use what became free."""
+        """Store a host's present view, and use what became free."""
         self._forget_free(view.host.id)
         self._learn(self._views.get(view.host.id), view)
         self._views[view.host.id] = view
         self.changes += 1
         for device in view.devices:
+            # A device that something was just sent to still looks free until its run begins.
             if matching.is_free(view, device) and device.device.id not in self._taken:
                 self._offer(view, device)
 
     def begun(self, execution_id: str) -> Waiting | None:
-        """Learn that a run which was sent to a host stands in the database; give its entry."""
+        """Forget an execution that was sent and whose attempt is stored now; return its entry."""
         sent = self._sent.pop(execution_id, None)
         if sent is None:
             return None
@@ -191,7 +192,7 @@ class Dispatcher:
         return sent[2]
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Learn that a run could not begin; unless it is gone for good it waits on."""
+        """Queue again an execution whose run could not begin, unless it is `gone` for good."""
         sent = self._sent.pop(execution_id, None)
         if sent is None:
             return
@@ -202,13 +203,14 @@ class Dispatcher:
             self.add(sent[2])
 
     def host_gone(self, host_id: str) -> None:
-        """Learn that a host's actor ended: what was sent there and did not begin waits on."""
+        """Queue again what was sent to a host whose actor ended and did not begin."""
         self._forget_free(host_id)
         view = self._views.pop(host_id, None)
         self._learn(view, None)
         self.changes += 1
         for device in view.devices if view else ():
             self._used.pop(device.device.id, None)
+        # The host is gone from `_views` first, so none of them is sent there again.
         back = [sent for sent in self._sent.values() if sent[0] == host_id]
         for _, device_id, waiting in back:
             del self._sent[waiting.execution_id]
@@ -219,24 +221,27 @@ class Dispatcher:
     # ------------------------------------------------------------ inside
 
     def _learn(self, old: HostView | None, new: HostView | None) -> None:
-        """Know a host's devices, and which lines they fit where that may have changed."""
+        """Store a host's devices, and which groups they fit where that may have changed."""
         for device in old.devices if old else ():
             self._devices.pop(device.device.id, None)
         if new is not None:
             self._devices |= {device.device.id: (new, device) for device in new.devices}
+        # Most views differ in a status only, and with many groups matching anew is what costs.
         if old is not None and new is not None and matching.same(old, new):
             return
-        for line in self._lines.values():
+        for group in self._groups.values():
             if old is not None:
-                line.forget(old)
+                group.forget(old)
             if new is not None:
-                line.learn(new)
+                group.learn(new)
 
     def _enqueue(self, waiting: Waiting) -> None:
-        line = self._lines.get(waiting.wish)
-        if line is None:
-            line = self._lines[waiting.wish] = Line(waiting.wish, self._views.values())
-        line.add(waiting)
+        group = self._groups.get(waiting.request)
+        if group is None:
+            group = self._groups[waiting.request] = QueueGroup(
+                waiting.request, self._views.values()
+            )
+        group.add(waiting)
         self.changes += 1
         self._expiry.add(waiting)
         self._waiting[waiting.execution_id] = waiting
@@ -246,28 +251,19 @@ class Dispatcher:
     def _stands_still(self) -> bool:
         return self._closed or self._held
 
-    def _candidates(self, wish: Wish) -> Iterator[Found]:
-        for view, device in () if self._stands_still else self._free.values():
-            if matching.fits(wish, view.host, device.device):
-                yield view, device
-
     def _best_device(self, waiting: Waiting) -> Found | None:
-        return min(
-            self._candidates(waiting.wish),
-            key=lambda found: (
-                found[0].host.id == waiting.last_host,
-                self._used.get(found[1].device.id, -1),
-            ),
-            default=None,
-        )
+        if self._stands_still:
+            return None
+        return self._free.first_for(waiting.request, waiting.last_host)
 
     def _offer(self, view: HostView, device: DeviceView) -> None:
-        """Give a free device to the first in line that it fits; else keep it free."""
+        """Send the first execution that a free device fits; else keep the device free."""
         device_id = device.device.id
-        heads = (line.head for line in self._lines.values() if device_id in line.fitting)
+        # Each group is in order, so the first of all is among the heads.
+        heads = (group.head for group in self._groups.values() if device_id in group.fitting)
         first = None if self._stands_still else min(heads, key=rank, default=None)
         if first is None:
-            self._free[device_id] = (view, device)
+            self._free.add((view, device), self._used.get(device_id, -1))
             return
         self.withdraw(first.execution_id)
         self._send(first, view, device)
@@ -279,7 +275,9 @@ class Dispatcher:
 
     def _send(self, waiting: Waiting, view: HostView, device: DeviceView) -> None:
         device_id = device.device.id
-        self._free.pop(device_id, None)
+        # Kept until the run is stored or refused: if the host's actor dies in between it is queued
+        # again, and the database refuses a second start.
+        self._free.remove(device_id)
         self._taken[device_id] = waiting.execution_id
         self._sent[waiting.execution_id] = (view.host.id, device_id, waiting)
         self._used[device_id] = next(self._turns)
@@ -288,4 +286,4 @@ class Dispatcher:
     def _forget_free(self, host_id: str) -> None:
         view = self._views.get(host_id)
         for device in view.devices if view else ():
-            self._free.pop(device.device.id, None)
+            self._free.remove(device.device.id)

@@ -1,4 +1,4 @@
-"""A line: those who wait for the same, in order, and the devices that could run it."""
+"""A group of the queue: executions that ask for the same, and the devices that fit them."""
 
 from __future__ import annotations
 
@@ -8,62 +8,73 @@ from itertools import islice
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
-from vpt.model import HostView, Waiting, WaitReason, Wish
+from vpt.model import DeviceRequest, HostView, Waiting, WaitReason
 
-_SECONDS_A_POINT = 10.0  # waiting that long is worth one point of priority
+_SECONDS_A_POINT = 10.0  # ageing: so nobody waits for ever behind higher priorities
 
 Rank = tuple[float, str]
 
 
 def rank(waiting: Waiting) -> Rank:
-    """Order by priority + 1 for each 10 s waited: a rank that time does not change."""
+    """Return the key to order by priority + 1 for each 10 s waited.
+
+    Both sides age alike, so it needs no present time: the order of two never changes.
+    """
+    # The id makes it total: with two equal keys `remove` could take out the other one.
     return (waiting.queued_at - waiting.priority * _SECONDS_A_POINT, waiting.execution_id)
 
 
-class Line:
-    """Equal wishes share a line; what fits is known beforehand, and not looked for each time."""
+class QueueGroup:
+    """Executions with equal requests, in order, with the devices that fit all of them.
 
-    def __init__(self, wish: Wish, views: Iterable[HostView]) -> None:
-        self.wish = wish
-        self.fitting: dict[str, None] = {}  # ids of devices, in the order in which they came
-        self.reason: WaitReason | None = None  # what all in line were told, or are being told
-        self.behind = False  # some are still to be told
+    What fits is computed when a host changes, not each time a device becomes free.
+    """
+
+    def __init__(self, request: DeviceRequest, views: Iterable[HostView]) -> None:
+        self.request = request
+        self.fitting: dict[
+            str, None
+        ] = {}  # ids of devices, in the order in which they came; the order keeps answers stable
+        self.reason: WaitReason | None = (
+            None  # the reason that is published, or being published, for all of it
+        )
+        self.behind = False  # it is still to be published for some
         self._told_up_to: Rank | None = None
         self._queue = SortedKeyList(key=rank)
         for view in views:
             self.learn(view)
 
     def __len__(self) -> int:
-        """Count who waits here."""
+        """Count the executions in it."""
         return len(self._queue)
 
     @property
     def head(self) -> Waiting:
-        """Who is first; there is always somebody."""
+        """Return the first; a group is never empty."""
         head: Waiting = self._queue[0]
         return head
 
     def add(self, waiting: Waiting) -> None:
-        """Put it in its place."""
+        """Add an execution in its place."""
         self._queue.add(waiting)
 
     def remove(self, waiting: Waiting) -> None:
-        """Take it out."""
+        """Remove an execution."""
         self._queue.remove(waiting)
 
     def before(self, waiting: Waiting) -> int:
-        """Count those who go before it, whether it stands here or not."""
+        """Count those that go before it, whether it is in this group or not."""
         before: int = self._queue.bisect_key_left(rank(waiting))
         return before
 
     def tell_anew(self, reason: WaitReason) -> None:
-        """Note that all in line are to hear of another reason."""
+        """Note that another reason is to be published for all of it."""
         self.reason, self.behind, self._told_up_to = reason, True, None
 
     def next_to_tell(self, most: int) -> list[Waiting]:
-        """Give the next that are to hear of it; when there is none left, all did."""
+        """Return the next for which the reason is to be published, `most` at a time."""
         some = self._after(self._told_up_to, most)
-        if some:
+        if some:  # a rank, not an index: others join and leave between two calls
             self._told_up_to = rank(some[-1])
         self.behind = len(some) == most
         return some
@@ -75,17 +86,18 @@ class Line:
         return list(islice(behind, most))
 
     def learn(self, view: HostView) -> None:
-        """Take a host's devices in, as far as they fit."""
+        """Add those of a host's devices that fit."""
         for device in view.devices:
-            if matching.fits(self.wish, view.host, device.device):
+            if matching.fits(self.request, view.host, device.device):
                 self.fitting[device.device.id] = None
 
     def forget(self, view: HostView) -> None:
-        """Leave a host's devices out."""
+        """Remove a host's devices."""
         for device in view.devices:
             self.fitting.pop(device.device.id, None)
 
-    def rivals(self, lines: Iterable[Line]) -> list[Line]:
-        """Give the lines that wait for a device which fits this one, too; itself among them."""
+    def rivals(self, groups: Iterable[QueueGroup]) -> list[QueueGroup]:
+        """Return the groups that some device of this one fits, too; this one is among them."""
+        # Their executions may get a device first, so they count for a position.
         mine = self.fitting.keys()
-        return [line for line in lines if line is self or not mine.isdisjoint(line.fitting)]
+        return [group for group in groups if group is self or not mine.isdisjoint(group.fitting)]

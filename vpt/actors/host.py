@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,7 +49,7 @@ class NotTaken(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class HostServices:
     """What every host's actor needs of the rest of the server."""
 
     shared: Shared
@@ -62,6 +61,7 @@ class Surroundings:
     probed: Callable[[str, float | None], None]  # host, milliseconds; None when it was missed
     requeue: Callable[[Waiting], None]
     not_taken: NotTaken
+    waited_s: Callable[[Waiting], float]  # by the queue's clock, which is the database's
     tally: Tally
     may_act: Callable[[], bool]  # false while another server may have taken over
 
@@ -77,14 +77,14 @@ class HostActor(Actor[m.Message]):
         self,
         state: HostState,
         resumed: list[tuple[RunState, float]],
-        world: Surroundings,
+        services: HostServices,
         last_seen: datetime | None,
     ) -> None:
         super().__init__(state.host.id, inbox_limit=state.limits.inbox_limit)
         self._state = state
         self._resumed = resumed
-        self._world = world
-        self.ledger = Ledger(world.shared, state.host.id)
+        self._services = world
+        self.ledger = Ledger(services.shared, state.host.id)
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._records: deque[m.Effect] = deque()  # in order, the first one is being stored
@@ -151,7 +151,7 @@ class HostActor(Actor[m.Message]):
             ):
                 self._record(effect)
             case m.Publish(event):
-                self._world.events.publish(event)
+                self._services.events.publish(event)
             case m.Announce(view):
                 self._announce(view)
             case m.Alarm():
@@ -161,11 +161,11 @@ class HostActor(Actor[m.Message]):
             case m.CancelOnHost():
                 self.spawn(self._cancel_on_host(effect), "cancel")
             case m.Leave(host, device):
-                self.spawn(self._world.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
+                self.spawn(self._services.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
             case m.AbortCall(device_id):
                 self._abort_call(device_id)
             case m.ReturnRun(execution_id, device_id, gone):
-                self._world.not_taken(execution_id, device_id, gone=gone)
+                self._services.not_taken(execution_id, device_id, gone=gone)
             case m.Log(event_name, fields, warning):
                 level = log.warning if warning else log.info
                 level(event_name, host_id=self.name, **fields)
@@ -201,17 +201,17 @@ class HostActor(Actor[m.Message]):
     async def _probe(self, effect: m.Probe) -> None:
         began = perf_counter()
         try:
-            await self._world.dialect.probe(effect.host, self._world.probe_timeout)
+            await self._services.dialect.probe(effect.host, self._services.probe_timeout)
         except HostTroubleError as trouble:
-            self._world.tally.probes_missed += 1
-            self._world.probed(self.name, None)
+            self._services.tally.probes_missed += 1
+            self._services.probed(self.name, None)
             self.tell(m.ProbeMissed(trouble.message))
             return
         seconds = perf_counter() - began
-        self._world.tally.probes.add(seconds)
+        self._services.tally.probes.add(seconds)
         # A missed probe leaves this as it was: it is when the host was last seen, not looked at.
         self._last_seen = datetime.now(UTC)
-        self._world.probed(self.name, seconds * 1000)
+        self._services.probed(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
 
     # ------------------------------------------------------------ calls to the host
@@ -272,16 +272,16 @@ class HostActor(Actor[m.Message]):
 
     async def _send(self, call: Call) -> m.Outcome:
         # Another server may have taken over, and send the same step: then this one must not.
-        if not self._world.may_act():
+        if not self._services.may_act():
             error = "The server's claim on its database ran out."
             return m.NoAnswer(Trouble.HELD_BACK, error)
         try:
-            return await self._world.dialect.send(call)
+            return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
             return m.NoAnswer(trouble.trouble, trouble.message)
 
     async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
-        acknowledged = self._world.may_act() and await self._world.dialect.cancel(
+        acknowledged = self._services.may_act() and await self._services.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
         )
         self.tell(
@@ -320,7 +320,7 @@ class HostActor(Actor[m.Message]):
                     await self.ledger.finish_step(effect, await self._save_screenshot(effect))
                 )
                 if effect.duration_ms is not None:
-                    self._world.tally.steps.add((effect.status,), effect.duration_ms / 1000)
+                    self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case m.StoreTry():
                 self.tell(await self.ledger.retry_step(effect))
             case m.StoreHandle():
@@ -333,9 +333,9 @@ class HostActor(Actor[m.Message]):
                 raise AssertionError(effect)
 
     def _begun(self, execution_id: str) -> None:
-        waiting = self._world.dispatcher.begun(execution_id)
-        if waiting is not None:  # the database's clock may be ahead of this one: never below 0
-            self._world.tally.dispatched.add(max(0.0, time.time() - waiting.queued_at))
+        waiting = self._services.dispatcher.begun(execution_id)
+        if waiting is not None:
+            self._services.tally.dispatched.add(self._services.waited_s(waiting))
 
     async def _store_end(self, effect: m.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)
@@ -343,7 +343,7 @@ class HostActor(Actor[m.Message]):
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
             last = self.name if effect.kind is ErrorKind.HOST_LOST else None
-            self._world.requeue(waiting_of(effect.spec.execution_id, row, last))
+            self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
 
     def _log_end(
         self, effect: m.StoreEnd, status: ExecutionStatus, duration_s: float | None
@@ -375,7 +375,9 @@ class HostActor(Actor[m.Message]):
             return None
         key = effect.key
         try:
-            return await self._world.artifacts.save(key.execution_id, key.attempt, key.step, data)
+            return await self._services.artifacts.save(
+                key.execution_id, key.attempt, key.step, data
+            )
         except VptError as error:
             log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
         except OSError:
@@ -389,18 +391,18 @@ class HostActor(Actor[m.Message]):
         self._recorded.set()
         self._publish_changes(self._last_view, view)
         self._last_view = view
-        self._world.dispatcher.announce(view)
+        self._services.dispatcher.announce(view)
 
     def _publish_changes(self, old: HostView | None, new: HostView) -> None:
         seen = self._last_seen.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if self._last_seen else None
         if old is None or (old.status, old.reason) != (new.status, new.reason):
             log.info("host_status_changed", host_id=self.name, status=new.status, reason=new.reason)
-            self._world.events.publish(HostChanged(self.name, new.status, new.reason, seen))
+            self._services.events.publish(HostChanged(self.name, new.status, new.reason, seen))
         was = {item.device.id: item.status for item in old.devices} if old else {}
         for item in new.devices:
             if was.get(item.device.id) is not item.status:
                 log.info("device_status_changed", device_id=item.device.id, status=item.status)
-                self._world.events.publish(DeviceChanged(item.device.id, item.status, seen))
+                self._services.events.publish(DeviceChanged(item.device.id, item.status, seen))
 
 
 def _slim(outcome: m.Outcome) -> m.Outcome:

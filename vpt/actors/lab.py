@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from random import uniform
@@ -17,7 +16,7 @@ from vpt.actors.campaign_jobs import CampaignJobs
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
-from vpt.actors.host import Surroundings
+from vpt.actors.host import HostServices
 from vpt.actors.leases import Leases
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
@@ -90,8 +89,8 @@ class Lab:
         # Together they make a key that no action ever had, also none before a restart.
         self._started, self._acts = uuid4().hex, count(1)
 
-    def _services(self, may_act: Callable[[], bool]) -> Surroundings:
-        return Surroundings(
+    def _services(self, may_act: Callable[[], bool]) -> HostServices:
+        return HostServices(
             shared=Shared(self._db),
             dialect=self._dialect,
             events=self._events,
@@ -101,6 +100,7 @@ class Lab:
             probed=self._probed,
             requeue=self._queue.requeue,
             not_taken=self._queue.not_taken,
+            waited_s=self._queue.waited_s,
             tally=self.tally,
             may_act=may_act,
         )
@@ -252,10 +252,9 @@ class Lab:
 
     def measures(self) -> dict[str, Any]:
         """Return the figures that only the memory has."""
-        oldest = self._dispatcher.oldest
         return {
             "queue_length": len(self._dispatcher),
-            "queue_oldest_s": None if oldest is None else round(time.time() - oldest, 3),
+            "queue_oldest_s": self._queue.oldest_s,
             "actors": len(self._supervisor),
             "inbox_depth": self._supervisor.inbox_depth,
             "campaigns_running": len(self.campaigns),

@@ -14,13 +14,13 @@ import structlog
 
 from vpt.actors import messages as m
 from vpt.model import (
+    DeviceRequest,
     ErrorKind,
     ExecutionStatus,
     HostView,
     RunSpec,
     StepStatus,
     Waiting,
-    Wish,
     screenshot_url,
 )
 from vpt.store.batch import BatchWriter
@@ -52,7 +52,7 @@ def spec_of(row: Any) -> RunSpec:
 
 def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
     """Build the queue's entry of an execution from its row."""
-    wish = Wish(
+    request = DeviceRequest(
         row["device_model"],
         frozenset(row["requirements"]),
         row["wanted_device_id"],
@@ -61,7 +61,7 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
     )
     return Waiting(
         execution_id,
-        wish,
+        request,
         row["priority"],
         row["queued_at"],
         row["queued_at"] + row["queue_timeout_s"],

@@ -1,4 +1,4 @@
-"""Which device for which execution, and why not: pure."""
+"""Which device fits which execution, and why not: pure functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vpt.model import (
     Device,
+    DeviceRequest,
     DeviceStatus,
     DeviceView,
     Host,
@@ -14,7 +15,6 @@ from vpt.model import (
     Reason,
     Wait,
     WaitReason,
-    Wish,
 )
 
 _MOST_NAMES = 20
@@ -36,44 +36,46 @@ _SOONEST = (
 )
 
 
-def lacks(wish: Wish, host: Host, device: Device) -> list[str]:
-    """Name what this device lacks to ever run that; nothing when it fits."""
+def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
+    """Return what this device lacks to ever run that; nothing when it fits."""
     missing = []
-    if wish.device_id is not None and wish.device_id != device.id:
-        missing.append(f"device {wish.device_id}")
-    if wish.host_id is not None and wish.host_id != host.id:
-        missing.append(f"host {wish.host_id}")
-    if host.id in wish.refused_by:
+    if request.device_id is not None and request.device_id != device.id:
+        missing.append(f"device {request.device_id}")
+    if request.host_id is not None and request.host_id != host.id:
+        missing.append(f"host {request.host_id}")
+    if host.id in request.refused_by:
         missing.append("a host that has not refused it")
-    if not _is_model(wish.device_model, host, device):
-        missing.append(f"device model {wish.device_model}")
+    if not _is_model(request.device_model, host, device):
+        missing.append(f"device model {request.device_model}")
+    # A device has what its host has; its model may be asked for as a capability, too.
     has = host.capabilities | device.capabilities
-    missing += sorted(wish.requirements - has - {device.model})
+    missing += sorted(request.requirements - has - {device.model})
     return missing
 
 
 def _is_model(model: str, host: Host, device: Device) -> bool:
     if device.model is not None:
         return device.model == model
+    # A host without declared devices has one implicit device, and its capabilities are the models.
     return device.local_id is None and model in host.capabilities
 
 
-def fits(wish: Wish, host: Host, device: Device) -> bool:
-    """True when the device could run that, whatever its status."""
-    return not lacks(wish, host, device)
+def fits(request: DeviceRequest, host: Host, device: Device) -> bool:
+    """Return True when the device could run that, whatever its status."""
+    return not lacks(request, host, device)
 
 
 def is_free(view: HostView, device: DeviceView) -> bool:
-    """True when a run may begin there now."""
+    """Return True when a run may begin there now."""
     return view.status is HostStatus.AVAILABLE and device.status is DeviceStatus.ONLINE
 
 
-def impossible(wish: Wish, views: Iterable[HostView]) -> str | None:
-    """Say what is missing and who comes nearest, when nobody registered could ever run that."""
+def impossible(request: DeviceRequest, views: Iterable[HostView]) -> str | None:
+    """Return what the nearest device lacks, when no registered one could ever run that."""
     best: tuple[int, str, list[str]] | None = None
     for view in views:
         for device in view.devices:
-            missing = lacks(wish, view.host, device.device)
+            missing = lacks(request, view.host, device.device)
             if not missing:
                 return None
             rank = (len(missing), device.device.id, missing)
@@ -84,14 +86,15 @@ def impossible(wish: Wish, views: Iterable[HostView]) -> str | None:
 
 
 def same(old: HostView, new: HostView) -> bool:
-    """True when what fits the one fits the other: only statuses may differ."""
+    """Return True when what fits the one fits the other: only statuses may differ."""
+    # Comparing costs; most views share the very same host.
     if old.host is not new.host and old.host != new.host:
         return False
     return [item.device for item in old.devices] == [item.device for item in new.devices]
 
 
 def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
-    """Say why none of these devices, which fit, takes a run now, and which it is."""
+    """Return why none of these devices, which fit, takes a run now, and which devices it is."""
     names: dict[WaitReason, dict[str, None]] = {}
     for view, device in fitting:
         reason = hindrance(view, device)
@@ -105,10 +108,11 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
 
 
 def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
-    """Count who works through runs: only then do earlier ones tell how long it takes."""
+    """Count the devices that work through runs: only then is a usual duration any help."""
     at_work = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
     return len(
         {
+            # A serial host runs one thing at a time, however many devices it has.
             view.host.id if view.host.serial else device.device.id
             for view, device in fitting
             if hindrance(view, device) in at_work
@@ -117,7 +121,7 @@ def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
 
 
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:
-    """Say what keeps a device from a run; one that is free was just given to somebody else."""
+    """Return what keeps a device from a run; a free one was just given to another execution."""
     if view.status is HostStatus.SUSPECT:
         flaps = view.reason is Reason.FLAPPING
         return WaitReason.PAUSED if flaps else WaitReason.HOST_SUSPECT

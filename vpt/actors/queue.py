@@ -1,9 +1,9 @@
-"""The queue's life in the database: put in line, time over, cancelled, reconciled."""
+"""The queue in the database: executions are queued, expire, are cancelled, are reconciled."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,7 @@ from vpt.actors.state import action_name
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
+    DeviceRequest,
     ErrorKind,
     ExecutionStatus,
     NewExecution,
@@ -23,19 +24,22 @@ from vpt.model import (
     Submitted,
     TestProgress,
     Waiting,
-    Wish,
 )
 from vpt.store.db import Database, Session
 
 log = structlog.get_logger(__name__)
 
-_NEWS = 2.0  # seconds that a submitter waits to hear whether his run began
-_PAGE = 500  # executions that are loaded at once
-_RECKONING = 12  # sweeps: so often the database is gone through whatever the counts say
+_NEWS = 2.0  # seconds that `submit` waits to hear whether its run began
+_PREPARED = 2  # entries of campaigns whose steps are in memory at once, on their way to a row
+_PAGE = 500  # executions that are loaded with one statement
+_RECKONING = 12  # sweeps: so often all rows are read, whatever the counts say
 
 
 class Queue:
-    """What waits: every change is in the database first, then in the dispatcher."""
+    """Executions that wait: every change is in the database first, then in the dispatcher.
+
+    After a crash between the two the sweep finds the row; the other order could lose it.
+    """
 
     def __init__(
         self, db: Database, events: Events, dispatcher: Dispatcher, *, max_queued: int
@@ -47,21 +51,25 @@ class Queue:
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0  # seconds since the epoch
-        self._coming = 0  # submitted, and not yet in line
+        self._alarm_at = 0.0  # by the database's clock, like all moments here
+        self._ahead = 0.0  # seconds that the database's clock is ahead of the loop's
+        self._coming = 0  # being stored, and not yet in the dispatcher: they count as queued
         self._sweeps = 0
-        #: How executions were to end of which it is not known whether they did.
+        #: How to end executions when the answer to that was lost: whether they did is not known.
         self._unsure: dict[str, tuple[ExecutionStatus, ErrorKind | None, str | None]] = {}
+        #: Campaigns start entries in turns: the steps of one may be many megabytes in memory.
+        self.preparing = asyncio.Semaphore(_PREPARED)
         events.subscribe(self._on_event)
 
     async def load(self) -> None:
-        """Take up what was waiting when the server stopped; nothing starts before all is in."""
+        """Load what was waiting when the server stopped; nothing starts before all is in."""
         self._dispatcher.hold()
+        await self._read_clock()
         await self._take_up_missed()
         self._dispatcher.release()
 
     async def _take_up_missed(self) -> None:
-        """Go through what the database has in line, page by page, for what the memory has not."""
+        """Queue what the database has queued and the memory has not, page by page."""
         at, after = None, ""
         while True:
             rows = await self._db.rows("queued_page", after_at=at, after_id=after, limit=_PAGE)
@@ -73,24 +81,42 @@ class Queue:
             at, after = rows[-1]["at"], rows[-1]["id"]
 
     def check_room(self, more: int = 0) -> None:
-        """Raise UnavailableError when the line is full; `more` are about to come into it."""
+        """Raise UnavailableError when the queue is full; `more` are about to come into it."""
         if len(self._dispatcher) + self._coming + more >= self._max_queued:
             raise UnavailableError("The queue is full.", retry_after=10)
 
     def possible(self, new: NewExecution) -> None:
         """Raise NothingFitsError when no registered host could ever run it."""
-        why = self._dispatcher.impossible(wish_of(new))
+        why = self._dispatcher.impossible(request_of(new))
         if why is not None:
             raise NothingFitsError(why)
+
+    async def all_possible(self, entries: Iterable[NewExecution]) -> None:
+        """Raise NothingFitsError that names the first entry which no host could ever run.
+
+        Equal requests are looked at once, and others have their turn in between: each look goes
+        through all hosts.
+        """
+        seen = set()
+        for number, entry in enumerate(entries, 1):
+            request = request_of(entry)
+            if request in seen:
+                continue
+            seen.add(request)
+            why = self._dispatcher.impossible(request)
+            if why is not None:
+                raise NothingFitsError(f"Test {number}, {entry.test_case_name}: {why}")
+            await asyncio.sleep(0)
 
     async def submit(
         self, new: NewExecution, timeout_s: float, key: RequestKey | None = None
     ) -> Submitted:
-        """Put it in line; when a device is free it runs at once. `key` is stored with it."""
+        """Store and queue it; when a device is free it runs at once. `key` is stored with it."""
         self.check_room()
         self.possible(new)
         execution_id = uuid4().hex
         queued_at = await self._store(execution_id, new, timeout_s, key)
+        # Registered before it is sent: its run may begin before `enter` returns.
         news = self._news[execution_id] = asyncio.get_running_loop().create_future()
         try:
             if self.enter(execution_id, new, timeout_s, queued_at):
@@ -100,6 +126,7 @@ class Queue:
             pass
         finally:
             self._news.pop(execution_id, None)
+        # No news: it is queued, or its host is slow to begin; the answer says "queued" then.
         event = news.result() if news.done() and not news.cancelled() else None
         if event is None:
             return Submitted(execution_id, ExecutionStatus.QUEUED, None, None)
@@ -122,9 +149,9 @@ class Queue:
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
     ) -> bool:
-        """Give what the database has to the dispatcher; True when it was sent to a host."""
+        """Give a stored execution to the dispatcher; return True when it was sent to a host."""
         waiting = Waiting(
-            execution_id, wish_of(new), new.priority, queued_at, queued_at + timeout_s
+            execution_id, request_of(new), new.priority, queued_at, queued_at + timeout_s
         )
         return self._add(waiting)
 
@@ -134,18 +161,44 @@ class Queue:
             self._set_alarm()
         return sent
 
+    # ------------------------------------------------------------ the clock
+
+    async def _read_clock(self) -> None:
+        """Read how far the database's clock is ahead of the loop's.
+
+        Rows are stamped by the database, whose clock may differ from this machine's by minutes;
+        so the queue counts in the database's time only, and reads it anew in case it is set.
+        """
+        now = await self._db.value("queue_clock")
+        # It is a little later by now: so nothing is ended before its time, only a moment after.
+        self._ahead = now - asyncio.get_running_loop().time()
+
+    def now(self) -> float:
+        """Return the time by the database's clock, in seconds since the epoch."""
+        return asyncio.get_running_loop().time() + self._ahead
+
+    def waited_s(self, waiting: Waiting) -> float:
+        """Return for how many seconds an execution has waited."""
+        return max(0.0, self.now() - waiting.queued_at)
+
+    @property
+    def oldest_s(self) -> float | None:
+        """Return for how many seconds the longest waiting execution has waited."""
+        oldest = self._dispatcher.oldest
+        return None if oldest is None else round(max(0.0, self.now() - oldest), 3)
+
     # ------------------------------------------------------------ time over
 
     def _set_alarm(self) -> None:
-        """Let the alarm ring when the first in line to give up has waited too long."""
+        """Set a timer for the moment at which the next one will have waited too long."""
         first = self._dispatcher.next_expiry
         if first is None or (self._alarm is not None and self._alarm_at <= first):
-            return  # one that rings too early is set anew
+            return  # one that is too early is set anew when it fires
         if self._alarm is not None:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
         self._alarm_at = first
-        self._alarm = loop.call_later(max(0.0, first - time.time()), self._ring)
+        self._alarm = loop.call_later(max(0.0, first - self.now()), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
@@ -154,7 +207,7 @@ class Queue:
 
     def _end_expired(self) -> None:
         words = "It waited too long for a device."
-        for waiting in self._dispatcher.expired(time.time()):
+        for waiting in self._dispatcher.expired(self.now()):
             self._in_background(
                 self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
             )
@@ -164,7 +217,7 @@ class Queue:
     async def end(
         self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
     ) -> bool:
-        """End what is still queued; False when it is queued no more."""
+        """End an execution that is still queued; return False when it is not queued any more."""
         try:
             row = await self._end_in_database(execution_id, status, kind, error)
         except DatabaseAwayError:
@@ -172,6 +225,7 @@ class Queue:
             raise
         if row is None:
             return False
+        # Only now: what the database did not end must still be queued.
         self._dispatcher.withdraw(execution_id)
         status = ExecutionStatus(row["status"])
         log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
@@ -193,26 +247,27 @@ class Queue:
     async def _end_in_database(
         self, execution_id: str, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
     ) -> Any:
-        """Give the row that ended, also when the answer to that was lost before; else None."""
+        """Return the row that ended, also when the answer to that was lost before; else None."""
         row = await self._db.row(
             "end_queued", execution_id=execution_id, status=status, error_kind=kind, error=error
         )
         if row is None and execution_id in self._unsure:
             ended = await self._db.row("ended_queued", execution_id=execution_id)
-            row = ended if execution_id in self._unsure else None  # nobody else told of it
+            row = ended if execution_id in self._unsure else None  # nobody else published it
         self._unsure.pop(execution_id, None)
         return row
 
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Learn that a run could not begin on its device; who submitted it need not wait."""
+        """Queue again what could not begin on its device; its `submit` need not wait any longer."""
         self._dispatcher.not_taken(execution_id, device_id, gone=gone)
         news = self._news.get(execution_id)
         if news is not None and not news.done() and self._dispatcher.waits(execution_id):
             news.set_result(None)
 
     def requeue(self, waiting: Waiting) -> None:
-        """Put in line again what is to have another attempt."""
-        why = self._dispatcher.impossible(waiting.wish) if waiting.wish.refused_by else None
+        """Queue again what is to have another attempt."""
+        # Refusals make a request narrower: when no host is left it would wait for ever.
+        why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
         if why is None:
             self._add(waiting)
         else:
@@ -221,7 +276,7 @@ class Queue:
             )
 
     async def close(self) -> None:
-        """Leave the rest to the next start."""
+        """End what is under way here; the next start goes on from the rows."""
         if self._alarm is not None:
             self._alarm.cancel()
         for task in self._background:
@@ -229,14 +284,16 @@ class Queue:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def sweep(self) -> None:
-        """End what waited too long (it may have been on its way when the alarm rang), find what
-        the memory has missed.
+        """End what waited too long and queue what the memory has missed.
+
+        An execution may expire while it is on its way to a host, when the timer cannot end it.
         """
+        await self._read_clock()
         self._end_expired()
         for execution_id, end in tuple(self._unsure.items()):
             await self.end(execution_id, *end)
         self._sweeps += 1
-        self._dispatcher.offer_all()
+        self._dispatcher.offer_all()  # should a host's announcement have been lost
         queued = await self._db.value("count_queued")
         # Equal counts may hide one that is missing behind one that is over already.
         if queued > self._dispatcher.known or self._sweeps % _RECKONING == 0:
@@ -268,9 +325,9 @@ class Queue:
                 news.set_result(event)
 
 
-def wish_of(new: NewExecution) -> Wish:
-    """Say what it needs of a device."""
-    return Wish(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
+def request_of(new: NewExecution) -> DeviceRequest:
+    """Return what it asks of a device."""
+    return DeviceRequest(new.device_model, frozenset(new.requirements), new.device_id, new.host_id)
 
 
 async def remember(session: Session, key: RequestKey, execution_id: str) -> None:
@@ -286,7 +343,7 @@ async def insert(
     timeout_s: float,
     campaign_execution_id: str | None,
 ) -> float:
-    """Store a queued execution; give when it was queued (seconds since the epoch)."""
+    """Store a queued execution; return when it was queued, by the database's clock."""
     queued_at: float = await session.value(
         "insert_execution",
         id=execution_id,

@@ -13,7 +13,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
-from vpt.actors.host import HostActor, Surroundings
+from vpt.actors.host import HostActor, HostServices
 from vpt.actors.restore import Keys, Restored, restore, restore_all
 from vpt.actors.state import Limits, view_of
 from vpt.background import Background
@@ -38,7 +38,7 @@ class Supervisor:
     is being deleted.
     """
 
-    def __init__(self, services: Surroundings, keys: Keys, limits: Limits) -> None:
+    def __init__(self, services: HostServices, keys: Keys, limits: Limits) -> None:
         self._services = services
         self._keys = keys
         self._limits = limits

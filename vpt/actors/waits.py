@@ -1,4 +1,4 @@
-"""Why executions wait: told to those who watch, whenever the reason changes."""
+"""Why executions wait: published whenever the reason changes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 from time import perf_counter
 
 from vpt.actors.dispatcher import Dispatcher, position
-from vpt.actors.groups import Line
+from vpt.actors.groups import QueueGroup
 from vpt.events import Events
 from vpt.model import QueueChanged, Wait, Waiting
 
 _SLICE = 0.004  # seconds of work before others have their turn
 _REST = 5  # times as long as the work: a sixth of the processor at most
-_MOST = 1000  # executions looked at in one call, shared by the lines that have to be told
-_LEAST = 10  # of one line
+_MOST = 1000  # executions published in one call, shared by the groups that are behind
+_LEAST = 10  # of one group
 
 
 class Waits:
-    """Tells each execution in line why it waits: when it comes, and when the reason changes."""
+    """Publishes why each execution waits: when it is queued, and when the reason changes."""
 
     def __init__(self, dispatcher: Dispatcher, events: Events) -> None:
         self._dispatcher = dispatcher
@@ -28,47 +28,50 @@ class Waits:
     async def tell(self) -> None:
         """Publish what changed since the last call; nothing when nothing happened.
 
-        A long line is told piece by piece, the first in line first: one call does not do it all.
+        A long group is done piece by piece, its first ones first: one call does not do it all, so
+        that others have their turn.
         """
         self._began = perf_counter()
-        if self._dispatcher.changes != self._seen:
+        if self._dispatcher.changes != self._seen:  # looking through all groups is the costly part
             self._seen = self._dispatcher.changes
             await self._look()
         await self._greet()
-        behind = [line for line in self._dispatcher.lines if line.behind]
-        for line in behind:
-            await self._go_on(line, max(_LEAST, _MOST // len(behind)))
+        behind = [group for group in self._dispatcher.groups if group.behind]
+        for group in behind:
+            await self._go_on(group, max(_LEAST, _MOST // len(behind)))
 
     async def _look(self) -> None:
-        """Find the lines whose reason changed: they are told from the head on."""
-        for line in self._dispatcher.lines:
-            reason = self._dispatcher.why(line).reason
-            if reason is not line.reason:
-                line.tell_anew(reason)
+        """Find the groups whose reason changed: they are published from the head on."""
+        for group in self._dispatcher.groups:
+            reason = self._dispatcher.why(group).reason
+            if reason is not group.reason:
+                group.tell_anew(reason)
             await self._rest()
 
     async def _greet(self) -> None:
-        """Tell the newcomers."""
+        """Publish the reasons of those that are new in the queue."""
         for waiting in self._dispatcher.newcomers(_MOST):
-            line = self._dispatcher.line_of(waiting)
-            if line is not None:
+            group = self._dispatcher.group_of(waiting)
+            if group is not None:
                 self._publish(
-                    waiting, self._dispatcher.why(line), line.rivals(self._dispatcher.lines)
+                    waiting, self._dispatcher.why(group), group.rivals(self._dispatcher.groups)
                 )
             await self._rest()
 
-    async def _go_on(self, line: Line, most: int) -> None:
-        """Tell the next of a line that are to be told."""
-        some = line.next_to_tell(most)
-        rivals = line.rivals(self._dispatcher.lines)
-        wait = self._dispatcher.why(line)
+    async def _go_on(self, group: QueueGroup, most: int) -> None:
+        """Publish the reason for the next ones of a group."""
+        some = group.next_to_tell(most)
+        rivals = group.rivals(self._dispatcher.groups)
+        wait = self._dispatcher.why(group)
         for waiting in some:
-            if self._dispatcher.line_of(waiting) is line:
+            # It may have left, or come back as another entry, while others had their turn.
+            if self._dispatcher.group_of(waiting) is group:
                 self._publish(waiting, wait, rivals)
             await self._rest()
 
-    def _publish(self, waiting: Waiting, wait: Wait, rivals: list[Line]) -> None:
+    def _publish(self, waiting: Waiting, wait: Wait, rivals: list[QueueGroup]) -> None:
         execution_id = waiting.execution_id
+        # A new one may have been published with its group already, or a reason may be back.
         if self._dispatcher.told.get(execution_id) is wait.reason:
             return
         self._dispatcher.told[execution_id] = wait.reason
@@ -76,7 +79,7 @@ class Waits:
         self._events.publish(QueueChanged(execution_id, wait.reason, wait.names, place))
 
     async def _rest(self) -> None:
-        """Let others have their turn when this one took long enough."""
+        """Yield to others after a slice of work: with long queues this is never urgent."""
         spent = perf_counter() - self._began
         if spent >= _SLICE:
             await asyncio.sleep(spent * _REST)

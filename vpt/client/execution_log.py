@@ -66,7 +66,7 @@ async def _print_campaign(api: Api, name: str, printer: _ExecutionPrinter) -> No
                 await printer.print(execution_id)
         if not printer.follow or ExecutionStatus(known["status"]).final:
             text = format_summary(known["summary"])
-            click.echo(f"campaign {one_line(known['name'])}: {known['status']}, {text}")
+            click.echo(f"campaign {one_line(known['name'])}: {_status(known)}, {text}")
             return
         await printer.wait_for_change()
 
@@ -123,7 +123,8 @@ class _ExecutionPrinter:
                     (number, step["index"]) not in printed
                 ):
                     printed.add((number, step["index"]))
-                    await self._print_step(step)
+                    at = f"{path}/attempts/{number}/steps/{step['index']}"
+                    await self._print_step(at, step)
             if over:
                 printed.add((number, _ENDED))
                 click.echo(f"attempt {number}: {_status(attempt)}")
@@ -134,7 +135,7 @@ class _ExecutionPrinter:
         steps: list[Json] = known["steps"]
         return steps
 
-    async def _print_step(self, step: Json) -> None:
+    async def _print_step(self, path: str, step: Json) -> None:
         took = "" if step["duration_ms"] is None else f", {step['duration_ms']:.0f} ms"
         tries = f", {step['tries']} tries" if step["tries"] > 1 else ""
         asks = format_step_params(step["step"])
@@ -143,12 +144,18 @@ class _ExecutionPrinter:
         for kind in ("output", "error"):
             if step[kind]:
                 click.echo(f"    {kind}:")
-                for line in sanitized(step[kind]).rstrip().split("\n"):
-                    click.echo(
-                        f"    | {line}"
-                    )  # a mark before it: no CI system takes it for its own
+                text = await self._whole(path, step, kind)
+                for line in sanitized(text).rstrip().split("\n"):
+                    # The mark before it: no CI system takes the line for a command.
+                    click.echo(f"    | {line}")
         if step["screenshot_url"]:
             click.echo(f"    screenshot: {await self._link(step['screenshot_url'])}")
+
+    async def _whole(self, path: str, step: Json, kind: str) -> str:
+        """Return the whole output or error; the execution has the beginning of a long one."""
+        if not step.get(f"{kind}_truncated"):
+            return str(step[kind])
+        return (await self.api.request("GET", f"{path}/{kind}")).decode()
 
     async def _link(self, url: str) -> str:
         """Return a link that works without a token for an hour, else the one that needs a token."""

@@ -273,6 +273,8 @@ class _FollowedRun:
             print_line(_result_line(test, why))
         if self._kind is not TEST_CASE:
             print_line(format_summary(known["summary"]))
+            if known["error_kind"]:  # the campaign itself could not go on
+                print_line(one_line(f"{known['error_kind']}: {known['error']}"))
         print_line(self._page)
         return await self._write_report(_EXITS.get(known["status"], ExitCode.INFRASTRUCTURE))
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from vpt.errors import (
     ConflictError,
-    InvalidError,
     PreconditionError,
     UnprocessableError,
 )
-from vpt.model import Json, NewCampaign, NewExecution, RequestKey, Role
+from vpt.model import RequestKey, Role
 from vpt.store.db import Session
-from vpt.web.api.testcases import (
-    NOT_STARTED,
-    filled_steps,
-    new_execution,
-    resolve_device,
-    test_cases,
-)
+from vpt.submission import TestCaseChangedError, check_references, prepare_campaign
+from vpt.web.api.testcases import NOT_STARTED
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
@@ -44,11 +39,13 @@ from vpt.web.schemas.campaigns import (
     CampaignResponse,
     CampaignStartedResponse,
     CampaignStatus,
+    ListedCampaignExecutionResponse,
 )
 
 routes = web.RouteTableDef()
 
 _ONE = ResponseSpec({JSON: CampaignResponse}, headers=(hdrs.ETAG,))
+_MOST_TRIES = 3
 
 
 @routes.get("/api/campaigns")
@@ -70,7 +67,7 @@ async def create_campaign(request: web.Request) -> web.Response:
     entries = campaign.pop("test_cases")
     campaign_id = f"ca_{secrets.token_hex(8)}"
     async with request.app[DB].transaction() as session:
-        await _check_references(session, entries)
+        await check_references(session, entries)
         await session.row("insert_campaign", id=campaign_id, **campaign)
         await _store_entries(session, campaign_id, entries)
     return await _answer(request, campaign_id, 201)
@@ -96,7 +93,7 @@ async def put_campaign(request: web.Request) -> web.Response:
     campaign = await body_of(request)
     entries = campaign.pop("test_cases")
     async with db.transaction() as session:
-        await _check_references(session, entries)
+        await check_references(session, entries)
         versions = IF_MATCH.of(request.headers)
         if (
             await session.row("update_campaign", id=campaign_id, versions=versions, **campaign)
@@ -137,9 +134,7 @@ async def execute_campaign(request: web.Request) -> web.Response:
     async def start(key: RequestKey | None) -> web.Response:
         found(await db.row("campaign_to_run", id=campaign_id))
         await body_of(request)
-        async with db.session() as session:
-            new = await _new_campaign(session, campaign_id, user_of(request).user_id)
-        execution_id = await request.app[LAB].campaigns.start(new, key)
+        execution_id = await _start(request, campaign_id, key)
         return json_text(found(await db.value("campaign_execution_start", id=execution_id)), 202)
 
     async def again(execution_id: str) -> web.Response:
@@ -151,16 +146,16 @@ async def execute_campaign(request: web.Request) -> web.Response:
 @routes.get("/api/campaign-executions")
 @needs(Role.VIEWER)
 @operation(
-    lists=CampaignExecutionResponse,
+    lists=ListedCampaignExecutionResponse,
     query=(
         choice("status", "Only those with this status.", CampaignStatus),
         text("campaign_id", "Only those of this campaign."),
     ),
 )
 async def list_campaign_executions(request: web.Request) -> web.Response:
-    """List campaign executions, newest first."""
+    """List campaign executions, newest first, without the results of their tests."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("campaign_execution_items", id=None, **filters, **page.args())
+    rows = await request.app[DB].rows("campaign_execution_items", **filters, **page.args())
     return list_response(rows, page)
 
 
@@ -189,6 +184,16 @@ async def cancel_campaign_execution(request: web.Request) -> web.Response:
     return json_response({"campaign_execution_id": execution_id, "status": status}, 202)
 
 
+async def _start(request: web.Request, campaign_id: str, key: RequestKey | None) -> str:
+    """Start a campaign as it is now; again when a test case of it is edited just then."""
+    for _ in range(_MOST_TRIES):
+        with suppress(TestCaseChangedError):
+            async with request.app[DB].session() as session:
+                new = await prepare_campaign(session, campaign_id, user_of(request).user_id)
+            return await request.app[LAB].campaigns.start(new, key)
+    raise TestCaseChangedError
+
+
 async def _answer(request: web.Request, campaign_id: str, status: int = 200) -> web.Response:
     args = Page(0).args()
     row = found(await request.app[DB].row("campaign_items", id=campaign_id, q=None, **args))
@@ -196,20 +201,7 @@ async def _answer(request: web.Request, campaign_id: str, status: int = 200) -> 
 
 
 async def _execution_item(request: web.Request, execution_id: str) -> str:
-    row = await request.app[DB].row(
-        "campaign_execution_items", id=execution_id, status=None, campaign_id=None, **Page(0).args()
-    )
-    return str(found(row)["item"])
-
-
-async def _check_references(session: Session, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UnprocessableError when an entry names what does not exist."""
-    ids = {entry["test_case_id"] for entry in entries}
-    missing = ids - (await test_cases(session, ids)).keys()
-    if missing:
-        raise UnprocessableError(f"There is no test case {', '.join(sorted(missing)[:5])}.")
-    for device_id, host_id in {(entry["device_id"], entry["host_id"]) for entry in entries}:
-        await resolve_device(session, device_id, host_id)
+    return str(found(await request.app[DB].value("campaign_execution_item", id=execution_id)))
 
 
 async def _store_entries(
@@ -220,33 +212,3 @@ async def _store_entries(
         for position, entry in enumerate(entries)
     ]
     await session.many("insert_campaign_entry", numbered)
-
-
-async def _new_campaign(session: Session, campaign_id: str, user_id: str) -> NewCampaign:
-    campaign = found(await session.row("campaign_to_run", id=campaign_id))
-    rows = await session.rows("campaign_entries_to_run", id=campaign_id)
-    cases = await test_cases(session, [row["test_case_id"] for row in rows])
-    entries: list[NewExecution] = []
-    for position, row in enumerate(rows):
-        test_case = cases[row["test_case_id"]]
-        wish = {**row, "priority": campaign["priority"]}
-        steps = _entry_steps(position, test_case, row)
-        wish["device_id"] = await resolve_device(session, row["device_id"], row["host_id"])
-        entries.append(new_execution(test_case, steps, wish, user_id))
-    return NewCampaign(
-        campaign_id=campaign_id,
-        name=campaign["name"],
-        entries=tuple(entries),
-        stop_on_failure=campaign["stop_on_failure"],
-        parallelism=campaign["parallelism"],
-        priority=campaign["priority"],
-        requested_by=user_id,
-    )
-
-
-def _entry_steps(position: int, test_case: Any, row: Any) -> tuple[Json, ...]:
-    """Fill in an entry's steps; InvalidError that names the entry at fault."""
-    try:
-        return filled_steps(test_case, row["parameters"])
-    except InvalidError as error:
-        raise InvalidError({"test_cases": {position: error.errors}}) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import structlog
-from aiohttp import web
+import re
 
-from vpt.errors import ConflictError, NotQueuedError
+import structlog
+from aiohttp import hdrs, web
+
+from vpt.errors import ConflictError, NotFoundError, NotQueuedError
 from vpt.model import ExecutionStatus, Role
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.keys import DB, LAB
-from vpt.web.http.operations import body_of, operation, page_of, query_of
+from vpt.web.http.operations import ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import WAIT, choice, moment, number, text
 from vpt.web.http.requests import (
     found,
@@ -34,6 +36,14 @@ _ATTEMPT = number(
     lowest=1,
     highest=HIGHEST_ATTEMPT,
 )
+
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
+_TEXT = ResponseSpec({"text/plain": None})
+#: What a host said is shown as it is: no browser may take it for a page.
+_TEXT_HEADERS = {
+    hdrs.CONTENT_TYPE: "text/plain; charset=utf-8",
+    "X-Content-Type-Options": "nosniff",
+}
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
@@ -67,7 +77,7 @@ async def list_executions(request: web.Request) -> web.Response:
 @needs(Role.VIEWER)
 @operation(ExecutionResponse, query=(WAIT, _ATTEMPT))
 async def get_execution(request: web.Request) -> web.Response:
-    """Show an execution, with its attempts and the steps of one attempt."""
+    """Show an execution, with its attempts and the steps of one attempt; long outputs are cut."""
     execution_id, query = path_id(request), query_of(request)
     seconds, attempt = query["wait"], query["attempt"]
     found(await request.app[DB].row("execution_status", execution_id=execution_id))
@@ -75,6 +85,41 @@ async def get_execution(request: web.Request) -> web.Response:
         await request.app[LAB].executions.until_final(execution_id, seconds)
     item = await request.app[DB].value("execution_item", id=execution_id, attempt=attempt)
     return json_text(found(item))
+
+
+@routes.get("/api/executions/{id}/attempts/{attempt}/steps/{step}/output")
+@needs(Role.VIEWER)
+@operation(_TEXT)
+async def get_step_output(request: web.Request) -> web.Response:
+    """Show the whole output of a step as plain text; empty when there was none."""
+    return await _text_of_step(request, "output")
+
+
+@routes.get("/api/executions/{id}/attempts/{attempt}/steps/{step}/error")
+@needs(Role.VIEWER)
+@operation(_TEXT)
+async def get_step_error(request: web.Request) -> web.Response:
+    """Show the whole error of a step as plain text; empty when there was none."""
+    return await _text_of_step(request, "error")
+
+
+async def _text_of_step(request: web.Request, column: str) -> web.Response:
+    row = await request.app[DB].row(
+        "step_texts",
+        execution_id=path_id(request),
+        attempt=_number_in(request, "attempt"),
+        step=_number_in(request, "step"),
+    )
+    text = found(row)[column] or ""
+    return web.Response(body=text.encode(), headers=_TEXT_HEADERS)
+
+
+def _number_in(request: web.Request, name: str) -> int:
+    """Return a number of the path; NotFoundError for what can be no attempt's or step's."""
+    digits = request.match_info[name]
+    if not _NUMBER.fullmatch(digits) or int(digits) > HIGHEST_ATTEMPT:
+        raise NotFoundError
+    return int(digits)
 
 
 @routes.get("/api/executions/{id}/queue")

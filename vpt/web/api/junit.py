@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -42,16 +41,17 @@ async def _answer(
 ) -> web.Response:
     name, seconds = path_id(request), query_of(request)["wait"]
     wanted: dict[str, Any] = {"execution_id": None, "campaign_execution_id": None} | {kind: name}
-    head = found(await request.app[DB].row("junit_head", **wanted))
+    found(await request.app[DB].row("junit_head", **wanted))
     if seconds:
         await until_final(name, seconds)
+    head = found(await request.app[DB].row("junit_head", **wanted))
     rows = await request.app[DB].rows("junit_cases", **wanted)
     about = {kind: name}
-    text = await asyncio.to_thread(_report, head["name"], head["began_at"], about, rows)
+    text = await asyncio.to_thread(_report, head, about, rows)
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "application/xml; charset=utf-8"})
 
 
-def _report(name: str, began_at: datetime, about: dict[str, str], rows: list[Any]) -> bytes:
+def _report(head: Any, about: dict[str, str], rows: list[Any]) -> bytes:
     from vpt.junit import report  # noqa: PLC0415 (loads its XML library only when needed)
 
-    return report(name, began_at, about, rows)
+    return report(head, about, rows)

@@ -1,16 +1,13 @@
-"""Routes of test cases, and how a request to run one becomes a complete execution."""
+"""Routes of test cases."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
 
-from vpt import parameters
 from vpt.errors import (
     ConflictError,
     KeyReusedError,
@@ -18,9 +15,9 @@ from vpt.errors import (
     PreconditionError,
     UnprocessableError,
 )
-from vpt.model import Json, NewExecution, RequestKey, Role, Submitted
-from vpt.store.db import Database, Session
+from vpt.model import RequestKey, Role, Submitted
 from vpt.store.disk import DiskFullError
+from vpt.submission import prepare_execution
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
@@ -35,7 +32,6 @@ from vpt.web.http.requests import (
     path_id,
 )
 from vpt.web.schemas.executions import EXECUTE, SubmittedResponse
-from vpt.web.schemas.steps import check_steps
 from vpt.web.schemas.testcases import TEST_CASE, TestCaseResponse
 
 log = structlog.get_logger(__name__)
@@ -132,11 +128,9 @@ async def execute_test_case(request: web.Request) -> web.Response:
     db, test_case_id = request.app[DB], path_id(request)
 
     async def start(key: RequestKey | None) -> web.Response:
-        test_case = found((await test_cases(db, [test_case_id])).get(test_case_id))
-        wish = await body_of(request)
-        steps = filled_steps(test_case, wish["parameters"])
-        wish["device_id"] = await resolve_device(db, wish["device_id"], wish["host_id"])
-        new = new_execution(test_case, steps, wish, user_of(request).user_id)
+        test_case = found(await db.row("test_case_to_run", id=test_case_id))
+        wanted = await body_of(request)
+        new = await prepare_execution(db, test_case, wanted, user_of(request).user_id)
         submitted = await request.app[LAB].executions.submit(new, key)
         return json_response(asdict(submitted), 202)
 
@@ -151,59 +145,3 @@ async def execute_test_case(request: web.Request) -> web.Response:
 async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:
     row = found(await request.app[DB].row("test_case_item", id=test_case_id))
     return json_text(row["item"], status, etag=etag(row["version"]))
-
-
-async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:
-    """Give the test cases of these ids that there are, ready to run."""
-    rows = await session.rows("test_cases_to_run", ids=list(set(ids)))
-    return {row["id"]: row for row in rows}
-
-
-def filled_steps(test_case: Any, values: Json) -> tuple[Json, ...]:
-    """Give the steps with parameters filled in; InvalidError when they do not fit."""
-    steps = parameters.fill(test_case["steps"], values)
-    check_steps(steps)
-    return steps
-
-
-def new_execution(
-    test_case: Any, steps: tuple[Json, ...], wish: Mapping[str, Any], user_id: str
-) -> NewExecution:
-    """Make the request to run a test case: its copy of the steps, the wish over the default."""
-    timeout_s = wish.get("timeout_s")
-    return NewExecution(
-        test_case_id=test_case["id"],
-        test_case_name=test_case["name"],
-        test_case_version=test_case["version"],
-        device_model=test_case["device_model"],
-        requirements=tuple(test_case["requirements"]),
-        steps=steps,
-        parameters=wish["parameters"],
-        timeout_s=test_case["timeout_s"] if timeout_s is None else timeout_s,
-        test_retries=test_case["test_retries"],
-        device_id=wish["device_id"],
-        host_id=wish["host_id"],
-        priority=wish["priority"],
-        queue_timeout_s=wish.get("queue_timeout_s"),
-        requested_by=user_id,
-    )
-
-
-async def resolve_device(
-    session: Session | Database, device_id: str | None, host_id: str | None
-) -> str | None:
-    """Give the global id of the device that these two name, None when any will do.
-
-    Raises UnprocessableError when there is no such host or device, or when the name is not clear.
-    """
-    if host_id is not None and not await session.value("host_exists", id=host_id):
-        raise UnprocessableError(f"There is no host {host_id}.")
-    if device_id is None:
-        return None
-    rows = await session.rows("devices_named", device_id=device_id, host_id=host_id)
-    if not rows:
-        where = f" on host {host_id}" if host_id is not None else ""
-        raise UnprocessableError(f"There is no device {device_id}{where}.")
-    if len(rows) > 1 and not rows[0]["by_id"]:
-        raise UnprocessableError(f"Several hosts have a device {device_id}: name the host_id.")
-    return str(rows[0]["id"])

@@ -147,13 +147,15 @@ class Summary(ResponseSchema):
     duration_s = number(none=True)
 
 
-class CampaignExecutionResponse(ResponseSchema):
-    """The campaign execution."""
+class ListedCampaignExecutionResponse(ResponseSchema):
+    """A campaign execution, as lists have it: without the results of its entries."""
 
     campaign_execution_id = text()
     campaign_id = text()
     name = text()
     status = one_of(CampaignStatus)
+    error_kind = one_of(ErrorKind, "`internal` when the server could not go on with it.", none=True)
+    error = text(none=True)
     stop_on_failure = flag()
     parallelism = whole()
     priority = whole()
@@ -162,16 +164,14 @@ class CampaignExecutionResponse(ResponseSchema):
     created_at = moment()
     started_at = moment(none=True)
     completed_at = moment(none=True)
-    results = f.List(
-        f.Nested(CampaignResult),
-        metadata=fields.about("Without entries that were not started yet."),
-    )
     summary = f.Nested(Summary)
     example: ClassVar[Json] = {
         "campaign_execution_id": CAMPAIGN_EXECUTION_ID,
         "campaign_id": CAMPAIGN_ID,
         "name": "Every night",
         "status": "completed",
+        "error_kind": None,
+        "error": None,
         "stop_on_failure": False,
         "parallelism": 1,
         "priority": 50,
@@ -180,6 +180,28 @@ class CampaignExecutionResponse(ResponseSchema):
         "created_at": EARLY,
         "started_at": EARLY,
         "completed_at": LATE,
+        "summary": {
+            "total": 1,
+            "completed": 1,
+            "failed": 0,
+            "error": 0,
+            "cancelled": 0,
+            "skipped": 0,
+            "success_rate": 100.0,
+            "duration_s": 4.2,
+        },
+    }
+
+
+class CampaignExecutionResponse(ListedCampaignExecutionResponse):
+    """The campaign execution, with the results of its entries."""
+
+    results = f.List(
+        f.Nested(CampaignResult),
+        metadata=fields.about("Without entries that were not started yet."),
+    )
+    example: ClassVar[Json] = {
+        **ListedCampaignExecutionResponse.example,
         "results": [
             {
                 "execution_id": EXECUTION_ID,
@@ -192,16 +214,6 @@ class CampaignExecutionResponse(ResponseSchema):
                 "duration_s": 4.2,
             }
         ],
-        "summary": {
-            "total": 1,
-            "completed": 1,
-            "failed": 0,
-            "error": 0,
-            "cancelled": 0,
-            "skipped": 0,
-            "success_rate": 100.0,
-            "duration_s": 4.2,
-        },
     }
 
 

@@ -156,8 +156,12 @@ class StepShown(ResponseSchema):
     started_at = moment(none=True)
     finished_at = moment(none=True)
     duration_ms = number(none=True)
-    output = text(none=True)
-    error = text(none=True)
+    output = text("The beginning of the output; the whole has a route of its own.", none=True)
+    output_size = whole("Bytes of the whole output.", none=True)
+    output_truncated = flag("True when `output` is not the whole output.")
+    error = text("The beginning of the error, cut like the output.", none=True)
+    error_size = whole("Bytes of the whole error.", none=True)
+    error_truncated = flag("True when `error` is not the whole error.")
     screenshot_url = text(none=True)
 
 
@@ -167,7 +171,7 @@ class ExecutionResponse(ListedExecutionResponse):
     requirements = words()
     parameters = f.Dict()
     timeout_s = number(none=True)
-    test_retries = whole("How often the step was tried.")
+    test_retries = whole("How often a failed test may be repeated.")
     wanted_device_id = text(none=True)
     wanted_host_id = text(none=True)
     queue_timeout_s = number(none=True)
@@ -205,7 +209,11 @@ class ExecutionResponse(ListedExecutionResponse):
                 "finished_at": LATE,
                 "duration_ms": 4200.0,
                 "output": "200 OK",
+                "output_size": 6,
+                "output_truncated": False,
                 "error": None,
+                "error_size": None,
+                "error_truncated": False,
                 "screenshot_url": f"/screenshots/{EXECUTION_ID}/1/1.png",
             }
         ],

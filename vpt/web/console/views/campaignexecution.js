@@ -65,6 +65,7 @@ export function campaignExecution({ id, signal }) {
         ["Requested by", item.requested_by],
         ["Started", moment(item.started_at)],
         ["Ended", moment(item.completed_at)],
+        ["Reason", item.error],
         ["Parallel tests", item.parallelism],
         ["Priority", item.priority],
         ["Stops at the first failure", item.stop_on_failure ? "yes" : "no"],

@@ -97,7 +97,7 @@ export function execution({ id, signal }) {
       rows,
       item.steps,
       (step) => step.index,
-      () => stepRow(signal),
+      (step) => stepRow(`${path}/attempts/${attempt}/steps/${step.index}`, signal),
     );
     for (const step of item.steps) rows.get(step.index).place(step, span);
     const last = item.steps.at(-1);
@@ -265,7 +265,7 @@ function spanOf(attempt, steps) {
   return { from, length: Math.max(1, until - from) };
 }
 
-function stepRow(signal) {
+function stepRow(path, signal) {
   const number = h("span", { class: "number" });
   const what = h("code", {});
   const wish = h("span", { class: "wish" });
@@ -273,6 +273,7 @@ function stepRow(signal) {
   const took = h("small", {});
   const now = h("small", { hidden: true });
   const error = h("pre", { tabindex: "0", hidden: true, class: "wrong", "aria-label": "Error" });
+  const wholeError = h("div", { hidden: true });
   const output = h("div", { hidden: true });
   const shot = h("div", { hidden: true });
   const part = h("i", {});
@@ -283,7 +284,7 @@ function stepRow(signal) {
     h("span", {}, what, " ", wish, " ", took),
     status.node,
     h("div", { class: "track", "aria-hidden": "true" }, part),
-    h("div", { class: "more" }, now, error, output, shot),
+    h("div", { class: "more" }, now, error, wholeError, output, shot),
   );
   let shown = {};
   const update = (step) => {
@@ -300,10 +301,17 @@ function stepRow(signal) {
         .filter(Boolean)
         .join(", "),
     );
-    say(error, step.error);
+    if (step.error !== shown.error) {
+      say(error, step.error);
+      fill(
+        wholeError,
+        step.error_truncated && allButton(error, `${path}/error`, step.error_size, signal),
+      );
+    }
     show(error, step.error);
+    show(wholeError, step.error_truncated);
     if (step.status !== "running") show(now, false);
-    if (step.output !== shown.output) drawOutput(output, step.output);
+    if (step.output !== shown.output) drawOutput(output, step, `${path}/output`, signal);
     if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url)
       drawShot(shot, step, signal);
     shown = step;
@@ -330,20 +338,36 @@ function briefly({ command, action_type, ...more }) {
   return text.length <= BRIEF ? text : `${text.slice(0, BRIEF)}…`;
 }
 
-function drawOutput(place, output) {
+function drawOutput(place, { output, output_size, output_truncated }, path, signal) {
   show(place, output);
   if (!output) return fill(place);
   const text = typeof output === "string" ? output : JSON.stringify(output, null, 2);
-  if (text.length <= LONG)
+  if (text.length <= LONG && !output_truncated)
     return fill(place, h("pre", { tabindex: "0", "aria-label": "Output" }, text));
   const whole = h("pre", { tabindex: "0", "aria-label": "Output" });
   const details = h(
     "details",
-    { ontoggle: () => details.open && say(whole, text) },
-    h("summary", {}, `Output, ${text.length} characters`),
+    { ontoggle: () => details.open && !whole.textContent && say(whole, text) },
+    h("summary", {}, output_truncated ? "Output" : `Output, ${text.length} characters`),
     whole,
+    output_truncated && allButton(whole, path, output_size, signal),
   );
   return fill(place, details);
+}
+
+/** Make a button that fetches the whole of a long text into where its beginning is shown. */
+function allButton(place, path, size, signal) {
+  const node = button(`Show all, ${Math.ceil(size / 1024)} KiB`, async () => {
+    node.disabled = true;
+    try {
+      say(place, await (await blob(path, signal)).text());
+      show(node, false);
+    } catch (error) {
+      node.disabled = false;
+      if (!signal.aborted) say(node, `It cannot be shown: ${error.message} Try again`);
+    }
+  });
+  return node;
 }
 
 /** Load a screenshot when it is about to become visible; an <img> itself cannot send a token. */
