@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from marshmallow import ValidationError
-from vpt.web.schemas.bodies import STEP_FIELDS
 
 from vpt.steps import STEP_KEYS
+from vpt.web.schemas.steps import STEP_FIELDS
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, "", "1", "${a}", [], {}, [1]),

@@ -83,7 +83,7 @@ class HostActor(Actor[m.Message]):
         super().__init__(state.host.id, inbox_limit=state.limits.inbox_limit)
         self._state = state
         self._resumed = resumed
-        self._services = world
+        self._services = services
         self.ledger = Ledger(services.shared, state.host.id)
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
