@@ -21,6 +21,7 @@ import structlog
 from cpu import used
 
 from vpt import embedded
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.ledger import Ledger, Shared
 from vpt.model import Answer, ExecutionStatus, RunSpec, StepStatus
@@ -66,9 +67,9 @@ async def queue(db: Database, execution_id: str) -> None:
     )
 
 
-def finished(device_id: str, spec: RunSpec, step: int) -> m.StoreStep:
+def finished(device_id: str, spec: RunSpec, step: int) -> fx.StoreStep:
     """Build the record of a step that passed."""
-    return m.StoreStep(
+    return fx.StoreStep(
         device_id=device_id,
         key=m.StepKey(spec.execution_id, spec.attempt, step, 1),
         status=StepStatus.PASSED,
@@ -84,12 +85,12 @@ async def execute(db: Database, ledger: Ledger, device_id: str) -> None:
     """Store one execution from the queue to its end."""
     execution_id = uuid4().hex
     await queue(db, execution_id)
-    begun = await ledger.start_attempt(m.StoreAttempt(execution_id, device_id))
+    begun = await ledger.start_attempt(fx.StoreAttempt(execution_id, device_id))
     if not isinstance(begun, m.AttemptStored):
         raise TypeError(begun)
     for step in range(1, STEPS + 1):
         await ledger.finish_step(finished(device_id, begun.spec, step), None)
-    end = m.StoreEnd(
+    end = fx.StoreEnd(
         device_id=device_id,
         spec=begun.spec,
         status=ExecutionStatus.COMPLETED,

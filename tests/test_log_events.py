@@ -21,7 +21,7 @@ def events_of(tree: ast.AST) -> Iterator[Said]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         called = ast.unparse(node.func)
-        if called == "m.Log":
+        if called == "fx.Log":
             name, fields = node.args
             assert isinstance(fields, ast.Dict)
             keys = [ast.literal_eval(key) for key in fields.keys if key]

@@ -137,10 +137,14 @@ class Kit:
         lab = self.lab
         lab._supervisor._closing = True
         self.db._pool.terminate()
-        owners = (lab._supervisor._background, lab._upkeep, lab.campaigns._background)
+        owners = (
+            lab._supervisor._background,
+            lab._upkeep,
+            lab.campaigns._background,
+            lab._queue._background,
+        )
         tasks = [
             *(job._task for owner in owners for job in owner._scheduler if job._task),
-            *lab._queue._background,
             *(task for task in asyncio.all_tasks() if task.get_name() in ("steps", "statuses")),
         ]
         left = set(tasks)

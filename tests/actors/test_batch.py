@@ -6,6 +6,7 @@ import asyncio
 
 import asyncpg
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.ledger import Shared, StepRecord
 from vpt.model import Answer, StepStatus
@@ -32,7 +33,7 @@ _STEPS = """
 def passed(number: int) -> StepRecord:
     """Build the record of the first step; the bad one's output cannot be stored."""
     output = "a \0 that no dialect lets through" if number == BAD else "fine"
-    effect = m.StoreStep(
+    effect = fx.StoreStep(
         device_id=f"d-e{number}",
         key=m.StepKey(f"e{number}", 1, 1, 1),
         status=StepStatus.PASSED,

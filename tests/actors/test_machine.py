@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.actors.world import FAIL, PASS, World, device, host, trouble, world
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.state import Link
 from vpt.errors import (
@@ -25,7 +26,7 @@ def test_a_new_host_gets_no_work_before_its_first_good_probe() -> None:
     assert not w.records
     w.probe(good=True).run()
     assert w.state.view.status is HostStatus.BUSY
-    assert isinstance(w.records[0], m.StoreAttempt)
+    assert isinstance(w.records[0], fx.StoreAttempt)
 
 
 def test_a_run_passes_step_by_step_and_stores_each_before_the_next() -> None:
@@ -208,7 +209,7 @@ def test_cancel_gives_up_the_run_but_not_the_device_after_its_grace() -> None:
 def test_an_answer_to_a_cancelled_step_is_kept_but_gives_no_verdict() -> None:
     w = world().up().run().settle().tell(m.Cancel("e1")).answer(FAIL)
     stored = w.records[0]
-    assert isinstance(stored, m.StoreStep)
+    assert isinstance(stored, fx.StoreStep)
     assert stored.status is StepStatus.ERROR
     w.settle()
     assert w.executions == {"e1": "cancelled"}
@@ -225,7 +226,7 @@ def test_a_device_of_a_lost_host_needs_good_probes_in_a_row() -> None:
     w.tell(m.CancelAnswered("h:d1", "e1", 1, True))
     assert not w.records
     w.tell(m.ProbeDue()).probe(good=True)
-    assert [type(one) for one in w.records] == [m.StoreRelease]
+    assert [type(one) for one in w.records] == [fx.StoreRelease]
 
 
 def test_a_cancel_of_an_old_attempt_frees_nothing() -> None:
@@ -237,7 +238,7 @@ def test_a_cancel_of_an_old_attempt_frees_nothing() -> None:
     w.tell(m.CancelAnswered("h:d1", "e1", 1, True), m.CancelGraceOver("h:d1", "e1", 1))
     assert not w.records
     w.cancel_answered(acknowledged=True)
-    assert [type(one) for one in w.records] == [m.StoreRelease]
+    assert [type(one) for one in w.records] == [fx.StoreRelease]
 
 
 def test_alarms_and_cancels_of_an_old_attempt_do_not_end_the_present_one() -> None:

@@ -27,6 +27,7 @@ from tests.actors.world import (
     trouble,
     world,
 )
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link
@@ -52,7 +53,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.w: World = self.new_world().up()
-        self.late: list[m.SendStep] = []
+        self.late: list[fx.SendStep] = []
         self.asks = 0
 
     def new_world(self) -> World:
@@ -76,7 +77,7 @@ class Histories(RuleBasedStateMachine):
     @rule(execution=st.sampled_from(["e1", "e2", "e3", "e4"]), device_id=DEVICES)
     def run_it(self, execution: str, device_id: str) -> None:
         elsewhere = any(
-            r.execution_id == execution for r in self.w.records if isinstance(r, m.StoreAttempt)
+            r.execution_id == execution for r in self.w.records if isinstance(r, fx.StoreAttempt)
         )
         if self.w.executions.get(execution, "queued") == "queued" and not elsewhere:
             self.w.run(execution, device_id)

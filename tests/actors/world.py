@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
@@ -73,10 +74,10 @@ class World:
     test_retries: int = 0
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     executions: dict[str, str] = field(default_factory=dict)
-    records: list[m.Effect] = field(default_factory=list)
-    forwards: dict[str, m.SendStep] = field(default_factory=dict)
-    acts: list[m.SendAction] = field(default_factory=list)
-    cancels: list[m.CancelOnHost] = field(default_factory=list)
+    records: list[fx.Effect] = field(default_factory=list)
+    forwards: dict[str, fx.SendStep] = field(default_factory=dict)
+    acts: list[fx.SendAction] = field(default_factory=list)
+    cancels: list[fx.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
     probing: bool = False
     replies: dict[int, object] = field(default_factory=dict)
@@ -150,7 +151,7 @@ class World:
         forward = self.forwards.pop(device_id)
         return self.finish(forward, outcome)
 
-    def finish(self, forward: m.SendStep, outcome: m.Outcome) -> World:
+    def finish(self, forward: fx.SendStep, outcome: m.Outcome) -> World:
         key = forward.key
         attempt = (key.execution_id, key.attempt)
         if isinstance(outcome, Answer) and not outcome.success:
@@ -180,77 +181,77 @@ class World:
 
     # ------------------------------------------------------------ the world's side
 
-    def _take(self, effects: m.Effects) -> None:
+    def _take(self, effects: fx.Effects) -> None:
         for effect in effects:
             self._do(effect)
 
-    def _do(self, effect: m.Effect) -> None:
+    def _do(self, effect: fx.Effect) -> None:
         match effect:
             case (
-                m.StoreAttempt()
-                | m.StoreStep()
-                | m.StoreTry()
-                | m.StoreHandle()
-                | m.StoreEnd()
-                | m.StoreRelease()
+                fx.StoreAttempt()
+                | fx.StoreStep()
+                | fx.StoreTry()
+                | fx.StoreHandle()
+                | fx.StoreEnd()
+                | fx.StoreRelease()
             ):
                 self.records.append(effect)
                 self._ordered(effect)
-            case m.SendStep():
+            case fx.SendStep():
                 self._forwarded(effect)
-            case m.SendAction():
+            case fx.SendAction():
                 self.acts.append(effect)
                 self._one_at_a_time()
-            case m.CancelOnHost():
+            case fx.CancelOnHost():
                 self.cancels.append(effect)
-            case m.AbortCall(device_id):
+            case fx.AbortCall(device_id):
                 self.forwards.pop(device_id, None)
-            case m.Alarm(name, _, fact):
+            case fx.Alarm(name, _, fact):
                 if isinstance(fact, m.CancelGraceOver):
                     lost = (fact.execution_id, fact.attempt) in self.lost
                     assert not lost, "a timer that would release the device of a lost host"
                 self.alarms.pop(name, None)
                 if fact is not None:
                     self.alarms[name] = fact
-            case m.Probe():
+            case fx.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
                 at_work = self.state.host.serial and (self.forwards or self.acts)
                 assert not at_work, "a probe beside a call on a serial host"
-            case m.Resolve(ask, value):
+            case fx.Resolve(ask, value):
                 self.replies[ask] = value
-            case m.Reject(ask, error):
+            case fx.Reject(ask, error):
                 self.replies[ask] = error
-            case m.Publish(event):
+            case fx.Publish(event):
                 self.published.append(event)
-            case m.Stop():
+            case fx.Stop():
                 self.stopped = True
-            case m.Leave(_, device):
+            case fx.Leave(_, device):
                 self.left.append(device.id)
-            case m.Announce(view):
+            case fx.Announce(view):
                 if self.dispatcher is not None:
                     self.dispatcher.announce(view)
-            case m.ReturnRun(execution_id, device_id, gone):
+            case fx.ReturnRun(execution_id, device_id, gone):
                 if self.dispatcher is not None:
                     self.dispatcher.not_taken(execution_id, device_id, gone=gone)
-            case m.Log():
+            case fx.Log():
                 pass
 
-    def _ordered(self, record: m.Effect) -> None:
+    def _ordered(self, record: fx.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""
         match record:
-            case m.StoreEnd(device_id, spec, _, ErrorKind.HOST_LOST):
+            case fx.StoreEnd(device_id, spec, _, ErrorKind.HOST_LOST):
                 assert f"cancel:{device_id}" not in self.alarms, "the timer of a cancel is left"
                 acting = (spec.execution_id, spec.attempt) in self.acting
                 assert not (record.release and acting), "released while the host may act on it"
                 self.lost[spec.execution_id, spec.attempt] = Lost()
-            case m.StoreRelease(_, execution_id, attempt):
+            case fx.StoreRelease(_, execution_id, attempt):
                 lost = self.lost.pop((execution_id, attempt), None)
                 told = lost is None or lost.acknowledged or not self.state.host.cancel
                 assert told, "released before the host acknowledged the cancel"
                 assert lost is None or lost.well, "released before the host was well"
 
-    def _forwarded(self, effect: m.SendStep) -> None:
+    def _forwarded(self, effect: fx.SendStep) -> None:
         key, device_id = effect.key, effect.device.id
         assert device_id not in self.forwards, "two calls on one device"
         attempt = self.attempts[key.execution_id, key.attempt]
@@ -272,26 +273,26 @@ class World:
         if self.state.host.serial:
             assert len(self.forwards) + len(self.acts) <= 1, "two calls on a serial host"
 
-    def _stored(self, effect: m.Effect) -> tuple[m.Fact, ...]:
+    def _stored(self, effect: fx.Effect) -> tuple[m.Fact, ...]:
         match effect:
-            case m.StoreAttempt():
+            case fx.StoreAttempt():
                 return (self._start(effect),)
-            case m.StoreStep(device_id, key, status):
+            case fx.StoreStep(device_id, key, status):
                 self.attempts[key.execution_id, key.attempt].stored_steps.add(key.step)
                 return (m.StepStored(device_id, key, status),)
-            case m.StoreTry(device_id, key):
+            case fx.StoreTry(device_id, key):
                 return (m.StepStored(device_id, key),)
-            case m.StoreEnd():
+            case fx.StoreEnd():
                 return (self._end(effect),)
-            case m.StoreHandle():
+            case fx.StoreHandle():
                 return ()
-            case m.StoreRelease(device_id, execution_id, number):
+            case fx.StoreRelease(device_id, execution_id, number):
                 self.attempts[execution_id, number].released = True
                 return (m.ReleaseStored(device_id, execution_id, number),)
             case _:
                 raise AssertionError(effect)
 
-    def _start(self, effect: m.StoreAttempt) -> m.Fact:
+    def _start(self, effect: fx.StoreAttempt) -> m.Fact:
         held = [a for a in self.attempts.values() if a.device_id == effect.device_id]
         assert all(a.released for a in held), "one_attempt_a_device"
         if self.executions[effect.execution_id] != "queued":
@@ -311,7 +312,7 @@ class World:
             self.dispatcher.begun(effect.execution_id)
         return m.AttemptStored(effect.device_id, spec)
 
-    def _end(self, effect: m.StoreEnd) -> m.Fact:
+    def _end(self, effect: fx.StoreEnd) -> m.Fact:
         spec = effect.spec
         attempt = self.attempts[spec.execution_id, spec.attempt]
         assert attempt.status == "running", "an attempt ended twice"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Protocol, TypeVar
@@ -13,7 +12,7 @@ from uuid import uuid4
 import structlog
 
 from vpt.actors.queue import Queue, insert, remember
-from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError
+from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, SlowStatementError
 from vpt.events import Events
 from vpt.model import (
     CampaignProgress,
@@ -25,6 +24,7 @@ from vpt.model import (
     RequestKey,
 )
 from vpt.store.db import Database, Session
+from vpt.store.patience import patiently
 from vpt.submission import TestCaseChangedError, filled_steps
 
 log = structlog.get_logger(__name__)
@@ -161,7 +161,7 @@ class CampaignJob:
 
     async def _give_up(self) -> None:
         """End it as an error of the server: nothing more starts, what is under way is cancelled."""
-        await patiently(lambda: self._db.row("skip_campaign_rest", id=self.id))
+        await patiently("campaign", lambda: self._db.row("skip_campaign_rest", id=self.id))
         job = await self._load()
         if job is None:
             return
@@ -181,10 +181,12 @@ class CampaignJob:
 
         It may be: the sweep starts a job for each row that it saw running.
         """
-        job = await patiently(lambda: self._db.row("campaign_job", id=self.id))
+        job = await patiently("campaign", lambda: self._db.row("campaign_job", id=self.id))
         if ExecutionStatus(job["status"]).final:
             return None
-        entries = await patiently(lambda: self._db.rows("campaign_entries_of", id=self.id))
+        entries = await patiently(
+            "campaign", lambda: self._db.rows("campaign_entries_of", id=self.id)
+        )
         self._sort(job, entries)
         return job
 
@@ -223,7 +225,7 @@ class CampaignJob:
 
     async def _cancel(self, execution_id: str, user_id: str) -> None:
         with suppress(ConflictError, NotFoundError):  # it is over already
-            await patiently(lambda: self._finals.cancel(execution_id, user_id))
+            await patiently("campaign", lambda: self._finals.cancel(execution_id, user_id))
 
     def _count(self, job: Any, status: ExecutionStatus) -> None:
         self._verdicts.append(status)
@@ -237,16 +239,16 @@ class CampaignJob:
         """
         position, execution_id = entry["position"], uuid4().hex
         async with self._queue.preparing:  # the steps of few entries are in memory at a time
-            new = await patiently(lambda: self._request(position, priority))
+            new = await patiently("campaign", lambda: self._request(position, priority))
             timeout_s = new.queue_timeout_s or self._queue_timeout
             queued_at = None
             with suppress(_AlreadyTakenError):
                 queued_at = await patiently(
-                    lambda: self._insert(position, execution_id, new, timeout_s)
+                    "campaign", lambda: self._insert(position, execution_id, new, timeout_s)
                 )
         if queued_at is None:  # whatever took the entry, its row says which execution it has
             row = await patiently(
-                lambda: self._db.row("campaign_entry", id=self.id, position=position)
+                "campaign", lambda: self._db.row("campaign_entry", id=self.id, position=position)
             )
             return row["execution_id"] if row else None
         # If the server dies here, the queue's sweep finds the row.
@@ -287,13 +289,14 @@ class CampaignJob:
     async def _finish(
         self, status: ExecutionStatus, kind: ErrorKind | None = None, error: str | None = None
     ) -> None:
-        await patiently(lambda: self._db.row("skip_campaign_rest", id=self.id))
+        await patiently("campaign", lambda: self._db.row("skip_campaign_rest", id=self.id))
         # The numbers 1 (it began) to `_published` + 1 are taken; the end has one of its own.
         done, seq = len(self._verdicts), self._published + 2
         await patiently(
+            "campaign",
             lambda: self._db.row(
                 "finish_campaign", id=self.id, status=status, seq=seq, error_kind=kind, error=error
-            )
+            ),
         )
         log.info("campaign_completed", status=status, done=done, total=self._total)
         self._publish(status, done, seq)
@@ -319,7 +322,7 @@ class CampaignJob:
                 self._publish(ExecutionStatus.RUNNING, done, done + 1)
 
     async def _store_seq(self, seq: int) -> None:
-        await patiently(lambda: self._db.row("store_campaign_seq", id=self.id, seq=seq))
+        await patiently("campaign", lambda: self._db.row("store_campaign_seq", id=self.id, seq=seq))
 
     def _publish(self, status: ExecutionStatus, done: int, seq: int) -> None:
         self._events.publish(CampaignProgress(self.id, done, self._total, status, seq))
@@ -329,20 +332,14 @@ class _AlreadyTakenError(Exception):
     """The entry has an execution already, or was skipped."""
 
 
-async def patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """Do it, again and again while the database is away."""
-    while True:
-        try:
-            return await work()
-        except DatabaseAwayError:
-            await asyncio.sleep(_PAUSE)
-
-
 def _is_away(error: Exception) -> bool:
-    """Return True when nothing but an absent database is the reason: that passes."""
+    """Return True when nothing but an absent database is the reason: that passes.
+
+    A statement that stays too slow while others are not does not pass: `patiently` has tried it.
+    """
     if isinstance(error, ExceptionGroup):
-        return error.split(DatabaseAwayError)[1] is None
-    return isinstance(error, DatabaseAwayError)
+        return all(map(_is_away, error.exceptions))
+    return isinstance(error, DatabaseAwayError) and not isinstance(error, SlowStatementError)
 
 
 def _new_execution(stored: Json, priority: int) -> NewExecution:

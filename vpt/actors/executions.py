@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
@@ -12,15 +10,15 @@ from vpt.actors import messages as m
 from vpt.actors.finals import FinalWaits
 from vpt.actors.queue import Queue
 from vpt.actors.supervisor import Supervisor
-from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError
+from vpt.errors import ConflictError, NotFoundError
 from vpt.model import ExecutionStatus, NewExecution, RequestKey, Submitted
 from vpt.store.db import Database
+from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN = 5.0  # seconds; an event may be lost with a connection, the row is not
 _LOOKS = 100  # a second at most, however many wait
-_PAUSE = 2.0  # seconds between looks while the database is away
 
 
 class Executions:
@@ -87,12 +85,13 @@ class Executions:
 
     async def final_status(self, execution_id: str) -> ExecutionStatus:
         """Wait until an execution is final, however long it takes; return its status."""
-        while True:
-            with suppress(DatabaseAwayError):
-                await self.until_final(execution_id, _LOOK_AGAIN + len(self._finals) / _LOOKS)
-                row = await self._db.row("execution_status", execution_id=execution_id)
-                status = ExecutionStatus(row["status"]) if row else ExecutionStatus.CANCELLED
-                if status.final:
-                    return status
-                continue
-            await asyncio.sleep(_PAUSE)
+        status = ExecutionStatus.QUEUED
+        while not status.final:
+            status = await patiently(None, lambda: self._next_status(execution_id))
+        return status
+
+    async def _next_status(self, execution_id: str) -> ExecutionStatus:
+        """Return the status when the execution ends or some seconds have passed."""
+        await self.until_final(execution_id, _LOOK_AGAIN + len(self._finals) / _LOOKS)
+        row = await self._db.row("execution_status", execution_id=execution_id)
+        return ExecutionStatus(row["status"]) if row else ExecutionStatus.CANCELLED

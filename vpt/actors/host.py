@@ -13,6 +13,7 @@ from typing import Any, Protocol, assert_never
 
 import structlog
 
+from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
@@ -87,7 +88,7 @@ class HostActor(Actor[m.Message]):
         self.ledger = Ledger(services.shared, state.host.id)
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._records: deque[m.Effect] = deque()  # in order, the first one is being stored
+        self._records: deque[fx.Effect] = deque()  # in order, the first one is being stored
         self._recorded = asyncio.Event()
         self._unstored_view: HostView | None = None
         self._last_view: HostView | None = None
@@ -127,56 +128,56 @@ class HostActor(Actor[m.Message]):
         for handle in self._alarms.values():
             handle.cancel()
 
-    def _perform(self, effects: m.Effects) -> None:
+    def _perform(self, effects: fx.Effects) -> None:
         for effect in effects:
             self._do(effect)
 
-    def _do(self, effect: m.Effect) -> None:  # noqa: C901, PLR0912 (a table)
+    def _do(self, effect: fx.Effect) -> None:  # noqa: C901, PLR0912 (a table)
         match effect:
-            case m.SendAction():
+            case fx.SendAction():
                 self._call(effect.device.id, self._send_action(effect))
-            case m.SendStep():
+            case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
-            case m.Resolve(ask, value):
+            case fx.Resolve(ask, value):
                 self.resolve(ask, value)
-            case m.Reject(ask, error):
+            case fx.Reject(ask, error):
                 self.reject(ask, error)
             case (
-                m.StoreAttempt()
-                | m.StoreStep()
-                | m.StoreTry()
-                | m.StoreHandle()
-                | m.StoreEnd()
-                | m.StoreRelease()
+                fx.StoreAttempt()
+                | fx.StoreStep()
+                | fx.StoreTry()
+                | fx.StoreHandle()
+                | fx.StoreEnd()
+                | fx.StoreRelease()
             ):
                 self._record(effect)
-            case m.Publish(event):
+            case fx.Publish(event):
                 self._services.events.publish(event)
-            case m.Announce(view):
+            case fx.Announce(view):
                 self._announce(view)
-            case m.Alarm():
+            case fx.Alarm():
                 self._alarm(effect)
-            case m.Probe():
+            case fx.Probe():
                 self.spawn(self._probe(effect), "probe")
-            case m.CancelOnHost():
+            case fx.CancelOnHost():
                 self.spawn(self._cancel_on_host(effect), "cancel")
-            case m.Leave(host, device):
+            case fx.Leave(host, device):
                 self.spawn(self._services.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
-            case m.AbortCall(device_id):
+            case fx.AbortCall(device_id):
                 self._abort_call(device_id)
-            case m.ReturnRun(execution_id, device_id, gone):
+            case fx.ReturnRun(execution_id, device_id, gone):
                 self._services.not_taken(execution_id, device_id, gone=gone)
-            case m.Log(event_name, fields, warning):
+            case fx.Log(event_name, fields, warning):
                 level = log.warning if warning else log.info
                 level(event_name, host_id=self.name, **fields)
-            case m.Stop():
+            case fx.Stop():
                 self._stopping = True
             case _:
                 assert_never(effect)
 
     # ------------------------------------------------------------ alarms and probes
 
-    def _alarm(self, alarm: m.Alarm) -> None:
+    def _alarm(self, alarm: fx.Alarm) -> None:
         handle = self._alarms.pop(alarm.name, None)
         if handle is not None:
             handle.cancel()
@@ -184,7 +185,7 @@ class HostActor(Actor[m.Message]):
             loop = asyncio.get_running_loop()
             self._alarms[alarm.name] = loop.call_later(alarm.seconds, self._ring, alarm)
 
-    def _ring(self, alarm: m.Alarm) -> None:
+    def _ring(self, alarm: fx.Alarm) -> None:
         self._alarms.pop(alarm.name, None)
         if alarm.fact is not None:
             self.tell(alarm.fact)
@@ -198,7 +199,7 @@ class HostActor(Actor[m.Message]):
         self.tell(m.ProbeDue())
         self._next_probe()
 
-    async def _probe(self, effect: m.Probe) -> None:
+    async def _probe(self, effect: fx.Probe) -> None:
         began = perf_counter()
         try:
             await self._services.dialect.probe(effect.host, self._services.probe_timeout)
@@ -231,7 +232,7 @@ class HostActor(Actor[m.Message]):
         if task is not None:
             task.cancel()
 
-    async def _send_step(self, effect: m.SendStep) -> None:
+    async def _send_step(self, effect: fx.SendStep) -> None:
         key = effect.key
         body = {
             **effect.action,
@@ -258,7 +259,7 @@ class HostActor(Actor[m.Message]):
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
 
-    async def _send_action(self, effect: m.SendAction) -> None:
+    async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()
         # It may have waited behind others for longer than its asker did: then it is not sent.
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
@@ -280,7 +281,7 @@ class HostActor(Actor[m.Message]):
         except HostTroubleError as trouble:
             return m.NoAnswer(trouble.trouble, trouble.message)
 
-    async def _cancel_on_host(self, effect: m.CancelOnHost) -> None:
+    async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
         )
@@ -290,7 +291,7 @@ class HostActor(Actor[m.Message]):
 
     # ------------------------------------------------------------ records
 
-    def _record(self, effect: m.Effect) -> None:
+    def _record(self, effect: fx.Effect) -> None:
         self._records.append(effect)
         self._recorded.set()
 
@@ -308,26 +309,26 @@ class HostActor(Actor[m.Message]):
                 self._recorded.clear()
                 await self._recorded.wait()
 
-    async def _store(self, effect: m.Effect) -> None:
+    async def _store(self, effect: fx.Effect) -> None:
         match effect:
-            case m.StoreAttempt():
+            case fx.StoreAttempt():
                 fact = await self.ledger.start_attempt(effect)
                 if isinstance(fact, m.AttemptStored):
                     self._begun(effect.execution_id)
                 self.tell(fact)
-            case m.StoreStep():
+            case fx.StoreStep():
                 self.tell(
                     await self.ledger.finish_step(effect, await self._save_screenshot(effect))
                 )
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
-            case m.StoreTry():
+            case fx.StoreTry():
                 self.tell(await self.ledger.retry_step(effect))
-            case m.StoreHandle():
+            case fx.StoreHandle():
                 await self.ledger.store_handle(effect)
-            case m.StoreEnd():
+            case fx.StoreEnd():
                 await self._store_end(effect)
-            case m.StoreRelease():
+            case fx.StoreRelease():
                 self.tell(await self.ledger.release(effect))
             case _:
                 raise AssertionError(effect)
@@ -337,7 +338,7 @@ class HostActor(Actor[m.Message]):
         if waiting is not None:
             self._services.tally.dispatched.add(self._services.waited_s(waiting))
 
-    async def _store_end(self, effect: m.StoreEnd) -> None:
+    async def _store_end(self, effect: fx.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)
         self._log_end(effect, fact.status, row["duration_s"])
         self.tell(fact)
@@ -346,7 +347,7 @@ class HostActor(Actor[m.Message]):
             self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
 
     def _log_end(
-        self, effect: m.StoreEnd, status: ExecutionStatus, duration_s: float | None
+        self, effect: fx.StoreEnd, status: ExecutionStatus, duration_s: float | None
     ) -> None:
         spec = effect.spec
         fields = {
@@ -367,7 +368,7 @@ class HostActor(Actor[m.Message]):
         else:
             log.info("test_execution_completed", **fields, duration=duration_s)
 
-    async def _save_screenshot(self, effect: m.StoreStep) -> str | None:
+    async def _save_screenshot(self, effect: fx.StoreStep) -> str | None:
         """Save the screenshot of an answer and return its kind."""
         # One that cannot be saved is logged; it never fails the step.
         data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.model import (
     DeviceRequest,
@@ -73,7 +74,7 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
 class StepRecord:
     """The end of a step, ready to be stored."""
 
-    effect: m.StoreStep
+    effect: fx.StoreStep
     screenshot: str | None
 
     @property
@@ -144,7 +145,7 @@ class Ledger:
     async def _row(self, name: str, /, **args: Any) -> Any:
         return await self._patiently(name, lambda: self._shared.db.row(name, **args))
 
-    async def start_attempt(self, effect: m.StoreAttempt) -> m.Fact:
+    async def start_attempt(self, effect: fx.StoreAttempt) -> m.Fact:
         """Store the next attempt; AttemptRefused when the execution is not queued any more."""
         names = {"execution_id": effect.execution_id, "device_id": effect.device_id}
         row = await self._row("start_attempt", **names, host_id=self._host_id)
@@ -154,14 +155,14 @@ class Ledger:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
-    async def finish_step(self, effect: m.StoreStep, screenshot: str | None) -> m.Fact:
+    async def finish_step(self, effect: fx.StoreStep, screenshot: str | None) -> m.Fact:
         """Store the end of a step and the beginning of the next one."""
         record, key = StepRecord(effect, screenshot), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
 
-    async def retry_step(self, effect: m.StoreTry) -> m.Fact:
+    async def retry_step(self, effect: fx.StoreTry) -> m.Fact:
         """Store that a step is tried once more."""
         key = effect.key
         await self._row(
@@ -173,7 +174,7 @@ class Ledger:
         )
         return m.StepStored(effect.device_id, key)
 
-    async def store_handle(self, effect: m.StoreHandle) -> None:
+    async def store_handle(self, effect: fx.StoreHandle) -> None:
         """Store the host's own id of the try: after a restart the host is asked for its result."""
         key = effect.key
         await self._row(
@@ -185,7 +186,7 @@ class Ledger:
             handle=effect.handle,
         )
 
-    async def end_attempt(self, effect: m.StoreEnd) -> tuple[m.EndStored, Any]:
+    async def end_attempt(self, effect: fx.StoreEnd) -> tuple[m.EndStored, Any]:
         """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
         refused = self._host_id if effect.kind is ErrorKind.HOST_REFUSED else None
@@ -208,7 +209,7 @@ class Ledger:
         end = m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status, step_status)
         return end, row
 
-    async def release(self, effect: m.StoreRelease) -> m.Fact:
+    async def release(self, effect: fx.StoreRelease) -> m.Fact:
         """Store that the device may be given out again."""
         await self._row("release_device", execution_id=effect.execution_id, attempt=effect.attempt)
         return m.ReleaseStored(effect.device_id, effect.execution_id, effect.attempt)

@@ -13,6 +13,7 @@ import structlog
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
 from vpt.actors.state import action_name
+from vpt.background import Background
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
@@ -26,6 +27,7 @@ from vpt.model import (
     Waiting,
 )
 from vpt.store.db import Database, Session
+from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +51,7 @@ class Queue:
         self._dispatcher = dispatcher
         self._max_queued = max_queued
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0  # by the database's clock, like all moments here
         self._ahead = 0.0  # seconds that the database's clock is ahead of the loop's
@@ -149,7 +151,7 @@ class Queue:
     def enter(
         self, execution_id: str, new: NewExecution, timeout_s: float, queued_at: float
     ) -> bool:
-        """Give a stored execution to the dispatcher; return True when it was sent to a host."""
+        """Pass a stored execution to the dispatcher; return True when it was sent to a host."""
         waiting = Waiting(
             execution_id, request_of(new), new.priority, queued_at, queued_at + timeout_s
         )
@@ -208,9 +210,7 @@ class Queue:
     def _end_expired(self) -> None:
         words = "It waited too long for a device."
         for waiting in self._dispatcher.expired(self.now()):
-            self._in_background(
-                self._end_patiently(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
-            )
+            self._end_later(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
 
     # ------------------------------------------------------------ ends without a run
 
@@ -271,17 +271,13 @@ class Queue:
         if why is None:
             self._add(waiting)
         else:
-            self._in_background(
-                self._end_patiently(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
-            )
+            self._end_later(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
 
     async def close(self) -> None:
         """End what is under way here; the next start goes on from the rows."""
         if self._alarm is not None:
             self._alarm.cancel()
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.close()
 
     async def sweep(self) -> None:
         """End what waited too long and queue what the memory has missed.
@@ -305,18 +301,12 @@ class Queue:
         else:
             self.requeue(waiting_of(row["id"], row, row["last_host"]))
 
-    async def _end_patiently(self, execution_id: str, kind: ErrorKind, why: str) -> None:
-        while True:
-            try:
-                await self.end(execution_id, ExecutionStatus.ERROR, kind, why)
-                return
-            except DatabaseAwayError:
-                await asyncio.sleep(1)
-
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    def _end_later(self, execution_id: str, kind: ErrorKind, why: str) -> None:
+        """End an execution as an error as soon as the database takes it."""
+        ending = patiently(
+            "execution", lambda: self.end(execution_id, ExecutionStatus.ERROR, kind, why)
+        )
+        self._background.start(ending, f"end of {execution_id}")
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, TestProgress):

@@ -17,14 +17,14 @@ from vpt.actors.host import HostActor, HostServices
 from vpt.actors.restore import Keys, Restored, restore, restore_all
 from vpt.actors.state import Limits, view_of
 from vpt.background import Background
-from vpt.errors import ActionTimeoutError, DatabaseAwayError, NotFoundError, UnavailableError
+from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
+from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
 
 _RESTARTS = 5  # in
 _WINDOW = 60.0  # seconds; more, and the host is held back that long
-_PAUSE = 0.5  # seconds between tries while the database is away
 _ASK = 10.0  # seconds
 _NO_ASKER = 0  # the number of an ask without an asker; those of real asks begin at 1
 
@@ -232,13 +232,15 @@ class Supervisor:
         """Start the host's next actor as soon as the database answers."""
         while self._awaits_next(actor):
             try:
-                async with self.lock(actor.name):
-                    await self.load(actor.name)
-            except DatabaseAwayError:
-                await asyncio.sleep(_PAUSE)
+                await patiently("host", lambda: self._load_next(actor), host_id=actor.name)
             except Exception:
                 log.exception("host_actor_not_started", host_id=actor.name)
                 await asyncio.sleep(_WINDOW)
+
+    async def _load_next(self, actor: HostActor) -> None:
+        async with self.lock(actor.name):
+            if self._awaits_next(actor):
+                await self.load(actor.name)
 
 
 def _held_back(actor: HostActor, reason: Reason) -> HostView:

@@ -19,11 +19,12 @@ _FIRST, _LONGEST = 0.05, 1.0
 _SLOW_TRIES = 10
 
 
-async def patiently(what: str, work: Callable[[], Awaitable[T]], **fields: object) -> T:
+async def patiently(what: str | None, work: Callable[[], Awaitable[T]], **fields: object) -> T:
     """Return what `work` returns, trying again while the database is away.
 
-    `work` must be harmless when it is repeated. `what` and `fields` go to the log. Raises what no
-    repeat can cure: any other error, and SlowStatementError when it stays too slow.
+    `work` must be harmless when it is repeated. `what` and `fields` go to the log; with None it is
+    not logged, where so many wait that their lines would hide the others. Raises what no repeat
+    can cure: any other error, and SlowStatementError when it stays too slow.
     """
     pause, slow = _FIRST, 0
     while True:
@@ -35,6 +36,7 @@ async def patiently(what: str, work: Callable[[], Awaitable[T]], **fields: objec
                 raise
         except DatabaseAwayError:
             pass
-        log.warning("record_waits_for_database", record=what, **fields)
+        if what is not None:
+            log.warning("record_waits_for_database", record=what, **fields)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST)

@@ -5,6 +5,7 @@ They are not stored and not tried again: a person waits for each, and sees what 
 
 from __future__ import annotations
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import link
 from vpt.actors.machine.transition import Transition
@@ -30,13 +31,13 @@ def run_action(t: Transition, command: m.RunAction) -> None:
     """Send the action, or let it wait for those before it."""
     lane = _lane_for(t, command.device_id, command.user_id)
     if isinstance(lane, VptError):
-        t.add(m.Reject(command.ask, lane))
+        t.add(fx.Reject(command.ask, lane))
         return
     # It waits on the lane, not in a task: what waits is seen by leases and runs, and is bounded.
     actions = (*lane.actions, command)
     lane = t.put(lane, actions=actions)
     if len(acting(t, lane)) == len(actions) == 1:
-        t.add(m.SendAction(t.state.host, lane.device, command))
+        t.add(fx.SendAction(t.state.host, lane.device, command))
 
 
 def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptError:
@@ -97,9 +98,9 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     # have removed the device while it ran.
     outcome = fact.outcome
     if isinstance(outcome, Answer):
-        t.add(m.Resolve(fact.ask, (outcome, fact.duration_ms)))
+        t.add(fx.Resolve(fact.ask, (outcome, fact.duration_ms)))
     else:
-        t.add(m.Reject(fact.ask, _error_of(outcome)))
+        t.add(fx.Reject(fact.ask, _error_of(outcome)))
         if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
             link.connection_failed(t, 0)
     lane = t.state.lanes.get(fact.device_id)
@@ -110,7 +111,7 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     lane = t.put(lane, actions=lane.actions[1:])
     following = min(acting(t, lane), key=lambda each: each.actions[0].ask, default=None)
     if following is not None:
-        t.add(m.SendAction(t.state.host, following.device, following.actions[0]))
+        t.add(fx.SendAction(t.state.host, following.device, following.actions[0]))
 
 
 def _error_of(outcome: m.NoAnswer) -> VptError:

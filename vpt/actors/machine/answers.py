@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends, holds, link
 from vpt.actors.machine.run import can_tell, go_on
@@ -34,7 +35,7 @@ def step_begun(t: Transition, fact: m.StepBegun) -> None:
     found = t.open_call(fact.device_id, fact.key)
     if found is not None:
         t.put_run(*found, handle=fact.handle, uncertain=True)
-        t.add(m.StoreHandle(fact.device_id, fact.key, fact.handle))
+        t.add(fx.StoreHandle(fact.device_id, fact.key, fact.handle))
 
 
 def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
@@ -44,7 +45,7 @@ def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
         return
     key, campaign = fact.key, found[1].loaded.campaign_execution_id
     event = StepProgress(key.execution_id, key.attempt, key.step, fact.state, campaign)
-    t.add(m.Publish(event))
+    t.add(fx.Publish(event))
 
 
 # ---------------------------------------------------------------- over
@@ -88,7 +89,7 @@ def _answered(t: Transition, lane: Lane, run: RunState, answer: Answer, duration
     name = action_name(following) if following is not None and not run.cancelled else None
     status = _status(answer, cancelled=run.cancelled)
     t.add(
-        m.StoreStep(lane.device.id, key, status, answer, answer.error, duration_ms, run.seq, name)
+        fx.StoreStep(lane.device.id, key, status, answer, answer.error, duration_ms, run.seq, name)
     )
 
 
@@ -110,7 +111,7 @@ def _store_try(t: Transition, lane: Lane, run: RunState) -> None:
     """Store that the step is tried once more, under a key of its own."""
     again = replace(run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False, handle=None)
     t.put(lane, run=again)
-    t.add(m.StoreTry(lane.device.id, again.key))
+    t.add(fx.StoreTry(lane.device.id, again.key))
 
 
 def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer) -> None:
@@ -151,7 +152,7 @@ def step_stored(t: Transition, fact: m.StepStored) -> None:
         go_on(t, lane, run)
         return
     event = ends.progress(t, lane, run, run.step, fact.status, fact.screenshot_url)
-    t.add(m.Publish(event))
+    t.add(fx.Publish(event))
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
     elif run.stop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends, holds
 from vpt.actors.machine.transition import Transition
@@ -65,7 +66,7 @@ def _cancel_sent(t: Transition, lane: Lane, run: RunState) -> None:
     # The run does not end at once, because the step's answer is worth having: it is stored.
     attempt = run.loaded.attempt
     over = m.CancelGraceOver(lane.device.id, run.execution_id, attempt)
-    t.add(m.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
+    t.add(fx.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
     if t.state.host.cancel:
         holds.cancel_on_host(t, lane, run.execution_id, attempt)
 
@@ -78,7 +79,7 @@ def cancel_answered(t: Transition, fact: m.CancelAnswered) -> None:
         return
     run, hold = lane.run, lane.hold
     if run and run.phase is Phase.SENT and run.cancelled and run.is_of(fact):
-        t.add(m.AbortCall(lane.device.id))
+        t.add(fx.AbortCall(lane.device.id))
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
     elif hold and hold.is_of(fact):
         holds.acknowledged(t, lane, hold)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import holds, link
 from vpt.actors.machine.transition import Transition
@@ -84,11 +85,11 @@ def finish(
     if t.state.host.serial and hold is not None and hold.lost:
         # The open call keeps the host's turn: the good probes that this hold waits for would
         # stand behind it for as long as the host is silent.
-        t.add(m.AbortCall(lane.device.id))
+        t.add(fx.AbortCall(lane.device.id))
     t.add(
         no_step_alarm(lane),
-        m.Alarm(f"run:{lane.device.id}", 0, None),
-        m.StoreEnd(
+        fx.Alarm(f"run:{lane.device.id}", 0, None),
+        fx.StoreEnd(
             lane.device.id,
             spec,
             status,
@@ -102,16 +103,16 @@ def finish(
         ),
     )
     if t.state.host.serial:
-        t.add(m.Leave(t.state.host, lane.device))
+        t.add(fx.Leave(t.state.host, lane.device))
     if hold is None:
-        t.add(m.Alarm(f"cancel:{lane.device.id}", 0, None))
+        t.add(fx.Alarm(f"cancel:{lane.device.id}", 0, None))
     elif not hold.lost:
         holds.await_late(t, lane, hold)
 
 
-def no_step_alarm(lane: Lane) -> m.Alarm:
+def no_step_alarm(lane: Lane) -> fx.Alarm:
     """Return the effect that ends the lane's step alarm: delay or timeout."""
-    return m.Alarm(f"step:{lane.device.id}", 0, None)
+    return fx.Alarm(f"step:{lane.device.id}", 0, None)
 
 
 def end_stored(t: Transition, fact: m.EndStored) -> None:
@@ -122,7 +123,7 @@ def end_stored(t: Transition, fact: m.EndStored) -> None:
         return
     if fact.status.final:
         at = run.step if run.spec else 0
-        t.add(m.Publish(progress(t, lane, run, at, fact.step_status, None, fact.status)))
+        t.add(fx.Publish(progress(t, lane, run, at, fact.step_status, None, fact.status)))
     # A verdict, and be it a no, needs a host that worked all the time.
     if fact.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED):
         link.proved_good(t)

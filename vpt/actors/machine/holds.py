@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Hold, Lane
@@ -51,14 +52,14 @@ def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | Non
 def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
     """Start what ends a hold that is not lost: the cancel on the host, and CANCEL_GRACE."""
     over = m.CancelGraceOver(lane.device.id, hold.execution_id, hold.attempt)
-    t.add(m.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
+    t.add(fx.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
     if t.state.host.cancel:
         cancel_on_host(t, lane, hold.execution_id, hold.attempt)
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
     """Ask the host to stop an attempt."""
-    t.add(m.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
+    t.add(fx.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
 
 
 def count_good(t: Transition, lane: Lane, hold: Hold, good: int) -> None:
@@ -104,9 +105,9 @@ def release(t: Transition, lane: Lane, hold: Hold) -> None:
     elif not hold.releasing:
         t.put(lane, hold=replace(hold, releasing=True))
         t.add(
-            m.AbortCall(lane.device.id),
-            m.Alarm(f"cancel:{lane.device.id}", 0, None),
-            m.StoreRelease(lane.device.id, hold.execution_id, hold.attempt),
+            fx.AbortCall(lane.device.id),
+            fx.Alarm(f"cancel:{lane.device.id}", 0, None),
+            fx.StoreRelease(lane.device.id, hold.execution_id, hold.attempt),
         )
 
 
@@ -125,7 +126,7 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     # a broken connection says nothing of what the host does.
     key = fact.key
     t.add(
-        m.Log(
+        fx.Log(
             "late_answer_dropped",
             {"execution_id": key.execution_id, "attempt": key.attempt, "step": key.step},
             warning=True,

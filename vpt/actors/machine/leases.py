@@ -6,6 +6,7 @@ meet. It does not interrupt anything; it refuses what others wait with, and runs
 
 from __future__ import annotations
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.actions import LEASED, ONE_AT_A_TIME, acting
 from vpt.actors.machine.transition import Transition
@@ -18,7 +19,7 @@ def take_lease(t: Transition, command: m.TakeLease) -> None:
     lane = t.state.lanes.get(command.device_id)
     refusal = _why_not(t, lane, command.holder)
     if lane is None or refusal is not None:
-        t.add(m.Reject(command.ask, refusal or NotFoundError()))
+        t.add(fx.Reject(command.ask, refusal or NotFoundError()))
         return
     # A renewed lease keeps its id: the database has it under that, and so has its holder.
     lease_id = lane.lease.id if lane.lease else command.lease_id
@@ -26,7 +27,7 @@ def take_lease(t: Transition, command: m.TakeLease) -> None:
     # Not wanted any more: the run waits for the lease now, and the holder may go on acting.
     start_alarm(t, t.put(lane, lease=lease, wanted=False), lease)
     _reject_others(t, lane, command.holder)
-    t.add(m.Resolve(command.ask, lease_id))
+    t.add(fx.Resolve(command.ask, lease_id))
 
 
 def _why_not(t: Transition, lane: Lane | None, holder: str) -> VptError | None:
@@ -54,14 +55,14 @@ def _reject_others(t: Transition, lane: Lane, holder: str) -> None:
         kept = [one for one in each.actions if under_way == one.ask or one.user_id == holder]
         for one in each.actions:
             if one not in kept:
-                t.add(m.Reject(one.ask, ConflictError(LEASED)))
+                t.add(fx.Reject(one.ask, ConflictError(LEASED)))
         t.put(each, actions=tuple(kept))
 
 
 def start_alarm(t: Transition, lane: Lane, lease: Lease) -> None:
     """Start the alarm that ends the lease."""
     over = m.LeaseOver(lane.device.id, lease.id)
-    t.add(m.Alarm(f"lease:{lane.device.id}", lease.seconds, over))
+    t.add(fx.Alarm(f"lease:{lane.device.id}", lease.seconds, over))
 
 
 def lease_over(t: Transition, fact: m.LeaseOver) -> None:
@@ -70,5 +71,5 @@ def lease_over(t: Transition, fact: m.LeaseOver) -> None:
     if lane is None or lane.lease is None or lane.lease.id != fact.lease_id:
         return
     t.put(lane, lease=None)
-    t.add(m.Alarm(f"lease:{fact.device_id}", 0, None))
-    t.add(m.Log("lease_ended", {"device_id": fact.device_id, "lease_id": fact.lease_id}))
+    t.add(fx.Alarm(f"lease:{fact.device_id}", 0, None))
+    t.add(fx.Log("lease_ended", {"device_id": fact.device_id, "lease_id": fact.lease_id}))

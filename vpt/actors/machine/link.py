@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import FLAP_WINDOW, FLAPS_AT, Link, Phase, pause_of
@@ -31,7 +32,7 @@ def probe(t: Transition) -> None:
 def begin_probe(t: Transition) -> None:
     """Begin a probe in any case."""
     t.state = replace(t.state, probing=True)
-    t.add(m.Probe(t.state.host))
+    t.add(fx.Probe(t.state.host))
 
 
 def occupied(t: Transition) -> bool:
@@ -62,7 +63,7 @@ def connection_failed(t: Transition, parks: int) -> None:
     # does not wait for its turn; the more often the same step was parked for it, the longer.
     count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
     soon = min(SOON * 2 ** min(parks, 10), t.state.limits.probe_interval)
-    t.add(m.Alarm("probe-soon", soon, m.ProbeDue()))
+    t.add(fx.Alarm("probe-soon", soon, m.ProbeDue()))
 
 
 def count_missed(t: Transition, missed: int) -> None:
@@ -94,14 +95,14 @@ def set_link(t: Transition, link: Link) -> None:
     if link is Link.LOST:
         _count_loss(t)
     elif link is Link.UP and t.state.paused:  # the pause counts from here: see _count_loss
-        t.add(m.Alarm("pause", pause_of(t.state.flaps), m.PauseOver()))
+        t.add(fx.Alarm("pause", pause_of(t.state.flaps), m.PauseOver()))
     # LOST and OFFLINE share one RUN_GRACE: a host that says goodbye after it was lost does not
     # get another one. Either way its runs stay, since most hosts are back within it.
     if link in DOWN and before not in DOWN:
-        t.add(m.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
+        t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     elif link not in DOWN and before in DOWN:
         t.state = replace(t.state, grace_over=False)
-        t.add(m.Alarm("grace", 0, None))
+        t.add(fx.Alarm("grace", 0, None))
 
 
 def _count_loss(t: Transition) -> None:
@@ -112,10 +113,10 @@ def _count_loss(t: Transition) -> None:
     # (hence `lost_ever` in its name), so that only those of late count.
     losses, number = t.state.losses + 1, t.state.lost_ever + 1
     t.state = replace(t.state, losses=losses, lost_ever=number)
-    t.add(m.Alarm(f"loss:{number}", FLAP_WINDOW, m.LossForgotten()))
+    t.add(fx.Alarm(f"loss:{number}", FLAP_WINDOW, m.LossForgotten()))
     if losses >= FLAPS_AT or t.state.flaps:
         t.state = replace(t.state, flaps=t.state.flaps + 1, paused=True)
-        t.add(m.Alarm("pause", 0, None))
+        t.add(fx.Alarm("pause", 0, None))
 
 
 def loss_forgotten(t: Transition, _: m.LossForgotten) -> None:
@@ -133,4 +134,4 @@ def proved_good(t: Transition) -> None:
     # Time alone proves nothing, since a paused host has no run that could fail.
     if t.state.flaps:
         t.state = replace(t.state, losses=0, flaps=0, paused=False)
-        t.add(m.Alarm("pause", 0, None))
+        t.add(fx.Alarm("pause", 0, None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends, holds, leases, link
 from vpt.actors.machine.run import can_tell, delay, run_alarm, send
@@ -66,7 +67,7 @@ def register(t: Transition, command: m.Register) -> None:
     for lane in t.lanes():
         _host_began_anew(t, lane)
     link.probe(t)
-    t.add(m.Resolve(command.ask))
+    t.add(fx.Resolve(command.ask))
 
 
 def _host_began_anew(t: Transition, lane: Lane) -> None:
@@ -79,15 +80,15 @@ def _host_began_anew(t: Transition, lane: Lane) -> None:
         holds.release(t, lane, lane.hold)
     run = lane.run
     if run and run.phase is Phase.SENT and can_tell(t, run) and not run.cancelled:
-        t.add(m.AbortCall(lane.device.id), ends.no_step_alarm(lane))
+        t.add(fx.AbortCall(lane.device.id), ends.no_step_alarm(lane))
         t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
-        t.add(m.Alarm("probe-soon", link.SOON, m.ProbeDue()))
+        t.add(fx.Alarm("probe-soon", link.SOON, m.ProbeDue()))
 
 
 def change_devices(t: Transition, command: m.ChangeDevices) -> None:
     """Store devices that people changed."""
     _change_devices(t, command.devices)
-    t.add(m.Resolve(command.ask))
+    t.add(fx.Resolve(command.ask))
 
 
 def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
@@ -105,16 +106,16 @@ def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
 def unregister(t: Transition, command: m.Unregister) -> None:
     """Note that the host said goodbye; its runs keep RUN_GRACE, since it may only restart."""
     link.set_link(t, Link.OFFLINE)
-    t.add(m.Resolve(command.ask))
+    t.add(fx.Resolve(command.ask))
 
 
 def retire(t: Transition, command: m.Retire) -> None:
     """Stop for good, unless something runs; a hold is no reason, its host may never return."""
     if any(lane.run or lane.actions for lane in t.state.lanes.values()):
         busy = ConflictError("The host runs something: drain it and wait, or cancel that.")
-        t.add(m.Reject(command.ask, busy))
+        t.add(fx.Reject(command.ask, busy))
         return
-    t.add(m.Resolve(command.ask), m.Stop())
+    t.add(fx.Resolve(command.ask), fx.Stop())
 
 
 # ---------------------------------------------------------------- the actor is loaded
@@ -126,7 +127,7 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
     if t.state.link is not Link.OFFLINE:
         link.begin_probe(t)  # even of a serial host with a hold: no call of ours is open yet
     if t.state.link in link.DOWN:
-        t.add(m.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
+        t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     for lane in t.lanes():
         if lane.run is not None:
             _resume(t, lane, lane.run, by_execution[lane.run.execution_id])
@@ -150,7 +151,7 @@ def _resume(t: Transition, lane: Lane, run: RunState, elapsed: float) -> None:
         if run.phase is Phase.DELAYED:
             delay(t, lane, run)
         run_alarm(t, lane, run.loaded, elapsed)
-        t.add(m.Log("test_execution_resumed", {"execution_id": run.execution_id}))
+        t.add(fx.Log("test_execution_resumed", {"execution_id": run.execution_id}))
     else:
         error = "The server was restarted and the host cannot tell what became of the step."
         ends.fail(t, lane, run, ErrorKind.SERVER_RESTARTED, error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends
 from vpt.actors.machine.link import DOWN
@@ -35,11 +36,11 @@ def start_run(t: Transition, command: m.StartRun) -> None:
     if lane is None or not ready or not _can_run(t, lane):
         if lane is not None:
             _want(t, lane)
-        t.add(m.ReturnRun(command.execution_id, command.device_id, gone=False))
+        t.add(fx.ReturnRun(command.execution_id, command.device_id, gone=False))
         return
     # From here the lane is taken, though nothing is stored: the next run must not get it, too.
     t.put(lane, run=RunState(command.execution_id, Phase.STARTING))
-    t.add(m.StoreAttempt(command.execution_id, command.device_id))
+    t.add(fx.StoreAttempt(command.execution_id, command.device_id))
 
 
 def _can_run(t: Transition, lane: Lane) -> bool:
@@ -70,7 +71,7 @@ def attempt_refused(t: Transition, fact: m.AttemptRefused) -> None:
     lane = _starting(t, fact.device_id, fact.execution_id)
     if lane is not None:
         t.put(lane, run=None)
-    t.add(m.ReturnRun(fact.execution_id, fact.device_id, gone=True))
+    t.add(fx.ReturnRun(fact.execution_id, fact.device_id, gone=True))
 
 
 def attempt_stored(t: Transition, fact: m.AttemptStored) -> None:
@@ -82,7 +83,7 @@ def attempt_stored(t: Transition, fact: m.AttemptStored) -> None:
     run = replace(lane.run, spec=spec, seq=spec.seq, phase=Phase.STORING)
     lane = t.put(lane, run=run)
     t.add(
-        m.Log(
+        fx.Log(
             "test_execution_started",
             {
                 "execution_id": spec.execution_id,
@@ -92,7 +93,7 @@ def attempt_stored(t: Transition, fact: m.AttemptStored) -> None:
                 "attempt": spec.attempt,
             },
         ),
-        m.Publish(ends.progress(t, lane, run, 0, None)),
+        fx.Publish(ends.progress(t, lane, run, 0, None)),
     )
     run_alarm(t, lane, spec, 0.0)
     go_on(t, lane, run)
@@ -102,7 +103,7 @@ def run_alarm(t: Transition, lane: Lane, spec: RunSpec, elapsed: float) -> None:
     """Start the alarm of the run's time limit, of which `elapsed` seconds are over."""
     limit = t.state.limits.run_timeout if spec.timeout_s is None else spec.timeout_s
     fact = m.RunTimedOut(lane.device.id, spec.execution_id, spec.attempt)
-    t.add(m.Alarm(f"run:{lane.device.id}", max(0.0, limit - elapsed), fact))
+    t.add(fx.Alarm(f"run:{lane.device.id}", max(0.0, limit - elapsed), fact))
 
 
 # ---------------------------------------------------------------- the step that is due
@@ -125,7 +126,7 @@ def go_on(t: Transition, lane: Lane, run: RunState) -> None:
 def delay(t: Transition, lane: Lane, run: RunState) -> None:
     """Start the alarm of a step's `delay_s`."""
     due = m.StepDue(lane.device.id, run.key)
-    t.add(m.Alarm(f"step:{lane.device.id}", float(run.action["delay_s"]), due))
+    t.add(fx.Alarm(f"step:{lane.device.id}", float(run.action["delay_s"]), due))
 
 
 def step_due(t: Transition, fact: m.StepDue) -> None:
@@ -164,8 +165,8 @@ def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
     limit = action.get("timeout_s")
     seconds = t.state.limits.step_timeout if limit is None else float(limit)
     t.add(
-        m.Alarm(f"step:{lane.device.id}", seconds, m.StepTimedOut(lane.device.id, key)),
-        m.SendStep(
+        fx.Alarm(f"step:{lane.device.id}", seconds, m.StepTimedOut(lane.device.id, key)),
+        fx.SendStep(
             t.state.host,
             lane.device,
             run.loaded.device_model,

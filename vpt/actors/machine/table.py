@@ -7,6 +7,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import actions, answers, cancel, ends, holds, leases, link, recovery, run
 from vpt.actors.machine.transition import Transition
@@ -28,7 +29,7 @@ _VIEW_KEPT: frozenset[type[m.Message]] = frozenset(
 )
 
 
-def transition(state: HostState, message: m.Message) -> tuple[HostState, m.Effects]:
+def transition(state: HostState, message: m.Message) -> tuple[HostState, fx.Effects]:
     """Return what `message` makes of `state`, and what is to be done."""
     t = Transition(state)
     t.view_kept = type(message) in _VIEW_KEPT
@@ -38,7 +39,7 @@ def transition(state: HostState, message: m.Message) -> tuple[HostState, m.Effec
 
 def wake(
     state: HostState, resumed: Iterable[tuple[RunState, float]]
-) -> tuple[HostState, m.Effects]:
+) -> tuple[HostState, fx.Effects]:
     """Begin with what the database had: `resumed` are runs and how long (s) they have run."""
     t = Transition(state)
     recovery.wake(t, list(resumed))
@@ -110,7 +111,7 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             recovery.unregister(t, message)
         case m.Drain(ask, on):
             t.state = replace(t.state, draining=on)
-            t.add(m.Resolve(ask))
+            t.add(fx.Resolve(ask))
         case m.Retire():
             recovery.retire(t, message)
         case m.ShutdownBegun():

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.state import HostState, Lane, Phase, RunState, view_of
 
@@ -22,12 +23,12 @@ class Transition:
 
     def __init__(self, state: HostState) -> None:
         self.state = state
-        self.effects: list[m.Effect] = []
+        self.effects: list[fx.Effect] = []
         self.view_kept = False  # the message changes nothing visible, unless the link changes
         self._lanes: dict[str, Lane] | None = None  # a copy of its own, once a lane changed
         self._link_before = state.link
 
-    def result(self, *, always: bool = False) -> tuple[HostState, m.Effects]:
+    def result(self, *, always: bool = False) -> tuple[HostState, fx.Effects]:
         """Return the new state and the effects, with `Announce` first when the view changed."""
         # It comes first because the dispatcher looks for another device at once when it gets a
         # run back (`ReturnRun`), and must not find the same one free.
@@ -38,9 +39,9 @@ class Transition:
         view = view_of(self.state)
         if view is self.state.view and not always:
             return self.state, tuple(self.effects)
-        return replace(self.state, view=view), (m.Announce(view), *self.effects)
+        return replace(self.state, view=view), (fx.Announce(view), *self.effects)
 
-    def add(self, *effects: m.Effect) -> None:
+    def add(self, *effects: fx.Effect) -> None:
         """Add effects, to be performed in this order."""
         self.effects.extend(effects)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,6 +17,7 @@ import psutil
 from aiohttp import web
 
 from vpt import __version__
+from vpt.background import Background, every
 from vpt.config import Config
 from vpt.health import CheckResult, DatabaseCheck, ExternalChecks, targets_of
 from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
@@ -60,20 +59,18 @@ class Pulse:
     lags: deque[float] = field(default_factory=lambda: deque([0.0], _BEATS))
     cpu_percent: float = 0.0
     process: psutil.Process = field(default_factory=psutil.Process)
+    due: float = float("inf")  # when the next beat is due, by perf_counter
 
     @property
     def uptime_s(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.began
 
-    async def beat_for_ever(self) -> None:
-        """Measure once a second how late the event loop wakes this task."""
-        self.process.cpu_percent()
-        while True:
-            due = time.perf_counter() + _BEAT
-            await asyncio.sleep(_BEAT)
-            self.lags.append(max(0.0, time.perf_counter() - due))
-            self.cpu_percent = self.process.cpu_percent()
+    async def beat(self) -> None:
+        """Measure how late the loop called this, a beat after the last call."""
+        self.lags.append(max(0.0, time.perf_counter() - self.due))
+        self.cpu_percent = self.process.cpu_percent()
+        self.due = time.perf_counter() + _BEAT
 
 
 PULSE = web.AppKey("pulse", Pulse)
@@ -90,12 +87,11 @@ def setup(app: web.Application) -> None:
 
 
 async def _background(app: web.Application) -> AsyncIterator[None]:
-    beat = asyncio.create_task(app[PULSE].beat_for_ever(), name="pulse")
+    background = Background()
+    background.start(every(_BEAT, app[PULSE].beat), "pulse")
     async with app[_EXTERNAL].running():
         yield
-    beat.cancel()
-    with suppress(asyncio.CancelledError):
-        await beat
+    await background.close()
 
 
 @routes.get("/api/health")

@@ -15,8 +15,8 @@ from typing import Protocol
 import structlog
 
 from vpt.background import Background
-from vpt.errors import DatabaseAwayError
 from vpt.store.db import Database
+from vpt.store.patience import patiently
 from vpt.web.live.replay import Progress, Topic, events_after
 from vpt.web.live.transport import Packet
 
@@ -26,8 +26,6 @@ log = structlog.get_logger(__name__)
 PAGE = 100
 #: Pages that are read at the same time: the actors' own writes never wait behind replays.
 _PAGES_AT_ONCE = 3
-#: Seconds between tries while the database is away.
-_RETRY = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -96,12 +94,7 @@ class Delivery:
 
     async def _patiently(self, subscriber: Subscriber) -> None:
         try:
-            while not subscriber.ended:
-                try:
-                    await self.catch_up(subscriber)
-                    return
-                except DatabaseAwayError:
-                    await asyncio.sleep(_RETRY)
+            await patiently(None, lambda: self.catch_up(subscriber))
         finally:  # after any other error the next event, or the next look for gaps, tries again
             subscriber.behind = False
 

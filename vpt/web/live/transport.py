@@ -140,7 +140,7 @@ class Transport:
         self._background.start(every(STRANGER, self._server.sweep), "socket-strangers")
 
     def disconnect(self, connection: Connection) -> None:
-        """Tell the client that its session is over: it will not reconnect by itself."""
+        """Notify the client that its session is over: it will not reconnect by itself."""
         self._background.start(self._server.disconnect(connection.sid), "socket-disconnect")
 
     def drop(self, connection: Connection) -> None:
