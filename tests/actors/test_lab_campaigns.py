@@ -174,7 +174,7 @@ async def test_steps_are_stored_once_a_test_case_and_go_when_all_is_over(lab: Ki
     host, gate = await lab.host(), Gate()
     host.on("hold", gate.held())
     [shared] = [await lab.with_test_case(execution("hold", "b"))]
-    campaign_id = await lab.lab.start_campaign(campaign(*[shared] * 50))
+    campaign_id = await lab.lab.campaigns.start(campaign(*[shared] * 50))
     await gate.reached()
     assert len(await lab.fetch("SELECT FROM campaign_steps")) == 1
     assert await lab.fetch("SELECT FROM campaign_results WHERE request ? 'steps'") == []
@@ -188,7 +188,7 @@ async def test_parameters_are_filled_in_when_an_entry_starts(lab: Kit) -> None:
     step = {"command": "${what}", "params": {"n": "${n}"}}
     one = await lab.with_test_case(execution(step))
     entries_ = [replace(one, parameters={"what": name, "n": n}) for n, name in enumerate("abc")]
-    await lab.campaign_final(await lab.lab.start_campaign(campaign(*entries_)))
+    await lab.campaign_final(await lab.lab.campaigns.start(campaign(*entries_)))
     assert host.commands() == ["a", "b", "c"]
     rows = await lab.fetch("SELECT steps FROM test_executions ORDER BY created_at")
     assert [json.loads(row["steps"])[0]["params"]["n"] for row in rows] == [0, 1, 2]
@@ -199,7 +199,7 @@ async def test_a_test_case_that_changes_while_it_is_copied_starts_nothing(lab: K
     entry = await lab.with_test_case(execution("a"))
     await lab.fetch("UPDATE test_cases SET version = 2")
     with pytest.raises(TestCaseChangedError):
-        await lab.lab.start_campaign(campaign(entry))
+        await lab.lab.campaigns.start(campaign(entry))
     assert await lab.fetch("SELECT FROM campaign_executions") == []
 
 

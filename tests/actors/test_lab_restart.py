@@ -175,7 +175,7 @@ async def test_a_step_that_was_still_delayed_waits_on_whatever_its_host_can_tell
     await lab.restart()
     await lab.is_now("h", HostStatus.BUSY)  # up again: what was sent anew would be there now
     assert await _is_delayed(lab, execution_id)
-    await lab.lab.cancel(execution_id, "ann")
+    await lab.lab.executions.cancel(execution_id, "ann")
     assert (await lab.final(execution_id))["status"] == "cancelled"
     assert await lab.kinds(execution_id) == [("h", None)]
     assert await lab.released(execution_id)
