@@ -178,7 +178,7 @@ async def test_steps_are_stored_once_a_test_case_and_go_when_all_is_over(lab: Ki
     await gate.reached()
     assert len(await lab.fetch("SELECT FROM campaign_steps")) == 1
     assert await lab.fetch("SELECT FROM campaign_results WHERE request ? 'steps'") == []
-    await lab.lab.cancel_campaign(campaign_id, "ann")
+    await lab.lab.campaigns.cancel(campaign_id, "ann")
     await lab.campaign_final(campaign_id)
     assert await lab.fetch("SELECT FROM campaign_steps") == []
 
