@@ -120,3 +120,24 @@ async def test_closing_in_the_middle_of_a_statement_keeps_noted_values() -> None
     statements.free.set()
     await writer.flush()
     assert statements.stored == [1]
+
+
+async def test_whoever_waits_at_the_end_or_comes_after_it_is_not_left_waiting() -> None:
+    statements = Statements()
+    writer = BatchWriter(statements.write, name="w", most=1)
+    statements.free.clear()
+    putting = [asyncio.create_task(writer.put(number)) for number in range(3)]
+    while not statements.sent:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await writer.close()
+    putting.append(asyncio.create_task(writer.put(3)))
+    _, left = await asyncio.wait(putting, timeout=5)
+    assert not left
+    assert all(put.cancelled() for put in putting)
+
+
+async def test_what_is_noted_after_the_end_is_kept() -> None:
+    writer = BatchWriter(Statements().write, name="w")
+    await writer.close()
+    writer.note(1)
+    assert [value for value, _ in writer.waiting] == [1]
