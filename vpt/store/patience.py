@@ -15,7 +15,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 #: Seconds between tries: the first pause, and the longest, as each is twice the one before.
 _FIRST, _LONGEST = 0.05, 1.0
-#: Tries of a statement that is too slow while others are not: no repeat will cure it.
+#: Tries in a row of a statement that is too slow while others are not: no repeat will cure it. Only
+#: in a row, since a database that comes and goes makes any statement look slow now and then.
 _SLOW_TRIES = 10
 
 
@@ -35,7 +36,7 @@ async def patiently(what: str | None, work: Callable[[], Awaitable[T]], **fields
             if slow == _SLOW_TRIES:
                 raise
         except DatabaseAwayError:
-            pass
+            slow = 0
         if what is not None:
             log.warning("record_waits_for_database", record=what, **fields)
         await asyncio.sleep(pause)
