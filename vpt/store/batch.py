@@ -160,8 +160,11 @@ class BatchWriter(Generic[T]):
             for item in batch:
                 await self._store([item])
             return
-        self._settle(batch, error)
         value, waiter = batch[0]
+        # It waits on, as while the database is away: nobody else would try it again.
+        if waiter is None and isinstance(error, SlowStatementError):
+            raise error
+        self._settle(batch, error)
         if waiter is None:
             self._lost([value], error)
 
