@@ -193,6 +193,7 @@ WHERE id = $1
 
 -- end_other_servers(name)
 -- The sessions of servers whose claim ran out: `name` is the application_name of the present one's.
+-- A session ends a while after it was asked to; no row when all have ended.
 SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user

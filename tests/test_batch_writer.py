@@ -109,6 +109,25 @@ async def test_a_flush_that_fails_loses_nothing_and_a_noted_value_that_is_refuse
     assert lost == [[1]]
 
 
+@pytest.mark.parametrize("values", [1, 3])
+async def test_noted_values_are_kept_while_their_statements_are_too_slow(
+    monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    """A disk that stands still for a while lets reading go on, so that writing looks slow."""
+    monkeypatch.setattr(batch_module, "_AWAY", 0)
+    lost: list[Sequence[int]] = []
+    statements = Statements(*(SlowStatementError() for _ in range(2 * values + 1)))
+    writer = BatchWriter(
+        statements.write, name="w", lost=lambda values, _error: lost.append(values)
+    )
+    for number in range(values):
+        writer.note(number)
+    while writer.waiting or len(statements.stored) < values - len(lost):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await writer.close()
+    assert (sorted(statements.stored), lost) == (list(range(values)), [])
+
+
 async def test_closing_in_the_middle_of_a_statement_keeps_noted_values() -> None:
     statements = Statements()
     statements.free.clear()
@@ -120,3 +139,24 @@ async def test_closing_in_the_middle_of_a_statement_keeps_noted_values() -> None
     statements.free.set()
     await writer.flush()
     assert statements.stored == [1]
+
+
+async def test_whoever_waits_at_the_end_or_comes_after_it_is_not_left_waiting() -> None:
+    statements = Statements()
+    writer = BatchWriter(statements.write, name="w", most=1)
+    statements.free.clear()
+    putting = [asyncio.create_task(writer.put(number)) for number in range(3)]
+    while not statements.sent:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await writer.close()
+    putting.append(asyncio.create_task(writer.put(3)))
+    _, left = await asyncio.wait(putting, timeout=5)
+    assert not left
+    assert all(put.cancelled() for put in putting)
+
+
+async def test_what_is_noted_after_the_end_is_kept() -> None:
+    writer = BatchWriter(Statements().write, name="w")
+    await writer.close()
+    writer.note(1)
+    assert [value for value, _ in writer.waiting] == [1]

@@ -52,6 +52,21 @@ async def test_work_that_no_repeat_can_cure_is_given_up(error: Exception, expect
     assert tries == expected
 
 
+async def test_only_tries_in_a_row_that_were_too_slow_make_it_give_up() -> None:
+    """A database that comes and goes makes any statement look slow now and then."""
+    tries = 0
+
+    async def work() -> int:
+        nonlocal tries
+        tries += 1
+        if tries <= 4 * patience._SLOW_TRIES:
+            raise DatabaseAwayError if tries % 2 else SlowStatementError
+        return tries
+
+    with capture_logs():
+        assert await patiently("thing", work) == 4 * patience._SLOW_TRIES + 1
+
+
 @pytest.fixture
 async def quick(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A database whose statements have half a second, and no longer for a lock."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any
 
 import aiojobs
 import structlog
 
-from vpt.errors import DatabaseAwayError
+from vpt.errors import DatabaseAwayError, SlowStatementError
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,20 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except DatabaseAwayError:
             log.warning("upkeep_waits_for_database")
         except Exception:
+            log.exception("upkeep_failed")
+
+
+async def each(works: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Call these one after the other; one that fails is logged and holds up none after it.
+
+    DatabaseAwayError is raised at once, as the others would fail alike.
+    """
+    for work in works:
+        try:
+            await work()
+        except Exception as error:
+            if isinstance(error, DatabaseAwayError) and not isinstance(error, SlowStatementError):
+                raise
             log.exception("upkeep_failed")
 
 

@@ -193,6 +193,48 @@ async def test_a_registration_that_was_stored_gets_its_actor_when_the_database_i
     assert await is_whole(lab)
 
 
+#: Rows that no vpt stores, and with which no actor can begin: a run is at a step that it has not.
+_BAD_RUN = (
+    """
+    INSERT INTO test_executions (id, test_case_id, test_case_name, test_case_version, device_model,
+        steps, actions, queue_timeout_s, requested_by, status, attempt)
+    VALUES ('e' || $1, 't', 't', 1, 'tv', '[]', '{a}', 60, 'ann', 'running', 1)
+    """,
+    """
+    INSERT INTO execution_attempts (execution_id, attempt, host_id, device_id, seq)
+    VALUES ('e' || $1, 1, $1, $1 || ':d1', 1)
+    """,
+    """
+    INSERT INTO execution_steps (execution_id, attempt, step, action)
+    VALUES ('e' || $1, 1, 1, 'a')
+    """,
+)
+_CAMPAIGN_WITHOUT_JOB = """
+    INSERT INTO campaign_executions (id, campaign_id, name, stop_on_failure, parallelism, priority,
+        requested_by, total, seq)
+    VALUES ('c', 'c', 'c', false, 1, 50, 'ann', 0, 1)
+"""
+
+
+async def test_a_host_that_cannot_be_loaded_holds_up_no_other_upkeep(lab: Kit) -> None:
+    for name in ("bad1", "bad2", "bad3"):
+        for insert in _BAD_RUN:
+            await lab.fetch(insert, name)
+        with pytest.raises(IndexError):
+            await lab.join(await lab.stranger(name))
+    good = await lab.stranger("good")
+    with after_reading(lab, "transaction", away, skip=1), pytest.raises(DatabaseAwayError):
+        await lab.join(good)
+    await lab.fetch(_CAMPAIGN_WITHOUT_JOB)
+    with capture_logs() as logs:
+        await lab.lab._sweep()
+    assert actors(lab) == 1
+    await lab.campaign_final("c")
+    assert [line["event"] for line in logs].count("upkeep_failed") >= 3
+    await lab.fetch("DELETE FROM campaign_executions")
+    await lab.fetch("DELETE FROM test_executions")
+
+
 async def test_a_registration_while_the_actor_is_started_again_is_taken(lab: Kit) -> None:
     host = await lab.host()
     pause = Pause()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -115,6 +117,25 @@ async def test_what_a_server_sent_before_another_took_over_does_not_arrive_later
     for connection in (other, lock):
         await connection.close()
     await theirs.close()
+
+
+async def test_a_server_waits_until_the_sessions_of_the_one_before_have_ended(
+    db: Database, dsn: str
+) -> None:
+    theirs = await asyncpg.connect(dsn, server_settings={"application_name": "vpt server other"})
+    pid = theirs.get_server_pid()
+    os.kill(pid, signal.SIGSTOP)  # as one that waits for the disk: it ends, but not at once
+    claiming = asyncio.create_task(Instance(db).claim(alone=False))
+    try:
+        done, _ = await asyncio.wait([claiming], timeout=1)
+        assert not done
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await claiming
+    other = await asyncpg.connect(dsn)
+    assert not await other.fetch("SELECT FROM pg_stat_activity WHERE pid = $1", pid)
+    await other.close()
+    theirs.terminate()
 
 
 async def _until_one_waits(connection: asyncpg.Connection) -> None:

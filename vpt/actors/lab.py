@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from random import uniform
 from typing import Any
@@ -26,7 +27,7 @@ from vpt.actors.samples import Samples
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Supervisor
 from vpt.actors.waits import Waits
-from vpt.background import Background, every
+from vpt.background import Background, each, every
 from vpt.config import Config
 from vpt.dialects.base import Dialect
 from vpt.errors import UnavailableError
@@ -203,10 +204,17 @@ class Lab:
 
     async def _sweep(self) -> None:
         """Carry out what was stored and then not done, and forget what is too old to count."""
-        await self.executions.sweep()
-        await self.leases.sweep()
-        await self.registry.sweep()
-        await self._db.row("forget_requests")
+        await each(
+            (
+                self.executions.sweep,
+                self.leases.sweep,
+                self.registry.sweep,
+                partial(self._db.row, "forget_requests"),
+                self._start_missing,
+            )
+        )
+
+    async def _start_missing(self) -> None:
         if not self._closing:
             await self.campaigns.start_missing()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import structlog
 
 from vpt.actors import messages as m
 from vpt.actors.supervisor import Supervisor
+from vpt.background import each
 from vpt.errors import ConflictError, LockedError, NotFoundError
 from vpt.store.db import Database
 
@@ -106,11 +108,16 @@ class Leases:
         for lease_id in tuple(self._unwanted):
             await self._db.row("end_lease", id=lease_id)
             self._unwanted.discard(lease_id)
-        for lease_id, (host_id, device_id) in tuple(self._unclear.items()):
-            # A renewal between this read and the lane would be overwritten by what was read.
-            async with self._supervisor.lock(host_id):
-                await self._set_as_stored(lease_id, host_id, device_id)
-            self._unclear.pop(lease_id, None)
+        await each(
+            partial(self._clear_up, lease_id, *place)
+            for lease_id, place in tuple(self._unclear.items())
+        )
+
+    async def _clear_up(self, lease_id: str, host_id: str, device_id: str) -> None:
+        # A renewal between this read and the lane would be overwritten by what was read.
+        async with self._supervisor.lock(host_id):
+            await self._set_as_stored(lease_id, host_id, device_id)
+        self._unclear.pop(lease_id, None)
 
     async def _set_as_stored(self, lease_id: str, host_id: str, device_id: str) -> None:
         """Set on the lane how long a lease lasts in the database: its renewal may not be stored."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.restore import Keys, device_of, host_of
 from vpt.actors.samples import Samples
 from vpt.actors.supervisor import Supervisor
+from vpt.background import each
 from vpt.dialects.base import Dialect, HostTroubleError
 from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, NotRegisteredError
 from vpt.model import (
@@ -297,10 +299,12 @@ class Registry:
 
     async def sweep(self) -> None:
         """Send actors what could not be sent when it was stored."""
-        for host_id, send in tuple(self._unsent):
-            # Taken out first: a change that fails in the meantime puts it in again.
-            self._unsent.discard((host_id, send))
-            await self._send_or_keep(host_id, send)
+        await each(partial(self._send_again, *unsent) for unsent in tuple(self._unsent))
+
+    async def _send_again(self, host_id: str, send: _Send) -> None:
+        # Taken out first: a change that fails in the meantime puts it in again.
+        self._unsent.discard((host_id, send))
+        await self._send_or_keep(host_id, send)
 
 
 def _cannot_answer(view: HostView) -> bool:

@@ -50,6 +50,7 @@ class BatchWriter(Generic[T]):
         self.waiting: deque[tuple[T, _Waiter | None]] = deque()
         self._background = Background()
         self._busy = False
+        self._closed = False
         self._turn = asyncio.Lock()  # one statement at a time, also beside a flush
 
     async def put(self, value: T) -> None:
@@ -69,10 +70,20 @@ class BatchWriter(Generic[T]):
             left -= await self._write_batch()
 
     async def close(self) -> None:
-        """End the writing; what is not stored is left in `waiting`."""
+        """End the writing; noted values that are not stored are left in `waiting`.
+
+        Whoever waits is cancelled, and so is who comes later: nobody would write for them.
+        """
+        self._closed = True
         await self._background.close()
+        left, self.waiting = self.waiting, deque()
+        for value, waiter in left:
+            self._add(value, waiter)
 
     def _add(self, value: T, waiter: _Waiter | None) -> None:
+        if self._closed and waiter is not None:
+            waiter.cancel()
+            return
         self.waiting.append((value, waiter))
         if not self._busy:
             self._busy = True
@@ -149,8 +160,11 @@ class BatchWriter(Generic[T]):
             for item in batch:
                 await self._store([item])
             return
-        self._settle(batch, error)
         value, waiter = batch[0]
+        # It waits on, as while the database is away: nobody else would try it again.
+        if waiter is None and isinstance(error, SlowStatementError):
+            raise error
+        self._settle(batch, error)
         if waiter is None:
             self._lost([value], error)
 

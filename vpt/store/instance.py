@@ -21,6 +21,7 @@ TTL = 12.0  # seconds; a killed server's row is free after that
 WAIT = 15.0  # seconds that a second start waits
 RENEW = 5.0  # seconds
 AWAY = 0.5  # seconds between tries while the database is away
+ENDING = 0.05  # seconds between looks whether the sessions of servers before have ended
 MARGIN = 1.0  # seconds before the row runs out from which on nothing more is done
 
 
@@ -53,7 +54,10 @@ class Instance:
         return _now() < self._until
 
     async def claim(self, *, alone: bool) -> None:
-        """Acquire the row; TakenError after WAIT. `alone`: no other server can be alive."""
+        """Acquire the row and end the sessions of servers before; TakenError when that takes long.
+
+        `alone`: no other server can be alive.
+        """
         if alone:
             await self._db.row("clear_instance")
         loop = asyncio.get_running_loop()
@@ -62,8 +66,12 @@ class Instance:
             if loop.time() >= until:
                 raise TakenError(TakenError.__doc__)
             await asyncio.sleep(0.25)
-        # What the server before sent in time may still be on its way, and must not arrive now.
-        await self._db.row("end_other_servers", name=self.session_name)
+        # What the server before sent in time may still be on its way, and must not arrive now. A
+        # session is only asked to end: one that waits for the disk may still commit.
+        while await self._db.rows("end_other_servers", name=self.session_name):
+            if not self.held():
+                raise TakenError(TakenError.__doc__)
+            await asyncio.sleep(ENDING)
 
     async def keep(self) -> None:
         """Renew the row until cancelled; TakenError when another server has it."""

@@ -15,8 +15,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 #: Seconds between tries: the first pause, and the longest, as each is twice the one before.
 _FIRST, _LONGEST = 0.05, 1.0
-#: Tries of a statement that is too slow while others are not: no repeat will cure it.
-_SLOW_TRIES = 10
+#: Tries in a row of a statement that is too slow while others are not: no repeat will cure it. In a
+#: row, since a database that comes and goes makes any statement look slow now and then. Ten minutes
+#: of them, since a disk may stand still for long, while what is in memory is still read.
+_SLOW_TRIES = 100
 
 
 async def patiently(what: str | None, work: Callable[[], Awaitable[T]], **fields: object) -> T:
@@ -35,7 +37,7 @@ async def patiently(what: str | None, work: Callable[[], Awaitable[T]], **fields
             if slow == _SLOW_TRIES:
                 raise
         except DatabaseAwayError:
-            pass
+            slow = 0
         if what is not None:
             log.warning("record_waits_for_database", record=what, **fields)
         await asyncio.sleep(pause)
