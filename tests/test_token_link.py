@@ -35,6 +35,14 @@ def test_a_link_is_valid_for_a_day_unless_told(
     assert (claims["user_id"], claims["role"]) == ("ann", "operator")
 
 
+def test_there_is_no_link_for_a_host(tmp_path: Path) -> None:
+    env = {"SECRET_KEY": SECRET, "VPT_DATA_DIR": str(tmp_path)}
+    command = ["token", "--user", "pi-1", "--role", "host", "--link"]
+    done = CliRunner().invoke(cli, command, env=env)
+    assert done.exit_code != 0
+    assert "vpt host-token" in done.output
+
+
 def test_the_link_begins_with_the_url_that_people_use(tmp_path: Path) -> None:
     url = printed(tmp_path, "--link", SERVER_URL="https://vpt.example/")
     assert url.startswith("https://vpt.example/#token=")

@@ -133,15 +133,34 @@ async def test_the_join_token_is_kept_for_later_starts(server: FakeServer, tmp_p
     for number, given in enumerate((TOKEN, None, "another-" + TOKEN, None), start=1):
         async with running(server, tmp_path / "data", join_token=given):
             await server.heard("register", number)
+            await server.heard("heartbeat", server.count("heartbeat") + 1)
     sent = [headers["Authorization"] for call, _, headers in server.calls if call == "register"]
     assert sent == [f"Bearer {token}" for token in (TOKEN, TOKEN, *("another-" + TOKEN,) * 2)]
     file = tmp_path / "data" / "join_token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+async def test_a_refused_token_is_named_and_does_not_replace_the_kept_one(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    async with running(server, tmp_path / "data"):
+        await server.heard("heartbeat")
+    server.say["register"] = 401
+    with capture_logs() as events:
+        async with running(server, tmp_path / "data", join_token="mistyped"):
+            await server.heard("register", 3)
+    [refused] = [one for one in events if one["event"] == "host_not_registered"]
+    assert "vpt host-token lab" in refused["hint"]
+    server.say.clear()
+    async with running(server, tmp_path / "data", join_token=None):
+        await server.heard("register", 4)
+    sent = [headers["Authorization"] for call, _, headers in server.calls if call == "register"]
+    assert sent[-1] == f"Bearer {TOKEN}"
+
+
 async def test_no_other_server_is_sent_the_kept_token(server: FakeServer, tmp_path: Path) -> None:
     async with running(server, tmp_path / "data"):
-        await server.heard("register")
+        await server.heard("heartbeat")
     other = FakeServer()
     await other.start()
     async with running(other, tmp_path / "data", join_token=None):

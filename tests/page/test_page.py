@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import time
 from pathlib import Path
@@ -114,6 +115,58 @@ async def test_a_link_that_has_expired_asks_to_sign_in(
         await expect(seen.page.get_by_role("alert").filter(has_text="not valid")).to_be_visible()
         await expect(seen.page.get_by_text("vpt token --user me --link")).to_be_visible()
         assert "token=" not in seen.page.url
+
+
+async def test_a_link_of_another_user_asks_before_it_replaces_who_is_signed_in(
+    browser: Browser, vpt: Process
+) -> None:
+    async with visit(browser, vpt) as seen:
+        page, who = seen.page, seen.page.locator("#who")
+        await expect(page.locator("#live")).to_have_text("Live")
+        await seen.go("/testcases/new")
+        await page.get_by_label("Name").fill("Half done")
+        await seen.go(f"token={token(Role.VIEWER, 'mallory')}")
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("mallory, viewer")
+        assert "token" not in page.url
+        assert await faults_of(page) == []
+        await dialog.get_by_role("button", name="Stay ann").click()
+        await expect(who).to_have_text("ann, operator")
+        await seen.go("/testcases/new")
+        await expect(page.get_by_label("Name")).to_have_value("Half done")
+
+        await seen.go(f"token={token()}")  # a later link of the same user: nothing to ask
+        await expect(page.get_by_role("heading", name="Lab")).to_be_visible()
+        await expect(dialog).to_be_hidden()
+        await seen.go("/testcases/new")
+        await expect(page.get_by_label("Name")).to_have_value("Half done")
+
+        await seen.go("token=nonsense")
+        await expect(page.get_by_role("heading", name="Lab")).to_be_visible()
+        await expect(who).to_have_text("ann, operator")
+        page.on("dialog", lambda one: one.accept())  # of the browser: changes are not saved
+        await page.goto("about:blank")
+        await page.goto(f"{vpt.url}/#token={token(Role.VIEWER, 'mallory')}")
+        await expect(who).to_have_text("ann, operator")
+        await expect(page.locator("#live")).to_have_text("Live")
+        await dialog.get_by_role("button", name="Sign in as mallory").click()
+        await expect(who).to_have_text("mallory, viewer")
+        await expect(page.locator("#live")).to_have_text("Live")
+        await expect(dialog).to_be_hidden()
+
+
+async def test_a_link_with_nonsense_leaves_a_page_that_works(
+    browser: Browser, vpt: Process
+) -> None:
+    async with visit(browser, vpt, None) as seen:
+        seen.expected = ("401",)
+        for claims in ("5", "null", '"text"', "[]"):
+            middle = base64.urlsafe_b64encode(claims.encode()).decode().rstrip("=")
+            await seen.page.goto("about:blank")
+            await seen.page.goto(f"{vpt.url}/#token=a.{middle}.c")
+            await expect(
+                seen.page.get_by_role("alert").filter(has_text="not valid")
+            ).to_be_visible()
 
 
 # ---------------------------------------------------------------- the lab
@@ -301,6 +354,36 @@ async def test_who_waits_is_told_why_and_may_cancel_it_and_what_runs(
         await seen.go("/lab")
         await expect(device.locator(".pill")).to_have_text("online")
         await expect(device).not_to_contain_text("Holding")
+
+
+async def test_a_long_output_and_a_long_error_are_shown_whole_by_keyboard(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    text = f"begins {'x' * 20_000} ends"
+    tv.on("talk", replies(success=False, output=text, error=text))
+    test_case_id = await make(api, "talk", model="tv", name="It talks")
+    done = await final(api, await execute(api, test_case_id))
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        seen.expected = ("404",)
+        gone = "**/steps/1/error"
+        await page.route(
+            gone, lambda route: route.fulfill(status=404, json={"error": "It is gone."})
+        )
+        await seen.go(f"/executions/{done['execution_id']}")
+        error, output = page.get_by_label("Error"), page.get_by_label("Output")
+        show_all = page.get_by_role("button", name="Show all, 20 KiB")
+        await show_all.first.press("Enter")
+        await expect(page.get_by_role("alert").filter(has_text="It is gone.")).to_be_visible()
+        await page.unroute(gone)
+        await show_all.first.press("Enter")
+        await expect(error).to_have_text(text)
+        await expect(error).to_be_focused()
+        await page.get_by_text("Output", exact=True).click()
+        await show_all.press("Enter")
+        await expect(output).to_have_text(text)
+        await expect(output).to_be_focused()
+        assert await faults_of(page) == []
 
 
 async def test_a_campaign_is_followed_and_each_attempt_of_a_test_is_there(

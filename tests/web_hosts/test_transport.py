@@ -13,6 +13,7 @@ import inspect
 import json
 from typing import Any
 
+import aiohttp
 import engineio
 import pytest
 import socketio
@@ -21,6 +22,7 @@ from engineio.async_socket import AsyncSocket
 from socketio.async_manager import AsyncManager
 
 from tests.actors.fake_host import until
+from tests.conftest import token
 from tests.web_hosts.conftest import Client, Connect, Visit, bearer
 from vpt.web.live import sockets, transport
 from vpt.web.live.transport import Transport, _Server
@@ -157,6 +159,23 @@ async def test_connections_without_a_token_are_bounded_and_the_oldest_go(
     assert len(client.app[sockets.SOCKETS].clients) == len(pages)
 
 
+async def test_a_flood_from_one_address_closes_no_connection_from_another(
+    connect: Connect, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "STRANGER_LIMIT", 10)
+    monkeypatch.setattr(transport, "STRANGER", 3600.0)
+    client = await connect()
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=elsewhere) as session:
+        poll = str(client.make_url(POLL))
+        slow = json.loads((await (await session.get(poll)).text())[1:])["sid"]
+        for _ in range(50):
+            await (await client.get(POLL)).read()
+        body = "40" + json.dumps({"token": token()})
+        assert (await session.post(f"{poll}&sid={slow}", data=body)).status == 200
+        assert await until(lambda: len(client.app[sockets.SOCKETS].clients) == 1)
+
+
 async def test_a_sweep_that_fails_is_not_the_last(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +184,7 @@ async def test_a_sweep_that_fails_is_not_the_last(
     server = transport_of(client)._server
     server.eio.ping_timeout = 3600  # after which the library itself closes what is not pinged
     server.eio.sockets["broken"] = object()  # what the sweep does with it raises
-    server.strangers["broken"] = 0.0
+    server.strangers.add("broken", "127.0.0.1", 0.0)
     assert await until(lambda: "broken" not in server.strangers)
     async with client.ws_connect(WIRE) as ws:
         await ws.receive_str()

@@ -95,6 +95,10 @@ def token(*, user: str, role: str, days: float | None, link: bool) -> None:
     """
     if not user or len(user) > LONGEST_USER:
         raise click.BadParameter(f"1 to {LONGEST_USER} characters", param_hint="--user")
+    if link and Role(role) is Role.HOST:
+        raise click.UsageError(
+            "A host does not sign in: --link is for people. For a host use vpt host-token NAME."
+        )
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
     settings = read_config()

@@ -129,7 +129,7 @@ def _print_what_next(server: Running) -> None:
         f"\n  {server.url}/#token={token}\n"
         "\nThe same token for the API:\n"
         f"\n  TOKEN={token}\n"
-        f'  curl -H "Authorization: Bearer $TOKEN" {server.url}/api/executions?limit=5'
+        f'  curl -H "Authorization: Bearer $TOKEN" "{server.url}/api/executions?limit=5"'
     )
 
 

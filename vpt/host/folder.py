@@ -38,19 +38,22 @@ def host_secret(folder: Path) -> str:
     return made
 
 
-def kept_token(folder: Path, server: str, given: str | None) -> str | None:
-    """Return the join token: `given`, which is kept for later starts, else the one that was kept.
+def kept_token(folder: Path, server: str) -> str | None:
+    """Return the join token that was kept for this server.
 
     A token is kept together with its server, so that no other server is ever sent it.
     """
-    path, server = folder / "join_token", server.rstrip("/")
-    if given:
-        _write_private(path, f"{server}\n{given}\n")
-        return given
+    path = folder / "join_token"
     if not path.exists():
         return None
     kept_for, _, token = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-    return token.strip() if kept_for == server else None
+    return token.strip() if kept_for == server.rstrip("/") else None
+
+
+def keep_token(folder: Path, server: str, token: str) -> None:
+    """Keep the join token, which this server has accepted, for later starts."""
+    if token != kept_token(folder, server):
+        _write_private(folder / "join_token", f"{server.rstrip('/')}\n{token}\n")
 
 
 def sync_folder(folder: Path) -> None:

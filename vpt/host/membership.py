@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import aiohttp
 import structlog
 
+from vpt.host.folder import keep_token
 from vpt.host.stats import system_stats
 
 CALL_S = 10
@@ -35,10 +36,12 @@ class Membership:
     ) -> None:
         """Prepare to register `card` (the request body) at `server` with the join token `token`.
 
+        `folder` keeps the token once the server has accepted it: a wrong one replaces no good one.
         Heartbeats are sent every `heartbeat_s` seconds, with the use of the disk of `folder`.
         """
         self._session = session
         self._base = server.rstrip("/")
+        self._token = token
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._card = card
         self._folder = folder
@@ -65,9 +68,12 @@ class Membership:
             status, reason = await self._post("register", self._card)
             if status == HTTPStatus.OK:
                 self._known, self._failure = True, None
+                if self._token:
+                    keep_token(self._folder, self._base, self._token)
                 log.info("host_registered", host_id=self._card["host_name"], server=self._base)
                 return
-            self._log_failure("host_not_registered", status, reason)
+            hint = self._token_hint() if status == HTTPStatus.UNAUTHORIZED else {}
+            self._log_failure("host_not_registered", status, reason, **hint)
             await asyncio.sleep(pause)
 
     async def _beat(self) -> None:
@@ -90,11 +96,18 @@ class Membership:
                 self._log_failure("host_heartbeat_lost", status, reason)
                 pause = next(pauses)
 
-    def _log_failure(self, event: str, status: int | None, reason: str) -> None:
+    def _token_hint(self) -> dict[str, str]:
+        fault = (
+            "the join token is wrong" if self._token else "there is no join token for this server"
+        )
+        command = f"vpt host-token {self._card['host_name']}"
+        return {"hint": f"{fault}: start with HOST_JOIN_TOKEN set to what `{command}` prints there"}
+
+    def _log_failure(self, event: str, status: int | None, reason: str, **hint: str) -> None:
         """Log a failure once, not at each retry."""
         if self._failure != (event, status):
             self._failure = (event, status)
-            log.warning(event, server=self._base, status=status, reason=reason)
+            log.warning(event, server=self._base, status=status, reason=reason, **hint)
 
     async def _post(
         self, path: str, body: Mapping[str, Any], limit_s: float = CALL_S

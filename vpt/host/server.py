@@ -60,7 +60,7 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
 
 
 def _with_token(settings: HostSettings, folder: Path) -> HostSettings:
-    token = kept_token(folder, settings.server, settings.join_token)
+    token = settings.join_token or kept_token(folder, settings.server)
     return replace(settings, join_token=token)
 
 

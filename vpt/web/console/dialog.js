@@ -50,7 +50,7 @@ export function close() {
  * Ask before an action that cannot be undone. `work` may throw a sentence for people, and may return
  * the element to focus afterwards, since the one that opened the dialog may be gone.
  */
-export function ask(title, question, verb, work) {
+export function ask(title, question, verb, work, no = "Keep it") {
   const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
   const yes = button(
     verb,
@@ -67,7 +67,7 @@ export function ask(title, question, verb, work) {
     title,
     h("p", {}, question),
     wrong,
-    h("div", { class: "row" }, yes, button("Keep it", close)),
+    h("div", { class: "row" }, yes, button(no, close)),
   );
 }
 

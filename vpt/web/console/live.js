@@ -45,6 +45,11 @@ export function connect() {
   for (const name of EVENTS) own.on(name, (payload) => tell(name, payload));
 }
 
+/** Return whether `connect` was called; the connection may be lost for now. */
+export function connected() {
+  return socket !== null;
+}
+
 /** Close the connection. */
 export function disconnect() {
   socket?.disconnect();

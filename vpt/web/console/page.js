@@ -1,10 +1,10 @@
 // Starts the page: the session, the view that the URL names, the state of the connection.
 
 import { line } from "./api.js";
-import { put, taken } from "./dialog.js";
+import { ask, put, taken } from "./dialog.js";
 import { button, fill, h, say, show } from "./h.js";
-import { connect, disconnect, live } from "./live.js";
-import { forget, session, takeFromAddress } from "./session.js";
+import { connect, connected, disconnect, live } from "./live.js";
+import { forget, session, signIn as keepToken, takeFromAddress, userOf } from "./session.js";
 import { clear } from "./store.js";
 import { campaign } from "./views/campaign.js";
 import { campaignExecution } from "./views/campaignexecution.js";
@@ -159,8 +159,36 @@ function takeUp(before) {
     show(one, false);
 }
 
-function who() {
-  return `${session.name}, ${session.role}`;
+function who(user = session) {
+  return `${user.name}, ${user.role}`;
+}
+
+/** Show what the address names; the token of a link replaces no other user without a question. */
+function follow() {
+  const token = takeFromAddress();
+  const user = userOf(token);
+  if (token && (session.token === null || who() === who(user))) {
+    if (session.token !== null) was = who(); // the unsaved changes are of the same user
+    keepToken(token);
+    return enter();
+  }
+  draw();
+  if (user.name) askToReplace(token, user);
+}
+
+/** Ask, since any page can lead here by a link, and what is done then is done by the link's user. */
+function askToReplace(token, user) {
+  ask(
+    `Sign in as ${user.name}?`,
+    `A link signs in as ${who(user)}. Now ${who()} is signed in; unsaved changes will be lost.`,
+    `Sign in as ${user.name}`,
+    () => {
+      leave();
+      keepToken(token);
+      enter();
+    },
+    `Stay ${session.name}`,
+  );
 }
 
 /** Sign out, by the user or because the token ended; in that case unsaved changes are kept. */
@@ -202,10 +230,7 @@ live.addEventListener("state", ({ detail }) => {
   say(by("live"), STATES[detail]);
   banner();
 });
-addEventListener("hashchange", () => {
-  if (takeFromAddress()) enter();
-  else draw();
-});
+addEventListener("hashchange", follow);
 addEventListener("beforeunload", (event) => {
   const unsaved = typed && by("main").querySelector("form[data-draft]");
   if (unsaved || kept || drafts.size) event.preventDefault();
@@ -227,6 +252,5 @@ fill(
   by("nav"),
   NAV.map(([path, text]) => h("a", { href: `#${path}` }, text)),
 );
-takeFromAddress();
-if (session.token) connect();
-draw();
+follow();
+if (session.token && !connected()) connect();

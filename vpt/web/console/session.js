@@ -3,35 +3,31 @@
 const KEY = "vpt.token";
 const RANK = { viewer: 0, operator: 1, admin: 2 };
 
-export const session = { token: sessionStorage.getItem(KEY), user: "", name: "", role: "viewer" };
-read();
+export const session = { token: null, ...userOf(null) };
+keep(sessionStorage.getItem(KEY));
 
 /**
- * Sign in with the token of a link (`#token=…`); true when there was one.
+ * Remove the token of a link (`#token=…`) from the address and return it, or "" when there is none.
  *
  * It is behind the # because browsers send that part to no server, neither as an address nor as a
  * referrer. It is removed from the address at once, so that it is in no bookmark and not seen.
  */
 export function takeFromAddress() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given === null) return false;
-  history.replaceState(null, "", `${location.pathname}${location.search}#/lab`);
-  if (given) signIn(given);
-  return given !== "";
+  if (given !== null) history.replaceState(null, "", `${location.pathname}${location.search}#/lab`);
+  return given ?? "";
 }
 
 /** Store a token. */
 export function signIn(token) {
-  session.token = token;
   sessionStorage.setItem(KEY, token);
-  read();
+  keep(token);
 }
 
 /** Delete the token. */
 export function forget() {
-  session.token = null;
   sessionStorage.removeItem(KEY);
-  read();
+  keep(null);
 }
 
 /** Return whether the user may do what `role` may; the server checks it again. */
@@ -39,14 +35,21 @@ export function can(role) {
   return (RANK[session.role] ?? 0) >= RANK[role];
 }
 
-function read() {
-  const claims = claimsOf(session.token);
-  session.user = String(claims.user_id ?? claims.sub ?? ""); // as the server has it
-  session.name = String(claims.user_id ?? claims.email ?? claims.sub ?? "");
+/** Return the user of a token, as it says: only the server can check it. */
+export function userOf(token) {
+  const claims = claimsOf(token);
   // Supabase's own tokens say "authenticated", and the role where users cannot edit it.
   const ours = "user_id" in claims || !("aud" in claims);
   const role = ours ? (claims.role ?? "operator") : claims.app_metadata?.role;
-  session.role = Object.hasOwn(RANK, role) ? role : "viewer";
+  return {
+    user: String(claims.user_id ?? claims.sub ?? ""), // as the server has it
+    name: String(claims.user_id ?? claims.email ?? claims.sub ?? ""),
+    role: Object.hasOwn(RANK, role) ? role : "viewer",
+  };
+}
+
+function keep(token) {
+  Object.assign(session, { token, ...userOf(token) });
 }
 
 function claimsOf(token) {
@@ -55,7 +58,8 @@ function claimsOf(token) {
       atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")),
       (c) => c.charCodeAt(0),
     );
-    return JSON.parse(new TextDecoder().decode(bytes)) ?? {};
+    const claims = JSON.parse(new TextDecoder().decode(bytes));
+    return claims instanceof Object ? claims : {}; // any link can bring any text
   } catch {
     return {};
   }

@@ -31,6 +31,7 @@ from vpt.background import Background, every
 from vpt.errors import BadRequestError, TooLargeError, VptError
 from vpt.model import Json
 from vpt.store.tokens import User
+from vpt.web.live.strangers import Strangers
 
 log = structlog.get_logger(__name__)
 
@@ -278,8 +279,7 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
     def __init__(self, requests: tuple[str, ...], **options: Any) -> None:
         super().__init__(**options)
         self._requests = requests
-        #: Connections without a valid token, the oldest first, and since when they exist.
-        self.strangers: dict[str, float] = {}
+        self.strangers = Strangers()
         self._too_many = 0
 
     async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
@@ -293,22 +293,23 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
             await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: Json) -> None:
-        """Note a new connection; when too many are without a token, close the oldest of them."""
+        """Note a new connection; when too many are without a token, close one of them."""
         await super()._handle_eio_connect(eio_sid, environ)
         # The library's task for pings lives 25 s, also when its connection was closed at once.
         self.eio.sockets[eio_sid].schedule_ping = _no_ping
-        self.strangers[eio_sid] = asyncio.get_running_loop().time()
+        address = environ["aiohttp.request"].remote or ""
+        self.strangers.add(eio_sid, address, asyncio.get_running_loop().time())
         while len(self.strangers) > STRANGER_LIMIT:
             self._too_many += 1
-            await self._close_stranger(next(iter(self.strangers)), abort=True)
+            await self._close_stranger(self.strangers.one_too_many(), abort=True)
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
-        self.strangers.pop(eio_sid, None)
+        self.strangers.remove(eio_sid)
         await super()._handle_eio_disconnect(eio_sid, reason)
 
     def admit(self, engine: Any) -> None:
         """Keep a connection that presented a valid token, and begin to ping it."""
-        self.strangers.pop(engine.sid, None)
+        self.strangers.remove(engine.sid)
         if vars(engine).pop("schedule_ping", None):
             engine.schedule_ping()
 
@@ -317,12 +318,12 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
         if self._too_many:
             log.warning("strangers_dropped", count=self._too_many)
             self._too_many = 0
-        late = asyncio.get_running_loop().time() - STRANGER
-        for engine_sid in [sid for sid, since in self.strangers.items() if since <= late]:
+        until = asyncio.get_running_loop().time() - STRANGER
+        for engine_sid in self.strangers.late(until):
             await self._close_stranger(engine_sid, abort=False)
 
     async def _close_stranger(self, engine_sid: str, *, abort: bool) -> None:
-        if self.strangers.pop(engine_sid, None) is None:  # it went, or presented its token
+        if not self.strangers.remove(engine_sid):  # it went, or presented its token
             return
         # The library would find it closed and remove it only some 20 s later.
         engine = self.eio.sockets.pop(engine_sid, None)

@@ -1,7 +1,7 @@
 // One execution, live and afterwards: every attempt, step, output, screenshot and error.
 
 import { blob, get } from "../api.js";
-import { open } from "../dialog.js";
+import { doing, open } from "../dialog.js";
 import { errorKind, FINAL, moment, place, seconds, waits } from "../format.js";
 import { button, fill, h, keep, say, show } from "../h.js";
 import { hear } from "../live.js";
@@ -355,19 +355,17 @@ function drawOutput(place, { output, output_size, output_truncated }, path, sign
   return fill(place, details);
 }
 
-/** Make a button that fetches the whole of a long text into where its beginning is shown. */
+/** Build a button that fetches the whole of a long text into where its beginning is shown. */
 function allButton(place, path, size, signal) {
-  const node = button(`Show all, ${Math.ceil(size / 1024)} KiB`, async () => {
-    node.disabled = true;
-    try {
+  const wrong = trouble();
+  const node = button(`Show all, ${Math.ceil(size / 1024)} KiB`, () =>
+    doing(node, wrong.node, async () => {
       say(place, await (await blob(path, signal)).text());
+      place.focus(); // the button, which had the focus, is gone
       show(node, false);
-    } catch (error) {
-      node.disabled = false;
-      if (!signal.aborted) say(node, `It cannot be shown: ${error.message} Try again`);
-    }
-  });
-  return node;
+    }),
+  );
+  return [node, wrong.node];
 }
 
 /** Load a screenshot when it is about to become visible; an <img> itself cannot send a token. */
