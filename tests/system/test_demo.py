@@ -21,7 +21,7 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("shown", "lines", "code"),
     [
-        ("/api/executions?limit=5\r\n", ["vpt demo is stopping; its data is kept."], 0),
+        ('/api/executions?limit=5"\r\n', ["vpt demo is stopping; its data is kept."], 0),
         ("of 5 finished", ["interrupted: cancelling the run on the server"], 2),
         ("data and log in", ["Error: Interrupted; nothing was started."], 2),
     ],
