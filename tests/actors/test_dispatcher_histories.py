@@ -7,6 +7,8 @@ everybody's turn comes.
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -218,7 +220,7 @@ class DispatcherHistories(RuleBasedStateMachine):
 
 TestDispatcherHistories = DispatcherHistories.TestCase
 TestDispatcherHistories.settings = settings(
-    max_examples=500,
+    max_examples=300 * int(os.environ.get("VPT_HISTORIES", "1")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -9,6 +9,7 @@ at the end each execution came to its end.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -330,9 +331,13 @@ class SerialMatchedHistories(Serial, MatchedHistories):
     """The second of a serial host."""
 
 
+#: So many times as many histories as by default.
+MORE = int(os.environ.get("VPT_HISTORIES", "1"))
+
+
 def _tested(histories: type[Histories], number: int) -> Any:
     case = histories.TestCase
-    case.settings = settings(SETTINGS, max_examples=number)
+    case.settings = settings(SETTINGS, max_examples=number * MORE)
     return case
 
 
@@ -341,7 +346,7 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestHistories = _tested(Histories, 400)
-TestMatchedHistories = _tested(MatchedHistories, 400)
-TestSerialHistories = _tested(SerialHistories, 250)
-TestSerialMatchedHistories = _tested(SerialMatchedHistories, 250)
+TestHistories = _tested(Histories, 250)
+TestMatchedHistories = _tested(MatchedHistories, 250)
+TestSerialHistories = _tested(SerialHistories, 150)
+TestSerialMatchedHistories = _tested(SerialMatchedHistories, 150)

@@ -62,7 +62,7 @@ TOKENS = st.sampled_from(
     [*[token(Role.ADMIN)] * 6, *[JOIN_TOKEN] * 2, *(token(role) for role in Role), "x", ""]
 )
 #: For each route; VPT_GARBAGE=1000 digs deeper.
-EXAMPLES = int(os.environ.get("VPT_GARBAGE", "25"))
+EXAMPLES = int(os.environ.get("VPT_GARBAGE", "15"))
 
 
 QUERIES = st.dictionaries(
