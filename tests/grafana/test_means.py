@@ -14,15 +14,17 @@ from tests.grafana.kit import dashboards, expanded, statements, with_variables
 HOSTS = ["h1", "h2", "h3"]
 RANGES = {"6 h": 6, "24 h": 24, "2 d": 48, "3 d": 72, "30 d": 720}
 _THIS_HOUR = "date_trunc('hour', now(), 'UTC')"
+#: They begin with a whole hour: the mean of a part of one would differ from all others.
 #: Half of the probes of h1 are missed, those of h2 all; h3 is at work and not probed.
-_THREE_DAYS = """
+_THREE_DAYS = f"""
     INSERT INTO hosts (id, host_url, dialect, credential)
     SELECT 'h' || n, 'http://h', 'document', 'join' FROM generate_series(1, 3) AS n;
     INSERT INTO host_health (host_id, recorded_at, ok, probes, cpu_percent)
     SELECT id, now() - n * interval '1 minute',
         CASE id WHEN 'h1' THEN n % 2 = 0 WHEN 'h2' THEN false END,
         CASE id WHEN 'h3' THEN 0 ELSE 6 END, 20 + n % 2 * 20
-    FROM hosts, generate_series(0, 3 * 1440) AS n;
+    FROM hosts, generate_series(0, 3 * 1440 + 60) AS n
+    WHERE now() - n * interval '1 minute' >= {_THIS_HOUR} - interval '3 days';
 """
 _MEANS = f"""
     INSERT INTO health_means

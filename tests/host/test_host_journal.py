@@ -11,7 +11,7 @@ import pytest
 from vpt.host.journal import KEEP_S, AttemptKey, Journal
 from vpt.host.responses import JsonResponse
 
-from .kit import Caller, FakeServer, alive, process, running, until, until_actions, written
+from .kit import Caller, FakeServer, alive, process, running, until, written
 
 
 async def opened(folder: Path) -> Journal:
@@ -53,11 +53,11 @@ async def test_without_a_key_each_request_acts(host: Caller, tmp_path: Path) -> 
 async def test_a_frozen_host_does_not_say_no_for_the_time_it_lost(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    done = tmp_path / "done"
-    params = {"command": f"sleep 0.3; echo x > {done}", "timeout": 1}
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    params = {"command": f"echo x > {begun}; sleep 0.3; echo x > {done}", "timeout": 1}
     async with process(server, tmp_path / "data") as (child, host):
         call = asyncio.create_task(host.act("execute_bash_command", params))
-        await until_actions(host, 1)
+        await written(begun)  # a host that is frozen earlier starts no command
         frozen_at = time.monotonic()
         os.kill(child.pid, signal.SIGSTOP)
         await until(lambda: done.exists() and time.monotonic() > frozen_at + 2.5)
