@@ -15,6 +15,7 @@ import structlog
 from vpt.config import Config
 from vpt.store.connect import connect
 from vpt.store.db import SQL, translated
+from vpt.store.locks import LockWatch
 from vpt.store.migrations import GRAFANA_ROLE
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ _SETTINGS = {
     "default_transaction_read_only": "on",
 }
 _TURNS = 10  # tries, as servers of other databases set the same password
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '4s'"
 _PAGE = (
     "INSERT INTO grafana_page (url) VALUES ($1)"
     " ON CONFLICT (only_one) DO UPDATE SET url = excluded.url"
@@ -51,9 +53,15 @@ async def prepare(dsn: str, config: Config) -> bool:
         return False
     connection = await connect(dsn, name="vpt grafana role")
     try:
-        async with translated(), connection.transaction():
-            await connection.execute(_PAGE, page_of(config))
-            return await _prepared(connection, config.vpt_grafana_db_password)
+        async with translated(), LockWatch(dsn, connection) as watch:
+            try:
+                async with connection.transaction():
+                    await connection.execute(_LOCK_TIMEOUT)
+                    await connection.execute(_PAGE, page_of(config))
+                    return await _prepared(connection, config.vpt_grafana_db_password)
+            except asyncpg.LockNotAvailableError:  # Grafana goes on with what the role had before
+                log.warning("grafana_role_waits", held_by=watch.words())
+                return False
     finally:
         await connection.close(timeout=2)
 
@@ -65,7 +73,7 @@ async def _prepared(connection: Any, password: str) -> bool:
         await _set_password(connection, password)
         async with connection.transaction():
             await connection.execute(_GRANTS.read_text(encoding="utf-8"))
-    except asyncpg.PostgresConnectionError:
+    except (asyncpg.PostgresConnectionError, asyncpg.LockNotAvailableError):
         raise
     except asyncpg.PostgresError as error:
         log.warning("grafana_role_missing", error=str(error), run_as_administrator=sql_to_run())

@@ -56,20 +56,19 @@ async def migrate(dsn: str, *, setting: str = SETTING) -> list[str]:
     try:
         async with translated():
             await check_server(connection, setting)
-            await check_schema(connection, {path.stem for path in migrations()}, setting)
-            return await _apply_patiently(dsn, connection)
+            return await _apply_patiently(dsn, connection, setting)
     finally:
         await connection.close(timeout=2)
 
 
-async def _apply_patiently(dsn: str, connection: Any) -> list[str]:
+async def _apply_patiently(dsn: str, connection: Any, setting: str) -> list[str]:
     """Apply migrations; give their locks back and try again while somebody else is in the way."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE
     while True:
         async with LockWatch(dsn, connection) as watch:
             try:
-                return await apply(connection, migrations())
+                return await _checked_and_applied(connection, setting)
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 held_by = watch.words()
             except SchemaLockedError as error:
@@ -83,10 +82,23 @@ async def _apply_patiently(dsn: str, connection: Any) -> list[str]:
         await asyncio.sleep(_PAUSE)
 
 
+async def _checked_and_applied(connection: Any, setting: str) -> list[str]:
+    files = migrations()
+    async with connection.transaction():
+        await _bound_locks(connection)
+        await check_schema(connection, {path.stem for path in files}, setting)
+        return await apply(connection, files)
+
+
+async def _bound_locks(connection: Any) -> None:
+    """Let this transaction wait for a lock for a moment only."""
+    await connection.execute(_SETTINGS.format(lock_timeout=_LOCK_TIMEOUT))
+
+
 async def apply(connection: Any, files: Sequence[Path]) -> list[str]:
     """Apply those of `files` that the database does not have; return their names."""
     async with connection.transaction():
-        await connection.execute(_SETTINGS.format(lock_timeout=_LOCK_TIMEOUT))
+        await _bound_locks(connection)
         await lock_schema(connection)
         rows = await connection.fetch("SELECT name FROM schema_migrations")
         known = {row["name"] for row in rows}
