@@ -154,17 +154,26 @@ async def test_why_there_is_no_connection(tcp: str, few: str) -> None:
 async def test_why_what_listens_gives_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect_module, "CONNECT_TIMEOUT", 0.3)
 
+    ended = asyncio.Semaphore(0)
+
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
+        await writer.wait_closed()
+        ended.release()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client gives up
+        await hang_up(reader, writer)
 
     for serve, words in (
         (hang_up, "closed the connection at once"),
-        (lambda _reader, _writer: None, "does not answer within"),
+        (say_nothing, "does not answer within"),
     ):
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         with closing(server):
             port = server.sockets[0].getsockname()[1]
             assert words in await _why(f"postgresql://vpt:x@127.0.0.1:{port}/vpt")
+            await ended.acquire()
 
 
 # ---------------------------------------------------------------- locks of migrations
