@@ -7,6 +7,7 @@ does nothing until it knows whether another one took over.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from uuid import uuid4
 
@@ -64,29 +65,39 @@ class Instance:
         it may be that of the server before, whose PostgreSQL stops with it.
         """
         loop = asyncio.get_running_loop()
-        until, back_by = loop.time() + WAIT, float("inf")
+        until, back_by, told = loop.time() + WAIT, math.inf, False
         while True:
             try:
-                if alone:
-                    await self._db.row("clear_instance")
-                if await self._ask("claim_instance"):
-                    await self._end_others()
+                if await self._claimed(alone=alone):
                     return
-                back_by = float("inf")
+                pause, back_by = _LOOK, math.inf
                 if loop.time() >= until:
                     raise await self._taken()
-                await asyncio.sleep(_LOOK)
+                if not told:
+                    log.warning("claim_waits", held_by=await self._holders())
+                    told = True
             except DatabaseAwayError:
-                back_by = min(back_by, loop.time() + AWAY_LIMIT)
+                pause, back_by = AWAY, min(back_by, loop.time() + AWAY_LIMIT)
                 if loop.time() >= back_by:
                     raise
                 log.warning("database_away")
-                await asyncio.sleep(AWAY)
+            await asyncio.sleep(pause)
+
+    async def _claimed(self, *, alone: bool) -> bool:
+        if alone:
+            await self._db.row("clear_instance")
+        if not await self._ask("claim_instance"):
+            return False
+        await self._end_others()
+        return True
+
+    async def _holders(self) -> str:
+        return in_words(holders_of(await self._db.rows("claim_holders")))
 
     async def _taken(self) -> TakenError:
         """Return the error that says who has the claim."""
-        holders = in_words(holders_of(await self._db.rows("claim_holders")))
-        return TakenError(f"{_TAKEN} ({holders}): stop it first, or give this one its own.")
+        words = f"{_TAKEN} ({await self._holders()})"
+        return TakenError(f"{words}: stop it first, or give this one its own.")
 
     async def _end_others(self) -> None:
         """End the sessions of servers before; TakenError when the claim runs out meanwhile."""

@@ -159,14 +159,22 @@ class Pool:
         PostgreSQL tells each connection the process that serves it; a pooler invents a number.
         Where it keeps a session for each connection, prepared statements are of use all the same.
         """
-        async with self._pool.acquire() as first:
+        first = await self.acquire()
+        try:
             process = await first.fetchval("SELECT pg_backend_pid()")
             if process == first.get_server_pid():
                 return False
-            if self.size == 1:
-                return True
-            async with self._pool.acquire() as second:
-                return bool(await second.fetchval("SELECT pg_backend_pid()") == process)
+            return self.size == 1 or await self._is_shared(process)
+        finally:
+            await self.release(first)
+
+    async def _is_shared(self, process: int) -> bool:
+        """Return whether a second connection is served by the process of the first, too."""
+        second = await self.acquire()
+        try:
+            return bool(await second.fetchval("SELECT pg_backend_pid()") == process)
+        finally:
+            await self.release(second)
 
     async def drop_statements(self, error: Exception | None) -> bool:
         """Go on without prepared statements; return False when there are none already."""
