@@ -357,9 +357,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                self.tell(
-                    await self.ledger.finish_step(effect, await self._save_screenshot(effect))
-                )
+                shot = await _save_screenshot(self._services.artifacts, effect)
+                self.tell(await self.ledger.finish_step(effect, shot))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -380,50 +379,11 @@ class HostActor(Actor[m.Message]):
 
     async def _store_end(self, effect: fx.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)
-        self._log_end(effect, fact.status, row["duration_s"])
+        _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
             last = self.name if effect.kind is ErrorKind.HOST_LOST else None
             self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
-
-    def _log_end(
-        self, effect: fx.StoreEnd, status: ExecutionStatus, duration_s: float | None
-    ) -> None:
-        spec = effect.spec
-        fields = {
-            "execution_id": spec.execution_id,
-            "test_case_id": spec.test_case_id,
-            "user_id": spec.requested_by,
-            "host_id": self.name,
-            "device_id": effect.device_id,
-            "attempt": spec.attempt,
-            "status": effect.status,
-        }
-        if effect.kind is not None:
-            fields |= {"error_kind": effect.kind, "error": effect.error}
-        if status is ExecutionStatus.QUEUED:
-            log.warning("test_execution_tried_again", **fields)
-        elif status is ExecutionStatus.ERROR:
-            log.error("test_execution_failed", **fields, duration=duration_s)
-        else:
-            log.info("test_execution_completed", **fields, duration=duration_s)
-
-    async def _save_screenshot(self, effect: fx.StoreStep) -> str | None:
-        """Save the screenshot of an answer and return its kind."""
-        # One that cannot be saved is logged; it never fails the step.
-        data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
-        if not data:
-            return None
-        key = effect.key
-        try:
-            return await self._services.artifacts.save(
-                key.execution_id, key.attempt, key.step, data
-            )
-        except VptError as error:
-            log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
-        except OSError:
-            log.exception("screenshot_lost", execution_id=key.execution_id)
-        return None
 
     # ------------------------------------------------------------ the view
 
@@ -452,3 +412,42 @@ def _slim(outcome: m.Outcome) -> m.Outcome:
     if not isinstance(outcome, Answer) or outcome.raw is None:
         return outcome
     return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
+
+
+def _log_end(
+    host_id: str, effect: fx.StoreEnd, status: ExecutionStatus, duration_s: float | None
+) -> None:
+    spec = effect.spec
+    fields = {
+        "execution_id": spec.execution_id,
+        "test_case_id": spec.test_case_id,
+        "user_id": spec.requested_by,
+        "host_id": host_id,
+        "device_id": effect.device_id,
+        "attempt": spec.attempt,
+        "status": effect.status,
+    }
+    if effect.kind is not None:
+        fields |= {"error_kind": effect.kind, "error": effect.error}
+    if status is ExecutionStatus.QUEUED:
+        log.warning("test_execution_tried_again", **fields)
+    elif status is ExecutionStatus.ERROR:
+        log.error("test_execution_failed", **fields, duration=duration_s)
+    else:
+        log.info("test_execution_completed", **fields, duration=duration_s)
+
+
+async def _save_screenshot(artifacts: Artifacts, effect: fx.StoreStep) -> str | None:
+    """Save the screenshot of an answer and return its kind."""
+    # One that cannot be saved is logged; it never fails the step.
+    data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
+    if not data:
+        return None
+    key = effect.key
+    try:
+        return await artifacts.save(key.execution_id, key.attempt, key.step, data)
+    except VptError as error:
+        log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
+    except OSError:
+        log.exception("screenshot_lost", execution_id=key.execution_id)
+    return None

@@ -206,7 +206,7 @@ class Pool:
                 raise
 
     async def release(self, connection: Any) -> None:
-        """Take a connection back, also one of a pool that was replaced meanwhile."""
+        """Return a connection to its pool, which may have been replaced meanwhile."""
         try:
             await connection._holder._pool.release(connection)  # noqa: SLF001
         finally:
