@@ -25,7 +25,8 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.ledger import Ledger, Shared
 from vpt.model import Answer, ExecutionStatus, RunSpec, StepStatus
-from vpt.store.db import Database, migrate
+from vpt.store.db import Database
+from vpt.store.migrations import migrate
 
 STEPS = 10
 SPAN = 20.0  # seconds; the last span is compared with the first

@@ -30,7 +30,7 @@ import structlog
 from raw_http import BadAnswerError
 
 from vpt import embedded
-from vpt.store import db
+from vpt.store.migrations import migrate
 
 BENCH = Path(__file__).resolve().parent
 ENV = BENCH / "env"
@@ -97,7 +97,7 @@ class BenchLab:
             database = await embedded.start(self._folder / "data")
             stack.push_async_callback(database.stop)
             self.dsn, self.pids["db"] = database.dsn, database.pid
-            await db.migrate(self.dsn)
+            await migrate(self.dsn)
             self.newest = await _fill(self.dsn)
             self._stack = stack.pop_all()
         try:

@@ -35,8 +35,8 @@ from tests.grafana.kit import (
 )
 from vpt import embedded
 from vpt.config import Config
-from vpt.store import db
 from vpt.store.grafana_role import ROLE, prepare
+from vpt.store.migrations import migrate
 
 RANGES = {
     "6 h": timedelta(hours=6),
@@ -129,7 +129,7 @@ async def lab_of(options: argparse.Namespace) -> AsyncIterator[Any]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         server = await embedded.start(folder / "data")
         stack.push_async_callback(server.stop)
-        await db.migrate(server.dsn)
+        await migrate(server.dsn)
         await _fill(server.dsn, options)
         password = secrets.token_urlsafe(16)
         if not await prepare(server.dsn, Config(vpt_grafana_db_password=password)):

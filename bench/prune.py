@@ -24,7 +24,8 @@ from seed import fill_executions, fill_hosts, fill_samples
 from vpt import embedded
 from vpt.config import Config
 from vpt.store.artifacts import Artifacts, Files
-from vpt.store.db import Database, Session, migrate
+from vpt.store.db import Database, Session
+from vpt.store.migrations import migrate
 from vpt.store.prune import Ages, Pruning
 
 GOAL = 10.0  # seconds of a round

@@ -84,8 +84,8 @@ SELECT EXISTS (
 
 -- lock_schemas()
 -- One registration at a time adds and drops schemas: else one could drop a schema that another is
--- about to use.
-SELECT pg_advisory_xact_lock(hashtext('device_schemas'))
+-- about to use. Not an advisory lock: each role could take that, also one that may only read.
+LOCK TABLE device_schemas IN SHARE ROW EXCLUSIVE MODE
 
 -- missing_schemas(hashes)
 SELECT hash
@@ -198,6 +198,14 @@ SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
     AND application_name LIKE 'vpt server %' AND application_name <> $1
+
+-- claim_holders()
+-- The sessions of the server that has the claim.
+SELECT a.pid, a.application_name, a.usename, a.client_addr, a.backend_start
+FROM server_instance s
+JOIN pg_stat_activity a ON a.application_name = 'vpt server ' || s.id
+ORDER BY a.backend_start, a.pid
+LIMIT 1
 
 -- clear_instance()
 DELETE FROM server_instance

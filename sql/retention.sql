@@ -10,6 +10,14 @@ SET id = excluded.id, expires_at = excluded.expires_at
 WHERE p.id = $1 OR p.expires_at <= now()
 RETURNING id
 
+-- pruning_holders()
+-- A session of who prunes: the lock's id begins with the name of its sessions.
+SELECT a.pid, a.application_name, a.usename, a.client_addr, a.backend_start
+FROM pruner p
+JOIN pg_stat_activity a ON a.application_name = split_part(p.id, '/', 1)
+ORDER BY a.backend_start, a.pid
+LIMIT 1
+
 -- leave_pruning(id, finished)
 UPDATE pruner
 SET expires_at = now(), finished_at = CASE WHEN $2 THEN now() ELSE finished_at END

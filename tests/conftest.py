@@ -21,7 +21,8 @@ from vpt.config import Config
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.model import Role
-from vpt.store.db import Database, migrate
+from vpt.store.db import Database
+from vpt.store.migrations import migrate
 from vpt.store.tokens import issue_token
 from vpt.web.app import make_app
 

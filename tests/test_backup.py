@@ -21,7 +21,8 @@ from tests.conftest import SECRET
 from vpt.store import backup
 from vpt.store.artifacts import Artifacts
 from vpt.store.backup import BackupError, dump, load
-from vpt.store.db import SQL, migrate, migrations
+from vpt.store.db import SQL
+from vpt.store.migrations import migrate, migrations
 from vpt.store.seal import Sealer
 
 HERE = Path(__file__).parent

@@ -160,3 +160,25 @@ async def test_what_is_noted_after_the_end_is_kept() -> None:
     await writer.close()
     writer.note(1)
     assert [value for value, _ in writer.waiting] == [1]
+
+
+async def test_what_was_stored_alone_is_not_written_again_when_the_rest_has_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_module, "_AWAY", 0)
+    stored: list[int] = []
+    errors: list[Exception | None] = [SlowStatementError(), None, DatabaseAwayError()]
+
+    async def write(values: list[int]) -> None:
+        error = errors.pop(0) if errors else None
+        if error is not None:
+            raise error
+        stored.extend(values)
+
+    writer = BatchWriter(write, name="w")
+    for number in range(3):
+        writer.note(number)
+    while writer.waiting or len(stored) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await writer.close()
+    assert stored == [0, 1, 2]

@@ -128,6 +128,10 @@ class DatabaseAwayError(UnavailableError):
     code = "database_away"
 
 
+class DatabaseBusyError(DatabaseAwayError):
+    """The database answers, but it cannot do this now: try again in a moment."""
+
+
 class SlowStatementError(DatabaseAwayError):
     """The database answers, but not this statement in time: try again in a moment."""
 

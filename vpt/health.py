@@ -152,7 +152,12 @@ class DatabaseCheck:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._db.value("database_answers")
         except TimeoutError:
+            if self._db.load.full:
+                return f"all {self._db.use[2]} connections are in use: raise DATABASE_POOL"
             return f"no answer within {DATABASE_TIMEOUT:.0f} s"
         except VptError as error:
             return error.message
+        except Exception as error:  # the database refuses even this
+            log.exception("database_check_failed")
+            return type(error).__name__
         return None

@@ -32,8 +32,10 @@ from vpt.dialects.virtualpytest import VirtualPyTestDialect
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
 from vpt.store import grafana_role
-from vpt.store.db import Database, migrate
+from vpt.store.db import Database
 from vpt.store.instance import Instance
+from vpt.store.migrations import migrate
+from vpt.store.patience import patiently
 from vpt.web.app import make_app
 
 log = structlog.get_logger(__name__)
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 _GC = (10_000, 20, 50)  # objects of a request die young: look less often than by default
 _STDIN = 0
 _WEB_GRACE = 2.0  # seconds for requests that are being answered at the stop
+_DATABASE_BACK = 30.0  # seconds in which a database that goes away during the start must be back
 _CLAIM_GRACE = 5.0  # seconds to give the claim back
 _LONGEST_LINE = 32 * 1024  # bytes of a URL: every filter of a list at its longest
 
@@ -69,7 +72,12 @@ async def running(config: Config, end: End | None = None) -> AsyncIterator[Runni
         await _claim(stack, instance, end, alone=alone)
         db = await _opened(
             stack,
-            Database(str(config.database_url), ours=instance.held, name=instance.session_name),
+            Database(
+                str(config.database_url),
+                size=config.database_pool,
+                ours=instance.held,
+                name=instance.session_name,
+            ),
         )
         events, dialect = Events(), _dialects(config, instance.held)
         stack.push_async_callback(dialect.close)
@@ -106,14 +114,22 @@ async def _with_database(stack: AsyncExitStack, config: Config) -> tuple[Config,
         stack.push_async_callback(server.stop)
         config = replace(config, database_url=server.dsn, embedded=True)
         alone = server.owned
-    await migrate(str(config.database_url))
-    await grafana_role.prepare(str(config.database_url), config)
+    # Another process may have run it until now: its PostgreSQL stops, and then ours starts.
+    limit_s = _DATABASE_BACK if config.embedded else 0.0
+    await patiently("schema", lambda: _with_schema(config), limit_s=limit_s)
     return config, alone
+
+
+async def _with_schema(config: Config) -> None:
+    """Check the database, and bring its schema and Grafana's role up to date."""
+    setting = "VPT_DATA_DIR" if config.embedded else "DATABASE_URL"
+    await migrate(str(config.database_url), setting=setting)
+    await grafana_role.prepare(str(config.database_url), config)
 
 
 async def _opened(stack: AsyncExitStack, db: Database) -> Database:
     stack.push_async_callback(db.close)
-    await db.open()
+    await patiently("pool", db.open, limit_s=_DATABASE_BACK)
     return db
 
 

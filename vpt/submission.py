@@ -49,10 +49,12 @@ async def filled_steps(text: str, values: Parameters) -> tuple[Json, ...]:
     return await _beside_the_loop(len(text), lambda: _filled(text, values))
 
 
-async def prepare_campaign(session: Session, campaign_id: str, user_id: str) -> NewCampaign:
+async def prepare_campaign(session: Database, campaign_id: str, user_id: str) -> NewCampaign:
     """Return the request to run a campaign: every entry checked, none of their steps in memory.
 
     The steps are copied when the campaign execution is stored, and filled in when an entry starts.
+    No connection is held in between: checking may take long, and others need them. What changes
+    meanwhile is noticed by its version, at the latest when the steps are copied.
     Raises InvalidError that names the entry at fault, UnprocessableError for a missing device.
     """
     campaign = await session.row("campaign_to_run", id=campaign_id)
@@ -156,7 +158,7 @@ class StepTemplate:
 
 
 async def _check_parameters(
-    session: Session, cases: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    session: Database, cases: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Check each entry's parameters against its test case, one test case in memory at a time."""
     entries: dict[str, list[tuple[int, Parameters]]] = {}
@@ -173,7 +175,7 @@ async def _check_parameters(
 
 
 async def _first_misfit(
-    session: Session, test_case: Any, sets: Sequence[tuple[int, Parameters]]
+    session: Database, test_case: Any, sets: Sequence[tuple[int, Parameters]]
 ) -> tuple[int, InvalidError] | None:
     text = await session.value("test_case_steps", id=test_case["id"], version=test_case["version"])
     if text is None:
@@ -195,7 +197,7 @@ def _misfit(text: str, sets: Sequence[tuple[int, Parameters]]) -> tuple[int, Inv
 
 
 async def _resolve_devices(
-    session: Session, entries: Sequence[Mapping[str, Any]]
+    session: Session | Database, entries: Sequence[Mapping[str, Any]]
 ) -> Mapping[tuple[str | None, str | None], str | None]:
     """Resolve each device and host that is named, once, however many entries name it."""
     named = {(entry["device_id"], entry["host_id"]) for entry in entries}

@@ -28,3 +28,9 @@ GRANT SELECT (host_id, span, at, ok, probes, answered, response_ms, cpu_percent,
 GRANT EXECUTE ON FUNCTION means_of_health, health_span, health_over TO vpt_grafana;
 GRANT SELECT (expires_at) ON server_instance TO vpt_grafana;
 GRANT SELECT (url) ON grafana_page TO vpt_grafana;
+-- Temporary tables are PostgreSQL's gift to everybody, and nobody here needs any.
+DO $$
+BEGIN
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END
+$$;

@@ -25,13 +25,13 @@ async def _is_lost(db: Database, ticks: int) -> bool:
         for _ in range(POOL_SIZE):
             await others.enter_async_context(db.session())
         task = asyncio.create_task(work())
-        await until(lambda: db._turns._waiters)
-        db._turns.release()
+        await until(lambda: db._pool._turns._waiters)
+        db._pool._turns.release()
         for _ in range(ticks):
             await asyncio.sleep(0)
         task.cancel()
         done, _ = await asyncio.wait([task], timeout=0.5)
         task.cancel()
         await asyncio.wait([task])
-        await db._turns.acquire()
+        await db._pool._turns.acquire()
     return not done

@@ -85,6 +85,11 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.w.records)
     @rule()
+    def the_database_refuses(self) -> None:
+        self.w.refuses = True
+
+    @precondition(lambda self: self.w.records)
+    @rule()
     def store_all(self) -> None:
         self.w.settle()
 

@@ -90,6 +90,7 @@ class World:
     dispatcher: Dispatcher | None = None  # hears of it what the real one would
     handles: dict[m.StepKey, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    refuses: bool = False  # the database refuses the next record of a step
 
     # ------------------------------------------------------------ driving
 
@@ -277,11 +278,11 @@ class World:
         match effect:
             case fx.StoreAttempt():
                 return (self._start(effect),)
-            case fx.StoreStep(device_id, key, status):
-                self.attempts[key.execution_id, key.attempt].stored_steps.add(key.step)
-                return (m.StepStored(device_id, key, status),)
-            case fx.StoreTry(device_id, key):
-                return (m.StepStored(device_id, key),)
+            case fx.StoreStep(device_id, key) | fx.StoreTry(device_id, key) if self.refuses:
+                self.refuses = False
+                return (m.RecordRefused(device_id, key, isinstance(effect, fx.StoreStep)),)
+            case fx.StoreStep() | fx.StoreTry():
+                return (self._step(effect),)
             case fx.StoreEnd():
                 return (self._end(effect),)
             case fx.StoreHandle():
@@ -291,6 +292,13 @@ class World:
                 return (m.ReleaseStored(device_id, execution_id, number),)
             case _:
                 raise AssertionError(effect)
+
+    def _step(self, effect: fx.StoreStep | fx.StoreTry) -> m.Fact:
+        key = effect.key
+        if isinstance(effect, fx.StoreTry):
+            return m.StepStored(effect.device_id, key)
+        self.attempts[key.execution_id, key.attempt].stored_steps.add(key.step)
+        return m.StepStored(effect.device_id, key, effect.status)
 
     def _start(self, effect: fx.StoreAttempt) -> m.Fact:
         held = [a for a in self.attempts.values() if a.device_id == effect.device_id]

@@ -18,8 +18,8 @@ import structlog
 from tests.conftest import Postgres
 from tests.grafana.conftest import as_role
 from vpt.config import Config
-from vpt.store.db import migrate
 from vpt.store.grafana_role import ROLE, page_of, prepare, sql_to_run
+from vpt.store.migrations import PATIENCE, migrate
 
 CLOSED = (
     "SELECT * FROM hosts",
@@ -45,11 +45,15 @@ CLOSED = (
     "INSERT INTO host_health (host_id) VALUES ('x')",
     "CREATE TABLE mine (id int)",
     "TRUNCATE host_health",
+    "CREATE TEMPORARY TABLE mine (id int)",
+    "BEGIN; LOCK TABLE schema_migrations IN SHARE MODE",
+    "BEGIN; LOCK TABLE device_schemas IN ACCESS SHARE MODE",
 )
 
 
 @pytest.mark.parametrize("statement", CLOSED)
 async def test_what_it_may_not(statement: str, reader: Any) -> None:
+    await reader.execute("SET default_transaction_read_only = off")  # each role may do that
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await reader.execute(statement)
 
@@ -69,6 +73,29 @@ async def test_it_may_only_select(reader: Any, owner: Any) -> None:
         ROLE,
     )
     assert not any(role.values())
+
+
+async def test_it_has_limits(reader: Any, owner: Any) -> None:
+    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = $1"
+    assert await owner.fetchval(limit, ROLE) == 15
+    for name, value in (
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "1min"),
+        ("default_transaction_read_only", "on"),
+    ):
+        assert await reader.fetchval("SELECT current_setting($1)", name) == value
+
+
+async def test_an_advisory_lock_of_it_holds_up_no_start(
+    reader: Any, dsn: str, settings: Config
+) -> None:
+    """Whoever may query Grafana's datasource can take one."""
+    await reader.execute("SELECT pg_advisory_lock(7762036)")
+    await reader.execute("SELECT pg_advisory_lock(hashtext('device_schemas'))")
+    async with asyncio.timeout(PATIENCE / 4):
+        assert await migrate(dsn) == []
+        assert await prepare(dsn, settings)
 
 
 async def test_twice_is_harmless_and_a_new_password_is_taken(

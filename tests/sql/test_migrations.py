@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vpt.store.db import migrations
+from vpt.store.migrations import migrations
 
 LEFT_OUT = {9}  # sql/migrations/README.md says so
 

@@ -32,6 +32,8 @@ EXCEPTIONS = {
     "clear_instance": "one row",
     "leave_pruning": "one row",
     "pruned_ago": "one row",
+    "pruning_holders": "one row",
+    "claim_holders": "one row",
     "schema_names": "a row a migration",
     "references_of": "the catalogue of constraints, once a backup",
     "sealed_of_hosts": "all hosts, once a restore",
@@ -64,7 +66,7 @@ PATH_OF_A_RUN = (
     "release_device",
 )
 #: SET and LOCK.
-NOT_PLANNED = {"plan_anew", "lock_instance"}
+NOT_PLANNED = {"plan_anew", "lock_instance", "lock_schemas"}
 #: Lists that give one item, too.
 BY_ID = ("campaign_items", "device_items", "host_items")
 _INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}

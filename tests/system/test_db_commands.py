@@ -19,7 +19,7 @@ from tests.test_backup import (
     pictures,
 )
 from vpt import embedded
-from vpt.store.db import migrate
+from vpt.store.migrations import migrate
 
 
 async def said(folder: Path, *command: str, code: int = 0, **settings: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
-from tests.system.kit import server
+from tests.actors.fake_host import until
+from tests.system.kit import answers, open_folder, server
 from vpt.errors import DatabaseAwayError
+from vpt.store import db as db_module
 from vpt.store.db import Database
 from vpt.store.instance import RENEW, TTL, WAIT, Instance
 
@@ -142,3 +146,38 @@ async def _until_one_waits(connection: asyncpg.Connection) -> None:
     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     while not await connection.fetchval(waits):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_waits_while_the_one_before_stops_with_its_postgresql_takes_over() -> (
+    None
+):
+    """The second one attaches to the first one's PostgreSQL, which goes away with it."""
+    with open_folder() as folder:
+        async with server(folder) as first, server(folder, wait=False) as second:
+            async with asyncio.timeout(30):
+                while "claim_waits" not in second.said():  # noqa: ASYNC110 (a file)
+                    await asyncio.sleep(0.02)
+            (line,) = (line for line in second.said().splitlines() if "claim_waits" in line)
+            assert "vpt server " in json.loads(line)["held_by"]
+            assert await first.stop() == 0
+            await answers(second)
+            assert await second.stop() == 0
+            assert "Traceback" not in second.said()
+
+
+async def test_a_claim_outlives_a_database_that_does_not_answer_for_a_while(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_module, "LOCK_TIMEOUT", "100ms")
+    db, other = Database(dsn), await asyncpg.connect(dsn)
+    await db.open()
+    instance = Instance(db)
+    with capture_logs() as logs:
+        async with other.transaction():
+            await other.execute("LOCK TABLE server_instance")
+            claiming = asyncio.create_task(instance.claim(alone=False))
+            await until(lambda: any(line["event"] == "database_away" for line in logs))
+        await claiming
+    assert instance.held()
+    await other.close()
+    await db.close()

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Client
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
 from vpt import parameters
-from vpt.store.db import Session
+from vpt.store.db import Database, Session
 
 
 async def campaign(client: Client, count: int = 2, **changes: Any) -> Json:
@@ -167,7 +167,8 @@ async def test_starting_a_campaign_reads_the_steps_once_and_fills_in_none(
     host.gate.clear()
     asked: Counter[str] = Counter()
     filled: Counter[str] = Counter()
-    _count(monkeypatch, Session, ("value", "rows", "row"), asked)
+    for kind in (Session, Database):
+        _count(monkeypatch, kind, ("value", "rows", "row"), asked)
     _count(monkeypatch, parameters, ("filled", "uses_of"), filled)
     begun = await made(operator, f"/api/campaigns/{one['id']}/execute", {})
     assert (asked["test_case_steps"], asked["devices_named"]) == (1, 1)
@@ -184,7 +185,7 @@ def _count(
 
     def counting(name: str, real: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            counts[args[1] if owner is Session else name] += 1
+            counts[args[1] if owner in (Session, Database) else name] += 1
             return real(*args, **more)
 
         return call

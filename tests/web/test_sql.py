@@ -6,7 +6,8 @@ import asyncio
 
 import asyncpg
 
-from vpt.store.db import SQL, migrate, read_queries
+from vpt.store.db import SQL, read_queries
+from vpt.store.migrations import migrate
 
 
 async def test_every_query_prepares_and_takes_what_its_header_says(dsn: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -46,6 +47,11 @@ class CampaignJobs:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    @property
+    def preparing(self) -> asyncio.Semaphore:
+        """Held by whoever has steps of test cases in memory: few may at a time."""
+        return self._queue.preparing
 
     async def start(self, new: NewCampaign, key: RequestKey | None = None) -> str:
         """Run a campaign; return its execution's id. Raises like `Executions.submit`."""

@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Protocol, assert_never
 
+import asyncpg
 import structlog
 
 from vpt.actors import effects as fx
@@ -39,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
 _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+_VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
 _LEAVE_LIMIT = 10.0  # seconds for one POST /host/releaseControl
 
 
@@ -300,14 +303,51 @@ class HostActor(Actor[m.Message]):
         # Of views only the newest is stored: a host that changes fast must not hold up its runs.
         while True:
             if self._records:
-                await self._store(self._records[0])
+                await self._store_or_refuse(self._records[0])
                 self._records.popleft()
             elif self._unstored_view is not None:
-                view, self._unstored_view = self._unstored_view, None
-                await self.ledger.statuses(view)
+                await self._store_view()
             else:
                 self._recorded.clear()
                 await self._recorded.wait()
+
+    async def _store_view(self) -> None:
+        """Store the host's view; it is only shown, so records go before another try."""
+        view, self._unstored_view = self._unstored_view, None
+        if view is None:
+            return
+        try:
+            await self.ledger.statuses(view)
+        except Exception as error:  # noqa: BLE001 (whatever it is: a newer view may be stored)
+            fields = {"record": "store_statuses", "host_id": self.name, "error": str(error)}
+            log.warning("record_waits_for_database", **fields)
+            self._unstored_view = self._unstored_view or view
+            self._recorded.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_VIEW_AGAIN):
+                    await self._recorded.wait()
+
+    async def _store_or_refuse(self, effect: fx.Effect) -> None:
+        """Store a record; one that the database refuses for good ends its run, not the actor."""
+        try:
+            await self._store(effect)
+        except asyncpg.PostgresError as error:
+            log.exception(
+                "record_lost",
+                record=type(effect).__name__,
+                host_id=self.name,
+                error=str(error),
+            )
+            match effect:
+                case fx.StoreAttempt(execution_id, device_id):  # the sweep queues it again
+                    self.tell(m.AttemptRefused(device_id, execution_id))
+                case fx.StoreStep() | fx.StoreTry():
+                    numbered = isinstance(effect, fx.StoreStep)
+                    self.tell(m.RecordRefused(effect.device_id, effect.key, numbered))
+                case fx.StoreHandle():
+                    pass  # after a restart the host is asked for the end by the key alone
+                case _:  # the next actor reads from the database what the device waits for
+                    raise
 
     async def _store(self, effect: fx.Effect) -> None:
         match effect:
@@ -317,9 +357,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                self.tell(
-                    await self.ledger.finish_step(effect, await self._save_screenshot(effect))
-                )
+                shot = await _save_screenshot(self._services.artifacts, effect)
+                self.tell(await self.ledger.finish_step(effect, shot))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -340,50 +379,11 @@ class HostActor(Actor[m.Message]):
 
     async def _store_end(self, effect: fx.StoreEnd) -> None:
         fact, row = await self.ledger.end_attempt(effect)
-        self._log_end(effect, fact.status, row["duration_s"])
+        _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
             last = self.name if effect.kind is ErrorKind.HOST_LOST else None
             self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
-
-    def _log_end(
-        self, effect: fx.StoreEnd, status: ExecutionStatus, duration_s: float | None
-    ) -> None:
-        spec = effect.spec
-        fields = {
-            "execution_id": spec.execution_id,
-            "test_case_id": spec.test_case_id,
-            "user_id": spec.requested_by,
-            "host_id": self.name,
-            "device_id": effect.device_id,
-            "attempt": spec.attempt,
-            "status": effect.status,
-        }
-        if effect.kind is not None:
-            fields |= {"error_kind": effect.kind, "error": effect.error}
-        if status is ExecutionStatus.QUEUED:
-            log.warning("test_execution_tried_again", **fields)
-        elif status is ExecutionStatus.ERROR:
-            log.error("test_execution_failed", **fields, duration=duration_s)
-        else:
-            log.info("test_execution_completed", **fields, duration=duration_s)
-
-    async def _save_screenshot(self, effect: fx.StoreStep) -> str | None:
-        """Save the screenshot of an answer and return its kind."""
-        # One that cannot be saved is logged; it never fails the step.
-        data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
-        if not data:
-            return None
-        key = effect.key
-        try:
-            return await self._services.artifacts.save(
-                key.execution_id, key.attempt, key.step, data
-            )
-        except VptError as error:
-            log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
-        except OSError:
-            log.exception("screenshot_lost", execution_id=key.execution_id)
-        return None
 
     # ------------------------------------------------------------ the view
 
@@ -412,3 +412,42 @@ def _slim(outcome: m.Outcome) -> m.Outcome:
     if not isinstance(outcome, Answer) or outcome.raw is None:
         return outcome
     return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
+
+
+def _log_end(
+    host_id: str, effect: fx.StoreEnd, status: ExecutionStatus, duration_s: float | None
+) -> None:
+    spec = effect.spec
+    fields = {
+        "execution_id": spec.execution_id,
+        "test_case_id": spec.test_case_id,
+        "user_id": spec.requested_by,
+        "host_id": host_id,
+        "device_id": effect.device_id,
+        "attempt": spec.attempt,
+        "status": effect.status,
+    }
+    if effect.kind is not None:
+        fields |= {"error_kind": effect.kind, "error": effect.error}
+    if status is ExecutionStatus.QUEUED:
+        log.warning("test_execution_tried_again", **fields)
+    elif status is ExecutionStatus.ERROR:
+        log.error("test_execution_failed", **fields, duration=duration_s)
+    else:
+        log.info("test_execution_completed", **fields, duration=duration_s)
+
+
+async def _save_screenshot(artifacts: Artifacts, effect: fx.StoreStep) -> str | None:
+    """Save the screenshot of an answer and return its kind."""
+    # One that cannot be saved is logged; it never fails the step.
+    data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
+    if not data:
+        return None
+    key = effect.key
+    try:
+        return await artifacts.save(key.execution_id, key.attempt, key.step, data)
+    except VptError as error:
+        log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
+    except OSError:
+        log.exception("screenshot_lost", execution_id=key.execution_id)
+    return None

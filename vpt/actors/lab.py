@@ -38,6 +38,7 @@ from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.store.disk import EVERY as DISK_EVERY
 from vpt.store.disk import Disk
+from vpt.store.patience import patiently
 from vpt.store.prune import Ages, Pruning
 from vpt.store.seal import Sealer
 
@@ -49,6 +50,7 @@ _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _SAMPLE = 5.0  # seconds between writes of how hosts fare
 _MEANS = 600.0  # seconds; so an hour has means soon after it is over
 _PRUNE = (120.0, 600.0)  # seconds between looks whether a day is over, other ones at each start
+_DATABASE_BACK = 30.0  # seconds in which a database that goes away at the start must be back
 _MARGIN = 2.0  # seconds that a request waits longer than the action that it asked for
 
 
@@ -151,9 +153,13 @@ class Lab:
     async def start(self) -> None:
         """Load hosts, queue and campaigns, and go on where the last server stopped."""
         await self.disk.look()
-        await self._supervisor.start()
-        await self._queue.load()
-        await self.campaigns.start_missing()
+        # The database of a server that just stopped may go away once more.
+        for name, step in (
+            ("hosts", self._supervisor.start),
+            ("queue", self._queue.load),
+            ("campaigns", self.campaigns.start_missing),
+        ):
+            await patiently(name, step, limit_s=_DATABASE_BACK)
         self._start_upkeep()
         log.info("lab_started", hosts=len(self._supervisor), queued=len(self._dispatcher))
 

@@ -215,5 +215,5 @@ class Ledger:
         return m.ReleaseStored(effect.device_id, effect.execution_id, effect.attempt)
 
     async def statuses(self, view: HostView) -> None:
-        """Store the status of the host and of its devices."""
-        await self._patiently("store_statuses", lambda: self._shared.looks.put(view))
+        """Store the status of the host and of its devices, in one try: a newer one may follow."""
+        await self._shared.looks.put(view)

@@ -173,6 +173,14 @@ class AttemptRefused(Struct, frozen=True):
     execution_id: str
 
 
+class RecordRefused(Struct, frozen=True):
+    """The database refuses the record of a step for good: its run cannot go on."""
+
+    device_id: str
+    key: StepKey
+    numbered: bool  # the record took the number of an event, which nobody will hear of
+
+
 class StepDue(Struct, frozen=True):
     """The delay before a step is over."""
 
@@ -300,6 +308,7 @@ Fact = (
     | HeartbeatSeen
     | AttemptStored
     | AttemptRefused
+    | RecordRefused
     | StepDue
     | StepAnswered
     | StepBegun

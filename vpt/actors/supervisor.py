@@ -222,11 +222,16 @@ class Supervisor:
         view = _held_back(actor, Reason.BROKEN)
         self._services.dispatcher.announce(view)
         try:
-            await actor.ledger.statuses(view)
+            await patiently("store_statuses", lambda: self._show(actor, view), host_id=actor.name)
         except Exception:  # it is only shown: the host gets its next actor all the same
             log.exception("host_actor_not_started", host_id=actor.name)
         await asyncio.sleep(_WINDOW)
         self._crashes.pop(actor.name, None)
+
+    async def _show(self, actor: HostActor, view: HostView) -> None:
+        """Store how the host looks, unless it has another actor by now, which stores its own."""
+        if self._awaits_next(actor):
+            await actor.ledger.statuses(view)
 
     async def _start_next(self, actor: HostActor) -> None:
         """Start the host's next actor as soon as the database answers."""

@@ -6,6 +6,7 @@ This module needs `vpt[server]`: import it inside of `server_part()` only.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -26,9 +27,10 @@ from vpt.store import backup, grafana_role
 from vpt.store.artifacts import Artifacts
 from vpt.store.backup import BackupError, Content, Loaded
 from vpt.store.db import Database
-from vpt.store.db import migrate as migrate_schema
 from vpt.store.instance import TakenError
+from vpt.store.migrations import migrate as migrate_schema
 from vpt.store.prune import Ages, Pruned, Pruning, PruningError
+from vpt.store.requirements import UnsuitableDatabaseError
 from vpt.store.seal import Sealer
 from vpt.store.tokens import HOST_NAME, issue_token, listed_tokens, make_token, revoke_tokens
 
@@ -39,6 +41,7 @@ _EXPECTED = (
     PruningError,
     DatabaseAwayError,
     TakenError,
+    UnsuitableDatabaseError,
     OSError,
     asyncpg.PostgresError,
 )
@@ -75,7 +78,7 @@ async def _opened(settings: Config) -> AsyncIterator[Database]:
     """Provide the database with its schema up to date."""
     async with _database(settings) as dsn:
         await migrate_schema(dsn)
-        db = Database(dsn)
+        db = Database(dsn, name=f"vpt command {os.getpid()}")
         await db.open()
         try:
             yield db

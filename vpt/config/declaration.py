@@ -115,10 +115,16 @@ class Config:
     database_url: str | None = _setting(
         v.url("postgresql", "postgres"),
         None,
-        "A PostgreSQL from 15 on, Supabase and its pooler too: postgresql://user:password@host/name.",
+        "A PostgreSQL from 15 on, Supabase and poolers too: postgresql://user:password@host/name.",
         "vpt's own PostgreSQL",
         secret=True,
         heading="Data",
+    )
+    database_pool: int = _setting(
+        v.whole(1, 1000),
+        10,
+        "Connections to the database for requests and runs, beside one for the server's claim.",
+        public=True,
     )
     embedded: bool = False  # no setting: the server notes here that DATABASE_URL is its own
     vpt_data_dir: Path = _setting(  # noqa: RUF009 (it is a field())

@@ -27,15 +27,11 @@ import asyncpg
 from vpt import __version__
 from vpt.errors import NotFoundError
 from vpt.store.artifacts import Artifacts
-from vpt.store.db import (
-    ACQUIRE_TIMEOUT,
-    MIGRATION_LOCK,
-    Session,
-    apply,
-    migrations,
-    read_queries,
-    translated,
-)
+from vpt.store.connect import connect
+from vpt.store.db import Session, read_queries, translated
+from vpt.store.locks import LockWatch
+from vpt.store.migrations import SchemaLockedError, apply, lock_schema, migrations
+from vpt.store.requirements import check_server
 from vpt.store.seal import Sealer
 
 FORMAT = 1
@@ -187,6 +183,7 @@ async def load(
     with _opened(source) as archive, artifacts.staging() as staging:
         content = _content(archive)
         async with _connected(dsn) as connection, connection.transaction():
+            await check_server(connection)
             session = await _alike(connection)
             await _make_room(connection, session, force=force)
             await _load_rows(connection, archive, content)
@@ -225,7 +222,7 @@ def _content(archive: ZipFile) -> Content:
 async def _make_room(connection: Any, session: Session, *, force: bool) -> None:
     """Drop all that vpt ever made here, while nothing else uses the database."""
     # A server that starts waits for this before it looks at the schema.
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+    await lock_schema(connection)
     schema = await _schema(session)
     if not schema:
         return
@@ -309,15 +306,21 @@ async def _sealed(session: Session, sealer: Sealer) -> list[str]:
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncIterator[Any]:
     async with translated():
-        connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
+        connection = await connect(dsn, name="vpt backup")
         try:
-            yield connection
-        except asyncpg.LockNotAvailableError as error:
-            raise BackupError(
-                "Somebody else works in the database: end that first (psql, a report)."
-            ) from error
+            async with LockWatch(dsn, connection) as watch:
+                try:
+                    yield connection
+                except asyncpg.LockNotAvailableError as error:
+                    raise _locked(watch.words()) from error
+                except SchemaLockedError as error:
+                    raise _locked(str(error)) from error
         finally:
             await connection.close(timeout=2)
+
+
+def _locked(held_by: str) -> BackupError:
+    return BackupError(f"Somebody else works in the database: end that first: {held_by}.")
 
 
 async def _alike(connection: Any) -> Session:

@@ -111,6 +111,7 @@ class BatchWriter(Generic[T]):
             if not self.waiting:
                 return 0
             batch = self._next()
+            taken = len(batch)
             try:
                 await self._store(batch)
             except DatabaseAwayError as error:
@@ -123,7 +124,7 @@ class BatchWriter(Generic[T]):
                         waiter.cancel()
                 self._put_back(batch)
                 raise
-            return len(batch)
+            return taken
 
     def _put_back(self, batch: list[tuple[T, _Waiter | None]]) -> bool:
         """Return noted values to the front; return whether there are any."""
@@ -155,10 +156,14 @@ class BatchWriter(Generic[T]):
             self._settle(batch, None)
 
     async def _apart(self, batch: list[tuple[T, _Waiter | None]], error: Exception) -> None:
-        """Write the values one by one: one that cannot be stored must not take others with it."""
+        """Write the values one by one: one that cannot be stored must not take others with it.
+
+        What is done leaves `batch`, so that only the rest is put back when the database goes away.
+        """
         if len(batch) > 1:
-            for item in batch:
-                await self._store([item])
+            while batch:
+                await self._store(batch[:1])
+                del batch[0]
             return
         value, waiter = batch[0]
         # It waits on, as while the database is away: nobody else would try it again.

@@ -1,4 +1,4 @@
-"""PostgreSQL: the pool, the named queries of sql/, migrations, and errors as VptErrors."""
+"""The database: the named queries of sql/ on a pool of connections, and errors as VptErrors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import orjson
-import structlog
 
 from vpt.errors import (
     ConflictError,
     DatabaseAwayError,
+    DatabaseBusyError,
     SlowStatementError,
     UnprocessableError,
     VptError,
 )
-
-log = structlog.get_logger(__name__)
+from vpt.store.connect import AWAY
+from vpt.store.pool import NO_STATEMENT, Load, Pool, PoolFullError
 
 #: In a checkout sql/ stands beside the package, in a wheel inside it.
 SQL = next(
@@ -36,7 +34,6 @@ COMMAND_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0
 #: Below COMMAND_TIMEOUT: a statement that waits for another's lock is not slow by itself.
 LOCK_TIMEOUT = "4s"
-MIGRATION_LOCK = 0x767074  # "vpt"
 
 #: Settings of each connection. It keeps the plan of a query for minutes: while a table is empty
 #: the cheapest plan reads it whole, and that plan would stay in use while the table fills. Each
@@ -53,26 +50,6 @@ CONSTRAINTS: Mapping[str, VptError] = {
     "devices_local_id_once": ConflictError("The host has a device with this local_id already."),
     "devices_pkey": ConflictError("There is a device with this id already."),
 }
-
-#: The database is not there, or went away under us: worth another try.
-AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.SerializationError,
-)
 
 _HEADER = re.compile(r"^-- (\w+)\(([^)]*)\)\s*$", re.MULTILINE)
 
@@ -114,7 +91,30 @@ async def translated() -> AsyncIterator[None]:
         raise in_our_words(error) from error
 
 
-_OURS = (asyncpg.IntegrityConstraintViolationError, *AWAY)
+_OURS = (asyncpg.IntegrityConstraintViolationError, *AWAY, *NO_STATEMENT)
+_BUSY: tuple[tuple[type[BaseException], str], ...] = (
+    (
+        PoolFullError,
+        "All connections to the database are in use, and none became free in time: try again in a"
+        " moment, or raise DATABASE_POOL.",
+    ),
+    (
+        asyncpg.TooManyConnectionsError,
+        "The database refuses more connections: try again in a moment, or raise its limit.",
+    ),
+    (
+        asyncpg.LockNotAvailableError,
+        "Another session of the database holds what this needs: try again in a moment.",
+    ),
+    (
+        asyncpg.ReadOnlySQLTransactionError,
+        "The database takes no writes now: make it writable again.",
+    ),
+    (
+        asyncpg.InsufficientResourcesError,
+        "The database lacks disk space or memory: make room, then try again.",
+    ),
+)
 #: What ends a statement that takes longer than COMMAND_TIMEOUT.
 _TOO_LONG = (TimeoutError, asyncpg.QueryCanceledError)
 
@@ -124,7 +124,8 @@ def in_our_words(error: BaseException) -> BaseException:
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         known = CONSTRAINTS.get(error.constraint_name or "")
         return error if known is None else type(known)(known.message)
-    return DatabaseAwayError()
+    words = next((words for kind, words in _BUSY if isinstance(error, kind)), None)
+    return DatabaseAwayError() if words is None else DatabaseBusyError(words)
 
 
 class Session:
@@ -171,59 +172,51 @@ class Database:
         name: str = "vpt",
     ) -> None:
         """Set up a pool of `size` connections; `name` is the application_name of its sessions."""
-        self._dsn = dsn
-        self._size = size
         self._ours = ours
-        self._name = name
+        self.name = name
         self._answered = 0.0  # of the loop's clock: when a statement was last answered
-        self._pool: Any = None
-        self._turns = asyncio.Semaphore(size)  # asyncpg's own queue is not fair
+        self._opened = False
+        self._pool = Pool(
+            dsn,
+            size,
+            name=name,
+            settings={"lock_timeout": LOCK_TIMEOUT, **SETTINGS},
+            timeout=ACQUIRE_TIMEOUT,
+            command_timeout=COMMAND_TIMEOUT,
+        )
         self.queries = read_queries()
 
     @property
     def use(self) -> tuple[int, int, int]:
         """How many connections are at work, how many are idle, and how many there may be."""
-        if self._pool is None:
-            return 0, 0, self._size
-        idle = self._pool.get_idle_size()
-        return self._pool.get_size() - idle, idle, self._size
+        return self._pool.use
+
+    @property
+    def load(self) -> Load:
+        """How full the pool is."""
+        return self._pool.load
 
     async def open(self) -> None:
         """Connect; DatabaseAwayError when nobody answers."""
         self._loop = asyncio.get_running_loop()
         async with translated():
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=0,  # it would log a traceback for each try to restore a higher one
-                max_size=self._size,
-                command_timeout=COMMAND_TIMEOUT,
-                timeout=ACQUIRE_TIMEOUT,
-                init=_init,
-                reset=_keep,
-                statement_cache_size=0 if is_pooler(self._dsn) else 500,
-                server_settings=self._server_settings(),
-            )
-        async with self.session():
-            pass
-
-    def _server_settings(self) -> dict[str, str]:
-        if is_pooler(self._dsn):  # it knows few settings, and refuses connections for others
-            return {"application_name": self._name}
-        return {"application_name": self._name, "lock_timeout": LOCK_TIMEOUT, **SETTINGS}
+            await self._pool.open()
+            self._opened = True
+            if not self._ours():
+                raise DatabaseAwayError
+            await self._pool.connect()
 
     def _too_long(self, error: Exception) -> Exception:
         """Return SlowStatementError where others were answered meanwhile, else `error` itself."""
+        if self._pool.pooler:  # without lock_timeout: it may wait for another's lock
+            return error
         lately = self._loop.time() - self._answered < COMMAND_TIMEOUT / 2
         return SlowStatementError() if lately else error
 
     async def close(self) -> None:
         """Close all connections; statements under way have 2 s."""
-        if self._pool is None:
-            return
-        try:
-            await asyncio.wait_for(self._pool.close(), 2)
-        except TimeoutError:
-            self._pool.terminate()
+        self._opened = False
+        await self._pool.close()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -235,10 +228,13 @@ class Database:
             except asyncpg.InternalClientError:
                 connection.terminate()
                 raise
+            except NO_STATEMENT as error:  # the caller's next try goes without them
+                await self._pool.drop_statements(error)
+                raise
             except _TOO_LONG as error:
                 raise self._too_long(error) from error
             finally:
-                await self._release(connection)
+                await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
@@ -262,95 +258,34 @@ class Database:
         """Run one query without the cost of a session: this is on every request's path."""
         query = self.queries[name]
         try:
-            connection = await self._acquire()
             try:
-                result = await getattr(connection, method)(query.sql, *query.bind(args))
-            except asyncpg.InternalClientError:  # it was just cut, and the driver lost its thread
-                connection.terminate()
-                raise
-            except _TOO_LONG as error:
-                raise self._too_long(error) from error
-            finally:
-                await self._release(connection)
+                result = await self._run_once(method, query, args)
+            except NO_STATEMENT as error:  # a pooler is in between, and nothing was run
+                await self._pool.drop_statements(error)
+                result = await self._run_once(method, query, args)
         except _OURS as error:
             raise in_our_words(error) from error
         self._answered = self._loop.time()
         return result
 
-    async def _acquire(self) -> Any:
-        """Return a connection; the semaphore before the pool keeps the order of the callers."""
-        if self._pool is None or not self._ours():
-            raise DatabaseAwayError
-        async with asyncio.timeout(ACQUIRE_TIMEOUT):  # wait_for may lose a cancel before 3.12
-            await self._turns.acquire()
+    async def _run_once(self, method: str, query: Query, args: Mapping[str, Any]) -> Any:
+        connection = await self._acquire()
         try:
-            connection = await self._pool.acquire()
-        except BaseException:
-            self._turns.release()
+            return await getattr(connection, method)(query.sql, *query.bind(args))
+        except asyncpg.InternalClientError:  # it was just cut, and the driver lost its thread
+            connection.terminate()
             raise
+        except _TOO_LONG as error:
+            raise self._too_long(error) from error
+        finally:
+            await self._pool.release(connection)
+
+    async def _acquire(self) -> Any:
+        """Return a connection, unless the database may be another server's by now."""
+        if not self._opened or not self._ours():
+            raise DatabaseAwayError
+        connection = await self._pool.acquire()
         if self._ours():  # it may have taken long to connect
             return connection
-        await self._release(connection)
+        await self._pool.release(connection)
         raise DatabaseAwayError
-
-    async def _release(self, connection: Any) -> None:
-        try:
-            await self._pool.release(connection)
-        finally:
-            self._turns.release()
-
-
-async def _keep(_: Any) -> None:
-    """Skip the driver's reset, a second round trip: no query changes its session's state."""
-
-
-async def _init(connection: Any) -> None:
-    for kind in ("json", "jsonb"):
-        await connection.set_type_codec(
-            kind,
-            schema="pg_catalog",
-            encoder=lambda value: orjson.dumps(value).decode(),
-            decoder=orjson.loads,
-        )
-
-
-def is_pooler(dsn: str) -> bool:
-    """Return whether it is Supabase's transaction pooler, which keeps no prepared statements."""
-    parts = urlsplit(dsn)
-    return parts.port == 6543 or "pgbouncer" in parse_qs(parts.query)  # noqa: PLR2004
-
-
-def migrations() -> list[Path]:
-    """Return the files of sql/migrations in their order."""
-    return sorted((SQL / "migrations").glob("*.sql"))
-
-
-async def migrate(dsn: str) -> list[str]:
-    """Apply new migrations, one process at a time; return the names applied."""
-    async with translated():
-        connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
-    try:
-        return await apply(connection, migrations())
-    finally:
-        await connection.close(timeout=2)
-
-
-async def apply(connection: Any, files: Sequence[Path]) -> list[str]:
-    """Apply those of `files` that the database does not have; return their names."""
-    applied: list[str] = []
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations ("
-            " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        rows = await connection.fetch("SELECT name FROM schema_migrations")
-        known = {row["name"] for row in rows}
-        for path in files:
-            if path.stem in known:
-                continue
-            await connection.execute(path.read_text(encoding="utf-8"))
-            await connection.execute("INSERT INTO schema_migrations VALUES ($1)", path.stem)
-            applied.append(path.stem)
-            log.info("migration_applied", migration=path.stem)
-    return applied

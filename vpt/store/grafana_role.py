@@ -13,18 +13,29 @@ import asyncpg
 import structlog
 
 from vpt.config import Config
-from vpt.store.db import ACQUIRE_TIMEOUT, SQL, translated
+from vpt.store.connect import connect
+from vpt.store.db import SQL, translated
+from vpt.store.locks import LockWatch
+from vpt.store.migrations import GRAFANA_ROLE
 
 log = structlog.get_logger(__name__)
 
-ROLE = "vpt_grafana"
+ROLE = GRAFANA_ROLE
 _GRANTS = SQL / "roles" / f"{ROLE}.sql"
 _TAKEN = (
     asyncpg.DuplicateObjectError,
     asyncpg.UniqueViolationError,
 )  # by the server of another database
 _ITERATIONS = 4096
+_CONNECTIONS = 15  # Grafana's datasource opens 10
+_SETTINGS = {
+    "statement_timeout": "30s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "60s",
+    "default_transaction_read_only": "on",
+}
 _TURNS = 10  # tries, as servers of other databases set the same password
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '4s'"
 _PAGE = (
     "INSERT INTO grafana_page (url) VALUES ($1)"
     " ON CONFLICT (only_one) DO UPDATE SET url = excluded.url"
@@ -40,12 +51,17 @@ async def prepare(dsn: str, config: Config) -> bool:
     """
     if config.vpt_grafana_db_password is None:
         return False
-    async with translated():
-        connection = await asyncpg.connect(dsn, timeout=ACQUIRE_TIMEOUT, statement_cache_size=0)
+    connection = await connect(dsn, name="vpt grafana role")
     try:
-        async with translated(), connection.transaction():
-            await connection.execute(_PAGE, page_of(config))
-            return await _prepared(connection, config.vpt_grafana_db_password)
+        async with translated(), LockWatch(dsn, connection) as watch:
+            try:
+                async with connection.transaction():
+                    await connection.execute(_LOCK_TIMEOUT)
+                    await connection.execute(_PAGE, page_of(config))
+                    return await _prepared(connection, config.vpt_grafana_db_password)
+            except asyncpg.LockNotAvailableError:  # Grafana goes on with what the role had before
+                log.warning("grafana_role_waits", held_by=watch.words())
+                return False
     finally:
         await connection.close(timeout=2)
 
@@ -53,10 +69,11 @@ async def prepare(dsn: str, config: Config) -> bool:
 async def _prepared(connection: Any, password: str) -> bool:
     try:
         await _make(connection)
+        await _set_limits(connection)
         await _set_password(connection, password)
         async with connection.transaction():
             await connection.execute(_GRANTS.read_text(encoding="utf-8"))
-    except asyncpg.PostgresConnectionError:
+    except (asyncpg.PostgresConnectionError, asyncpg.LockNotAvailableError):
         raise
     except asyncpg.PostgresError as error:
         log.warning("grafana_role_missing", error=str(error), run_as_administrator=sql_to_run())
@@ -74,19 +91,42 @@ async def _make(connection: Any) -> None:
         return
 
 
+async def _set_limits(connection: Any) -> None:
+    """Set the limits, unless an administrator created the role and keeps that right.
+
+    Whoever may query Grafana's datasource runs SQL as this role. It may change these settings for
+    its own session, so they hold for what people do by mistake; the number of connections always.
+    """
+    if not await _altered(connection, *_limits()):
+        log.info("grafana_limits_kept", role=ROLE)
+
+
 async def _set_password(connection: Any, password: str) -> None:
     """Set the password, unless an administrator created the role and keeps that right."""
+    if not await _altered(connection, f"PASSWORD '{verifier_of(password)}'"):
+        log.info("grafana_password_kept", role=ROLE)
+
+
+async def _altered(connection: Any, *changes: str) -> bool:
+    """Change the role; return False where the account may not."""
     for turn in range(1, _TURNS + 1):
         try:
             async with connection.transaction():
-                await connection.execute(f"ALTER ROLE {ROLE} PASSWORD '{verifier_of(password)}'")
-            return
+                for change in changes:
+                    await connection.execute(f"ALTER ROLE {ROLE} {change}")
         except asyncpg.InsufficientPrivilegeError:
-            log.info("grafana_password_kept", role=ROLE)
-            return
+            return False
         except asyncpg.InternalServerError:  # "tuple concurrently updated"
             if turn == _TURNS:
                 raise
+        else:
+            break
+    return True
+
+
+def _limits() -> list[str]:
+    settings = [f"SET {name} = '{value}'" for name, value in _SETTINGS.items()]
+    return [f"CONNECTION LIMIT {_CONNECTIONS}", *settings]
 
 
 def verifier_of(password: str) -> str:
@@ -106,7 +146,8 @@ def sql_to_run() -> str:
         line for line in _GRANTS.read_text(encoding="utf-8").splitlines() if line[:2] != "--"
     )
     words = " ".join(grants.split())
-    return f"CREATE ROLE {ROLE} LOGIN PASSWORD '<VPT_GRAFANA_DB_PASSWORD>'; {words}"
+    limits = " ".join(f"ALTER ROLE {ROLE} {limit};" for limit in _limits())
+    return f"CREATE ROLE {ROLE} LOGIN PASSWORD '<VPT_GRAFANA_DB_PASSWORD>'; {limits} {words}"
 
 
 def page_of(config: Config) -> str:

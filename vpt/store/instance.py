@@ -7,6 +7,7 @@ does nothing until it knows whether another one took over.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import structlog
 
 from vpt.errors import DatabaseAwayError
 from vpt.store.db import Database
+from vpt.store.locks import holders_of, in_words
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +23,9 @@ TTL = 12.0  # seconds; a killed server's row is free after that
 WAIT = 15.0  # seconds that a second start waits
 RENEW = 5.0  # seconds
 AWAY = 0.5  # seconds between tries while the database is away
+AWAY_LIMIT = 30.0  # seconds in which a database that went away while a claim waits must be back
+_LOOK = 0.25  # seconds between looks whether the claim is free
+_TAKEN = "Another vpt server uses this database"
 ENDING = 0.05  # seconds between looks whether the sessions of servers before have ended
 MARGIN = 1.0  # seconds before the row runs out from which on nothing more is done
 
@@ -56,35 +61,74 @@ class Instance:
     async def claim(self, *, alone: bool) -> None:
         """Acquire the row and end the sessions of servers before; TakenError when that takes long.
 
-        `alone`: no other server can be alive.
+        `alone`: no other server can be alive. A database that goes away meanwhile is waited for:
+        it may be that of the server before, whose PostgreSQL stops with it.
         """
+        loop = asyncio.get_running_loop()
+        until, back_by, told = loop.time() + WAIT, math.inf, False
+        while True:
+            try:
+                if await self._claimed(alone=alone):
+                    return
+                pause, back_by = _LOOK, math.inf
+                if loop.time() >= until:
+                    raise await self._taken()
+                if not told:
+                    log.warning("claim_waits", held_by=await self._holders())
+                    told = True
+            except DatabaseAwayError:
+                pause, back_by = AWAY, min(back_by, loop.time() + AWAY_LIMIT)
+                if loop.time() >= back_by:
+                    raise
+                log.warning("database_away")
+            await asyncio.sleep(pause)
+
+    async def _claimed(self, *, alone: bool) -> bool:
         if alone:
             await self._db.row("clear_instance")
-        loop = asyncio.get_running_loop()
-        until = loop.time() + WAIT
-        while not await self._ask("claim_instance"):
-            if loop.time() >= until:
-                raise TakenError(TakenError.__doc__)
-            await asyncio.sleep(0.25)
+        if not await self._ask("claim_instance"):
+            return False
+        await self._end_others()
+        return True
+
+    async def _holders(self) -> str:
+        return in_words(holders_of(await self._db.rows("claim_holders")))
+
+    async def _taken(self) -> TakenError:
+        """Return the error that says who has the claim."""
+        words = f"{_TAKEN} ({await self._holders()})"
+        return TakenError(f"{words}: stop it first, or give this one its own.")
+
+    async def _end_others(self) -> None:
+        """End the sessions of servers before; TakenError when the claim runs out meanwhile."""
         # What the server before sent in time may still be on its way, and must not arrive now. A
         # session is only asked to end: one that waits for the disk may still commit.
         while await self._db.rows("end_other_servers", name=self.session_name):
             if not self.held():
-                raise TakenError(TakenError.__doc__)
+                raise await self._taken()
             await asyncio.sleep(ENDING)
 
     async def keep(self) -> None:
-        """Renew the row until cancelled; TakenError when another server has it."""
+        """Renew the row until cancelled; TakenError when another server has it.
+
+        No error of a statement ends it: until the row is renewed again, this server does nothing.
+        """
         pause = RENEW
         while True:
             await asyncio.sleep(pause)
             try:
-                if not await self._ask("renew_instance"):
-                    raise TakenError(TakenError.__doc__)
+                renewed = await self._ask("renew_instance")
+                taken = None if renewed else await self._taken()
                 pause = RENEW
             except DatabaseAwayError:  # when it is back, another server may have been quicker
                 log.warning("database_away")
                 pause = AWAY
+            except Exception as error:  # noqa: BLE001 (whatever the database has against it)
+                log.error("claim_not_renewed", error=str(error))  # noqa: TRY400 (twice a second)
+                pause = AWAY
+            else:
+                if taken is not None:
+                    raise taken
 
     async def drop(self) -> None:
         """Delete the row, so that another server need not wait."""

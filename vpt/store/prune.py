@@ -22,6 +22,7 @@ from vpt.config import Config
 from vpt.errors import DatabaseAwayError
 from vpt.store.artifacts import Artifacts, Files
 from vpt.store.db import Database
+from vpt.store.locks import holders_of, in_words
 from vpt.store.retention import count_old_samples, prune_samples
 
 log = structlog.get_logger(__name__)
@@ -122,14 +123,15 @@ class _Lock:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._id = uuid4().hex
+        self._id = f"{db.name}/{uuid4().hex}"  # by which others find our sessions
         self._since = self._taken = time.monotonic()
         self.finished = False
 
     async def take(self) -> None:
         """Acquire or renew the lock; PruningError when another process has it."""
         if await self._db.row("take_pruning", id=self._id, ttl_s=_TTL) is None:
-            raise PruningError(PruningError.__doc__)
+            holders = holders_of(await self._db.rows("pruning_holders"))
+            raise PruningError(f"{PruningError.__doc__} It is {in_words(holders)}.")
         self._taken = time.monotonic()
 
     async def breathe(self) -> None:

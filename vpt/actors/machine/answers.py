@@ -17,6 +17,7 @@ from vpt.actors.state import Lane, Phase, RunState, action_name
 from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, StepStatus
 
+REFUSED = "The database refused to store what the step brought: see the server's log."
 #: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 _KINDS = {
@@ -137,6 +138,17 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
 
 
 # ---------------------------------------------------------------- stored
+
+
+def record_refused(t: Transition, fact: m.RecordRefused) -> None:
+    """End the attempt, since what the step brought cannot be stored."""
+    lane = t.state.lanes.get(fact.device_id)
+    run = lane.run if lane else None
+    if lane is None or run is None or run.phase is not Phase.STORING or run.key != fact.key:
+        return
+    # Its row stands as running, and ends with the attempt, whose event has the number.
+    run = replace(run, phase=Phase.PARKED, seq=run.seq - fact.numbered)
+    ends.fail(t, lane, run, ErrorKind.INTERNAL, REFUSED)
 
 
 def step_stored(t: Transition, fact: m.StepStored) -> None:

@@ -59,6 +59,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             answers.step_answered(t, message)
         case m.StepStored():
             answers.step_stored(t, message)
+        case m.RecordRefused():
+            answers.record_refused(t, message)
         case m.StepDue():
             run.step_due(t, message)
         case m.StepBegun():

@@ -189,11 +189,12 @@ async def cancel_campaign_execution(request: web.Request) -> web.Response:
 
 async def _start(request: web.Request, campaign_id: str, key: RequestKey | None) -> str:
     """Start a campaign as it is now; again when a test case of it is edited just then."""
+    campaigns = request.app[LAB].campaigns
     for _ in range(_MOST_TRIES):
         with suppress(TestCaseChangedError):
-            async with request.app[DB].session() as session:
-                new = await prepare_campaign(session, campaign_id, user_of(request).user_id)
-            return await request.app[LAB].campaigns.start(new, key)
+            async with campaigns.preparing:
+                new = await prepare_campaign(request.app[DB], campaign_id, user_of(request).user_id)
+            return await campaigns.start(new, key)
     raise TestCaseChangedError
 
 

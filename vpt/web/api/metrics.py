@@ -210,6 +210,13 @@ class _Figures(Collector):
             "The largest number of connections that may be open.",
             limit,
         )
+        load = self._app[DB].load
+        yield GaugeMetricFamily(
+            "vpt_database_waiting", "Statements that wait for a free connection.", load.waiting
+        )
+        yield CounterMetricFamily(
+            "vpt_database_pool_full", "Statements that got no connection in time.", load.refused
+        )
         yield GaugeMetricFamily(
             "vpt_socketio_clients", "Connected Socket.IO clients.", len(self._app[SOCKETS].clients)
         )

@@ -31,6 +31,7 @@ from vpt.web.schemas.metrics import DevicesFiguresResponse, SuccessRateResponse
 from vpt.web.schemas.system import (
     AliveResponse,
     HealthResponse,
+    NotReadyResponse,
     SystemInfoResponse,
     SystemStatusResponse,
 )
@@ -133,12 +134,13 @@ async def health_live(_: web.Request) -> web.Response:
 
 @routes.get("/api/health/ready")
 @public
-@operation(AliveResponse, also={_UNAVAILABLE: ResponseSpec({JSON: AliveResponse})})
+@operation(AliveResponse, also={_UNAVAILABLE: ResponseSpec({JSON: NotReadyResponse})})
 async def health_ready(request: web.Request) -> web.Response:
     """Show whether the database answers; 503 when it does not."""
     verdict = await request.app[_DATABASE].result()
-    status = "ready" if verdict.ok else "not_ready"
-    return json_response({"status": status}, 200 if verdict.ok else _UNAVAILABLE)
+    if verdict.ok:
+        return json_response({"status": "ready"})
+    return json_response({"status": "not_ready", "reason": verdict.error}, _UNAVAILABLE)
 
 
 @routes.get("/api/system/info")

@@ -18,6 +18,17 @@ class AliveResponse(ResponseSchema):
     example: ClassVar[Json] = {"status": "alive"}
 
 
+class NotReadyResponse(ResponseSchema):
+    """The server answers, but its database does not."""
+
+    status = text("`not_ready`.")
+    reason = text("Why.")
+    example: ClassVar[Json] = {
+        "status": "not_ready",
+        "reason": "all 10 connections are in use: raise DATABASE_POOL",
+    }
+
+
 class Checks(ResponseSchema):
     """Whether each part works; a part that is not configured counts as working."""
 
