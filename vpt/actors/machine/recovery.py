@@ -144,7 +144,8 @@ def _resume(t: Transition, lane: Lane, run: RunState, elapsed: float) -> None:
     if run.phase is Phase.STORING:  # every step is over, only the verdict was not stored
         _end_stored_steps(t, lane, run)
     elif run.cancelled:
-        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+        # One that waited for its `delay_s` was never sent: nothing has to stop on its device.
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=run.uncertain)
     elif t.state.crashes > 1 or (t.state.crashes and not can_tell(t, run)):
         ends.fail(t, lane, run, ErrorKind.INTERNAL, "The server made a mistake: see its log.")
     elif can_tell(t, run) or not run.uncertain:
