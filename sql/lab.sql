@@ -2,13 +2,17 @@
 
 -- lab_hosts()
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
+    sealed_api_key, draining, status, reason, last_seen,
+    coalesce(reason_until > now(), false) AS paused, credential_until,
+    credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
+    sealed_api_key, draining, status, reason, last_seen,
+    coalesce(reason_until > now(), false) AS paused, credential_until,
+    credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 WHERE id = $1
 

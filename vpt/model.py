@@ -31,11 +31,12 @@ class HostStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a suspect host gets no new runs."""
+    """Why a host that is suspect, lost or offline gets no new runs."""
 
     PROBES = "probes"
     FLAPPING = "flapping"
     BROKEN = "broken"
+    CREDENTIAL = "credential"  # its last token was revoked or has expired
 
 
 class WaitReason(StrEnum):

@@ -147,7 +147,9 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
-    link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    # Once it ended, a new token alone does not bring the host back: it has to register with it.
+    ended = row["credential_ended"] or row["reason"] == Reason.CREDENTIAL
+    link = Link.OFFLINE if ended else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
     # Nothing is known against the host, so its first good probe makes it UP; without any it gets
     # no work, since its answers of before the restart are old.
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
@@ -158,6 +160,8 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
         link,
         good=good,
         crashes=crashes,
+        credential_ended=ended,
+        grace_over=ended,
         draining=row["draining"],
         flaps=int(paused),
         paused=paused,

@@ -16,7 +16,7 @@ from structlog.contextvars import bind_contextvars
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, HostServices
 from vpt.actors.restore import Keys, Restored, restore, restore_all
-from vpt.actors.state import Limits, view_of
+from vpt.actors.state import Limits, must_register, view_of
 from vpt.background import Background
 from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
@@ -98,6 +98,11 @@ class Supervisor:
                 await self.ask(host_id, make)
             except UnavailableError:
                 self.tell(host_id, make(_NO_ASKER))
+
+    def must_register(self, host_id: str) -> bool:
+        """Return whether a host that is heard of is to be told to register anew."""
+        actor = self._actors.get(host_id)
+        return actor is not None and must_register(actor.state)
 
     # ------------------------------------------------------------ starting
 

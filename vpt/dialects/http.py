@@ -17,6 +17,7 @@ from vpt.urls import CheckedResolver
 CONNECT = 5.0  # seconds
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 _BIG = 256 * 1024  # bytes; a larger response is parsed in a thread, since it holds up the loop
+UNAUTHORIZED = 401
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -105,7 +106,8 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
         raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
-    raise HostTroubleError(Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR, message)
+    trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
 
 
 async def parse_object(content: bytes) -> Mapping[str, Any] | None:
