@@ -35,6 +35,12 @@ ALTER TABLE devices
 -- A name is looked up among the ids and among the hosts' own names.
 CREATE INDEX devices_of_local_id ON devices (local_id) WHERE local_id IS NOT NULL;
 
+-- The hosts whose tokens are watched.
+CREATE INDEX hosts_of_own_credential ON hosts (id) WHERE credential = 'own';
+
+-- Whether a campaign names a device.
+CREATE INDEX campaign_entries_of_device ON campaign_entries (device_id) WHERE device_id IS NOT NULL;
+
 -- Entries of campaigns keep the id of their device, so that no other device can take its place. A name
 -- that means no device, or several, stays: it is refused when the campaign starts.
 UPDATE campaign_entries AS e
