@@ -97,13 +97,9 @@ ORDER BY id
 LIMIT 1000
 
 -- names_are_new(host_id, device_ids)
--- Whether the host or a device of it has no row yet.
+-- Whether the host or a device of it has no row yet; no name is given twice.
 SELECT NOT EXISTS (SELECT FROM hosts WHERE id = $1)
-    OR EXISTS (
-        SELECT
-        FROM unnest($2::text[]) AS n (id)
-        WHERE NOT EXISTS (SELECT FROM devices WHERE devices.id = n.id)
-    )
+    OR (SELECT count(*) FROM devices WHERE id = ANY ($2::text[])) < cardinality($2)
 
 -- lock_names()
 -- One at a time adds names of devices: else two could add one name at the same moment.
@@ -115,7 +111,7 @@ SELECT pg_advisory_xact_lock(hashtext('device_names'))
 WITH added AS (
     SELECT n.id, n.local_id
     FROM unnest($2::text[], $3::text[]) AS n (id, local_id)
-    WHERE NOT EXISTS (SELECT FROM devices WHERE devices.id = n.id)
+    WHERE n.id NOT IN (SELECT id FROM devices WHERE id = ANY ($2))
 )
 SELECT d.id AS name, 'the device ' || d.id AS by
 FROM added

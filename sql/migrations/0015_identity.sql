@@ -26,11 +26,11 @@ AS $$
         )
 $$;
 
--- The ids of hosts' own devices may have a colon, as the serial of a device that adb reaches over
--- TCP has: 192.168.1.5:5555. A host's name has none, so the first colon of an id ends its host's name.
+-- A host's own name of a device may end with a port, as the serial of one that adb reaches over TCP
+-- does: 192.168.1.5:5555. A host's name has no colon, so the first one of an id ends its host's name.
 ALTER TABLE devices
     DROP CONSTRAINT devices_local_id_form,
-    ADD CONSTRAINT devices_local_id_form CHECK (local_id ~ '^[A-Za-z0-9._:-]{1,64}$');
+    ADD CONSTRAINT devices_local_id_form CHECK (local_id ~ '^[A-Za-z0-9._-]{1,64}(:[0-9]{1,5})?$');
 
 -- A name is looked up among the ids and among the hosts' own names.
 CREATE INDEX devices_of_local_id ON devices (local_id) WHERE local_id IS NOT NULL;

@@ -174,7 +174,7 @@ class Registry:
         moved = (old.url, old.dialect) != (new.url, new.dialect)
         if moved and better == 0:
             await self._check_gone(old, new)
-        if better == 0 and (moved or old.secret != new.secret):
+        if better == 0 and _is_to_prove(old, new):
             await self._check_proof(new)
         if moved:
             log.warning(
@@ -395,6 +395,13 @@ def _cannot_answer(view: HostView) -> bool:
     up = view.status in (HostStatus.AVAILABLE, HostStatus.BUSY, HostStatus.DRAINING)
     busy = any(device.status is DeviceStatus.BUSY for device in view.devices)
     return view.host.serial and up and busy
+
+
+def _is_to_prove(old: Host, new: Host) -> bool:
+    """Return whether the host is called elsewhere, or with another secret, from now on."""
+    # In another dialect the old secret, which the host did not choose, is no secret of its own.
+    secret = old.secret if old.dialect == new.dialect else None
+    return old.url != new.url or (secret != new.secret and new.dialect == "document")
 
 
 async def _has_other_secret(session: Session, row: Any) -> bool:

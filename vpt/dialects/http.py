@@ -12,7 +12,7 @@ import orjson
 from aiohttp.connector import SocketFactoryType
 
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
-from vpt.urls import CheckedResolver
+from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
@@ -25,7 +25,7 @@ _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, Connection
 
 
 def open_session(
-    resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType | None = None
+    resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType = checked_socket
 ) -> aiohttp.ClientSession:
     """Return a session whose connections are kept for the next call, or fresh for each.
 
