@@ -211,7 +211,7 @@ class Registry:
         except HostTroubleError as trouble:
             raise ConflictError(
                 "The host does not answer a probe at its new URL or with its new secret: "
-                f"{trouble.message} Let it answer GET /host/health before it registers."
+                f"{trouble.message.rstrip('.')}. Let it answer its probe before it registers."
             ) from trouble
 
     async def _store_registration(self, registration: Registration, row: Any) -> None:
