@@ -26,9 +26,6 @@ FLAPS_AT, FLAP_WINDOW = 3, 600.0
 #: Seconds without work for a host that flaps; it doubles with each loss until a run finishes.
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0
 
-#: Times as many missed probes as lose a host: one that speaks all the same has another address.
-UNREACHABLE = 3
-
 #: The part of a step's time within which the host must be connected, or nothing is sent: a host
 #: that needs more for one round trip would not answer in time, which needs another one.
 CONNECT_SHARE = 0.5
@@ -264,11 +261,11 @@ def must_register(state: HostState) -> bool:
         return True
     if state.unauthorized:  # a VirtualPyTest host would not send its key, so it is no help there
         return not state.host.serial
-    # It speaks and cannot be reached, so its address may be another by now. It is asked once a
-    # loss, or one behind a firewall would register with each heartbeat; and not while it may still
-    # act on a device, since a registration means that its process began anew.
+    # It speaks and was not reached for RUN_GRACE, so its address may be another by now. It is asked
+    # once a loss, or one behind a firewall would register with each heartbeat; and not while it may
+    # still act on a device, since a registration means that its process began anew.
     idle = all(lane.idle for lane in state.lanes.values())
-    away = state.link is Link.LOST and state.missed >= UNREACHABLE * state.limits.lost_after
+    away = state.link is Link.LOST and state.grace_over
     return away and idle and not state.registered
 
 
