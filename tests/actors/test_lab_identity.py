@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.actors.conftest import PEER, Kit, StartLab
+from tests.actors.conftest import PEER, Kit
 from tests.actors.fake_host import FakeHost, Gate, until
 from tests.actors.hooks import Pause, after_reading
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
@@ -296,16 +296,3 @@ async def test_a_registration_with_a_new_token_is_not_undone_by_a_late_look(lab:
     pause.go.set()
     await asyncio.gather(looking, joining)
     await lab.is_now("h", HostStatus.AVAILABLE)
-
-
-async def test_a_moved_host_that_speaks_is_told_to_register(start_lab: StartLab) -> None:
-    lab = await start_lab(host_probe_interval=0.02)
-    host = await lab.host()
-    await host.vanish()
-    await until(lambda: lab.lab._supervisor.must_register("h"))
-    with pytest.raises(NotRegisteredError):
-        await lab.lab.registry.heartbeat("h", None, JOIN)
-    moved = await lab.stranger()
-    await lab.join(moved)
-    await lab.is_now("h", HostStatus.AVAILABLE)
-    await lab.lab.registry.heartbeat("h", None, JOIN)

@@ -187,7 +187,6 @@ class HostState(Struct, frozen=True):
     grace_over: bool = False  # it is away for longer than RUN_GRACE: runs end as lost
     credential_ended: bool = False  # its last token was revoked or expired: it must register anew
     unauthorized: bool = False  # it answered a call of ours with 401: it has another secret
-    registered: bool = False  # since it was UP last
     losses: int = 0  # those of the last FLAP_WINDOW
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
@@ -255,18 +254,10 @@ def view_of(state: HostState) -> HostView:
 def must_register(state: HostState) -> bool:
     """Return whether a host that is heard of is to be told to register anew.
 
-    A registration brings what the server lacks: a credential, the present secret, the present URL.
+    A registration brings what the server lacks: a credential, or the present secret.
     """
-    if state.credential_ended:
-        return True
-    if state.unauthorized:  # a VirtualPyTest host would not send its key, so it is no help there
-        return not state.host.serial
-    # It speaks and was not reached for RUN_GRACE, so its address may be another by now. It is asked
-    # once a loss, or one behind a firewall would register with each heartbeat; and not while it may
-    # still act on a device, since a registration means that its process began anew.
-    idle = all(lane.idle for lane in state.lanes.values())
-    away = state.link is Link.LOST and state.grace_over
-    return away and idle and not state.registered
+    # A VirtualPyTest host would not send its key with the registration, so it is no help there.
+    return state.credential_ended or (state.unauthorized and not state.host.serial)
 
 
 def _reason(state: HostState) -> tuple[Reason | None, float | None]:

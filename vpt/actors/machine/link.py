@@ -103,8 +103,6 @@ def set_link(t: Transition, link: Link) -> None:
     if link is before:
         return
     t.state = replace(t.state, link=link)
-    if link is Link.UP:
-        t.state = replace(t.state, registered=False)
     if link is Link.LOST:
         _count_loss(t)
     elif link is Link.UP and t.state.paused:  # the pause counts from here: see _count_loss

@@ -77,9 +77,7 @@ def register(t: Transition, command: m.Register) -> None:
     # one: the URL may be one that the server cannot reach.
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
-    t.state = replace(
-        t.state, host=host, credential_ended=False, unauthorized=False, registered=True
-    )
+    t.state = replace(t.state, host=host, credential_ended=False, unauthorized=False)
     _change_devices(t, command.devices)
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
