@@ -57,14 +57,15 @@ VALUES (
 );
 
 -- edit_device(id, label, capabilities, tags, status)
+-- What was read and sent back unchanged counts as no edit: the host may go on to declare it.
 -- A status from a client is stored only where no host's actor knows the real one: of a device without
 -- a host, or to disable and enable one that is idle.
 UPDATE devices
 SET
     name = coalesce($2::text, name),
-    name_edited = name_edited OR $2 IS NOT NULL,
+    name_edited = name_edited OR coalesce($2 <> name, false),
     capabilities = coalesce($3::text[], capabilities),
-    capabilities_edited = capabilities_edited OR $3 IS NOT NULL,
+    capabilities_edited = capabilities_edited OR coalesce($3 <> capabilities, false),
     tags = coalesce($4::text[], tags),
     disabled = CASE WHEN $5::text IS NULL THEN disabled ELSE $5 = 'disabled' END,
     status = CASE
@@ -75,6 +76,11 @@ SET
     END
 WHERE id = $1
 RETURNING host_id;
+
+-- edit_model(id, model)
+UPDATE devices
+SET model = $2
+WHERE id = $1 AND NOT declared AND $2::text IS NOT NULL;
 
 -- drop_device(id)
 DELETE FROM devices

@@ -65,3 +65,17 @@ SET
     sealed_api_key = CASE WHEN $4::boolean THEN $3::bytea ELSE sealed_api_key END
 WHERE id = $1
 RETURNING id;
+
+-- host_url(id)
+SELECT host_url
+FROM hosts
+WHERE id = $1;
+
+-- host_of_handle(handle)
+-- The host that gave this name to a step that is under way.
+SELECT h.id, h.host_url, h.credential
+FROM execution_attempts AS a
+JOIN execution_steps AS s USING (execution_id, attempt)
+JOIN hosts AS h ON h.id = a.host_id
+WHERE a.status = 'running' AND s.handle = $1
+LIMIT 1;

@@ -2,13 +2,17 @@
 
 -- lab_hosts()
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
+    sealed_api_key, draining, status, reason, last_seen,
+    coalesce(reason_until > now(), false) AS paused, credential_until,
+    credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, last_seen, coalesce(reason_until > now(), false) AS paused
+    sealed_api_key, draining, status, reason, last_seen,
+    coalesce(reason_until > now(), false) AS paused, credential_until,
+    credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 WHERE id = $1
 
@@ -65,6 +69,70 @@ SET host_url = excluded.host_url, dialect = excluded.dialect, credential = exclu
 WHERE h.host_url = $3 AND h.credential = $11 AND h.dialect = $12
 RETURNING id
 
+-- lock_host(id)
+SELECT sealed_secret
+FROM hosts
+WHERE id = $1
+FOR UPDATE
+
+-- store_credential_until(id, until_s)
+UPDATE hosts
+SET credential_until = to_timestamp($2::float8)
+WHERE id = $1 AND credential_until IS DISTINCT FROM to_timestamp($2)
+
+-- renew_credential(id, until_s)
+-- Of a host that joined with its own credential; what a weaker one says changes nothing.
+UPDATE hosts
+SET credential_until = to_timestamp($2::float8)
+WHERE id = $1 AND credential = 'own' AND credential_until IS DISTINCT FROM to_timestamp($2)
+
+-- ended_credentials()
+-- A part is enough: who is offline for this reason already is not among them the next time.
+SELECT id
+FROM hosts
+WHERE credential = 'own'
+    AND reason IS DISTINCT FROM 'credential'
+    AND credential_ended(id, credential, credential_until)
+ORDER BY id
+LIMIT 1000
+
+-- names_are_new(host_id, device_ids)
+-- Whether the host or a device of it has no row yet; no name is given twice.
+SELECT NOT EXISTS (SELECT FROM hosts WHERE id = $1)
+    OR (SELECT count(*) FROM devices WHERE id = ANY ($2::text[])) < cardinality($2)
+
+-- lock_names()
+-- One at a time adds names of devices: else two could add one name at the same moment.
+SELECT pg_advisory_xact_lock(hashtext('device_names'))
+
+-- names_taken(host_id, device_ids, local_ids)
+-- A name that these would share with another device, or with a host, whose name may be a device's id.
+-- What has its row already stays, as a host that is registered must be able to register again.
+WITH added AS (
+    SELECT n.id, n.local_id
+    FROM unnest($2::text[], $3::text[]) AS n (id, local_id)
+    WHERE n.id NOT IN (SELECT id FROM devices WHERE id = ANY ($2))
+)
+SELECT d.id AS name, 'the device ' || d.id AS by
+FROM added
+JOIN devices AS d ON d.id = added.local_id
+UNION ALL
+SELECT added.id, 'the device ' || d.id
+FROM added
+JOIN devices AS d ON d.local_id = added.id
+UNION ALL
+SELECT h.id, 'the host ' || h.id
+FROM added
+JOIN hosts AS h ON h.id = added.local_id
+WHERE h.id <> $1
+UNION ALL
+SELECT $1, 'the device ' || d.id
+FROM devices AS d
+WHERE (d.id = $1 OR d.local_id = $1)
+    AND d.host_id IS DISTINCT FROM $1
+    AND NOT EXISTS (SELECT FROM hosts WHERE id = $1)
+LIMIT 1
+
 -- upsert_device(id, host_id, local_id, name, model, capabilities)
 INSERT INTO devices AS d (id, host_id, local_id, name, model, capabilities, declared)
 VALUES ($1, $2, $3, $4, $5, $6, true)
@@ -115,6 +183,24 @@ WHERE NOT EXISTS (SELECT FROM devices WHERE schema_hash = hash)
 UPDATE devices
 SET declared = false, withdrawn = true, status = 'offline'
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
+
+-- drop_withdrawn(host_id, kept)
+-- The oldest beyond `kept` of those that the host declares no more. What people made of a device, or
+-- wait for it with, is not lost: such a one stays.
+DELETE FROM devices AS d
+WHERE d.host_id = $1
+    AND d.id IN (
+        SELECT id
+        FROM devices
+        WHERE host_id = $1 AND withdrawn
+        ORDER BY coalesce(last_seen, created_at) DESC, id
+        OFFSET $2::int
+    )
+    AND NOT (d.name_edited OR d.capabilities_edited OR d.disabled OR d.tags <> '{}')
+    AND NOT EXISTS (SELECT FROM leases WHERE device_id = d.id)
+    AND NOT EXISTS (SELECT FROM campaign_entries WHERE device_id = d.id)
+    AND NOT EXISTS (
+        SELECT FROM execution_attempts WHERE device_id = d.id AND released_at IS NULL)
 
 -- store_statuses(host_ids, host_statuses, reasons, pauses_s, device_ids, statuses)
 -- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.

@@ -62,10 +62,10 @@ WHERE id = $1
 RETURNING id;
 
 -- devices_named(device_id, host_id)
--- Devices whose id or local_id is `device_id`; a match by id comes first.
-SELECT id, id = $1 AS by_id
+-- Devices whose id or local_id is `device_id`: the name is clear when there is one.
+SELECT id
 FROM devices
 WHERE (id = $1 OR local_id = $1)
     AND ($2::text IS NULL OR host_id = $2)
-ORDER BY by_id DESC
-LIMIT 2;
+ORDER BY id
+LIMIT 4;

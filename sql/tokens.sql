@@ -30,7 +30,7 @@ WHERE t.id = $1;
 -- delete_token(id)
 DELETE FROM tokens
 WHERE id = $1
-RETURNING hash;
+RETURNING hash, host_id;
 
 -- token_lives(id)
 -- Stores when the token was used, too, at most once a minute.

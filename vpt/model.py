@@ -31,11 +31,12 @@ class HostStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a suspect host gets no new runs."""
+    """Why a host that is suspect, lost or offline gets no new runs."""
 
     PROBES = "probes"
     FLAPPING = "flapping"
     BROKEN = "broken"
+    CREDENTIAL = "credential"  # its last token was revoked or has expired
 
 
 class WaitReason(StrEnum):
@@ -239,6 +240,7 @@ class Registration:
     """A checked registration; `devices` has an implicit device when the host declared none.
 
     `page_url` is the URL for browsers; the keys of `schemas` are the global ids of devices.
+    `credential_until` is the end of a signed token, in seconds since the epoch, infinity for never.
     """
 
     host: Host
@@ -248,6 +250,7 @@ class Registration:
     credential: Credential
     page_url: str | None = None
     schemas: Mapping[str, DeviceSchema] = field(default_factory=dict)
+    credential_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import orjson
 from vpt import parameters
 from vpt.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError
 from vpt.model import Json, NewCampaign, NewExecution
+from vpt.names import check_clear
 from vpt.steps import STEP_KEYS, check_steps, step_errors
 from vpt.store.db import Database, Session
 
@@ -92,13 +93,22 @@ async def prepare_campaign(session: Database, campaign_id: str, user_id: str) ->
     )
 
 
-async def check_references(session: Session, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UnprocessableError when an entry of a campaign names what does not exist."""
+async def resolve_references(
+    session: Session, entries: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the entries of a campaign with the ids of their devices in place of the names.
+
+    So a campaign means the same device tomorrow, whatever joins until then. Raises
+    UnprocessableError when an entry names what does not exist, or not clearly.
+    """
     ids = {entry["test_case_id"] for entry in entries}
     missing = ids - (await test_cases(session, ids)).keys()
     if missing:
         raise UnprocessableError(f"There is no test case {', '.join(sorted(missing)[:5])}.")
-    await _resolve_devices(session, entries)
+    devices = await _resolve_devices(session, entries)
+    return [
+        {**entry, "device_id": devices[entry["device_id"], entry["host_id"]]} for entry in entries
+    ]
 
 
 async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:
@@ -122,8 +132,7 @@ async def resolve_device(
     if not rows:
         where = f" on host {host_id}" if host_id is not None else ""
         raise UnprocessableError(f"There is no device {device_id}{where}.")
-    if len(rows) > 1 and not rows[0]["by_id"]:
-        raise UnprocessableError(f"Several hosts have a device {device_id}: name the host_id.")
+    check_clear(device_id, rows)
     return str(rows[0]["id"])
 
 

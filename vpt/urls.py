@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import SplitResult, urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType
 
 from vpt.errors import InvalidError
 from vpt.model import Credential
@@ -32,9 +33,11 @@ _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 _METADATA = frozenset(
     map(
         ipaddress.ip_address,
-        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd20:ce::254"),
     )
 )
+#: All services that AWS has beside a machine: metadata, credentials of its containers, time, names.
+_METADATA_NETWORK = ipaddress.IPv6Network("fd00:ec2::/32")
 _METADATA_NAMES = frozenset(
     (
         "metadata",
@@ -45,8 +48,12 @@ _METADATA_NAMES = frozenset(
     )
 )
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
-#: NAT64 (also for local use) and IPv4-compatible: the last 32 bits are an IPv4 address.
-_CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+#: NAT64 (also for local use), IPv4-compatible and IPv4-translated: the last 32 bits are IPv4.
+_CARRIERS = tuple(
+    map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
+)
+#: Bits 32 to 63 from the right of an ISATAP address, whose last 32 bits are an IPv4 address.
+_ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def check_host_url(url: str, *, peer: str, credential: Credential) -> str:
@@ -78,13 +85,32 @@ def parse_address(text: str) -> Address | None:
 def forbidden(address: Address) -> str | None:
     """Return why no host can be at `address`, or None; the caller has to judge loopback."""
     for each in _with_embedded(address):
-        if each in _METADATA:
+        if each in _METADATA or each in _METADATA_NETWORK:
             return "metadata addresses are refused"
         if each.is_link_local:
             return "link-local addresses are refused"
+        if isinstance(each, ipaddress.IPv6Address) and each.is_site_local:
+            return "site-local addresses are refused"
         if _is_unusable(each):
             return "unspecified, multicast, broadcast and reserved addresses are refused"
     return None
+
+
+def is_at(url: str, peer: str) -> bool:
+    """Return whether a host with this URL is the peer of a connection, by its address."""
+    name = (urlsplit(url).hostname or "").rstrip(".").lower()
+    return _is_peer(name, parse_address(name), parse_address(peer))
+
+
+def checked_socket(address: AddrInfoType) -> socket.socket:
+    """Return a socket to connect to `address`; raise OSError where no host may be.
+
+    It judges literal addresses as well, which no resolver sees: they may have come with a dump.
+    """
+    target = parse_address(str(address[4][0]).partition("%")[0])
+    if target is None or forbidden(target):
+        raise OSError(None, "no host may be at this address")
+    return socket.socket(*address[:3])
 
 
 def is_loopback(address: Address) -> bool:
@@ -153,7 +179,7 @@ class CheckedResolver(AbstractResolver):
     """Resolves names and removes every address where no host may be.
 
     A loopback address is removed unless the name is localhost. aiohttp does not resolve literal
-    addresses: check_host_url has checked those.
+    addresses: check_host_url has checked those, and checked_socket does at each connect.
     """
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
@@ -251,8 +277,11 @@ def _with_embedded(address: Address) -> Iterable[Address]:
         if plain.sixtofour:
             yield plain.sixtofour
         # ::1 and :: are in ::/96 but embed no IPv4 address
-        if int(plain) > 1 and any(plain in network for network in _CARRIERS):
+        carried = int(plain) > 1 and any(plain in network for network in _CARRIERS)
+        if carried or (int(plain) >> 32) & 0xFFFFFFFF in _ISATAP:
             yield ipaddress.IPv4Address(int(plain) & 0xFFFFFFFF)
+        if plain.teredo:
+            yield from plain.teredo
 
 
 def _refused(why: str) -> InvalidError:

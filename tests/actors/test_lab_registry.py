@@ -473,3 +473,44 @@ async def _loading(lab: Kit) -> int:
         lab.db_type = starting
     asked = counted[0].asked
     return sum(name.startswith("lab_") for name in asked[: asked.index("queued_page")])
+
+
+# ---------------------------------------------------------------- a start that meets a bad row
+
+
+async def test_a_host_that_cannot_be_loaded_keeps_no_server_from_starting(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_WINDOW", 0.1)
+    await lab.host("good")
+    await lab.host("bad")
+    await lab.crash()
+    for insert in _BAD_RUN:
+        await lab.fetch(insert, "bad")
+    with capture_logs() as logs:
+        await lab.start()
+        assert _reasons(lab)["bad"] is Reason.BROKEN
+        with pytest.raises(UnavailableError):
+            await lab.lab.act("bad", None, {"command": "a"}, 5, "ann")
+        await lab.is_now("good", HostStatus.AVAILABLE)
+        assert (await lab.done("a", host_id="good"))["status"] == "completed"
+        started = [line["host_id"] for line in logs if line["event"] == "host_actor_not_started"]
+        assert set(started) == {"bad"}
+    await lab.fetch("DELETE FROM test_executions WHERE id = 'ebad'")
+    await lab.is_now("bad", HostStatus.AVAILABLE)
+    assert (await lab.done("a", host_id="bad"))["status"] == "completed"
+
+
+async def test_a_host_that_could_not_be_loaded_may_be_deleted(lab: Kit) -> None:
+    await lab.host("bad")
+    await lab.crash()
+    for insert in _BAD_RUN:
+        await lab.fetch(insert, "bad")
+    await lab.start()
+    await lab.fetch("DELETE FROM test_executions WHERE id = 'ebad'")
+    await lab.lab.registry.delete_host("bad")
+    assert lab.status("bad") is None
+
+
+def _reasons(lab: Kit) -> dict[str, Reason | None]:
+    return {view.host.id: view.reason for view in lab.lab.views()}

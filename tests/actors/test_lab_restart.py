@@ -12,6 +12,7 @@ import pytest
 
 from tests.actors.conftest import Kit, StartLab, execution
 from tests.actors.fake_host import Gate, Wire, fails, passes, replies, until
+from tests.actors.hooks import crash_actor
 from vpt.dialects.base import Call
 from vpt.dialects.document import DocumentDialect
 from vpt.errors import DatabaseAwayError, UnavailableError
@@ -483,3 +484,43 @@ async def test_connections_that_break_at_any_moment_lose_nothing(
     rows = await lab.fetch("SELECT status, attempt FROM test_executions")
     assert [tuple(row) for row in rows] == [("completed", 1)] * 12
     assert len(host.acted) == 24, "each step was acted once"
+
+
+async def test_an_actor_that_is_started_again_while_the_server_stops_sends_nothing(
+    lab: Kit,
+) -> None:
+    host, gate = await lab.host(), Gate()
+    host.on("a", gate.held())
+    execution_id = await lab.run("a", "b")
+    await gate.reached()
+    stopping = asyncio.create_task(lab.lab.settle(20.0))
+    await until(lambda: lab.lab._supervisor._actors["h"].state.halted)
+    crash_actor(lab)
+    await until(lambda: len(lab.lab._supervisor) == 0)
+    await until(lambda: len(lab.lab._supervisor) == 1)
+    assert lab.lab._supervisor._actors["h"].state.halted
+    probes = len(host.probes)
+    await until(lambda: len(host.probes) > probes + 2)
+    assert host.commands() == ["a"]
+    gate.open()
+    await stopping
+    await lab.lab.stop()
+    await lab._close()
+    await lab.start()
+    assert (await lab.final(execution_id))["status"] == "completed"
+
+
+async def test_a_run_that_is_cancelled_in_its_delay_while_the_server_is_down_is_not_held(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(cancel_grace=60.0)
+    await lab.host()
+    execution_id = await lab.run({"command": "a", "delay_s": 600})
+    await until(lambda: lab.device() is DeviceStatus.BUSY)
+    await until(lambda: lab.progress(execution_id))
+    await lab.crash()
+    await lab.fetch("UPDATE test_executions SET cancel_requested_at = now()")
+    await lab.start()
+    assert (await lab.final(execution_id))["status"] == "cancelled"
+    assert await lab.released(execution_id)
+    await lab.device_is("h:d1", DeviceStatus.ONLINE)

@@ -15,8 +15,9 @@ from vpt.errors import (
     LockedError,
     NotFoundError,
     UnavailableError,
+    UnprocessableError,
 )
-from vpt.model import DeviceStatus, ExecutionStatus, HostStatus, StepStatus
+from vpt.model import Device, DeviceStatus, ExecutionStatus, HostStatus, StepStatus
 
 
 def test_a_new_host_gets_no_work_before_its_first_good_probe() -> None:
@@ -504,3 +505,12 @@ def test_losses_long_ago_do_not_count() -> None:
     lose(w)
     assert w.state.view is not None
     assert w.state.view.status == "available"
+
+
+def test_an_action_is_refused_for_a_name_that_two_devices_of_the_host_have() -> None:
+    w = world().up()
+    both = (Device("h", None, "h", "model"), Device("h:h", "h", "h", "model"))
+    w.tell(m.Register(1, w.state.host, both), m.RunAction(2, "h", {}, 1, "k", "u"))
+    assert isinstance(w.replies[2], UnprocessableError)
+    w.tell(m.RunAction(3, "h:h", {}, 1, "k", "u"))
+    assert [act.device.id for act in w.acts] == ["h:h"]

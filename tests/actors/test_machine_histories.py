@@ -31,9 +31,9 @@ from tests.actors.world import (
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.state import Link
+from vpt.actors.state import Link, Phase, must_register
 from vpt.dialects.base import Trouble
-from vpt.model import DeviceRequest, DeviceStatus, Host, Waiting
+from vpt.model import DeviceRequest, DeviceStatus, Host, HostStatus, Reason, Waiting
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
@@ -220,6 +220,26 @@ class Histories(RuleBasedStateMachine):
     @rule(on=st.sampled_from([True, False, False]))
     def drain(self, on: bool) -> None:
         self.w.tell(m.Drain(self.ask(), on))
+
+    @precondition(lambda self: self.w.forwards or self.w.acts or self.w.records)
+    @rule()
+    def the_credential_ends(self) -> None:
+        """Its runs end at once but for what is being stored, and their askers are answered."""
+        self.w.tell(m.CredentialEnded())
+        assert not self.w.forwards
+        phases = {lane.run.phase for lane in self.w.state.lanes.values() if lane.run}
+        assert phases <= {Phase.STARTING, Phase.STORING, Phase.ENDING}
+        assert self.w.state.view is not None
+        assert self.w.state.view.status is HostStatus.OFFLINE
+        assert self.w.state.view.reason is Reason.CREDENTIAL
+        assert must_register(self.w.state)
+
+    @precondition(lambda self: self.w.forwards)
+    @rule()
+    def the_host_has_another_secret(self) -> None:
+        """It refuses a step with 401, and is told to register anew until it did."""
+        self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", unauthorized=True), 0)
+        assert must_register(self.w.state) is not self.w.state.host.serial
 
     @precondition(lambda self: self.w.forwards)
     @rule()

@@ -187,6 +187,8 @@ class World:
             self._do(effect)
 
     def _do(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave | fx.Probe):
+            assert not self.state.credential_ended, "sent to a host whose credential ended"
         match effect:
             case (
                 fx.StoreAttempt()
@@ -207,6 +209,7 @@ class World:
                 self.cancels.append(effect)
             case fx.AbortCall(device_id):
                 self.forwards.pop(device_id, None)
+                self.acts = [act for act in self.acts if act.device.id != device_id]
             case fx.Alarm(name, _, fact):
                 if isinstance(fact, m.CancelGraceOver):
                     lost = (fact.execution_id, fact.attempt) in self.lost

@@ -13,7 +13,7 @@ import yaml
 
 from tests.client.kit import Cli, Terminal
 from tests.conftest import Client, token
-from tests.web.kit import got, made, test_case
+from tests.web.kit import FakeHost, got, made, test_case
 from vpt.client.api import Api, RefusedError
 from vpt.client.exits import MisuseError
 from vpt.client.files import TestCaseSpec, dump, read_files
@@ -335,3 +335,19 @@ async def test_completion_completes_the_names_of_commands_and_options(vpt: Cli) 
         count = len(words.split(" ")) - 1
         completing = Cli(vpt.url, vpt.token, asked | {"COMP_CWORD": str(count)})
         assert wanted in (await completing()).out.splitlines()
+
+
+async def test_a_hosts_own_name_of_a_device_is_no_change(
+    operator: Client, vpt: Cli, tmp_path: Path
+) -> None:
+    """The server stores the id of the device for it."""
+    server = await FakeHost().join(operator)
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        f"test_cases: [{CASE}]\n"
+        "campaigns: [{name: C, test_cases: [{test_case: A, device_id: tv-1}]}]"
+    )
+    assert (await vpt("import", path)).code == 0
+    assert (await vpt("import", path)).out == "nothing to do: 2 unchanged\n"
+    assert "device_id: host-1:tv-1" in (await vpt("export")).out
+    await server.close()

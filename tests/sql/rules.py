@@ -563,6 +563,40 @@ LAB = {
         {"device_schemas \\x02": "gone"},
         {"all are in use": State("UPDATE devices SET schema_hash = '\\x02' WHERE id = 'busy'")},
     ),
+    "store_credential_until": Rule(
+        {"id": "host", "until_s": float("inf")},
+        {"hosts host": {"credential_until": "infinity"}},
+        {"unknown": with_args(id="unknown"), "it is so already": with_args(until_s=None)},
+    ),
+    "renew_credential": Rule(
+        {"id": "host", "until_s": float("inf")},
+        {"hosts host": {"credential_until": "infinity"}},
+        {
+            "unknown": with_args(id="unknown"),
+            "it is so already": with_args(until_s=None),
+            "it joined with a weaker credential": State("UPDATE hosts SET credential = 'join'"),
+        },
+        sql="UPDATE hosts SET credential = 'own' WHERE id = 'host'",
+    ),
+    "drop_withdrawn": Rule(
+        {"host_id": "host", "kept": 0},
+        {"devices withdrawn": "gone"},
+        {
+            "so many are kept": with_args(kept=1),
+            "another host has it": with_args(host_id="other_host"),
+            "it has tags": State("UPDATE devices SET tags = '{a}' WHERE id = 'withdrawn'"),
+            "its name was edited": State("UPDATE devices SET name_edited = true"),
+            "its capabilities were edited": State("UPDATE devices SET capabilities_edited = true"),
+            "it was disabled": State("UPDATE devices SET disabled = true"),
+            "it is leased": State("UPDATE leases SET device_id = 'withdrawn' WHERE id = 'lease'"),
+            "a campaign names it": State("UPDATE campaign_entries SET device_id = 'withdrawn'"),
+            "an attempt holds it": State(
+                "UPDATE execution_attempts SET device_id = 'withdrawn' WHERE released_at IS NULL"
+                " AND execution_id = 'runs'"
+            ),
+            "its host declares it again": State("UPDATE devices SET withdrawn = false"),
+        },
+    ),
     "withdraw_devices": Rule(
         {"host_id": "host", "kept": ["busy", "held", "leased"]},
         {"devices free": {"declared": False, "withdrawn": True, "status": "offline"}},

@@ -201,3 +201,14 @@ async def test_parameters_that_an_entry_lacks_are_named(operator: Client, host: 
     status, answer = await refused(operator, "POST", f"/api/campaigns/{one['id']}/execute")
     assert status == 400
     assert answer == {"errors": {"test_cases": {"1": {"parameters": ["Missing: a."]}}}}
+
+
+async def test_a_campaign_keeps_the_id_of_its_device(operator: Client, host: FakeHost) -> None:
+    case = await made(operator, "/api/testcases", test_case())
+    entry = {"test_case_id": case["id"], "device_id": "tv-1"}
+    one = await made(operator, "/api/campaigns", {"name": "c", "test_cases": [entry]})
+    assert one["test_cases"][0]["device_id"] == "host-1:tv-1"
+    async with operator.put(
+        f"/api/campaigns/{one['id']}", json={"name": "c", "test_cases": [entry]}
+    ) as response:
+        assert (await response.json())["test_cases"][0]["device_id"] == "host-1:tv-1"

@@ -154,3 +154,66 @@ async def test_devices_are_listed_with_filters_and_pages(client: Client, db: Dat
     assert await many("tag=x") == 1
     assert await many("status=offline&limit=2") == 2
     assert (await client.get("/api/devices?status=odd", headers=headers)).status == 400
+
+
+async def test_what_was_read_of_a_device_can_be_sent_back(client: Client, db: Database) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    added = await client.post(
+        "/api/devices", json={**TV, "host_id": "pi-1", "local_id": "more"}, headers=headers
+    )
+    for device_id in ("pi-1:tv", (await added.json())["id"]):
+        path = f"/api/devices/{device_id}"
+        item = await (await client.get(path, headers=headers)).json()
+        response = await client.put(path, json=item, headers=headers)
+        assert (response.status, await response.json()) == (200, item)
+        for name in ("id", "host_id", "local_id"):
+            wrong = await client.put(path, json={**item, name: "other"}, headers=headers)
+            assert (wrong.status, list((await wrong.json())["errors"])) == (400, [name])
+    await declare(db, "Told anew")  # what was sent back unchanged is no edit
+    item = await (await client.get("/api/devices/pi-1:tv", headers=headers)).json()
+    assert item["name"] == "Told anew"
+
+
+async def test_the_model_of_a_device_that_no_host_declares_may_change(
+    client: Client, db: Database, lab: NotedLab
+) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    headers = bearer(client, Role.OPERATOR)
+    body = {**TV, "host_id": "pi-1", "local_id": "more"}
+    await client.post("/api/devices", json=body, headers=headers)
+    response = await client.put("/api/devices/pi-1:more", json={"model": "new"}, headers=headers)
+    assert (response.status, (await response.json())["model"]) == (200, "new")
+    assert lab.asked[-1] == ("devices_changed", "pi-1")
+    refused = await client.put("/api/devices/pi-1:tv", json={"model": "new"}, headers=headers)
+    assert (refused.status, list((await refused.json())["errors"])) == (400, ["model"])
+    same = await client.put("/api/devices/pi-1:tv", json={"model": "stb"}, headers=headers)
+    assert same.status == 200
+
+
+async def test_a_device_whose_id_is_anothers_name_is_neither_leased_nor_changed(
+    client: Client, db: Database
+) -> None:
+    await store(db, "tv")
+    await store(db, "pi-1")
+    async with db.session() as session:
+        row = {"id": "tv", "host_id": "tv", "local_id": None, "name": "tv", "model": None}
+        await session.many("upsert_device", [{**row, "capabilities": []}])
+    await declare(db)  # as before a server refused such names
+    headers = bearer(client, Role.OPERATOR)
+    for method, path in (("POST", "/lease"), ("PUT", ""), ("DELETE", "")):
+        response = await client.request(method, f"/api/devices/tv{path}", json={}, headers=headers)
+        assert response.status == 422
+        assert "pi-1:tv, tv" in (await response.json())["error"]
+    assert (await client.get("/api/devices/tv", headers=headers)).status == 200
+
+
+async def test_a_person_adds_no_device_whose_name_is_a_hosts(client: Client, db: Database) -> None:
+    await store(db, "tv")
+    await store(db, "pi-1")
+    headers = bearer(client, Role.OPERATOR)
+    body = {**TV, "host_id": "pi-1", "local_id": "tv"}
+    response = await client.post("/api/devices", json=body, headers=headers)
+    assert (response.status, "the host tv" in (await response.json())["error"]) == (409, True)

@@ -504,3 +504,98 @@ async def test_a_host_out_of_reach_is_503_and_tells_when_to_come_back(
     response = await client.post("/api/hosts/pi-1/execute", headers=bearer(client))
     assert response.status == 503
     assert response.headers["Retry-After"]
+
+
+# --- who may speak for a host
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+async def test_no_host_is_named_of_dots_alone(client: Client, config: Config, name: str) -> None:
+    """Clients take such a name out of a path."""
+    for path in ("/api/hosts/register", "/server/system/register"):
+        body = {**PI, "host_name": name}
+        response = await client.post(path, json=body, headers=joining(config))
+        assert (response.status, list((await response.json())["errors"])) == (400, ["host_name"])
+
+
+async def test_a_serial_of_adb_over_tcp_is_the_name_of_a_device(
+    client: Client, config: Config, lab: NotedLab
+) -> None:
+    devices = [{"device_id": "192.168.1.5:5555", "name": "Phone", "model": "phone"}]
+    body = {**PI, "devices": devices}
+    response = await client.post("/api/hosts/register", json=body, headers=joining(config))
+    assert (await response.json())["devices"] == ["pi-1:192.168.1.5:5555"]
+    response = await client.post("/server/system/register", json=body, headers=joining(config))
+    assert response.status == 200
+    assert [call[1].devices[0].local_id for call in lab.asked] == ["192.168.1.5:5555"] * 2
+
+
+async def test_a_host_of_an_open_network_speaks_from_its_address_only(
+    connect: Connect, db: Database, lab: NotedLab
+) -> None:
+    client = await connect(host_open_networks=LOOPBACK)
+    await store(db, "far")  # at 10.0.0.1
+    await store(db, "near")
+    async with db.session() as session:
+        await session._connection.execute(
+            "UPDATE hosts SET credential = 'open', host_url = CASE WHEN id = 'near'"
+            " THEN 'http://127.0.0.1:1' ELSE host_url END"
+        )
+    for name, status in (("far", 403), ("near", 200)):
+        for path in (f"/api/hosts/{name}/heartbeat", f"/api/hosts/{name}/unregister"):
+            assert (await client.post(path, json={})).status == status, path
+        for path in ("/server/system/ping", "/server/system/unregister"):
+            assert (await client.post(path, json={"host_name": name})).status == status, path
+    assert {call[1] for call in lab.asked} == {"near"}
+
+
+_SCRIPT_UNDER_WAY = """
+    WITH e AS (
+        INSERT INTO test_executions (id, test_case_id, test_case_name, test_case_version,
+            device_model, steps, actions, queue_timeout_s, requested_by, status, attempt)
+        VALUES ('e', 't', 't', 1, 'tv', '[]', '{a}', 60, 'ann', 'running', 1)
+        RETURNING id
+    ), a AS (
+        INSERT INTO execution_attempts (execution_id, attempt, host_id, device_id, seq)
+        SELECT id, 1, 'pi-1', 'pi-1:d', 1 FROM e
+        RETURNING execution_id
+    )
+    INSERT INTO execution_steps (execution_id, attempt, step, action, handle)
+    SELECT execution_id, 1, 1, 'a', 'script:t1' FROM a
+"""
+
+
+async def test_the_end_of_a_script_comes_from_its_host_only(
+    connect: Connect, config: Config, db: Database, lab: NotedLab
+) -> None:
+    client = await connect(host_open_networks=LOOPBACK)
+    await store(db, "pi-1")
+    async with db.session() as session:
+        run = session._connection.execute
+        await run(_SCRIPT_UNDER_WAY)
+
+        async def ended(headers: dict[str, str], credential: str, url: str) -> int:
+            await run("UPDATE hosts SET credential = $1, host_url = $2", credential, url)
+            path, body = "/server/script/taskComplete", {"task_id": "t1"}
+            return (await client.post(path, json=body, headers=headers)).status
+
+        far, near = "http://10.0.0.1:1", "http://127.0.0.1:1"
+        assert await ended({}, "open", far) == 403
+        assert await ended({}, "join", near) == 403
+        assert await ended(joining(config), "own", near) == 403
+        assert lab.asked == []
+        assert await ended({}, "open", near) == 200
+        assert await ended(joining(config), "join", far) == 200
+        assert await ended(bearer(client, Role.HOST, "pi-1"), "own", far) == 200
+
+
+async def test_a_heartbeat_stores_until_when_a_signed_token_is_valid(
+    client: Client, db: Database
+) -> None:
+    await store(db, "pi-1")
+    async with db.session() as session:
+        await session._connection.execute("UPDATE hosts SET credential = 'own'")
+        headers = bearer(client, Role.HOST, "pi-1")
+        assert (await client.post("/api/hosts/pi-1/heartbeat", headers=headers)).status == 200
+        until = "SELECT credential_until BETWEEN now() AND now() + interval '2 days' FROM hosts"
+        assert await session._connection.fetchval(until)

@@ -96,3 +96,5 @@ async def test_the_smallest_host_joins_and_runs_a_test(whole: Server, smallest: 
     )
     async with unsigned as response:
         assert response.status == 401
+    async with whole.client.session.get(f"{smallest}/host/health") as response:
+        assert response.status == 401

@@ -11,9 +11,19 @@ from aiohttp.abc import AbstractResolver
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpt.dialects.base import HostTroubleError
+from vpt.dialects.document import DocumentDialect
+from vpt.dialects.virtualpytest import VirtualPyTestDialect
 from vpt.errors import InvalidError
-from vpt.model import Credential
-from vpt.urls import CheckedResolver, check_host_url, forbidden, is_loopback, parse_address
+from vpt.model import Credential, Host
+from vpt.urls import (
+    CheckedResolver,
+    check_host_url,
+    checked_socket,
+    forbidden,
+    is_loopback,
+    parse_address,
+)
 
 LOCAL, FAR = "127.0.0.1", "10.0.0.9"
 
@@ -79,6 +89,13 @@ def test_a_good_url_is_normalised(given_url: str, kept: str) -> None:
         "http://[64:ff9b::a9fe:a9fe]",
         "http://[2002:a9fe:a9fe::]",
         "http://[::169.254.169.254]",
+        "http://[fd00:ec2::23]",
+        "http://[fd00:ec2::123]",
+        "http://[::ffff:0:a9fe:a9fe]",
+        "http://[2001:0:a9fe:a9fe::]",
+        "http://[2001:0:a00:5:0:0:5601:5601]",  # Teredo: the client's address is inverted
+        "http://[2001:db8::5efe:a9fe:a9fe]",
+        "http://[fec0::1]",
         # addresses in other spellings
         "http://2852039166",
         "http://0xa9fea9fe",
@@ -210,3 +227,19 @@ async def test_the_real_resolver_finds_localhost() -> None:
     resolver = CheckedResolver()
     assert [entry["host"] for entry in await resolver.resolve("localhost", 80)] == ["127.0.0.1"]
     await resolver.close()
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1%2", "fec0::1", "0.0.0.0"])
+def test_a_literal_address_is_judged_at_the_connect_too(address: str) -> None:
+    """It may have come with a dump, and no resolver sees it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pytest.raises(OSError, match="no host may be"):
+        checked_socket((family, socket.SOCK_STREAM, 6, "", (address, 80)))
+
+
+@pytest.mark.parametrize("name", ["document", "virtualpytest"])
+async def test_a_host_of_a_dump_is_not_called_where_no_host_may_be(name: str) -> None:
+    dialect = DocumentDialect() if name == "document" else VirtualPyTestDialect("team")
+    with pytest.raises(HostTroubleError, match=r"no host may be|no answer"):
+        await dialect.probe(Host("h", "http://0.0.0.0:9", dialect=name), 5)
+    await dialect.close()

@@ -209,7 +209,7 @@ class HostActor(Actor[m.Message]):
         except HostTroubleError as trouble:
             self._services.tally.probes_missed += 1
             self._services.probed(self.name, None)
-            self.tell(m.ProbeMissed(trouble.message))
+            self.tell(m.ProbeMissed(trouble.message, trouble.unauthorized))
             return
         seconds = perf_counter() - began
         self._services.tally.probes.add(seconds)
@@ -282,7 +282,7 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message)
+            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(

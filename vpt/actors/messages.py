@@ -27,6 +27,7 @@ class NoAnswer(Struct, frozen=True):
 
     trouble: Trouble
     error: str
+    unauthorized: bool = False  # the host refused it with 401: it has another secret
 
 
 Outcome = Answer | NoAnswer
@@ -145,6 +146,11 @@ class ProbeMissed(Struct, frozen=True):
     """A probe was not answered well."""
 
     error: str
+    unauthorized: bool = False  # the host refused it with 401: it has another secret
+
+
+class CredentialEnded(Struct, frozen=True):
+    """The last token of a host that joined with its own was revoked or has expired."""
 
 
 class HeartbeatSeen(Struct, frozen=True):
@@ -305,6 +311,7 @@ Fact = (
     | ShutdownBegun
     | ProbeAnswered
     | ProbeMissed
+    | CredentialEnded
     | HeartbeatSeen
     | AttemptStored
     | AttemptRefused

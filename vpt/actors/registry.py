@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,12 +28,16 @@ from vpt.model import (
     Json,
     Registration,
 )
+from vpt.names import check_names
 from vpt.store.db import Database, Session
 
 log = structlog.get_logger(__name__)
 
 #: A host that joined with a credential is not replaced by one that has a lower one.
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
+#: Devices of a host that it declares no more; beyond these the oldest go, if nobody needs them.
+_MOST_WITHDRAWN = 1000
+_JUST_NOW = "Another host registered under that name just now."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class StoredHost:
     host: Host
     devices: tuple[Device, ...]
     draining: bool
+    credential_ended: bool
 
 
 #: Sends a host's actor something that is stored.
@@ -86,7 +91,8 @@ class Registry:
         """Register a host, for the first time or again.
 
         Raises ConflictError when the name belongs to a better credential, or to a host that
-        still answers at another URL.
+        still answers at another URL; when the host does not prove a new URL or secret; and when a
+        name would mean two devices.
         """
         self._check_open()
         host = registration.host
@@ -127,6 +133,22 @@ class Registry:
                 raise NotFoundError("There is no such host.")
             raise ConflictError("The host runs something: drain it and wait, or cancel that.")
 
+    async def end_credentials(self) -> None:
+        """Put out the hosts whose last token of their own was revoked or has expired."""
+        for row in await self._db.rows("ended_credentials"):
+            await self.end_credential(row["id"])
+
+    async def end_credential(self, host_id: str) -> None:
+        """Put a host out if its last token of its own was revoked or has expired.
+
+        Under the host's lock: a registration with a new token is stored before this looks, or its
+        actor hears of that registration after it has heard of this.
+        """
+        async with self._stored(host_id) as stored:
+            if stored is not None and stored.credential_ended:
+                log.warning("host_credential_ended", host_id=host_id)
+                self._supervisor.tell(host_id, m.CredentialEnded())
+
     async def _check_known(self, host_id: str, credential: Credential) -> None:
         row = await self._db.row("lab_host", id=host_id)
         if row is None or row["status"] == HostStatus.OFFLINE:
@@ -139,12 +161,41 @@ class Registry:
             raise NotRegisteredError
 
     async def _check_successor(self, registration: Registration, row: Any) -> None:
-        """Refuse a registration that would take the name from a host that is still there."""
-        if _RANK[registration.credential] < _RANK[Credential(row["credential"])]:
+        """Refuse a registration that would take the name from a host that is still there.
+
+        A better credential needs no proof: whoever has it may take the name. With an equal one, a
+        new URL or secret is tried before it replaces what stands, or anybody with the join token
+        could cut a host off by a registration with a secret that it does not have.
+        """
+        better = _RANK[registration.credential] - _RANK[Credential(row["credential"])]
+        if better < 0:
             raise ConflictError("The name belongs to a host that joined with a better credential.")
-        old, new = host_of(row, self._keys), registration.host
-        if (old.url, old.dialect) == (new.url, new.dialect):
-            return
+        old, new = host_of(row, self._keys), self._as_called(registration, row)
+        moved = (old.url, old.dialect) != (new.url, new.dialect)
+        if moved and better == 0:
+            await self._check_gone(old, new)
+        if better == 0 and _is_to_prove(old, new):
+            await self._check_proof(new)
+        if moved:
+            log.warning(
+                "host_url_changed",
+                host_id=old.id,
+                old_url=old.url,
+                new_url=new.url,
+                old_dialect=old.dialect,
+                new_dialect=new.dialect,
+            )
+
+    def _as_called(self, registration: Registration, row: Any) -> Host:
+        """Return the host as it would be called from now on: with the secret that it shows."""
+        secret = registration.secret
+        if registration.host.dialect != "document":
+            shown = {**row, "dialect": registration.host.dialect}
+            secret = self._keys.secret_of({**shown, "credential": registration.credential})
+        return replace(registration.host, secret=secret)
+
+    async def _check_gone(self, old: Host, new: Host) -> None:
+        """Raise ConflictError when a host answers where the name's host was until now."""
         views = self._dispatcher.views
         if any(view.host.id == old.id and _cannot_answer(view) for view in views):
             raise ConflictError("A host of that name is at work at its old URL.")
@@ -152,19 +203,23 @@ class Registry:
             await self._dialect.probe(old, self._probe_timeout)
             where = "at its old URL" if old.url != new.url else "in its old dialect"
             raise ConflictError(f"A host of that name still answers {where}.")
-        log.warning(
-            "host_url_changed",
-            host_id=old.id,
-            old_url=old.url,
-            new_url=new.url,
-            old_dialect=old.dialect,
-            new_dialect=new.dialect,
-        )
+
+    async def _check_proof(self, new: Host) -> None:
+        """Raise ConflictError when the host does not answer where, and as, it says."""
+        try:
+            await self._dialect.probe(new, self._probe_timeout)
+        except HostTroubleError as trouble:
+            raise ConflictError(
+                "The host does not answer a probe at its new URL or with its new secret: "
+                f"{trouble.message.rstrip('.')}. Let it answer its probe before it registers."
+            ) from trouble
 
     async def _store_registration(self, registration: Registration, row: Any) -> None:
         host = registration.host
-        secret = registration.secret
         async with self._db.transaction() as session:
+            if row is not None and await _has_other_secret(session, row):
+                raise ConflictError(_JUST_NOW)
+            await check_names(session, host.id, registration.devices)
             stored = await session.row(
                 "upsert_host",
                 id=host.id,
@@ -176,15 +231,28 @@ class Registry:
                 hardware=registration.hardware,
                 idempotency=host.idempotency,
                 cancel=host.cancel,
-                sealed_secret=self._keys.sealer.seal(secret) if secret is not None else None,
+                sealed_secret=self._sealed(registration.secret, row),
                 old_credential=row["credential"] if row is not None else None,
                 old_dialect=row["dialect"] if row is not None else None,
                 page_url=registration.page_url,
             )
             if stored is None:  # the row is not the one that was checked
-                raise ConflictError("Another host registered under that name just now.")
+                raise ConflictError(_JUST_NOW)
+            await session.row(
+                "store_credential_until", id=host.id, until_s=registration.credential_until
+            )
             await _store_devices(session, registration)
             await _store_schemas(session, registration)
+
+    def _sealed(self, secret: str | None, row: Any) -> bytes | None:
+        """Return the sealed secret; the very same bytes for one that is stored already."""
+        # So of two equal registrations at once neither takes the other for another host's.
+        if secret is None:
+            return None
+        sealed: bytes | None = row["sealed_secret"] if row is not None else None
+        if sealed is not None and self._keys.sealer.open(sealed) == secret:
+            return sealed
+        return self._keys.sealer.seal(secret)
 
     # ------------------------------------------------------------ changes
 
@@ -221,6 +289,7 @@ class Registry:
                 await self._supervisor.inform(
                     host_id, lambda ask: m.Register(ask, stored.host, stored.devices)
                 )
+                self._tell_ended(host_id, stored)
 
     async def _send_all(self, host_id: str) -> None:
         """Send an actor all that is stored, some time after the host registered.
@@ -234,6 +303,11 @@ class Registry:
                 await self._supervisor.inform(
                     host_id, lambda ask: m.ChangeDevices(ask, stored.devices)
                 )
+
+    def _tell_ended(self, host_id: str, stored: StoredHost) -> None:
+        """Put a host out again whose token was revoked while it registered with it."""
+        if stored.credential_ended:
+            self._supervisor.tell(host_id, m.CredentialEnded())
 
     async def _send_host(self, host_id: str) -> None:
         async with self._stored(host_id) as stored:
@@ -266,7 +340,10 @@ class Registry:
                 yield None
             else:
                 yield StoredHost(
-                    host_of(row, self._keys), tuple(map(device_of, devices)), row["draining"]
+                    host_of(row, self._keys),
+                    tuple(map(device_of, devices)),
+                    row["draining"],
+                    row["credential_ended"],
                 )
 
     # ------------------------------------------------------------ signs of life
@@ -284,6 +361,8 @@ class Registry:
         self._supervisor.tell(host_id, m.HeartbeatSeen())
         if stats or device_metrics:
             self._samples.reported(host_id, stats, device_metrics)
+        if self._supervisor.must_register(host_id):
+            raise NotRegisteredError
 
     def probed(self, host_id: str, ms: float | None) -> None:
         """Note how long (ms) a host took to answer a probe, None when it did not."""
@@ -298,8 +377,9 @@ class Registry:
             await self._db.row("store_seen", host_ids=sorted(seen))
 
     async def sweep(self) -> None:
-        """Send actors what could not be sent when it was stored."""
-        await each(partial(self._send_again, *unsent) for unsent in tuple(self._unsent))
+        """Send what could not be sent when it was stored; put out whom nobody vouches for."""
+        unsent = (partial(self._send_again, *each_one) for each_one in tuple(self._unsent))
+        await each((self.end_credentials, *unsent))
 
     async def _send_again(self, host_id: str, send: _Send) -> None:
         # Taken out first: a change that fails in the meantime puts it in again.
@@ -317,6 +397,19 @@ def _cannot_answer(view: HostView) -> bool:
     return view.host.serial and up and busy
 
 
+def _is_to_prove(old: Host, new: Host) -> bool:
+    """Return whether the host is called elsewhere, or with another secret, from now on."""
+    # In another dialect the old secret, which the host did not choose, is no secret of its own.
+    secret = old.secret if old.dialect == new.dialect else None
+    return old.url != new.url or (secret != new.secret and new.dialect == "document")
+
+
+async def _has_other_secret(session: Session, row: Any) -> bool:
+    """Return whether the host's secret was changed since its row was read; lock the row."""
+    stored = await session.row("lock_host", id=row["id"])
+    return stored is not None and stored["sealed_secret"] != row["sealed_secret"]
+
+
 async def _store_devices(session: Session, registration: Registration) -> None:
     host_id = registration.host.id
     rows = [
@@ -332,6 +425,7 @@ async def _store_devices(session: Session, registration: Registration) -> None:
     ]
     await session.many("upsert_device", rows)
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
+    await session.row("drop_withdrawn", host_id=host_id, kept=_MOST_WITHDRAWN)
 
 
 async def _store_schemas(session: Session, registration: Registration) -> None:

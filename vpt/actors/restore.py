@@ -11,7 +11,17 @@ from datetime import datetime
 from typing import Any
 
 from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
-from vpt.model import Credential, Device, Host, HostStatus, RunSpec
+from vpt.model import (
+    Credential,
+    Device,
+    DeviceStatus,
+    DeviceView,
+    Host,
+    HostStatus,
+    HostView,
+    Reason,
+    RunSpec,
+)
 from vpt.store.db import Database, Session
 from vpt.store.seal import Sealer
 
@@ -27,6 +37,15 @@ class Restored:
     state: HostState
     resumed: list[tuple[RunState, float]]
     last_seen: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unrestored:
+    """A registered host whose rows cannot be understood, as others see it, and the error."""
+
+    host_id: str
+    view: HostView
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +81,34 @@ async def restore(
     return _restored(row, keys, limits, holdings[host_id], crashes)
 
 
-async def restore_all(db: Database, keys: Keys, limits: Limits) -> list[Restored]:
-    """Load every registered host as `restore` does, in as few statements as for one."""
+async def restore_all(
+    db: Database, keys: Keys, limits: Limits
+) -> tuple[list[Restored], list[Unrestored]]:
+    """Load every registered host as `restore` does, in as few statements as for one.
+
+    A host whose rows cannot be understood is returned as Unrestored: it keeps no other out.
+    """
     async with db.transaction() as session:
         rows = await session.rows("lab_hosts")
         holdings: dict[str, _Holdings] = {}
         for page in _pages([row["id"] for row in rows]):
             holdings |= await _holdings(session, page)
-    return [_restored(row, keys, limits, holdings[row["id"]], crashes=0) for row in rows]
+    restored: list[Restored] = []
+    failed: list[Unrestored] = []
+    for row in rows:
+        try:
+            restored.append(_restored(row, keys, limits, holdings[row["id"]], crashes=0))
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with it is wrong with it alone)
+            failed.append(Unrestored(row["id"], _broken_view(row, holdings[row["id"]]), error))
+    return restored, failed
+
+
+def _broken_view(row: Any, holdings: _Holdings) -> HostView:
+    """Return how a host looks that cannot be loaded: it is registered, and gets nothing."""
+    # Without its secret, since nothing is sent there and the secret may be what cannot be read.
+    host = Host(row["id"], row["host_url"], row["dialect"], frozenset(row["capabilities"]))
+    devices = tuple(DeviceView(device_of(item), DeviceStatus.OFFLINE) for item in holdings.devices)
+    return HostView(host, HostStatus.SUSPECT, Reason.BROKEN, devices)
 
 
 @dataclass(slots=True)
@@ -108,7 +147,9 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
-    link = _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    # Once it ended, a new token alone does not bring the host back: it has to register with it.
+    ended = row["credential_ended"] or row["reason"] == Reason.CREDENTIAL
+    link = Link.OFFLINE if ended else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
     # Nothing is known against the host, so its first good probe makes it UP; without any it gets
     # no work, since its answers of before the restart are old.
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
@@ -119,6 +160,8 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
         link,
         good=good,
         crashes=crashes,
+        credential_ended=ended,
+        grace_over=ended,
         draining=row["draining"],
         flaps=int(paused),
         paused=paused,

@@ -37,7 +37,7 @@ class Link(Enum):
     UP = auto()
     SUSPECT = auto()
     LOST = auto()  # its runs end when it does not come back within RUN_GRACE
-    OFFLINE = auto()  # it unregistered itself
+    OFFLINE = auto()  # it unregistered itself, or its credential ended
 
 
 class Phase(Enum):
@@ -185,6 +185,8 @@ class HostState(Struct, frozen=True):
     draining: bool = False  # it finishes what runs and gets nothing new
     halted: bool = False  # the server stops: nothing more goes out
     grace_over: bool = False  # it is away for longer than RUN_GRACE: runs end as lost
+    credential_ended: bool = False  # its last token was revoked or expired: it must register anew
+    unauthorized: bool = False  # it answered a call of ours with 401: it has another secret
     losses: int = 0  # those of the last FLAP_WINDOW
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
@@ -249,7 +251,18 @@ def view_of(state: HostState) -> HostView:
     return state.view if view == state.view and state.view is not None else view
 
 
+def must_register(state: HostState) -> bool:
+    """Return whether a host that is heard of is to be told to register anew.
+
+    A registration brings what the server lacks: a credential, or the present secret.
+    """
+    # A VirtualPyTest host would not send its key with the registration, so it is no help there.
+    return state.credential_ended or (state.unauthorized and not state.host.serial)
+
+
 def _reason(state: HostState) -> tuple[Reason | None, float | None]:
+    if state.credential_ended:
+        return Reason.CREDENTIAL, None
     if state.link in (Link.SUSPECT, Link.LOST):
         return Reason.PROBES, None
     if state.link is Link.UP and state.paused:
@@ -282,6 +295,16 @@ def check(state: HostState) -> None:
     executions = [lane.run.execution_id for lane in state.lanes.values() if lane.run]
     _must("an_execution_runs_once", len(executions) == len(set(executions)))
     _must("a_pause_is_for_those_who_flap", not state.paused or state.flaps > 0)
+    _must(
+        "a_host_without_credential_is_offline",
+        not state.credential_ended or (state.link is Link.OFFLINE and state.grace_over),
+    )
+    calls = [run for lane in state.lanes.values() if (run := lane.run) and run.phase is Phase.SENT]
+    acts = any(lane.actions for lane in state.lanes.values())
+    _must(
+        "a_host_without_credential_is_sent_nothing",
+        not state.credential_ended or not (calls or acts),
+    )
     _must("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
 
 

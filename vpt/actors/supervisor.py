@@ -10,12 +10,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
 from vpt.actors.host import HostActor, HostServices
 from vpt.actors.restore import Keys, Restored, restore, restore_all
-from vpt.actors.state import Limits, view_of
+from vpt.actors.state import Limits, must_register, view_of
 from vpt.background import Background
 from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
@@ -44,9 +45,11 @@ class Supervisor:
         self._limits = limits
         self._actors: dict[str, HostActor] = {}
         self._ended: dict[str, HostActor] = {}  # the last actors of hosts that are to get another
+        self._unloaded: set[str] = set()  # hosts that could not be loaded at the start
         self._crashes: dict[str, deque[float]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
+        self._quieting = False  # the server stops: hosts are sent nothing more
         self._closing = False
 
     def __len__(self) -> int:
@@ -77,7 +80,7 @@ class Supervisor:
     ) -> Any:
         """Leave a command and return its answer; NotFoundError when there is no such host."""
         actor = self._actors.get(host_id)
-        if actor is None and host_id in self._ended:
+        if actor is None and (host_id in self._ended or host_id in self._unloaded):
             raise UnavailableError("The host's actor is being started again: try again soon.")
         if actor is None:
             raise NotFoundError("There is no such host.")
@@ -96,12 +99,41 @@ class Supervisor:
             except UnavailableError:
                 self.tell(host_id, make(_NO_ASKER))
 
+    def must_register(self, host_id: str) -> bool:
+        """Return whether a host that is heard of is to be told to register anew."""
+        actor = self._actors.get(host_id)
+        return actor is not None and must_register(actor.state)
+
     # ------------------------------------------------------------ starting
 
     async def start(self) -> None:
-        """Load every registered host and begin to probe it."""
-        for restored in await restore_all(self._services.shared.db, self._keys, self._limits):
-            self._start(restored)
+        """Load every registered host and begin to probe it.
+
+        One that cannot be loaded is shown as broken and tried again later: it keeps no other out.
+        """
+        db = self._services.shared.db
+        restored, failed = await restore_all(db, self._keys, self._limits)
+        for host in restored:
+            self._start(host)
+        for one in failed:
+            log.error("host_actor_not_started", host_id=one.host_id, exc_info=one.error)
+            self._unloaded.add(one.host_id)
+            self._services.dispatcher.announce(one.view)
+            self._background.start(self._load_later(one.host_id), f"host {one.host_id}")
+
+    async def _load_later(self, host_id: str) -> None:
+        """Try to load a host that could not be loaded at the start, until it has an actor."""
+        while host_id in self._unloaded:
+            await asyncio.sleep(_WINDOW)
+            try:
+                await patiently("host", lambda: self._load_unloaded(host_id), host_id=host_id)
+            except Exception:
+                log.exception("host_actor_not_started", host_id=host_id)
+
+    async def _load_unloaded(self, host_id: str) -> None:
+        async with self.lock(host_id):
+            if host_id in self._unloaded and not self._closing:
+                await self.load(host_id)
 
     async def load(self, host_id: str) -> bool:
         """Start the actor of a registered host from the database; False when it has one.
@@ -125,10 +157,13 @@ class Supervisor:
     def _start(self, restored: Restored) -> None:
         if self._closing:  # the task below would not start, and the actor would never end
             return
-        actor = HostActor(restored.state, restored.resumed, self._services, restored.last_seen)
+        # The other actors were told ShutdownBegun: a new one must not send anything either.
+        state = replace(restored.state, halted=self._quieting)
+        actor = HostActor(state, restored.resumed, self._services, restored.last_seen)
         self._actors[actor.name] = actor
         self._ended.pop(actor.name, None)
-        self._services.dispatcher.announce(view_of(restored.state))
+        self._unloaded.discard(actor.name)
+        self._services.dispatcher.announce(view_of(state))
         self._background.start(self._live(actor), f"host {actor.name}")
 
     # ------------------------------------------------------------ ends
@@ -148,11 +183,13 @@ class Supervisor:
     def forget(self, host_id: str) -> None:
         """Drop what is known of a host that has no actor and is not registered any more."""
         self._ended.pop(host_id, None)
+        self._unloaded.discard(host_id)
         self._crashes.pop(host_id, None)
         self._services.dispatcher.host_gone(host_id)
 
     async def quiet(self, seconds: float) -> None:
         """Send hosts nothing more, and wait for what is in flight, `seconds` at most."""
+        self._quieting = True
         for actor in self._actors.values():
             actor.tell(m.ShutdownBegun())
         loop = asyncio.get_running_loop()

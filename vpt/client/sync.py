@@ -279,8 +279,29 @@ def _creates_and_updates(held: ServerItems[Spec], wanted: Mapping[str, Spec]) ->
     for name in sorted(wanted):
         if name not in held.things:
             yield Change("create", held.kind, name)
-        elif fields := changed_fields(held.things[name], wanted[name]):
+        elif fields := changed_fields(_named_as(wanted[name], held.things[name]), wanted[name]):
             yield Change("update", held.kind, name, fields)
+
+
+def _named_as(wanted: Spec, stored: Spec) -> Spec:
+    """Return what the server has, with the names of devices as the file has them.
+
+    The server stores the id of a device (`pi-1:tv`) for its host's own name (`tv`): no difference.
+    """
+    if not isinstance(stored, CampaignSpec) or not isinstance(wanted, CampaignSpec):
+        return stored
+    entries: list[CampaignEntry] = list(stored.test_cases)
+    for index, own in enumerate(wanted.test_cases[: len(entries)]):
+        if _is_named(entries[index], own):
+            entries[index] = msgspec.structs.replace(entries[index], device_id=own.device_id)
+    return msgspec.structs.replace(stored, test_cases=entries)
+
+
+def _is_named(stored: CampaignEntry, wanted: CampaignEntry) -> bool:
+    """Return whether the file's name may be the one of which the server stored the id."""
+    if stored.device_id is None or wanted.device_id is None:
+        return False
+    return stored.device_id.partition(":")[2] == wanted.device_id
 
 
 def _deletes(held: ServerItems[Spec], wanted: Mapping[str, Spec]) -> list[Change]:

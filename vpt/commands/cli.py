@@ -168,7 +168,9 @@ def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
     if name is not None and not server_side.is_host_name(name):
-        raise click.BadParameter("1 to 64 letters, digits, '.', '_' or '-'", param_hint="NAME")
+        raise click.BadParameter(
+            "1 to 64 letters, digits, '.', '_' or '-', not dots alone", param_hint="NAME"
+        )
     settings = read_config()
     if name is None:
         for line in server_side.host_tokens(settings):

@@ -32,7 +32,14 @@ from vpt.store.migrations import migrate as migrate_schema
 from vpt.store.prune import Ages, Pruned, Pruning, PruningError
 from vpt.store.requirements import UnsuitableDatabaseError
 from vpt.store.seal import Sealer
-from vpt.store.tokens import HOST_NAME, issue_token, listed_tokens, make_token, revoke_tokens
+from vpt.store.tokens import (
+    HOST_NAME,
+    is_dots,
+    issue_token,
+    listed_tokens,
+    make_token,
+    revoke_tokens,
+)
 
 T = TypeVar("T")
 _EXPECTED = (
@@ -130,7 +137,7 @@ async def _prune(settings: Config, *, dry_run: bool) -> Pruned:
 
 def is_host_name(name: str) -> bool:
     """Return whether a host may have this name."""
-    return HOST_NAME.fullmatch(name) is not None
+    return HOST_NAME.fullmatch(name) is not None and not is_dots(name)
 
 
 def make_host_token(settings: Config, name: str) -> str:

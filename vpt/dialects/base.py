@@ -34,10 +34,14 @@ class Trouble(Enum):
 
 
 class HostTroubleError(Exception):
-    """A call brought no answer; `message` is for people."""
+    """A call brought no answer; `message` is for people.
 
-    def __init__(self, trouble: Trouble, message: str) -> None:
+    `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    """
+
+    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
         self.trouble = trouble
+        self.unauthorized = unauthorized
         self.message = clean(message) or ""
         super().__init__(message)
 

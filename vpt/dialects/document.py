@@ -40,7 +40,11 @@ class DocumentDialect:
         try:
             async with request as response:
                 if not http.is_good(response.status):
-                    raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
+                    raise HostTroubleError(
+                        Trouble.HOST_ERROR,
+                        f"The probe got {response.status}.",
+                        unauthorized=response.status == http.UNAUTHORIZED,
+                    )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise HostTroubleError(Trouble.NOT_CONNECTED, http.describe(error)) from error
 

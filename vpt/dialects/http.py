@@ -12,11 +12,12 @@ import orjson
 from aiohttp.connector import SocketFactoryType
 
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
-from vpt.urls import CheckedResolver
+from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 _BIG = 256 * 1024  # bytes; a larger response is parsed in a thread, since it holds up the loop
+UNAUTHORIZED = 401
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -24,7 +25,7 @@ _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, Connection
 
 
 def open_session(
-    resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType | None = None
+    resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType = checked_socket
 ) -> aiohttp.ClientSession:
     """Return a session whose connections are kept for the next call, or fresh for each.
 
@@ -105,7 +106,8 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
         raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
-    raise HostTroubleError(Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR, message)
+    trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
 
 
 async def parse_object(content: bytes) -> Mapping[str, Any] | None:

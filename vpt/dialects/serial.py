@@ -24,7 +24,7 @@ from yarl import URL
 from vpt.dialects import http
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble
 from vpt.model import Host, Json
-from vpt.urls import CheckedResolver
+from vpt.urls import CheckedResolver, checked_socket
 
 _GIVEN_UP = 30.0  # seconds that a request keeps the lock after its caller went away
 _LIMIT = aiohttp.ClientTimeout(total=None, connect=2 * http.CONNECT, sock_connect=http.CONNECT)
@@ -163,7 +163,7 @@ def _headers(host: Host) -> dict[str, str]:
 
 def watched_socket(address: AddrInfoType) -> socket.socket:
     """Return a socket that notices when the machine at its other end is gone."""
-    sock = socket.socket(*address[:3])
+    sock = checked_socket(address)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _SIGNS_OF_LIFE.items():
         option = getattr(socket, name, None)  # not every system has all of them

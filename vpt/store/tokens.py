@@ -22,8 +22,10 @@ from vpt.store.db import Database
 
 #: Seconds for which the database is not asked again: a revoked token may be accepted so long.
 KNOWN_FOR = 4.0
-#: The names that a host may have.
+#: The names that a host may have, but for those that `is_dots`.
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: A host's own names of its devices, also as adb has them over TCP: with a port.
+LOCAL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}(:[0-9]{1,5})?")
 #: The ids that new_id returns.
 TOKEN_ID = re.compile(r"tok_[0-9a-f]{16}")
 #: Characters of a token, and of the user name in it.
@@ -48,6 +50,11 @@ class User:
     role: Role
     expires_at: float | None
     token_id: str | None = None
+
+
+def is_dots(name: str) -> bool:
+    """Return whether a name is dots alone: clients take "." and ".." out of a path."""
+    return not name.strip(".")
 
 
 def new_id() -> str:

@@ -65,8 +65,10 @@ def _named_lane(t: Transition, device_id: str | None) -> Lane | VptError:
         if len(lanes) == 1:
             return next(iter(lanes.values()))
         return InvalidError({"device_id": ["The host has several devices: name one."]})
-    lane = lanes.get(device_id) or lanes.get(f"{t.state.host.id}:{device_id}")
-    return lane or UnprocessableError("The host has no such device.")
+    named = [lane for lane in lanes.values() if device_id in (lane.device.id, lane.device.local_id)]
+    if len(named) > 1:
+        return UnprocessableError(f"The host has several devices of the name {device_id}.")
+    return named[0] if named else UnprocessableError("The host has no such device.")
 
 
 def _taken_from(t: Transition, lane: Lane, user_id: str) -> str | None:
@@ -97,6 +99,7 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     # Whoever asked is answered even when the lane knows the action no more: a registration may
     # have removed the device while it ran.
     outcome = fact.outcome
+    link.note_authority(t, outcome)
     if isinstance(outcome, Answer):
         t.add(fx.Resolve(fact.ask, (outcome, fact.duration_ms)))
     else:

@@ -54,6 +54,7 @@ def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
 
 def step_answered(t: Transition, fact: m.StepAnswered) -> None:
     """Deal with the end of a step's call."""
+    link.note_authority(t, fact.outcome)
     found = t.open_call(fact.device_id, fact.key)
     if found is None:
         holds.late_answer(t, fact)

@@ -12,6 +12,9 @@ from vpt.actors.state import Lane, Phase, RunState
 from vpt.model import ErrorKind, ExecutionStatus, StepStatus, TestProgress
 
 RUN_TIMEOUT = "The run did not end in time."
+CREDENTIAL_ENDED = (
+    "The host's last token was revoked or has expired: it must register with a new one."
+)
 
 #: Errors of the infrastructure, which INFRA_RETRIES bounds. A timeout is none of them: most often
 #: the test case itself is too slow, and trying it again would only take as long again.
@@ -36,9 +39,11 @@ def complete(t: Transition, lane: Lane, run: RunState) -> None:
 
 
 def lose(t: Transition, lane: Lane, run: RunState) -> None:
-    """End the attempt because its host did not come back within RUN_GRACE."""
+    """End the attempt since its host is away longer than RUN_GRACE, or lost its credential."""
     if run.cancelled:
         finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+    elif t.state.credential_ended:
+        fail(t, lane, run, ErrorKind.HOST_LOST, CREDENTIAL_ENDED)
     else:
         fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
 
@@ -102,7 +107,7 @@ def finish(
             run.seq + 1,
         ),
     )
-    if t.state.host.serial:
+    if t.state.host.serial and not t.state.credential_ended:
         t.add(fx.Leave(t.state.host, lane.device))
     if hold is None:
         t.add(fx.Alarm(f"cancel:{lane.device.id}", 0, None))

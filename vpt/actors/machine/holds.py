@@ -58,8 +58,9 @@ def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
-    """Ask the host to stop an attempt."""
-    t.add(fx.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
+    """Ask the host to stop an attempt, unless its credential ended: then it is sent nothing."""
+    if not t.state.credential_ended:
+        t.add(fx.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
 
 
 def count_good(t: Transition, lane: Lane, hold: Hold, good: int) -> None:

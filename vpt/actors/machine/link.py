@@ -2,7 +2,8 @@
 
 A probe is a GET of the host's health. `suspect_after` missed ones in a row make the host SUSPECT
 (no new work), `lost_after` make it LOST, `recover_after` good ones in a row make it UP again.
-OFFLINE is what a host says of itself; only its registration ends that.
+OFFLINE is what a host says of itself, or what becomes of one whose credential ended; only its
+registration ends that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import FLAP_WINDOW, FLAPS_AT, Link, Phase, pause_of
+from vpt.model import Answer
 
 #: Seconds to the probe after a first failed connection; they double with each further one.
 SOON = 0.2
@@ -49,11 +51,20 @@ def occupied(t: Transition) -> bool:
     )
 
 
-def probe_missed(t: Transition, _: m.ProbeMissed) -> None:
+def probe_missed(t: Transition, fact: m.ProbeMissed) -> None:
     """Count a missed probe; one that was overtaken by a call to a serial host proves nothing."""
     t.state = replace(t.state, probing=False)
+    if fact.unauthorized:
+        t.state = replace(t.state, unauthorized=True)
     if not occupied(t):
         count_missed(t, t.state.missed + 1)
+
+
+def note_authority(t: Transition, outcome: m.Outcome) -> None:
+    """Note whether the host took a call for one of its server."""
+    unauthorized = isinstance(outcome, m.NoAnswer) and outcome.unauthorized
+    if unauthorized or isinstance(outcome, Answer):
+        t.state = replace(t.state, unauthorized=unauthorized)
 
 
 def connection_failed(t: Transition, parks: int) -> None:

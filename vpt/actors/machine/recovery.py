@@ -14,7 +14,7 @@ from vpt.actors.machine import ends, holds, leases, link
 from vpt.actors.machine.run import can_tell, delay, run_alarm, send
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Link, Phase, RunState
-from vpt.errors import ConflictError
+from vpt.errors import ConflictError, HostUnreachableError
 from vpt.model import Device, ErrorKind, ExecutionStatus
 
 # ---------------------------------------------------------------- the host is back, or is not
@@ -48,6 +48,26 @@ def grace_over(t: Transition, _: m.GraceOver) -> None:
             ends.lose(t, lane, run)
 
 
+def credential_ended(t: Transition, _: m.CredentialEnded) -> None:
+    """Send nothing more to a host that nobody vouches for, and end what it was doing."""
+    # There is no RUN_GRACE: the operator who revokes a token wants the host out now, and whatever
+    # it answers from here on must not count. A run that is being stored ends after its record
+    # (`run.go_on`), as `grace_over` is set.
+    if t.state.credential_ended:
+        return
+    link.set_link(t, Link.OFFLINE)
+    t.state = replace(t.state, credential_ended=True, grace_over=True)
+    t.add(fx.Alarm("grace", 0, None), fx.Alarm("probe-soon", 0, None))
+    for lane in t.lanes():
+        t.add(fx.AbortCall(lane.device.id))
+        for action in lane.actions:
+            t.add(fx.Reject(action.ask, HostUnreachableError(ends.CREDENTIAL_ENDED)))
+        lane = t.put(lane, actions=())  # noqa: PLW2901 (the lane as it is now)
+        run = lane.run
+        if run and run.phase in (Phase.DELAYED, Phase.SENT, Phase.PARKED):
+            ends.lose(t, lane, run)
+
+
 # ---------------------------------------------------------------- the host registers
 
 
@@ -57,7 +77,7 @@ def register(t: Transition, command: m.Register) -> None:
     # one: the URL may be one that the server cannot reach.
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
-    t.state = replace(t.state, host=host)
+    t.state = replace(t.state, host=host, credential_ended=False, unauthorized=False)
     _change_devices(t, command.devices)
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
@@ -126,7 +146,7 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
     by_execution = {run.execution_id: elapsed for run, elapsed in resumed}
     if t.state.link is not Link.OFFLINE:
         link.begin_probe(t)  # even of a serial host with a hold: no call of ours is open yet
-    if t.state.link in link.DOWN:
+    if t.state.link in link.DOWN and not t.state.credential_ended:
         t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     for lane in t.lanes():
         if lane.run is not None:
@@ -143,8 +163,11 @@ def _resume(t: Transition, lane: Lane, run: RunState, elapsed: float) -> None:
     # anyway; after a second one it ends, or it would crash the actor for ever.
     if run.phase is Phase.STORING:  # every step is over, only the verdict was not stored
         _end_stored_steps(t, lane, run)
+    elif t.state.credential_ended:
+        ends.lose(t, lane, run)
     elif run.cancelled:
-        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+        # One that waited for its `delay_s` was never sent: nothing has to stop on its device.
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=run.uncertain)
     elif t.state.crashes > 1 or (t.state.crashes and not can_tell(t, run)):
         ends.fail(t, lane, run, ErrorKind.INTERNAL, "The server made a mistake: see its log.")
     elif can_tell(t, run) or not run.uncertain:

@@ -117,6 +117,8 @@ def go_on(t: Transition, lane: Lane, run: RunState) -> None:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
     elif run.overdue:
         ends.fail(t, lane, run, ErrorKind.RUN_TIMEOUT, ends.RUN_TIMEOUT)
+    elif t.state.credential_ended:  # also before a delay: nothing will ever be sent after it
+        ends.lose(t, lane, run)
     elif run.action.get("delay_s"):
         delay(t, t.put_run(lane, run, phase=Phase.DELAYED), run)
     else:

@@ -93,6 +93,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             recovery.probe_answered(t, message)
         case m.ProbeMissed():
             link.probe_missed(t, message)
+        case m.CredentialEnded():
+            recovery.credential_ended(t, message)
         case m.GraceOver():
             recovery.grace_over(t, message)
         case m.LossForgotten():

@@ -16,7 +16,7 @@ from vpt.errors import (
 )
 from vpt.model import RequestKey, Role
 from vpt.store.db import Session
-from vpt.submission import TestCaseChangedError, check_references, prepare_campaign
+from vpt.submission import TestCaseChangedError, prepare_campaign, resolve_references
 from vpt.web.api.testcases import NOT_STARTED
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
@@ -67,7 +67,7 @@ async def create_campaign(request: web.Request) -> web.Response:
     entries = campaign.pop("test_cases")
     campaign_id = f"ca_{secrets.token_hex(8)}"
     async with request.app[DB].transaction() as session:
-        await check_references(session, entries)
+        entries = await resolve_references(session, entries)
         await session.row("insert_campaign", id=campaign_id, **campaign)
         await _store_entries(session, campaign_id, entries)
     return await _answer(request, campaign_id, 201)
@@ -93,7 +93,7 @@ async def put_campaign(request: web.Request) -> web.Response:
     campaign = await body_of(request)
     entries = campaign.pop("test_cases")
     async with db.transaction() as session:
-        await check_references(session, entries)
+        entries = await resolve_references(session, entries)
         versions = IF_MATCH.of(request.headers)
         if (
             await session.row("update_campaign", id=campaign_id, versions=versions, **campaign)

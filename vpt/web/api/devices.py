@@ -9,8 +9,9 @@ import orjson
 import structlog
 from aiohttp import web
 
-from vpt.errors import ConflictError, LockedError, UnprocessableError
-from vpt.model import DeviceStatus, Role
+from vpt.errors import ConflictError, InvalidError, LockedError, UnprocessableError
+from vpt.model import Device, DeviceStatus, Json, Role
+from vpt.names import check_clear, check_names
 from vpt.web.http.auth import allowed, needs, user_of
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import body_of, operation, page_of, query_of
@@ -24,6 +25,7 @@ from vpt.web.http.requests import (
     path_id,
 )
 from vpt.web.schemas.devices import (
+    STATUSES_OF_PEOPLE,
     DeviceActionsResponse,
     DeviceBody,
     DeviceEditBody,
@@ -67,7 +69,11 @@ async def add_device(request: web.Request) -> web.Response:
     if host_id and not await request.app[DB].value("host_exists", id=host_id):
         raise UnprocessableError(f"There is no host {host_id}.")
     label = new.pop("name")
-    await request.app[DB].value("add_device", id=device_id, label=label, **new)
+    async with request.app[DB].transaction() as session:
+        if host_id:
+            named = Device(device_id, new["local_id"], label, new["model"])
+            await check_names(session, host_id, [named])
+        await session.value("add_device", id=device_id, label=label, **new)
     log.info("device_added", device_id=device_id, host_id=host_id)
     await _tell_host(request, host_id)
     return await _shown_live(request, device_id, 201)
@@ -93,20 +99,24 @@ async def show_device_schema(request: web.Request) -> web.Response:
 
 @routes.put("/api/devices/{id}")
 @needs(Role.OPERATOR)
-@operation(DeviceResponse, body=_EDIT)
+@operation(DeviceResponse, body=_EDIT, refuses=(UnprocessableError,))
 async def edit_device(request: web.Request) -> web.Response:
     """Change a device; the changes survive new registrations of its host."""
     device_id = path_id(request)
-    await _row(request, device_id)
+    row = await _row(request, device_id)
     body = await body_of(request)
-    edited = await request.app[DB].row(
-        "edit_device",
-        id=device_id,
-        label=body.get("name"),
-        capabilities=body.get("capabilities"),
-        tags=body.get("tags"),
-        status=body.get("status"),
-    )
+    _check_unchanged(orjson.loads(row["item"]), body)
+    await _check_clear(request, device_id)
+    async with request.app[DB].transaction() as session:
+        edited = await session.row(
+            "edit_device",
+            id=device_id,
+            label=body.get("name"),
+            capabilities=body.get("capabilities"),
+            tags=body.get("tags"),
+            status=body.get("status") if body.get("status") in STATUSES_OF_PEOPLE else None,
+        )
+        await session.row("edit_model", id=device_id, model=body.get("model"))
     await _tell_host(request, found(edited)["host_id"])
     log.info("device_edited", device_id=device_id, fields=sorted(body))
     return await _shown_live(request, device_id, 200)
@@ -114,11 +124,12 @@ async def edit_device(request: web.Request) -> web.Response:
 
 @routes.delete("/api/devices/{id}")
 @needs(Role.OPERATOR)
-@operation(None, 204, refuses=(ConflictError,))
+@operation(None, 204, refuses=(ConflictError, UnprocessableError))
 async def delete_device(request: web.Request) -> web.Response:
     """Delete a device that its host does not declare and that is not in use."""
     device_id = path_id(request)
     row = await _row(request, device_id)
+    await _check_clear(request, device_id)
     if await request.app[DB].value("drop_device", id=device_id) is None:
         raise ConflictError(
             "The device is declared by its host, or in use: only free devices that people added"
@@ -131,12 +142,13 @@ async def delete_device(request: web.Request) -> web.Response:
 
 @routes.post("/api/devices/{id}/lease")
 @needs(Role.OPERATOR)
-@operation(LeaseResponse, body=_LEASE, refuses=(ConflictError, LockedError))
+@operation(LeaseResponse, body=_LEASE, refuses=(ConflictError, LockedError, UnprocessableError))
 async def lease_device(request: web.Request) -> web.Response:
     """Reserve a device for yourself; a second request renews the lease."""
     device_id = path_id(request)
     await _row(request, device_id)
     body = await body_of(request)
+    await _check_clear(request, device_id)
     user_id = user_of(request).user_id
     lease = await request.app[LAB].leases.take(device_id, user_id, body["ttl_s"])
     return json_response({"lease_id": lease["id"], "expires_at": lease["expires_at"]})
@@ -151,6 +163,25 @@ async def end_lease(request: web.Request) -> web.Response:
     admin = allowed(user, Role.ADMIN)
     await request.app[LAB].leases.end(path_id(request), user.user_id, anybodys=admin)
     return no_content()
+
+
+async def _check_clear(request: web.Request, device_id: str) -> None:
+    """Raise UnprocessableError when the id of a device is another device's name, too."""
+    check_clear(
+        device_id,
+        await request.app[DB].rows("devices_named", device_id=device_id, host_id=None),
+    )
+
+
+def _check_unchanged(item: Json, body: Json) -> None:
+    """Raise InvalidError when a body changes what nobody may change of a device."""
+    kept = ["id", "host_id", "local_id"]
+    if item["declared"] or body.get("model") is None:
+        kept.append("model")
+    wrong = [name for name in kept if body.get(name, item[name]) != item[name]]
+    if wrong:
+        reason = "Its host declares it" if item["declared"] else "It cannot be changed"
+        raise InvalidError({name: [f"{reason}: leave it as it is."] for name in wrong})
 
 
 async def _row(request: web.Request, device_id: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -33,7 +34,14 @@ from vpt.web.http.requests import (
     no_content,
     path_id,
 )
-from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
+from vpt.web.http.speakers import (
+    Speaker,
+    asked_to_register,
+    check_speaker,
+    peer_of,
+    require_json,
+    speaker_of,
+)
 from vpt.web.schemas.hosts import (
     ActionBody,
     ActionResultResponse,
@@ -222,6 +230,7 @@ async def register_host(request: web.Request) -> web.Response:
     body = await body_of(request)
     speaker.speaks_for(body["host_name"])
     told = registration(body, peer=peer, credential=speaker.credential)
+    told = replace(told, credential_until=speaker.until)
     await request.app[LAB].registry.register(told, peer=peer)
     return json_response(
         {
@@ -256,7 +265,7 @@ async def unregister_host(request: web.Request) -> web.Response:
 
 async def _message_of_host(request: web.Request) -> tuple[str, Speaker, Json]:
     speaker, host_id = await speaker_of(request), path_id(request)
-    speaker.speaks_for(host_id)
+    await check_speaker(request, speaker, host_id)
     if not request.body_exists:
         return host_id, speaker, {}
     require_json(request)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import structlog
 from aiohttp import hdrs, web
 
+from vpt.errors import UnavailableError
 from vpt.model import Role
 from vpt.store.audit import Audit
 from vpt.store.tokens import Tokens, issue_token, make_token, new_id
 from vpt.web.http.auth import needs, secret_of, user_of
-from vpt.web.http.keys import AUDIT, CONFIG, DB, SUPABASE, TOKENS
+from vpt.web.http.keys import AUDIT, CONFIG, DB, LAB, SUPABASE, TOKENS
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, moment, text
 from vpt.web.http.requests import found, json_response, list_response, no_content, path_id
@@ -101,6 +103,9 @@ async def delete_token(request: web.Request) -> web.Response:
     request.app[TOKENS].forget(row["hash"] or token_id)
     request.app[SOCKETS].end(token_id)
     log.info("token_revoked", token_id=token_id)
+    if row["host_id"] is not None:
+        with suppress(UnavailableError):  # the token is revoked: the sweep looks at the host again
+            await request.app[LAB].registry.end_credential(row["host_id"])
     return no_content()
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 
+from vpt.dialects.start_requests import StepKind
 from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Json, Registration
 from vpt.web.http.auth import own_credential
 from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
-from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
+from vpt.web.http.speakers import (
+    Speaker,
+    asked_to_register,
+    check_speaker,
+    check_speaker_of_task,
+    peer_of,
+    require_json,
+    speaker_of,
+)
 from vpt.web.schemas.hosts import HeardResponse, RegisteredResponse
 from vpt.web.schemas.virtualpytest import (
     HOST_OF_THE_FIELD,
@@ -47,7 +57,8 @@ async def register_virtualpytest(request: web.Request) -> web.Response:
 def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
     """Read the body; a token of another host is refused before errors of the body."""
     speaker.speaks_for(host_name_of(body))
-    return registration_of(body, peer=peer, credential=speaker.credential)
+    told = registration_of(body, peer=peer, credential=speaker.credential)
+    return replace(told, credential_until=speaker.until)
 
 
 @routes.post("/server/system/ping")
@@ -61,7 +72,7 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
     host_id, (stats, metrics) = await read_as(
         request, lambda body: (host_name_of(body), health_of(body))
     )
-    speaker.speaks_for(host_id)
+    await check_speaker(request, speaker, host_id)
     await request.app[LAB].registry.heartbeat(host_id, stats, speaker.credential, metrics)
     return json_response({"status": "success", "host_id": host_id})
 
@@ -75,7 +86,7 @@ async def unregister_virtualpytest(request: web.Request) -> web.Response:
     speaker = await speaker_of(request)
     require_json(request)
     host_id = await read_as(request, host_name_of)
-    speaker.speaks_for(host_id)
+    await check_speaker(request, speaker, host_id)
     await request.app[LAB].registry.unregister(host_id, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
@@ -88,5 +99,6 @@ async def task_complete(request: web.Request) -> web.Response:
     speaker = await speaker_of(request)
     require_json(request)
     task_id, said = await read_text_of_host(request, end_of_script, LONGEST_END)
+    await check_speaker_of_task(request, speaker, f"{StepKind.SCRIPT}:{task_id}")
     request.app[LAB].task_complete(task_id, said, speaker.host_id)
     return json_response({"status": "success", "task_id": task_id})

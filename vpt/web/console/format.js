@@ -74,6 +74,7 @@ const REASONS = {
   probes: "does not answer its probes",
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
+  credential: "its token was revoked or has expired: it must register with a new one",
 };
 
 /** Return why a host gets no new runs. */

@@ -9,7 +9,16 @@ from marshmallow import fields as f
 
 from vpt.bounds import LONGEST_TIMEOUT_S, MOST_LABELS
 from vpt.model import DeviceStatus, Json
-from vpt.web.schemas.fields import CAPABILITIES, LABEL, NAME, TAGS, Number, about, labels
+from vpt.web.schemas.fields import (
+    CAPABILITIES,
+    LABEL,
+    LOCAL_NAME,
+    NAME,
+    TAGS,
+    Number,
+    about,
+    labels,
+)
 from vpt.web.schemas.response import (
     EARLY,
     LATE,
@@ -22,18 +31,41 @@ from vpt.web.schemas.response import (
 )
 
 #: The statuses that people set; the others follow from what the host does.
-_CHOICES = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
+STATUSES_OF_PEOPLE = (DeviceStatus.ONLINE.value, DeviceStatus.DISABLED.value)
 _STATUS = "`disabled` takes the device out of use, `online` puts it back."
 
 
 class DeviceEditBody(Schema):
-    """The fields of a device that people may change; a field left out stays as it is."""
+    """The fields of a device that people may change; a field left out stays as it is.
+
+    A whole device, as it was read, is accepted too: then `id` and `declared` are in it.
+    """
 
     name = f.String(validate=LABEL, metadata=about("A name for people."))
+    model = f.String(
+        allow_none=True,
+        validate=LABEL,
+        metadata=about("The model; of a device that its host declares it cannot be changed."),
+    )
     capabilities = labels(CAPABILITIES, MOST_LABELS)
     tags = labels(TAGS, MOST_LABELS)
-    status = f.String(validate=validate.OneOf(_CHOICES), metadata=about(_STATUS))
+    status = f.String(
+        validate=validate.OneOf([status.value for status in DeviceStatus]),
+        metadata=about(_STATUS + " Of a whole device the others are ignored."),
+    )
+    id = f.String(metadata=about("Unchanged: the id of the device."))
+    host_id = f.String(allow_none=True, metadata=about("Unchanged: the host of the device."))
+    local_id = f.String(allow_none=True, metadata=about("Unchanged: its host's name for it."))
+    declared = f.Raw(metadata=about("Ignored: whether the host declares it."))
+    lease = f.Raw(allow_none=True, metadata=about("Ignored: who leases it."))
+    last_seen = f.Raw(allow_none=True, metadata=about("Ignored: when its host was seen last."))
+    created_at = f.Raw(metadata=about("Ignored: when it was added."))
     example: ClassVar[Json] = {"name": "TV of the lobby", "tags": ["lobby"]}
+
+    @validates_schema
+    def _sets_a_status_of_people(self, data: Json, **_: Any) -> None:
+        if "status" in data and "id" not in data and data["status"] not in STATUSES_OF_PEOPLE:
+            raise ValidationError(f"Must be one of: {', '.join(STATUSES_OF_PEOPLE)}.", "status")
 
 
 class DeviceBody(Schema):
@@ -54,12 +86,14 @@ class DeviceBody(Schema):
     local_id = f.String(
         load_default=None,
         allow_none=True,
-        validate=NAME,
+        validate=LOCAL_NAME,
         metadata=about("The host's own name for the device."),
     )
     capabilities = labels(CAPABILITIES, MOST_LABELS, load_default=list)
     tags = labels(TAGS, MOST_LABELS, load_default=list)
-    status = f.String(load_default=None, validate=validate.OneOf(_CHOICES), metadata=about(_STATUS))
+    status = f.String(
+        load_default=None, validate=validate.OneOf(STATUSES_OF_PEOPLE), metadata=about(_STATUS)
+    )
     example: ClassVar[Json] = {
         "name": "TV of the lobby",
         "model": "tv",

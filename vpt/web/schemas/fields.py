@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from marshmallow import ValidationError, validate
 from marshmallow import fields as f
-from marshmallow import validate
 
 from vpt.bounds import (
     DEFAULT_PRIORITY,
@@ -15,12 +15,20 @@ from vpt.bounds import (
     LONGEST_NAME,
     LONGEST_TIMEOUT_S,
 )
-from vpt.store.tokens import HOST_NAME
+from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 
 #: What a host may call itself and its devices: both go into ids and paths.
-NAME = validate.Regexp(
-    rf"{HOST_NAME.pattern}\Z", error="expected 1 to 64 letters, digits, '.', '_' or '-'"
-)
+HOST_NAME_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-', not dots alone"
+LOCAL_ID_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-', and a port (:5555) or none"
+
+
+def _refuse_dots(name: str) -> None:
+    if is_dots(name):
+        raise ValidationError(HOST_NAME_FORM)
+
+
+NAME = (validate.Regexp(rf"{HOST_NAME.pattern}\Z", error=HOST_NAME_FORM), _refuse_dots)
+LOCAL_NAME = validate.Regexp(rf"{LOCAL_ID.pattern}\Z", error=LOCAL_ID_FORM)
 LABEL = validate.Length(1, LONGEST_NAME)
 CAPABILITIES = "Capabilities, which test cases can require."
 TAGS = "Tags to filter lists by."

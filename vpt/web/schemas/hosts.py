@@ -15,7 +15,17 @@ from vpt.bounds import LONGEST_ID, LONGEST_TIMEOUT_S, MOST_LABELS
 from vpt.model import Credential, Device, Host, HostStatus, Json, Reason, Registration
 from vpt.urls import LONGEST_URL, check_host_url
 from vpt.web.schemas.devices import DeviceResponse
-from vpt.web.schemas.fields import CAPABILITIES, LABEL, NAME, TAGS, Flag, Number, about, labels
+from vpt.web.schemas.fields import (
+    CAPABILITIES,
+    LABEL,
+    LOCAL_NAME,
+    NAME,
+    TAGS,
+    Flag,
+    Number,
+    about,
+    labels,
+)
 from vpt.web.schemas.response import (
     EARLY,
     LATE,
@@ -51,7 +61,7 @@ class DeclaredDeviceBody(_FromHost):
     """A device of a registration."""
 
     device_id = f.String(
-        required=True, validate=NAME, metadata=about("The host's own name for the device.")
+        required=True, validate=LOCAL_NAME, metadata=about("The host's own name for the device.")
     )
     name = f.String(required=True, validate=LABEL, metadata=about("A name for people."))
     model = f.String(

@@ -18,9 +18,9 @@ from vpt.bounds import LONGEST_ID, LONGEST_NAME, MOST_LABELS
 from vpt.dialects.base import clean
 from vpt.errors import InvalidError
 from vpt.model import Credential, Device, DeviceSchema, Host, Json, Registration
-from vpt.store.tokens import HOST_NAME
+from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 from vpt.urls import check_host_url
-from vpt.web.schemas.fields import about
+from vpt.web.schemas.fields import HOST_NAME_FORM, LOCAL_ID_FORM, about
 from vpt.web.schemas.hosts import MOST_DEVICES, stats_of
 from vpt.web.schemas.response import ResponseSchema, text
 
@@ -41,7 +41,6 @@ _METRICS = (
     "monitor_working_uptime_seconds",
     "has_running_deployment",
 )
-_ID_FORM = "expected 1 to 64 letters, digits, '.', '_' or '-'"
 
 
 class HostOfTheFieldBody(Schema):
@@ -89,8 +88,8 @@ HOST_OF_THE_FIELD, TASK_COMPLETE = HostOfTheFieldBody(), TaskCompleteBody()
 def host_name_of(body: Json) -> str:
     """Return the name of the host; InvalidError when it has none that is allowed."""
     name = body.get("host_name")
-    if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
-        raise InvalidError({"host_name": [_ID_FORM]})
+    if not isinstance(name, str) or not HOST_NAME.fullmatch(name) or is_dots(name):
+        raise InvalidError({"host_name": [HOST_NAME_FORM]})
     return name
 
 
@@ -123,7 +122,7 @@ def health_of(body: Json) -> tuple[Json | None, Json | None]:
         for item in _objects(body.get(field)):
             name = item.get("device_id")
             told = _scalars(item, _METRICS)
-            if told and isinstance(name, str) and HOST_NAME.fullmatch(name):
+            if told and isinstance(name, str) and LOCAL_ID.fullmatch(name):
                 metrics.setdefault(name, {}).update(told)
     return stats_of(body), dict(list(metrics.items())[:MOST_LABELS]) or None
 
@@ -177,8 +176,8 @@ def _declared(body: Json) -> dict[str, Json]:
         name = _object(said).get("device_id")
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
-        if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
-            raise InvalidError({"devices": [f"device_id: {_ID_FORM}"]})
+        if not isinstance(name, str) or not LOCAL_ID.fullmatch(name):
+            raise InvalidError({"devices": [f"device_id: {LOCAL_ID_FORM}"]})
         if name in declared:
             raise InvalidError({"devices": [f"{name} is declared twice"]})
         declared[name] = said
