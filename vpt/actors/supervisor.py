@@ -129,7 +129,7 @@ class Supervisor:
         self._actors[actor.name] = actor
         self._ended.pop(actor.name, None)
         self._services.dispatcher.announce(view_of(restored.state))
-        self._background.start(self._live(actor), f"host {actor.name}")
+        self._background.start(self._live(actor), f"host: {actor.name}")
 
     # ------------------------------------------------------------ ends
 

@@ -14,6 +14,7 @@ import structlog
 
 from vpt.errors import DatabaseAwayError
 from vpt.store.db import Database
+from vpt.upkeep import attempt
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,8 @@ class Instance:
         self._db = db
         self._id = uuid4().hex
         self._until = 0.0  # of _CLOCK, in seconds
+        self._taken = False
+        self._pause = RENEW  # seconds to the next renewal
 
     @property
     def session_name(self) -> str:
@@ -74,17 +77,24 @@ class Instance:
             await asyncio.sleep(ENDING)
 
     async def keep(self) -> None:
-        """Renew the row until cancelled; TakenError when another server has it."""
-        pause = RENEW
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                if not await self._ask("renew_instance"):
-                    raise TakenError(TakenError.__doc__)
-                pause = RENEW
-            except DatabaseAwayError:  # when it is back, another server may have been quicker
-                log.warning("database_away")
-                pause = AWAY
+        """Renew the row until cancelled; TakenError when another server has it.
+
+        Nothing else ends it: a claim that is not renewed in time makes `held` False, and when it
+        is renewed after all, nobody else can have had it.
+        """
+        while not self._taken:
+            await asyncio.sleep(self._pause)
+            self._pause = AWAY  # unless it succeeds: when the database is back, another server
+            await attempt(self._renew)  # may be quicker
+        raise TakenError(TakenError.__doc__)
+
+    async def _renew(self) -> None:
+        try:
+            self._taken = not await self._ask("renew_instance")
+        except DatabaseAwayError:
+            log.warning("database_away")
+        else:
+            self._pause = RENEW
 
     async def drop(self) -> None:
         """Delete the row, so that another server need not wait."""
