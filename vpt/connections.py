@@ -21,12 +21,12 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -150,8 +150,7 @@ class HttpConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to serve."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 (for the type checker)
-        self.link = transport
+        self.link = cast("asyncio.Transport", transport)  # uvloop's is of another class
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -226,6 +225,9 @@ class Connections:
     def __len__(self) -> int:
         return self._open
 
+    def __iter__(self) -> Iterator[HttpConnection]:
+        return chain.from_iterable(tuple(self._by_peer.values()))
+
     def open(self, peer: str, server: web.Server, **options: Any) -> HttpConnection | None:
         """Return a new connection of `peer`, None when it has to be refused."""
         proxy = self._is_proxy(peer)
@@ -247,7 +249,7 @@ class Connections:
             if not own:
                 del self._by_peer[connection.peer]
 
-    def accept_failed(self, error: OSError) -> None:
+    def accept_failed(self, error: Exception) -> None:
         """Count a connection that could not be accepted, and make room, which may have lacked."""
         self.refused["failed"] += 1
         self._notices[2].add(str(error))
@@ -255,12 +257,11 @@ class Connections:
 
     async def sweep(self) -> None:
         """Cut those that were closed and do not read the rest; log what was counted."""
-        for connections in tuple(self._by_peer.values()):
-            for one in tuple(connections):
-                if one.link is not None and one.link.is_closing():
-                    one.stuck += 1
-                    if one.stuck > _STUCK:
-                        one.abort()
+        for one in tuple(self):
+            if one.link is not None and one.link.is_closing():
+                one.stuck += 1
+                if one.stuck > _STUCK:
+                    one.abort()
         for notice in self._notices:
             notice.flush()
 
@@ -443,8 +444,9 @@ class _Listener:
         except BaseException as error:
             self._connections.remove(connection)
             accepted.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, Exception):
                 raise
+            self._connections.accept_failed(error)
 
 
 def _refuse(accepted: socket.socket) -> None:
