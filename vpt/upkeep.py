@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 Work = Callable[[], Awaitable[object]]
 
+_sleep = asyncio.sleep  # tests shorten it
 #: How often background tasks of this process failed, by the kind of task; read by /metrics.
 failures: Counter[str] = Counter()
 
@@ -69,7 +70,7 @@ async def every(seconds: float, work: Work) -> None:
     """Call `work` again and again, `seconds` after its last end, until the task is cancelled."""
     # `work` may have swallowed the cancellation: then the task ends after it.
     while not _current().cancelling():
-        await asyncio.sleep(seconds)
+        await _sleep(seconds)
         await attempt(work)
 
 
