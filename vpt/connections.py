@@ -156,7 +156,11 @@ class HttpConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Read more of a request; hang up when its head is too long."""
         super().data_received(data)
-        self._head = self._head + len(data) if self.silent else 0
+        waiter = self._waiter  # as in `silent`: this is on every request's path
+        if waiter is None or waiter.done():
+            self._head = 0
+            return
+        self._head += len(data)
         if self._head > self._connections.limits.head_bytes and self.link is not None:
             self.link.write(_TOO_LONG)
             self.force_close()
