@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
 import aiojobs
 import structlog
 
-from vpt.errors import DatabaseAwayError, SlowStatementError
+from vpt.upkeep import count_failure
+from vpt.upkeep import each as each  # noqa: PLC0414  # others import it from here
+from vpt.upkeep import every as every  # noqa: PLC0414
 
 log = structlog.get_logger(__name__)
 
@@ -52,37 +54,9 @@ class Background:
         await self._scheduler.close()
 
 
-async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Call `work` again and again, `seconds` after its last end.
-
-    A call that fails is logged and is not the last: upkeep that ended by an exception would be
-    missed by nobody until something is stuck.
-    """
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except DatabaseAwayError:
-            log.warning("upkeep_waits_for_database")
-        except Exception:
-            log.exception("upkeep_failed")
-
-
-async def each(works: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Call these one after the other; one that fails is logged and holds up none after it.
-
-    DatabaseAwayError is raised at once, as the others would fail alike.
-    """
-    for work in works:
-        try:
-            await work()
-        except Exception as error:
-            if isinstance(error, DatabaseAwayError) and not isinstance(error, SlowStatementError):
-                raise
-            log.exception("upkeep_failed")
-
-
 def _log_failure(_: aiojobs.Scheduler, context: dict[str, Any]) -> None:
-    """Log a task that ended by an exception, or did not end in time when its owner closed."""
+    """Log and count a task that ended by an exception, or late after its owner was closed."""
     job, error = context["job"], context.get("exception")
-    log.error("background_task_failed", task=job.get_name(), exc_info=error)
+    count_failure(job.get_name())
+    with suppress(Exception):  # as in upkeep: the log may be what fails
+        log.error("background_task_failed", task=job.get_name(), exc_info=error)

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 import structlog
 
-from vpt.background import Background
+from vpt.background import Background, every
 from vpt.config import Config
 from vpt.errors import VptError
 from vpt.store.db import Database
@@ -98,10 +99,12 @@ class ExternalChecks:
             return
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                await asyncio.gather(*(self._check(session, target) for target in self._targets))
-                self._first.set()
-                await asyncio.sleep(INTERVAL)
+            await self._check_all(session)
+            await every(INTERVAL, partial(self._check_all, session))
+
+    async def _check_all(self, session: aiohttp.ClientSession) -> None:
+        await asyncio.gather(*(self._check(session, target) for target in self._targets))
+        self._first.set()
 
     async def _check(self, session: aiohttp.ClientSession, target: CheckTarget) -> None:
         began = time.perf_counter()

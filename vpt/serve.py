@@ -26,6 +26,7 @@ from vpt import embedded, logs
 from vpt.actors.lab import Lab
 from vpt.background import Background
 from vpt.config import Config, ConfigError, log_level_now
+from vpt.connections import LimitedSite, raise_descriptor_limit
 from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
 from vpt.dialects.virtualpytest import VirtualPyTestDialect
@@ -37,6 +38,7 @@ from vpt.store.instance import Instance
 from vpt.store.migrations import migrate
 from vpt.store.patience import patiently
 from vpt.web.app import make_app
+from vpt.web.http.keys import CONNECTIONS
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,7 @@ async def running(config: Config, end: End | None = None) -> AsyncIterator[Runni
 
     Raises EmbeddedError, DatabaseAwayError, TakenError or OSError when it cannot start.
     """
+    raise_descriptor_limit()
     async with AsyncExitStack() as stack:
         config, alone = await _with_database(stack, config)
         instance = Instance(await _opened(stack, Database(str(config.database_url), size=1)))
@@ -159,16 +162,18 @@ async def _give_back(instance: Instance, background: Background) -> None:
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> str:
     """Answer on SERVER_HOST:SERVER_PORT; return the URL under which it is reached."""
-    runner = web.AppRunner(
-        app,
+    runner = web.AppRunner(app, shutdown_timeout=_WEB_GRACE)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = LimitedSite(
+        runner,
+        config.server_host,
+        config.server_port,
+        app[CONNECTIONS],
         access_log=None,
-        shutdown_timeout=_WEB_GRACE,
         max_line_size=_LONGEST_LINE,
         auto_decompress=False,  # a small packed body could keep the loop busy for long
     )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, config.server_host, config.server_port)
     await site.start()
     host, port = runner.addresses[0][:2]
     name = f"[{host}]" if ":" in host else host

@@ -418,7 +418,7 @@ async def test_every_task_of_a_lab_has_its_name(lab: Kit) -> None:
     names = {task.get_name() for task in asyncio.all_tasks()}
     assert {"queue sweep", "lab sweep", "queue reasons", "last seen"} <= before
     assert {"samples", "means of samples", "pruning", "disk"} <= before
-    assert {"host h", "h: writer"} <= names
+    assert {"host: h", "h: writer"} <= names
 
 
 # ---------------------------------------------------------------- the start

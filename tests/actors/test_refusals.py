@@ -141,7 +141,7 @@ async def test_a_claim_that_is_refused_is_not_given_up(
     await refuse(dsn, code="P0001", event="UPDATE", table="server_instance")
     with capture_logs() as logs:
         keeping = asyncio.create_task(instance.keep())
-        await until(lambda: any(line["event"] == "claim_not_renewed" for line in logs))
+        await until(lambda: any(line["event"] == "upkeep_failed" for line in logs))
         await connection.execute("DROP FUNCTION refuse CASCADE")
         before = instance._until
         await until(lambda: instance._until > before)

@@ -116,7 +116,7 @@ class CampaignJobs:
             self._queue_timeout,
         )
         self._jobs[job.id] = job
-        self._background.start(self._run(job), f"campaign {job.id}")
+        self._background.start(self._run(job), f"campaign: {job.id}")
 
     async def _run(self, job: CampaignJob) -> None:
         try:

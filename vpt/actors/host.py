@@ -36,6 +36,7 @@ from vpt.model import (
     Waiting,
 )
 from vpt.store.artifacts import Artifacts
+from vpt.upkeep import count_failure, note_failure
 
 log = structlog.get_logger(__name__)
 
@@ -203,20 +204,25 @@ class HostActor(Actor[m.Message]):
         self._next_probe()
 
     async def _probe(self, effect: fx.Probe) -> None:
-        began = perf_counter()
         try:
-            await self._services.dialect.probe(effect.host, self._services.probe_timeout)
+            seconds = await _answered(self._services, effect, self._state.limits.probe_interval)
         except HostTroubleError as trouble:
-            self._services.tally.probes_missed += 1
-            self._services.probed(self.name, None)
-            self.tell(m.ProbeMissed(trouble.message, trouble.unauthorized))
+            self._probe_missed(m.ProbeMissed(trouble.message, trouble.unauthorized))
             return
-        seconds = perf_counter() - began
+        except Exception as error:  # noqa: BLE001 (logged: a host must not lose its actor by it)
+            note_failure(error, "probe")
+            self._probe_missed(m.ProbeMissed("The probe failed by a fault of the server."))
+            return
         self._services.tally.probes.add(seconds)
         # A missed probe leaves this as it was: it is when the host was last seen, not looked at.
         self._last_seen = datetime.now(UTC)
         self._services.probed(self.name, seconds * 1000)
         self.tell(m.ProbeAnswered())
+
+    def _probe_missed(self, missed: m.ProbeMissed) -> None:
+        self._services.tally.probes_missed += 1
+        self._services.probed(self.name, None)
+        self.tell(missed)
 
     # ------------------------------------------------------------ calls to the host
 
@@ -404,6 +410,28 @@ class HostActor(Actor[m.Message]):
             if was.get(item.device.id) is not item.status:
                 log.info("device_status_changed", device_id=item.device.id, status=item.status)
                 self._services.events.publish(DeviceChanged(item.device.id, item.status, seen))
+
+
+async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
+    """Return how long (s) a host took to answer; HostTroubleError when it missed the probe.
+
+    What this server could not send says nothing of the host, so it is sent `pause` seconds later.
+    """
+    held_back = False
+    while True:
+        began = perf_counter()
+        try:
+            await services.dialect.probe(probe.host, services.probe_timeout)
+        except HostTroubleError as trouble:
+            if trouble.trouble is not Trouble.HELD_BACK:
+                raise
+            count_failure("probe")
+            if not held_back:
+                log.warning("probe_held_back", host_id=probe.host.id, error=trouble.message)
+            held_back = True
+            await asyncio.sleep(pause)
+        else:
+            return perf_counter() - began
 
 
 def _slim(outcome: m.Outcome) -> m.Outcome:

@@ -306,7 +306,7 @@ class Queue:
         ending = patiently(
             "execution", lambda: self.end(execution_id, ExecutionStatus.ERROR, kind, why)
         )
-        self._background.start(ending, f"end of {execution_id}")
+        self._background.start(ending, f"end of execution: {execution_id}")
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, TestProgress):

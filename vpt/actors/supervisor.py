@@ -164,7 +164,7 @@ class Supervisor:
         self._ended.pop(actor.name, None)
         self._unloaded.discard(actor.name)
         self._services.dispatcher.announce(view_of(state))
-        self._background.start(self._live(actor), f"host {actor.name}")
+        self._background.start(self._live(actor), f"host: {actor.name}")
 
     # ------------------------------------------------------------ ends
 

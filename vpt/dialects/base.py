@@ -24,7 +24,7 @@ class Trouble(Enum):
     again and whether its device is free.
     """
 
-    HELD_BACK = auto()  # not sent: the server's claim ran out; the host is not to blame
+    HELD_BACK = auto()  # not sent: the server's claim or its descriptors ran out, not the host's
     NOT_CONNECTED = auto()  # not sent: no connection
     BROKEN = auto()  # the connection broke after something was sent: it may be acting
     FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it

@@ -46,7 +46,7 @@ class DocumentDialect:
                         unauthorized=response.status == http.UNAUTHORIZED,
                     )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise HostTroubleError(Trouble.NOT_CONNECTED, http.describe(error)) from error
+            raise http.not_connected(error) from error
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -19,6 +20,10 @@ _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 _BIG = 256 * 1024  # bytes; a larger response is parsed in a thread, since it holds up the loop
 UNAUTHORIZED = 401
 _BUSY = (408, 429)  # the host would do it another time: no refusal
+
+#: What a connection fails with when this process, or its machine, has no more to give.
+_OWN_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_OWN_LACK = "The server has no free file descriptor or memory for a connection."
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
@@ -65,13 +70,21 @@ ERRORS_AS_TROUBLE = _ErrorsAsTrouble()
 def _raise_trouble(error: BaseException) -> None:
     """Raise the trouble that an error means; the order counts, since the classes overlap."""
     if isinstance(error, _NOT_SENT):
-        raise HostTroubleError(Trouble.NOT_CONNECTED, describe(error)) from error
+        raise not_connected(error) from error
     if isinstance(error, TimeoutError):
         raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
     if isinstance(error, _BROKEN):
         raise HostTroubleError(Trouble.BROKEN, describe(error)) from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
         raise HostTroubleError(Trouble.HOST_ERROR, describe(error)) from error
+
+
+def not_connected(error: BaseException) -> HostTroubleError:
+    """Return the trouble of a connection that could not be made, and whose fault that is."""
+    reason = getattr(error, "os_error", None) or error
+    if isinstance(reason, OSError) and reason.errno in _OWN_ERRORS:
+        return HostTroubleError(Trouble.HELD_BACK, _OWN_LACK)
+    return HostTroubleError(Trouble.NOT_CONNECTED, describe(error))
 
 
 def describe(error: BaseException) -> str:

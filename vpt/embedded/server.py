@@ -33,6 +33,7 @@ from vpt.embedded.home import (
     socket_folder,
     try_lock,
 )
+from vpt.upkeep import count_failure, every
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ DEFAULT_PORT = 5432
 # Seconds.
 POLL, WATCH, ORPHAN_GRACE, RETRY = 0.02, 0.2, 1.0, 3.0
 START_TIMEOUT, STOP_TIMEOUT, CONNECT_TIMEOUT = 120.0, 30.0, 10.0
+_WATCHDOG = "embedded-postgres"  # the name of the task that watches
 
 _SETTINGS = (
     "fsync=on",
@@ -105,7 +107,7 @@ class EmbeddedPostgres:
         except BaseException:
             await self.stop()
             raise
-        self._watchdog = asyncio.create_task(self._watch(), name="embedded-postgres")
+        self._watchdog = asyncio.create_task(every(WATCH, self._watch), name=_WATCHDOG)
 
     async def _attach(self) -> None:
         """Wait until the server of another process answers, or until we have the lock."""
@@ -238,16 +240,15 @@ class EmbeddedPostgres:
         return self._pid is not None and postmaster(self._home.cluster) == self._pid
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH)
-            try:
-                await self._restore()
-            except (EmbeddedError, OSError, subprocess.SubprocessError) as error:
-                log.error("embedded_postgres_unavailable", error=str(error))  # noqa: TRY400 - the message is enough
-                await asyncio.sleep(RETRY)
-            except Exception:  # a defect of ours must not leave the database unwatched
-                log.exception("embedded_postgres_watch_failed")
-                await asyncio.sleep(RETRY)
+        try:
+            await self._restore()
+        except (EmbeddedError, OSError, subprocess.SubprocessError) as error:
+            log.error("embedded_postgres_unavailable", error=str(error))  # noqa: TRY400 - the message is enough
+            await asyncio.sleep(RETRY)
+        except Exception:  # a defect of ours must not leave the database unwatched
+            count_failure(_WATCHDOG)
+            log.exception("embedded_postgres_watch_failed")
+            await asyncio.sleep(RETRY)
 
     async def _restore(self) -> None:
         """Restart the server after its death, or take over when the process that owned it ended."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
 from vpt.host.journal import AttemptKey, Journal
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec
+from vpt.upkeep import attempt
 
 EVIDENCE_S = 10
 OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
@@ -85,7 +87,7 @@ class DeviceWorker:
                 self._came.clear()
                 await self._came.wait()
             self._current = self._waiting.popleft()
-            await self._execute(self._current)
+            await attempt(partial(self._execute, self._current))
             self._current = None
 
     async def _execute(self, action: QueuedAction) -> None:
@@ -95,14 +97,16 @@ class DeviceWorker:
             await asyncio.wait({acting})
         finally:
             acting.cancel()
-        error = acting.exception()
-        if error is not None:
-            log.error("action_broke", device_id=self.spec.local_id, exc_info=error)
-            action.response.set_result(
-                refusal_response(500, "driver_error", "the driver failed; see the log of the host")
-            )
-        else:
-            action.response.set_result(acting.result())
+        if not action.response.done():
+            action.response.set_result(self._response_of(acting))
+
+    def _response_of(self, acting: "asyncio.Task[JsonResponse]") -> JsonResponse:
+        # A library that was interrupted may cancel the task that uses it: that is its failure.
+        error = asyncio.CancelledError() if acting.cancelled() else acting.exception()
+        if error is None:
+            return acting.result()
+        log.error("action_broke", device_id=self.spec.local_id, exc_info=error)
+        return refusal_response(500, "driver_error", "the driver failed; see the log of the host")
 
     async def _act(self, action: QueuedAction) -> JsonResponse:
         if action.key is not None:

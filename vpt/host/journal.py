@@ -6,6 +6,7 @@ last line: the server does not repeat a request after that.
 """
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -119,7 +120,7 @@ class Journal:
             texts = [(text, answered) for text, answered, _ in batch]
             try:
                 positions, dropped = await self._in_thread(self._writer.write, texts)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 (also: no thread can be started)
                 log.warning("journal_write_failed", error=str(error))
                 _fail(batch, error)
                 continue
@@ -240,7 +241,11 @@ def _read_line(position: RecordPosition) -> bytes:
         return file.read(position.length)
 
 
-def _fail(batch: list[tuple[bytes, bool, asyncio.Future[RecordPosition]]], error: OSError) -> None:
+def _fail(
+    batch: list[tuple[bytes, bool, asyncio.Future[RecordPosition]]], error: Exception
+) -> None:
+    """Raise `error` where somebody waits for a record, as the OSError that they are ready for."""
+    raised = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
     for _, _, done in batch:
         if not done.done():
-            done.set_exception(error)
+            done.set_exception(raised)

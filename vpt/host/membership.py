@@ -12,6 +12,7 @@ import structlog
 
 from vpt.host.folder import keep_token
 from vpt.host.stats import system_stats
+from vpt.upkeep import attempt, note_failure
 
 CALL_S = 10
 UNREGISTER_S = 2
@@ -52,8 +53,12 @@ class Membership:
     async def keep(self) -> NoReturn:
         """Register, and again whenever the server does not know the host, until cancelled."""
         while True:
-            await self._register()
-            await self._beat()
+            if not await attempt(self._stay_registered):
+                await asyncio.sleep(min(self._heartbeat_s, LONGEST_PAUSE_S))
+
+    async def _stay_registered(self) -> None:
+        await self._register()
+        await self._beat()
 
     async def leave(self) -> None:
         """Unregister from the server within two seconds; a failure is only logged."""
@@ -68,8 +73,7 @@ class Membership:
             status, reason = await self._post("register", self._card)
             if status == HTTPStatus.OK:
                 self._known, self._failure = True, None
-                if self._token:
-                    keep_token(self._folder, self._base, self._token)
+                self._keep_token()
                 log.info("host_registered", host_id=self._card["host_name"], server=self._base)
                 return
             hint = self._token_hint() if status == HTTPStatus.UNAUTHORIZED else {}
@@ -82,9 +86,8 @@ class Membership:
         pause = self._heartbeat_s
         while True:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 (only jitter)
-            stats = await asyncio.to_thread(system_stats, self._folder)
             path = f"{self._card['host_name']}/heartbeat"
-            status, reason = await self._post(path, {"system_stats": stats})
+            status, reason = await self._post(path, await self._stats())
             if status == HTTPStatus.NOT_FOUND:
                 log.info("host_forgotten", host_id=self._card["host_name"])
                 return
@@ -95,6 +98,22 @@ class Membership:
             else:
                 self._log_failure("host_heartbeat_lost", status, reason)
                 pause = next(pauses)
+
+    async def _stats(self) -> dict[str, Any]:
+        """Return the body of a heartbeat; without figures when this machine cannot tell them."""
+        try:
+            return {"system_stats": await asyncio.to_thread(system_stats, self._folder)}
+        except Exception as error:  # noqa: BLE001 (logged; the server must hear that we are alive)
+            note_failure(error, "heartbeat")
+            return {}
+
+    def _keep_token(self) -> None:
+        """Keep the token for later starts; a full disk must not end a host that is registered."""
+        if self._token:
+            try:
+                keep_token(self._folder, self._base, self._token)
+            except OSError as error:
+                log.warning("host_token_not_kept", error=str(error))
 
     def _token_hint(self) -> dict[str, str]:
         fault = (

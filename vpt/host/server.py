@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
+from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
@@ -26,6 +27,7 @@ from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.host.stats import hardware
 
 MAX_BODY = 16 * 1024 * 1024
+BODY_S = 60
 LONGEST_KEY = 1000
 DRAIN_S = 2
 
@@ -68,10 +70,18 @@ async def _serve(
     settings: HostSettings, devices: HostDevices, secret: str, ready: asyncio.Event | None
 ) -> None:
     devices.start()
-    runner = web.AppRunner(make_app(devices, secret), access_log=None, shutdown_timeout=DRAIN_S)
+    raise_descriptor_limit()
+    runner = web.AppRunner(make_app(devices, secret), shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.listen, settings.port).start()
+        await LimitedSite(
+            runner,
+            settings.listen,
+            settings.port,
+            Connections(),
+            access_log=None,
+            auto_decompress=False,  # a small packed body could keep the loop busy for long
+        ).start()
         port = runner.addresses[0][1]
         log.info("host_listening", address=settings.listen, port=port)
         if ready is not None:
@@ -204,9 +214,12 @@ async def cancel(request: web.Request) -> web.Response:
 
 async def _object(request: web.Request) -> dict[str, Any]:
     try:
-        body = orjson.loads(await request.read())
+        async with asyncio.timeout(BODY_S):
+            body = orjson.loads(await request.read())
     except orjson.JSONDecodeError:
         body = None
+    except TimeoutError:
+        raise Refusal(408, "slow_body", "the body did not arrive in time") from None
     if not isinstance(body, dict):
         raise Refusal(400, "bad_request", "the body must be a JSON object")
     return body

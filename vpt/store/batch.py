@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from vpt.background import Background
 from vpt.errors import DatabaseAwayError, SlowStatementError
+from vpt.upkeep import attempt, note_failure
 
 T = TypeVar("T")
 _MOST = 100  # values of one statement
@@ -92,14 +93,19 @@ class BatchWriter(Generic[T]):
     async def _work(self) -> None:
         try:
             while self.waiting:
-                try:
-                    await self._write_batch()
-                    if self.pause:
-                        await asyncio.sleep(self.pause)
-                except DatabaseAwayError:
+                if not await attempt(self._write_next):
                     await asyncio.sleep(_AWAY)
         finally:
             self._busy = False
+
+    async def _write_next(self) -> None:
+        """Write one statement, and pause after it or until the database may be back."""
+        try:
+            await self._write_batch()
+            if self.pause:
+                await asyncio.sleep(self.pause)
+        except DatabaseAwayError:
+            await asyncio.sleep(_AWAY)
 
     async def _write_batch(self) -> int:
         """Write as much as fits into one statement; return how many values it took.
@@ -171,7 +177,14 @@ class BatchWriter(Generic[T]):
             raise error
         self._settle(batch, error)
         if waiter is None:
+            self._report_lost(value, error)
+
+    def _report_lost(self, value: T, error: Exception) -> None:
+        """Report a value that the database refuses; a report that fails takes no other along."""
+        try:
             self._lost([value], error)
+        except Exception as failure:  # noqa: BLE001 (it is logged)
+            note_failure(failure, self._name)
 
     @staticmethod
     def _settle(batch: list[tuple[T, _Waiter | None]], error: Exception | None) -> None:

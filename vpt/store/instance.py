@@ -16,6 +16,7 @@ import structlog
 from vpt.errors import DatabaseAwayError
 from vpt.store.db import Database
 from vpt.store.locks import holders_of, in_words
+from vpt.upkeep import attempt
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ class Instance:
         self._db = db
         self._id = uuid4().hex
         self._until = 0.0  # of _CLOCK, in seconds
+        self._refused: TakenError | None = None
+        self._pause = RENEW  # seconds to the next renewal
 
     @property
     def session_name(self) -> str:
@@ -111,24 +114,23 @@ class Instance:
     async def keep(self) -> None:
         """Renew the row until cancelled; TakenError when another server has it.
 
-        No error of a statement ends it: until the row is renewed again, this server does nothing.
+        Nothing else ends it: a claim that is not renewed in time makes `held` False, and when it
+        is renewed after all, nobody else can have had it.
         """
-        pause = RENEW
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                renewed = await self._ask("renew_instance")
-                taken = None if renewed else await self._taken()
-                pause = RENEW
-            except DatabaseAwayError:  # when it is back, another server may have been quicker
-                log.warning("database_away")
-                pause = AWAY
-            except Exception as error:  # noqa: BLE001 (whatever the database has against it)
-                log.error("claim_not_renewed", error=str(error))  # noqa: TRY400 (twice a second)
-                pause = AWAY
-            else:
-                if taken is not None:
-                    raise taken
+        while self._refused is None:
+            await asyncio.sleep(self._pause)
+            self._pause = AWAY  # unless it succeeds: when the database is back, another server
+            await attempt(self._renew)  # may be quicker
+        raise self._refused
+
+    async def _renew(self) -> None:
+        try:
+            if not await self._ask("renew_instance"):
+                self._refused = await self._taken()
+        except DatabaseAwayError:
+            log.warning("database_away")
+        else:
+            self._pause = RENEW
 
     async def drop(self) -> None:
         """Delete the row, so that another server need not wait."""

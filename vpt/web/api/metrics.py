@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vpt import __version__
+from vpt.connections import REFUSALS
 from vpt.measures import ANSWERS, Histogram, LabelledHistograms
 from vpt.model import (
     CampaignProgress,
@@ -35,9 +36,10 @@ from vpt.model import (
     Role,
     TestProgress,
 )
+from vpt.upkeep import failures
 from vpt.web.api.system import PULSE
 from vpt.web.http.auth import bearer, own_credential, require
-from vpt.web.http.keys import CONFIG, DB, EVENTS, LAB, REQUESTS
+from vpt.web.http.keys import CONFIG, CONNECTIONS, DB, EVENTS, LAB, REQUESTS
 from vpt.web.http.operations import METRICS_TOKEN, USER, ResponseSpec, operation
 from vpt.web.live.sockets import SOCKETS
 
@@ -115,6 +117,7 @@ class _Figures(Collector):
         yield from self._work()
         yield from self._hosts()
         yield from self._server()
+        yield from self._connections()
 
     def _requests(self) -> Iterator[Metric]:
         requests, labels = self._app[REQUESTS], ("method", "route", "status")
@@ -190,6 +193,12 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "vpt_actor_restarts", "Restarts of host actors after a crash.", lab.tally.restarts
         )
+        yield _counter(
+            "vpt_background_failures",
+            "Calls of background tasks that failed.",
+            "task",
+            failures,
+        )
         yield GaugeMetricFamily(
             "vpt_event_loop_lag_seconds", "How late the event loop woke last.", pulse.lags[-1]
         )
@@ -224,6 +233,26 @@ class _Figures(Collector):
             "vpt_disk_free_ratio",
             "How much of the data folder's disk is free, 0 to 1.",
             lab.disk.room.share if lab.disk.room else math.nan,
+        )
+
+    def _connections(self) -> Iterator[Metric]:
+        connections = self._app[CONNECTIONS]
+        yield GaugeMetricFamily("vpt_connections", "Open connections of clients.", len(connections))
+        yield GaugeMetricFamily(
+            "vpt_connections_limit",
+            "The largest number of connections of clients.",
+            connections.limits.total,
+        )
+        yield _counter(
+            "vpt_connections_refused",
+            "Connections of clients that were refused.",
+            "reason",
+            {reason: connections.refused[reason] for reason in REFUSALS},
+        )
+        yield CounterMetricFamily(
+            "vpt_connections_closed",
+            "Silent connections of clients that were closed to make room.",
+            connections.closed,
         )
 
 

@@ -19,11 +19,12 @@ from aiohttp import web
 from vpt import __version__
 from vpt.background import Background, every
 from vpt.config import Config
+from vpt.connections import Connections
 from vpt.health import CheckResult, DatabaseCheck, ExternalChecks, targets_of
 from vpt.model import DeviceStatus, HostStatus, HostView, Json, Role
 from vpt.store.disk import Disk
 from vpt.web.http.auth import needs, public, user_or_none
-from vpt.web.http.keys import CONFIG, DB, LAB
+from vpt.web.http.keys import CONFIG, CONNECTIONS, DB, LAB
 from vpt.web.http.operations import JSON, NOBODY, USER, ResponseSpec, operation, query_of
 from vpt.web.http.params import number
 from vpt.web.http.requests import json_response, json_text
@@ -81,6 +82,7 @@ _EXTERNAL = web.AppKey("external_checks", ExternalChecks)
 
 def setup(app: web.Application) -> None:
     """Prepare what these routes read. CONFIG and DB of `app` must be set."""
+    app[CONNECTIONS] = Connections()
     app[PULSE] = Pulse()
     app[_DATABASE] = DatabaseCheck(app[DB])
     app[_EXTERNAL] = ExternalChecks(targets_of(app[CONFIG]))

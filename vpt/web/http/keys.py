@@ -6,6 +6,7 @@ from aiohttp import web
 
 from vpt.actors.lab import Lab
 from vpt.config import Config
+from vpt.connections import Connections
 from vpt.events import Events
 from vpt.measures import LabelledHistograms
 from vpt.store.artifacts import Artifacts
@@ -22,6 +23,7 @@ EVENTS = web.AppKey("events", Events)
 #: How long requests took in seconds, by method, route and status.
 REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
+CONNECTIONS = web.AppKey("connections", Connections)
 AUDIT = web.AppKey("audit", Audit)
 #: Set only where users of a Supabase project may sign in.
 SUPABASE = web.AppKey("supabase", Supabase)

@@ -1,0 +1,462 @@
+"""Connections of clients: how many there may be, how long one may be silent, and how they come in.
+
+A connection that sends nothing, or half a request, costs its sender nothing and the server a file
+descriptor; when those run out the server reaches neither its database nor its hosts. So:
+
+- a client has `silent_s` for the head of a request, from its connection or its last response on,
+  however slowly it drips in, and `head_bytes` for its size;
+- there are at most `total` connections, and `per_peer` of one address. Beyond that the silent ones
+  of whoever has the most make room for new ones: a client that asks something is served, also
+  behind the same address (a proxy, a building) as one that holds silent connections;
+- only where all of a peer's connections are at work a new one is refused, by a 503.
+
+The server and the reference host listen by this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import chain, islice
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+
+from vpt.upkeep import every
+
+log = structlog.get_logger(__name__)
+
+Network = IPv4Network | IPv6Network
+
+#: Most connections of clients, however many descriptors there are: each costs 6 KB, and while its
+#: head comes in `HEAD_BYTES` more.
+MOST_CONNECTIONS = 5000
+#: The head of a request: its URL may have 32 KiB, and a header 8 KiB.
+HEAD_BYTES = 64 * 1024
+#: Seconds for the head of a request, which is also how long an idle connection is kept.
+SILENT_S = 30.0
+#: A trusted proxy keeps idle connections itself (nginx 60 s, Traefik 90 s, Caddy 120 s): closing
+#: them before it does would break the request that it just sends.
+PROXY_SILENT_S = 130.0
+
+#: Why a connection is refused: its peer has too many, all have, or it could not be accepted.
+REFUSALS = ("peer", "total", "failed")
+
+#: Descriptors that are left to hosts, the database and files: this many, or a quarter of all.
+_RESERVE, _RESERVED_PART = 128, 4
+_FEWEST = 16  # connections of clients, and descriptors beyond which the limit is not raised:
+_MOST_DESCRIPTORS = 2**20  # some programs close each number up to it when they start
+_PART_OF_PEER = 2  # one address may have half of all connections
+_CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
+_BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
+_ACCEPTED_AT_ONCE = 64  # then others have their turn
+_PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
+_SWEEP = 10.0  # seconds between sweeps
+_STUCK = 3  # sweeps in which a closed connection may send its rest
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost is ::1, too, but not everywhere
+_NOTICE = 60.0  # seconds between two log lines of a kind
+_IPV6_PREFIX = 64  # bits: one machine has as many addresses as it wants below them
+
+
+def _closing_response(status: str, code: str, sentence: str, more: str = "") -> bytes:
+    """Return a response, after which the connection is closed, as aiohttp would send it."""
+    body = f'{{"error":"{sentence}","code":"{code}"}}'
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n{more}"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+_BUSY = _closing_response(
+    "503 Service Unavailable",
+    "unavailable",
+    "Too many connections are open: close some, or try again in a moment.",
+    "Retry-After: 5\r\n",
+)
+_TOO_LONG = _closing_response(
+    "431 Request Header Fields Too Large", "too_large", "The head of the request is too long."
+)
+_SEEN = 64 * 1024  # bytes of a refused request that are read, so that its sender reads the refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections of clients there may be, and for how long (s) one may be silent."""
+
+    total: int
+    per_peer: int
+    silent_s: float = SILENT_S
+    proxy_silent_s: float = PROXY_SILENT_S
+    head_bytes: int = HEAD_BYTES
+
+    @classmethod
+    def of_process(cls) -> ConnectionLimits:
+        """Return what the descriptors of this process allow."""
+        descriptors = _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        reserve = max(_RESERVE, descriptors // _RESERVED_PART)
+        total = max(_FEWEST, min(MOST_CONNECTIONS, descriptors - reserve))
+        return cls(total, total // _PART_OF_PEER)
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit of open files to the hard one: the usual 1024 suits small programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(_finite(hard), _MOST_DESCRIPTORS)
+    if _finite(soft) < wanted:
+        with suppress(OSError, ValueError):  # macOS has another limit beside it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _finite(limit: int) -> int:
+    return _MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else limit
+
+
+class HttpConnection(web.RequestHandler):
+    """One connection of a client: aiohttp's, which also says whether it is silent.
+
+    aiohttp has no public name for that: tests/test_connections.py fails when `_waiter` or
+    `_request_count` are gone.
+    """
+
+    __slots__ = ("_connections", "_head", "link", "peer", "stuck")
+
+    def __init__(self, connections: Connections, peer: str, server: web.Server, **options: Any):
+        """Serve `server` to `peer`; `options` are those of aiohttp's RequestHandler."""
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._connections = connections
+        self._head = 0  # bytes of a head that is not complete
+        self.link: asyncio.Transport | None = None  # `transport` is None once it is closed
+        self.peer = peer
+        self.stuck = 0  # sweeps that found it closed, and its last bytes not read
+
+    @property
+    def silent(self) -> bool:
+        """Return whether no request is being answered: it waits for the head of the next one."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def has_asked(self) -> bool:
+        """Return whether it ever sent a whole request."""
+        return self._request_count > 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to serve."""
+        self.link = cast("asyncio.Transport", transport)  # uvloop's is of another class
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read more of a request; hang up when its head is too long."""
+        super().data_received(data)
+        waiter = self._waiter  # as in `silent`: this is on every request's path
+        if waiter is None or waiter.done():
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > self._connections.limits.head_bytes and self.link is not None:
+            self.link.write(_TOO_LONG)
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Free the place of this connection."""
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close it at once; nothing that it was still to be sent is sent."""
+        if self.link is not None:
+            self.link.abort()
+
+
+class _Notice:
+    """Counts what happens, and logs it at most once a minute, with how often it happened."""
+
+    def __init__(self, write: Callable[[int, str], None]) -> None:
+        self._write = write
+        self._count = 0
+        self._detail = ""
+        self._logged_at = float("-inf")
+
+    def add(self, detail: str, count: int = 1) -> None:
+        """Count it; `detail` of the last one is logged."""
+        self._count += count
+        self._detail = detail
+        self.flush()
+
+    def flush(self) -> None:
+        """Log what was counted, unless it is too soon."""
+        now = time.monotonic()
+        if self._count and now - self._logged_at >= _NOTICE:
+            self._logged_at, count, self._count = now, self._count, 0
+            self._write(count, self._detail)
+
+
+def _log_refused(count: int, peer: str) -> None:
+    log.warning("connections_refused", count=count, peer=peer)
+
+
+def _log_closed(count: int, peer: str) -> None:
+    log.warning("connections_closed", count=count, peer=peer)
+
+
+def _log_failed(count: int, error: str) -> None:
+    log.error("accept_failed", count=count, error=error)
+
+
+class Connections:
+    """The open connections of a server, by peer, within their limits."""
+
+    def __init__(
+        self, limits: ConnectionLimits | None = None, *, proxies: Sequence[Network] = ()
+    ) -> None:
+        """Use `limits`, or what this process allows; of `proxies` come many peers' requests."""
+        self.limits = limits or ConnectionLimits.of_process()
+        self.refused: Counter[str] = Counter()  # by the limit that was reached, since the start
+        self.closed = 0  # silent ones, to make room for others
+        self._proxies = tuple(proxies)
+        self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
+        self._open = 0
+        self._notices = (_Notice(_log_refused), _Notice(_log_closed), _Notice(_log_failed))
+
+    def __len__(self) -> int:
+        return self._open
+
+    def __iter__(self) -> Iterator[HttpConnection]:
+        return chain.from_iterable(tuple(self._by_peer.values()))
+
+    def open(self, peer: str, server: web.Server, **options: Any) -> HttpConnection | None:
+        """Return a new connection of `peer`, None when it has to be refused."""
+        proxy = self._is_proxy(peer)
+        if self._full(peer, proxy=proxy):
+            return None
+        limits = self.limits
+        silent_s = limits.proxy_silent_s if proxy else limits.silent_s
+        one = HttpConnection(self, peer, server, keepalive_timeout=silent_s, **options)
+        self._by_peer.setdefault(peer, {})[one] = None
+        self._open += 1
+        return one
+
+    def remove(self, connection: HttpConnection) -> None:
+        """Forget a connection that is gone; does nothing when it was forgotten already."""
+        own = self._by_peer.get(connection.peer, {})
+        if connection in own:
+            del own[connection]
+            self._open -= 1
+            if not own:
+                del self._by_peer[connection.peer]
+
+    def accept_failed(self, error: Exception) -> None:
+        """Count a connection that could not be accepted, and make room, which may have lacked."""
+        self.refused["failed"] += 1
+        self._notices[2].add(str(error))
+        self._close_silent(self._crowds())
+
+    async def sweep(self) -> None:
+        """Cut those that were closed and do not read the rest; log what was counted."""
+        for one in tuple(self):
+            if one.link is not None and one.link.is_closing():
+                one.stuck += 1
+                if one.stuck > _STUCK:
+                    one.abort()
+        for notice in self._notices:
+            notice.flush()
+
+    def _full(self, peer: str, *, proxy: bool) -> bool:
+        """Return whether there is no room for one more of `peer`; silent ones make room."""
+        own = self._by_peer.get(peer, {})
+        if not proxy and len(own) >= self.limits.per_peer and not self._close_silent([own]):
+            self._refuse("peer", peer)
+            return True
+        if self._open >= self.limits.total and not self._close_silent(self._crowds()):
+            self._refuse("total", peer)
+            return True
+        return False
+
+    def _refuse(self, limit: str, peer: str) -> None:
+        self.refused[limit] += 1
+        self._notices[0].add(peer)
+
+    def _is_proxy(self, peer: str) -> bool:
+        if not self._proxies:
+            return False
+        address = ip_address(peer.partition("/")[0])
+        return any(address in network for network in self._proxies)
+
+    def _crowds(self) -> list[dict[HttpConnection, None]]:
+        return sorted(self._by_peer.values(), key=len, reverse=True)
+
+    def _close_silent(self, crowds: Iterable[dict[HttpConnection, None]]) -> int:
+        """Close silent connections of the first of `crowds` that has any; return how many.
+
+        Those that never sent a request go first, then the oldest.
+        """
+        for own in crowds:
+            silent = sorted((one for one in own if one.silent), key=lambda one: one.has_asked)
+            some = max(1, min(len(own), self.limits.per_peer) // _CLOSED_AT_ONCE)
+            for one in islice(silent, some):
+                self.remove(one)  # at once: its place is given away before it is gone
+                one.abort()
+            if silent:
+                self.closed += min(some, len(silent))
+                self._notices[1].add(silent[0].peer, min(some, len(silent)))
+                return min(some, len(silent))
+        return 0
+
+
+def peer_of(address: tuple[Any, ...]) -> str:
+    """Return the peer of a socket's address: an IPv4 address, or the /64 network of an IPv6 one."""
+    text = str(address[0]).partition("%")[0]
+    if ":" not in text:
+        return text
+    number = IPv6Address(text)
+    if number.ipv4_mapped is not None:
+        return str(number.ipv4_mapped)
+    return str(IPv6Network((number, _IPV6_PREFIX), strict=False))
+
+
+class LimitedSite(web.BaseSite):
+    """Like aiohttp's TCPSite, within the limits of `connections`.
+
+    It accepts by itself: uvloop closes connections that come while there is no descriptor, and
+    says so to nobody.
+    """
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        host: str,
+        port: int,
+        connections: Connections,
+        **options: Any,
+    ) -> None:
+        """Listen at `host` and `port`; `options` are those of aiohttp's RequestHandler."""
+        super().__init__(runner)
+        self._address = (host, port)
+        self._connections = connections
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """Return where it listens."""
+        host, port = self._address
+        return f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Listen; raise OSError when the address is not free or not of this machine."""
+        await super().start()
+        sockets = await _bound(*self._address)
+        server = self._runner.server
+        assert server is not None  # noqa: S101 (checked by BaseSite)
+        # It has what BaseSite and BaseRunner use of a server.
+        self._server = _Listener(  # type: ignore[assignment]
+            sockets, self._connections, server, self._options
+        )
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of `host`; all of this machine when it is ''."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets, missing = [], None
+    with ExitStack() as opened:
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+            else:
+                listener.setblocking(False)
+                sockets.append(opened.enter_context(listener))
+        if missing is not None and not sockets:
+            raise missing
+        opened.pop_all()
+    return sockets
+
+
+class _Listener:
+    """Accepts the connections of some sockets, and sweeps them."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        connections: Connections,
+        server: web.Server,
+        options: dict[str, Any],
+    ) -> None:
+        self.sockets = sockets
+        self._connections = connections
+        self._server = server
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._coming: set[asyncio.Task[None]] = set()
+        self._sweep = asyncio.create_task(every(_SWEEP, connections.sweep), name="connections")
+        for listener in sockets:
+            self._resume(listener)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._sweep.cancel()
+        for listener in self.sockets:
+            self._loop.remove_reader(listener)
+            listener.close()
+        for task in self._coming:
+            task.cancel()
+        self.sockets = []
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:  # it may have been closed meanwhile
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept what waits, some at once."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_PAUSE, self._resume, listener)
+                self._connections.accept_failed(error)
+                return
+            accepted.setblocking(False)
+            self._serve(accepted, peer_of(address))
+
+    def _serve(self, accepted: socket.socket, peer: str) -> None:
+        connection = self._connections.open(peer, self._server, **self._options)
+        if connection is None:
+            _refuse(accepted)
+            return
+        task = self._loop.create_task(self._connect(connection, accepted), name="accepted")
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except BaseException as error:
+            self._connections.remove(connection)
+            accepted.close()
+            if not isinstance(error, Exception):
+                raise
+            self._connections.accept_failed(error)
+
+
+def _refuse(accepted: socket.socket) -> None:
+    """Answer 503 as far as the socket takes it at once, and close it."""
+    with suppress(OSError):
+        accepted.send(_BUSY)
+        accepted.shutdown(socket.SHUT_WR)
+        accepted.recv(_SEEN)
+    accepted.close()
