@@ -9,10 +9,11 @@ from aiohttp import web
 from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Json, Registration
 from vpt.web.http.auth import own_credential
+from vpt.web.http.caller import peer_of
 from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
-from vpt.web.http.speakers import Speaker, asked_to_register, peer_of, require_json, speaker_of
+from vpt.web.http.speakers import Speaker, asked_to_register, require_json, speaker_of
 from vpt.web.schemas.hosts import HeardResponse, RegisteredResponse
 from vpt.web.schemas.virtualpytest import (
     HOST_OF_THE_FIELD,
