@@ -3,11 +3,13 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv --without-pip /opt/vpt
+COPY constraints.txt ./
+RUN pip --python /opt/vpt/bin/python install --no-cache-dir --require-hashes -r constraints.txt
 COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY vpt vpt
 COPY sql sql
 COPY grafana grafana
-RUN pip --python /opt/vpt/bin/python install --no-cache-dir '.[server]' 'supervisor>=4.3'
+RUN pip --python /opt/vpt/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
 ADD --chmod=644 https://apt.grafana.com/gpg-full.key /etc/apt/keyrings/grafana.asc

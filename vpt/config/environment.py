@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from dotenv import dotenv_values
 from yarl import URL
@@ -54,7 +54,7 @@ def proxy_of(url: str) -> str | None:
     Raises ConfigError for a proxy that does not speak HTTP.
     """
     target = URL(url)
-    if not target.host or proxy_bypass_environment(target.host_port_subcomponent or ""):
+    if not target.host or proxy_bypass(target.host_port_subcomponent or ""):
         return None
     proxies = getproxies_environment()
     proxy = proxies.get(target.scheme) or proxies.get("all")
