@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy
 
 from vpt.config import Config, Network, is_prefix
 from vpt.urls import is_loopback, parse_address
 from vpt.web.http.keys import CONFIG
+
+Headers = CIMultiDictProxy[str]
 
 _FOR, _PROTO = hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO
 _HOST, _PREFIX = hdrs.X_FORWARDED_HOST, "X-Forwarded-Prefix"
@@ -92,10 +95,9 @@ def _read(request: web.Request, config: Config) -> Caller:
         return Caller(peer, bool(peer), request.scheme, request.host, config.prefix)
     if not is_trusted_proxy(config, peer):
         return Caller(peer, False, request.scheme, request.host, config.prefix)
-    elements = _forwarded(headers.getall(hdrs.FORWARDED, []))
-    address = _client(request, elements, config.trusted_proxies, peer)
-    last = elements[-1] if elements else {}
-    proto, host, prefix = _last(request, _PROTO), _last(request, _HOST), _last(request, _PREFIX)
+    address = client_address(headers, config.trusted_proxies, peer)
+    last = (_forwarded(headers) or [{}])[-1]
+    proto, host, prefix = (_parts(headers, name)[-1] for name in (_PROTO, _HOST, _PREFIX))
     return Caller(
         address or peer,
         bool(address),
@@ -105,17 +107,16 @@ def _read(request: web.Request, config: Config) -> Caller:
     )
 
 
-def _client(
-    request: web.Request, elements: list[dict[str, str]], trusted: tuple[Network, ...], peer: str
-) -> str:
+def client_address(headers: Headers, trusted: tuple[Network, ...], peer: str) -> str:
     """Return the address of the client as the trusted proxies tell it, "" when they do not.
 
     A proxy that knows one of the two headers passes the other one on as its client sent it. So
     when both are there they must name the same client.
     """
     chains = []
-    if _FOR in request.headers:
-        chains.append([_address(part) for part in _parts(request, _FOR)])
+    if _FOR in headers:
+        chains.append([_address(part) for part in _parts(headers, _FOR)])
+    elements = _forwarded(headers)
     if any("for" in element for element in elements):
         chains.append([_address(element.get("for", "")) for element in elements])
     found = {_last_stranger(chain, trusted) for chain in chains}
@@ -139,22 +140,16 @@ def _last_stranger(chain: list[str], trusted: tuple[Network, ...]) -> str:
     return chain[0] if chain else ""
 
 
-def _parts(request: web.Request, name: str) -> list[str]:
-    """Return the parts of a header that may be there more than once, in their order."""
-    return [part.strip() for part in ",".join(request.headers.getall(name, [])).split(",")]
+def _parts(headers: Headers, name: str) -> list[str]:
+    """Return the parts of a header, over all its lines; that of the nearest proxy is the last."""
+    return [part.strip() for part in ",".join(headers.getall(name, [])).split(",")]
 
 
-def _last(request: web.Request, name: str) -> str:
-    """Return the value of the nearest proxy, which alone is trusted."""
-    return _parts(request, name)[-1]
-
-
-def _forwarded(headers: list[str]) -> list[dict[str, str]]:
+def _forwarded(headers: Headers) -> list[dict[str, str]]:
     """Return the elements of `Forwarded` (RFC 7239), each with its names in lower case."""
-    joined = ",".join(headers)
     return [
         {name.strip().lower(): value.strip().strip('"') for name, _, value in map(_pair, fields)}
-        for fields in (element.split(";") for element in joined.split(",") if element.strip())
+        for fields in (element.split(";") for element in _parts(headers, hdrs.FORWARDED) if element)
     ]
 
 
