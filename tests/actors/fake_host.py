@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -149,6 +150,7 @@ class FakeHost:
         secret: str | None = None,
         capabilities: tuple[str, ...] = (),
         believes: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.devices = devices
@@ -157,6 +159,7 @@ class FakeHost:
         self.cancel = cancel
         self.secret = secret
         self.capabilities = capabilities
+        self.tls = tls
         self.believes = believes or secret  # the secret that it asks for
         self.health: Behaviour = replies(status="ok")
         self.on_cancel: Behaviour = replies(cancelled=True)
@@ -184,7 +187,7 @@ class FakeHost:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def registration(self, *, credential: Credential = Credential.JOIN) -> Registration:
         """Give what the host says of itself when it joins."""
@@ -225,7 +228,9 @@ class FakeHost:
             app, access_log=None, shutdown_timeout=0.01, handler_cancellation=True
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_port=True).start()
+        await web.TCPSite(
+            self._runner, "127.0.0.1", self.port, reuse_port=True, ssl_context=self.tls
+        ).start()
 
     async def vanish(self) -> None:
         """Break every connection and refuse new ones; what it does goes on."""

@@ -80,7 +80,16 @@ def test_both_stages_are_of_the_same_python_and_only_the_first_builds() -> None:
     tools = r"\b(pip|gcc|g\+\+|make|build-essential|\S+-dev|git|curl|wget|gnupg2?)\b"
     assert re.findall(tools, shell(FINAL)) == []
     assert [one.words for one in of(FINAL, "COPY") if "--from=build" in one.text] == [
-        ["/opt/vpt", "/opt/vpt"]
+        ["/opt/grafana.asc", "/etc/apt/keyrings/grafana.asc"],
+        ["/opt/vpt", "/opt/vpt"],
+    ]
+
+
+def test_the_image_installs_nothing_whose_hash_is_not_pinned() -> None:
+    installs = re.findall(r"pip --python \S+ install ([^&\n]*)", shell(BUILD))
+    assert [shlex.split(one) for one in installs] == [
+        ["--no-cache-dir", "--require-hashes", "-r", "constraints.txt"],
+        ["--no-cache-dir", "--no-deps", "--no-build-isolation", ".", "supervisor>=4.3"],
     ]
 
 
@@ -104,11 +113,18 @@ def test_whatever_is_copied_is_there_and_reaches_the_engine() -> None:
 
 
 def test_grafana_comes_signed_by_the_one_key_that_is_there() -> None:
-    [[key, place]] = [one.words for one in of(FINAL, "ADD")]
+    [[key, there]] = [one.words for one in of(BUILD, "ADD")]
     assert key.startswith("https://apt.grafana.com/")
+    assert of(FINAL, "ADD") == []
+    [[one, made, fingerprint]] = re.findall(
+        r"gpg --batch --import (\S+) .*gpg --batch --armor --output (\S+) --export (\w+)",
+        shell(BUILD).replace("\n", " "),
+    )
+    assert (one, len(fingerprint)) == (there, 40)
+    [place] = [to for where, to in (x.words for x in of(FINAL, "COPY")) if where == made]
     lists = re.findall(r"deb (\[.*?\]) (\S+)", shell(FINAL))
     assert lists == [(f"[signed-by={place}]", "https://apt.grafana.com")]
-    assert "--chmod=644" in of(FINAL, "ADD")[0].text, "apt reads it as another user"
+    assert f"chmod 644 {made}" in shell(BUILD), "apt reads it as another user"
     installs = re.findall(r"apt-get install ([^&]*)", shell(FINAL))
     assert [shlex.split(i) for i in installs] == [
         ["-y", "--no-install-recommends", "grafana=13.*", "tini=0.*"]

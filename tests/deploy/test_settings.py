@@ -110,6 +110,61 @@ def test_values_are_read_as_what_they_mean() -> None:
     assert from_env({"SECRET_KEY": "s" * 32, "FLASK_SECRET_KEY": "f" * 32}).secret_key == "s" * 32
 
 
+ORIGINS = {
+    "https://pages.example/": "https://pages.example",
+    "HTTPS://Pages.Example:443": "https://pages.example",
+    "http://pages.example:80/": "http://pages.example",
+    "http://pages.example:8080": "http://pages.example:8080",
+    "http://[2001:DB8::1]:80": "http://[2001:db8::1]",
+    "https://b\u00fccher.example": "https://xn--bcher-kva.example",
+    "*": "*",
+    "https://pages.example/lab": None,
+    "https://pages.example?x": None,
+    "https://me@pages.example": None,
+    "pages.example": None,
+    "ftp://pages.example": None,
+    "https://": None,
+    "http://[": None,
+    "http://a:port": None,
+}
+
+
+def test_origins_are_those_that_a_browser_sends() -> None:
+    for text, origin in ORIGINS.items():
+        if origin is None:
+            with pytest.raises(ConfigError, match="CORS_ORIGINS: expected origins without a path"):
+                from_env({"CORS_ORIGINS": text})
+        else:
+            assert from_env({"CORS_ORIGINS": text}).cors_origins == (origin,), text
+
+
+#: SERVER_URL, the origin that it allows, and the prefix below which the server answers.
+SERVER_URLS = {
+    "https://lab.example": ("https://lab.example", ""),
+    "https://Lab.example:443/vpt/": ("https://lab.example", "/vpt"),
+    "http://lab.example:81/a/b.c": ("http://lab.example:81", "/a/b.c"),
+    "https://lab.example/api": None,
+    "https://lab.example/socket.io/x": None,
+    "https://lab.example/a//b": None,
+    "https://lab.example/a b": None,
+    "https://lab.example/?a": None,
+    "https://lab.example/#a": None,
+    "https:///vpt": None,
+}
+
+
+def test_the_path_of_server_url_is_a_prefix() -> None:
+    for text, expected in SERVER_URLS.items():
+        if expected is None:
+            with pytest.raises(ConfigError, match="SERVER_URL: expected a URL such as"):
+                from_env({"SERVER_URL": text})
+        else:
+            config = from_env({"SERVER_URL": text, "CORS_ORIGINS": "https://a.example"})
+            origin, prefix = expected
+            assert config.origins == ("https://a.example", origin)
+            assert config.prefix == prefix
+
+
 def test_no_secret_is_public() -> None:
     secrets = {item.name.upper() for item in fields(Config) if not item.repr}
     assert len(secrets) > 10

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from vpt.host.launch import host_command, read_address, read_settings
+from vpt.host.server import run_host
 from vpt.host.settings import HostSettings
 
 from .kit import TOKEN, Caller, FakeServer, process, running, until
@@ -251,3 +252,18 @@ def test_an_address_that_cannot_be_had_is_one_line_and_exit_code_2(tmp_path: Pat
     result = CliRunner().invoke(host_command, options)
     assert result.exit_code == 2
     assert "cannot run" in result.output
+
+
+async def test_a_host_speaks_by_way_of_the_proxy_that_the_environment_names(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    elsewhere = FakeServer(url="http://vpt.invalid:5109")
+    ready = asyncio.Event()
+    chosen = HostSettings(server=elsewhere.url, name="lab", data_dir=tmp_path / "data")
+    task = asyncio.create_task(run_host(chosen, ready=ready))
+    await server.heard("register")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert server.calls[0][2]["Host"] == "vpt.invalid:5109"

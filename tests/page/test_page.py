@@ -144,6 +144,21 @@ async def test_a_link_of_another_user_asks_before_it_replaces_who_is_signed_in(
         await seen.go("token=nonsense")
         await expect(page.get_by_role("heading", name="Lab")).to_be_visible()
         await expect(who).to_have_text("ann, operator")
+
+        forged = jwt.encode({"user_id": "ann", "role": "operator"}, "of somebody else" * 2)
+        seen.expected = ("401",)
+        async with page.expect_response(lambda one: one.status == 401):
+            await seen.go(f"token={forged}")
+        await expect(who).to_have_text("ann, operator")
+        await expect(page.locator("#live")).to_have_text("Live")
+
+        endless = "Ann\u202e\u0000 \u200b" + "n" * 10_000
+        await seen.go(f"token={token(Role.VIEWER, endless)}")
+        await expect(dialog).to_contain_text("nobody has checked it")
+        shown = await dialog.inner_text()
+        assert f"Sign in as Ann {'n' * 36}…" in shown
+        assert len(shown) < 400
+        await dialog.get_by_role("button", name="Stay ann").click()
         page.on("dialog", lambda one: one.accept())  # of the browser: changes are not saved
         await page.goto("about:blank")
         await page.goto(f"{vpt.url}/#token={token(Role.VIEWER, 'mallory')}")

@@ -17,6 +17,7 @@ from yarl import URL
 
 from vpt.client.exits import ExitCode, InfrastructureError, MisuseError
 from vpt.client.text import format_field_errors, one_line
+from vpt.config import proxy_of
 from vpt.model import Json
 
 #: Seconds: for a response, in addition to the query's `wait`; to connect; the longest backoff.
@@ -29,7 +30,8 @@ _HINTS = {
     401: ": the token in VPT_TOKEN (or --token) is wrong, has expired or was revoked.",
     403: " The token comes from VPT_TOKEN (or --token).",
 }
-_UNAVAILABLE = {502, 503, 504}
+#: The server itself, a proxy or a CDN (52x, 530) says that nobody answers now.
+_UNAVAILABLE = {502, 503, 504, *range(520, 531)}
 _MISUSES = {400, 401, 403, 404, 405, 413, 422}
 
 
@@ -81,7 +83,9 @@ class Api:
         self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._opened = aiohttp.ClientSession(headers={hdrs.AUTHORIZATION: f"Bearer {self.token}"})
+        self._opened = aiohttp.ClientSession(
+            headers={hdrs.AUTHORIZATION: f"Bearer {self.token}"}, proxy=proxy_of(str(self.url))
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import shlex
 import shutil
 import socket
@@ -42,6 +43,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 async def run_demo(config: Config, *, once: bool) -> int:
     """Run it all until Ctrl-C, or with `once` until its end; return the campaign's exit code."""
+    os.environ["no_proxy"] = "*"  # server, host and client are all on this machine
     with (
         (config.vpt_data_dir / "demo.log").open("a", encoding="utf-8") as log,
         Interrupts(lambda: None) as interrupts,

@@ -1,9 +1,16 @@
 """The settings: `declaration.py` has them all, `environment.py` reads them."""
 
 from vpt.config.declaration import ClientConfig, Config, default_data_dir
-from vpt.config.environment import ConfigError, client_from_env, from_env, log_level_now
+from vpt.config.environment import (
+    ConfigError,
+    client_from_env,
+    from_env,
+    log_level_now,
+    proxy_of,
+)
 from vpt.config.generated_keys import with_grafana_keys, with_keys
-from vpt.config.values import Network
+from vpt.config.origins import origin_of
+from vpt.config.values import Network, is_prefix
 
 __all__ = [
     "ClientConfig",
@@ -13,7 +20,10 @@ __all__ = [
     "client_from_env",
     "default_data_dir",
     "from_env",
+    "is_prefix",
     "log_level_now",
+    "origin_of",
+    "proxy_of",
     "with_grafana_keys",
     "with_keys",
 ]

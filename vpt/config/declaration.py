@@ -15,6 +15,7 @@ from typing import Any
 import platformdirs
 
 from vpt.config import values as v
+from vpt.config.origins import origin_of, path_of
 from vpt.config.values import Network, ValueType
 
 _MADE = "made once, kept in the data folder"
@@ -79,13 +80,18 @@ class Config:
     )
     server_port: int = _setting(v.whole(0, 65535), 5109, "Port to listen on.", public=True)
     server_url: str | None = _setting(
-        v.WEB,
+        v.PUBLIC_URL,
         None,
-        "The URL that people use, such as https://vpt.example.",
+        "The URL that people use, such as https://vpt.example; its path is a prefix of all routes.",
         "SERVER_HOST and SERVER_PORT",
     )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        v.NETWORKS,
+        (),
+        "Networks of the reverse proxies whose X-Forwarded-… headers count, such as 127.0.0.1/32.",
+    )
     cors_origins: tuple[str, ...] = _setting(
-        v.NAMES,
+        v.ORIGINS,
         (),
         "Origins whose pages may call the API, comma separated, such as https://pages.example.",
     )
@@ -321,6 +327,17 @@ class Config:
             for item, setting in settings_of(Config)
             if setting.public
         }
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Return the origins whose pages may call the API: CORS_ORIGINS, and that of SERVER_URL."""
+        own = (origin_of(self.server_url),) if self.server_url else ()
+        return tuple(dict.fromkeys((*self.cors_origins, *own)))
+
+    @property
+    def prefix(self) -> str:
+        """Return the path of SERVER_URL, below which the routes are reached, too: "" or "/vpt"."""
+        return path_of(self.server_url) if self.server_url else ""
 
     @property
     def page_url(self) -> str:

@@ -20,8 +20,8 @@ _HEAD = """\
 #: What docker-compose.yml reads by itself: name, default, meaning.
 _COMPOSE = (
     ("VPT_DB_PASSWORD", "", "Password of its PostgreSQL, required there: letters and digits only."),
-    ("VPT_PORT", "5109", "Port of this machine for vpt."),
-    ("VPT_GRAFANA_PORT", "3001", "Port of this machine for Grafana."),
+    ("VPT_PORT", "127.0.0.1:5109", "Where this machine publishes vpt; 0.0.0.0:5109 is for all."),
+    ("VPT_GRAFANA_PORT", "127.0.0.1:3001", "The same for Grafana."),
 )
 
 

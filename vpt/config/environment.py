@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import getproxies_environment, proxy_bypass
 
 from dotenv import dotenv_values
+from yarl import URL
 
 from vpt.config.declaration import ClientConfig, Config, settings_of
 from vpt.config.values import UnreadableError
@@ -42,6 +44,30 @@ def client_from_env(given: Mapping[str, str | None], *, folder: Path | None = No
     """Read as `from_env` does; what is given, and not None, wins. Raises ConfigError."""
     named = {name: value for name, value in given.items() if value}
     return _read(ClientConfig, _environment(folder) | named)
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the URL of the HTTP proxy for requests to `url`, as the environment names it.
+
+    Read as curl does: http_proxy, https_proxy or all_proxy, unless no_proxy has the host; upper
+    case counts, too. Not aiohttp's `trust_env`, which would also send passwords of a ~/.netrc.
+    Raises ConfigError for a proxy that does not speak HTTP.
+    """
+    target = URL(url)
+    if not target.host or proxy_bypass(target.host_port_subcomponent or ""):
+        return None
+    proxies = getproxies_environment()
+    proxy = proxies.get(target.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        scheme = proxy.partition("://")[0]
+        raise ConfigError(
+            f"{target.scheme}_proxy: expected an http:// proxy, and {scheme}:// is none; for a"
+            f" direct connection add {target.host} to no_proxy"
+        )
+    return proxy
 
 
 def _read(declaration: type[Settings], env: Mapping[str, str]) -> Settings:

@@ -14,12 +14,19 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from vpt.config.origins import origin_of, path_of
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIN_SECRET = 32
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|kB|MB|GB)?")
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FINITE = sys.float_info.max
+#: A path that means the same to every proxy, router and browser: no escapes, no "..".
+_PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
+#: First parts of the server's own paths: below a prefix of such a name nobody could tell whether a
+#: proxy has removed the prefix.
+_OWN_PATHS = frozenset(("api", "console", "metrics", "screenshots", "server", "socket.io"))
 
 
 class UnreadableError(Exception):
@@ -100,6 +107,42 @@ def _networks(text: str) -> tuple[Network, ...]:
         raise UnreadableError(words) from error
 
 
+def _origin(text: str) -> str:
+    """Return an origin in the form of a browser; a path is refused, since an origin has none."""
+    if text in ("*", "null"):
+        return text
+    try:
+        if path_of(text) or "?" in text or "#" in text or "@" in text:
+            raise ValueError(text)  # noqa: TRY301
+        return origin_of(text)
+    except ValueError as error:
+        words = "expected origins without a path, such as https://pages.example, comma separated"
+        raise UnreadableError(f"{words} (not {text!r})") from error
+
+
+def is_prefix(path: str) -> bool:
+    """Return whether the server can be reached below this path: "" or "/vpt", without escapes."""
+    first = path.lstrip("/").partition("/")[0]
+    return bool(_PLAIN_PATH.fullmatch(path)) and first not in _OWN_PATHS
+
+
+def _public_url(text: str) -> str:
+    """Return the URL under which people reach the server; its path is a prefix of all routes."""
+    text = _url(text, ("http", "https"))
+    try:
+        origin_of(text)
+        sound = is_prefix(path_of(text)) and "?" not in text and "#" not in text
+    except ValueError:
+        sound = False
+    if not sound:
+        own = ", ".join(f"/{name}" for name in sorted(_OWN_PATHS))
+        raise UnreadableError(
+            "expected a URL such as https://vpt.example or https://example.com/vpt; a path has"
+            f" letters, digits, '.', '_', '~', '-' only, and does not begin with {own}"
+        )
+    return text
+
+
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -113,6 +156,7 @@ def _as_size(value: int) -> str:
 
 TEXT = ValueType(parse=str)
 NAMES = ValueType(parse=_parts, show=",".join)
+ORIGINS = ValueType(parse=lambda text: tuple(map(_origin, _parts(text))), show=",".join)
 NETWORKS = ValueType(parse=_networks, show=lambda value: ",".join(map(str, value)))
 FOLDER = ValueType(parse=lambda text: Path(text).expanduser().absolute())
 SIZE = ValueType("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
@@ -121,6 +165,7 @@ VISIBLE = ValueType(
 )
 TOKEN = ValueType("at least 16 characters", Annotated[str, Meta(min_length=16)], parse=str)
 WEB = url("http", "https")
+PUBLIC_URL = ValueType(parse=_public_url)
 SECONDS = number("a number of seconds above 0", Meta(gt=0, le=_FINITE))
 SECONDS_OR_0 = number("a number of seconds (0 or more)", Meta(ge=0, le=_FINITE))
 DAYS = number("a number of days, 1 to 36500", Meta(ge=1, le=36500))

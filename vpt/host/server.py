@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
+from vpt.config import proxy_of
 from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
@@ -88,7 +89,8 @@ async def _serve(
             ready.set()
         registration = registration_body(settings, devices, secret, port)
         timeout = aiohttp.ClientTimeout(total=None)  # each request sets its own
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        proxy = proxy_of(settings.server)
+        async with aiohttp.ClientSession(timeout=timeout, proxy=proxy) as session:
             await _stay_registered(settings, devices, session, registration)
     finally:
         await runner.cleanup()

@@ -28,6 +28,7 @@ from vpt.web.api import (
 from vpt.web.docs import documents
 from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
 from vpt.web.http.middlewares import REQUEST_ID, gate
+from vpt.web.http.prefix import PrefixResource
 from vpt.web.live import sockets
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     documents.setup(app)
     for resource in RESOURCES:
         app.add_routes(resource.routes)
-    _allow_origins(app, config.cors_origins)
+    _allow_origins(app, config.origins)
     sockets.attach(app)  # after CORS, which Socket.IO handles itself
+    app.router.register_resource(PrefixResource(app.router, config))
     return app
 
 

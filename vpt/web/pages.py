@@ -14,7 +14,9 @@ from aiohttp import hdrs, web
 
 from vpt.errors import NotFoundError
 from vpt.web.http.auth import public
+from vpt.web.http.caller import caller_of
 from vpt.web.http.operations import UNCHANGED, ResponseSpec, operation
+from vpt.web.http.params import is_known
 
 routes = web.RouteTableDef()
 
@@ -65,18 +67,24 @@ def _digest(files: Mapping[str, tuple[bytes, str]]) -> str:
 _FILES = _read(Path(__file__).parent / "console")
 _VERSION = _digest(_FILES)
 _FRONT = _FILES["index.html"][0].replace(b"VERSION", _VERSION.encode())
-_TAG = f'"{_VERSION}"'
+_FROM_THE_ROOT = b'="/console/'
 
 
 @routes.get("/")
 @public
 @operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
 async def front(request: web.Request) -> web.Response:
-    """Show the page; 304 when the client has it already."""
-    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _CHECKED_EACH_TIME, hdrs.ETAG: _TAG}
-    if any(tag.value == _VERSION for tag in request.if_none_match or ()):
+    """Show the page; 304 when the client has it already.
+
+    Its files are named with the prefix of a proxy; its modules find the rest by their own URL.
+    """
+    prefix = caller_of(request).prefix
+    tag = _VERSION + prefix.replace("/", ".")
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _CHECKED_EACH_TIME, hdrs.ETAG: f'"{tag}"'}
+    if is_known(request, tag):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=_FRONT, content_type="text/html", charset="utf-8", headers=headers)
+    body = _FRONT.replace(_FROM_THE_ROOT, f'="{prefix}/console/'.encode())
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
 @routes.get("/console/{version}/{name:.+}")

@@ -23,6 +23,7 @@ from vpt.errors import (
 from vpt.model import HostStatus, Json, Role
 from vpt.store.seal import Sealer
 from vpt.web.http.auth import needs, own_credential, secret_of, user_of
+from vpt.web.http.caller import peer_of
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import HOST, body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, text
@@ -38,7 +39,6 @@ from vpt.web.http.speakers import (
     Speaker,
     asked_to_register,
     check_speaker,
-    peer_of,
     require_json,
     speaker_of,
 )

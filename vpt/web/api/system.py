@@ -82,7 +82,7 @@ _EXTERNAL = web.AppKey("external_checks", ExternalChecks)
 
 def setup(app: web.Application) -> None:
     """Prepare what these routes read. CONFIG and DB of `app` must be set."""
-    app[CONNECTIONS] = Connections()
+    app[CONNECTIONS] = Connections(proxies=app[CONFIG].trusted_proxies)
     app[PULSE] = Pulse()
     app[_DATABASE] = DatabaseCheck(app[DB])
     app[_EXTERNAL] = ExternalChecks(targets_of(app[CONFIG]))

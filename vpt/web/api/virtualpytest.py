@@ -11,6 +11,7 @@ from vpt.dialects.start_requests import StepKind
 from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Json, Registration
 from vpt.web.http.auth import own_credential
+from vpt.web.http.caller import peer_of
 from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
@@ -19,7 +20,6 @@ from vpt.web.http.speakers import (
     asked_to_register,
     check_speaker,
     check_speaker_of_task,
-    peer_of,
     require_json,
     speaker_of,
 )

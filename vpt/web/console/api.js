@@ -8,6 +8,9 @@ const OVERTAKEN =
   "Somebody else changed this in the meantime. Copy your changes, reload the page and enter them again.";
 const AWAY = "The server does not answer.";
 
+/** The URL of the server, which may be below a prefix of a proxy: two folders above this file. */
+export const BASE = new URL("../../", import.meta.url);
+
 /** A refusal by the server; `message` is for people. */
 export class ApiError extends Error {
   constructor(status, message) {
@@ -30,6 +33,30 @@ export async function write(method, path, body, { key, headers = {}, signal } = 
   const more = key ? { ...headers, "Idempotency-Key": key } : headers;
   const work = () => send(method, path, { body, headers: more, signal });
   return key ? patiently(work, signal) : work();
+}
+
+/** Send a GET once, without retries. */
+export async function once(path) {
+  return send("GET", path);
+}
+
+/** Return whether the server accepts a token, which is not that of the session. */
+export async function accepts(token) {
+  const headers = { Authorization: `Bearer ${token}` };
+  const response = await fetch(at("/api/system/status"), { headers, cache: "no-store" }).catch(
+    () => null,
+  );
+  return Boolean(response?.ok);
+}
+
+/** Return the URL of a path of the server. */
+function at(path) {
+  return new URL(path.replace(/^\//, ""), BASE);
+}
+
+/** Return whether a proxy, or nobody, has answered in place of the server; 52x are of CDNs. */
+function isAway(status) {
+  return status === 0 || (status >= 502 && status <= 504) || (status >= 520 && status <= 530);
 }
 
 /** Read all pages of a list and call `take` with each, until it returns false. */
@@ -82,7 +109,7 @@ async function patiently(work, signal) {
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof ApiError) || (error.status !== 503 && error.status !== 0)) throw error;
+      if (!(error instanceof ApiError) || !isAway(error.status)) throw error;
       line.dispatchEvent(new CustomEvent("waiting", { detail: `${error.message} Retrying…` }));
       await pause(error.retryAfter ?? PATIENCE, signal);
     }
@@ -118,7 +145,7 @@ async function send(
   }
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(at(path), options);
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new ApiError(0, AWAY);
@@ -134,7 +161,7 @@ async function refusal(response, token) {
   const error = new ApiError(response.status, sentence(said, response.status));
   const after = Number(response.headers.get("Retry-After"));
   if (after > 0) error.retryAfter = Math.min(after, 30);
-  if (response.status !== 503) line.dispatchEvent(new Event("answered"));
+  if (!isAway(response.status)) line.dispatchEvent(new Event("answered"));
   if (response.status === 401 && token === session.token) {
     line.dispatchEvent(
       new CustomEvent("refused", {
@@ -147,8 +174,9 @@ async function refusal(response, token) {
 
 /** Return one sentence for the body of an error response. */
 function sentence(said, status) {
-  if (said.errors) return flat(said.errors, []).join(" ");
-  const told = said.error ?? `The server answered with status ${status}.`;
+  if (said?.errors) return flat(said.errors, []).join(" ");
+  const away = isAway(status) ? `The server does not answer (${status}).` : "";
+  const told = said?.error ?? (away || `The server answered with status ${status}.`);
   return /[.!?…]$/.test(told) ? told : `${told}.`;
 }
 

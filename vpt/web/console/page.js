@@ -1,6 +1,6 @@
 // Starts the page: the session, the view that the URL names, the state of the connection.
 
-import { line } from "./api.js";
+import { accepts, line } from "./api.js";
 import { ask, put, taken } from "./dialog.js";
 import { button, fill, h, say, show } from "./h.js";
 import { connect, connected, disconnect, live } from "./live.js";
@@ -37,7 +37,13 @@ const VIEWS = [
   [/^\/executions\/([^/]+)$/, execution, "/results"],
   [/^\/campaign-executions\/([^/]+)$/, campaignExecution, "/results"],
 ];
-const STATES = { connecting: "Connecting…", live: "Live", lost: "Connection lost" };
+const STATES = {
+  connecting: "Connecting…",
+  live: "Live",
+  lost: "Connection lost",
+  polling: "Read every 10 s",
+};
+const LONGEST_NAME = 40; // characters of a name that nobody has checked
 const LOST = "The connection is lost: this page may be out of date. Reconnecting…";
 
 const by = (id) => document.getElementById(id);
@@ -163,32 +169,51 @@ function who(user = session) {
   return `${user.name}, ${user.role}`;
 }
 
+function isSignedIn(user) {
+  return session.user === user.user && who() === who(user);
+}
+
 /** Show what the address names; the token of a link replaces no other user without a question. */
-function follow() {
+async function follow() {
   const token = takeFromAddress();
   const user = userOf(token);
-  if (token && (session.token === null || who() === who(user))) {
-    if (session.token !== null) was = who(); // the unsaved changes are of the same user
-    keepToken(token);
-    return enter();
-  }
+  if (token && session.token === null) return signInAs(token);
   draw();
-  if (user.name) askToReplace(token, user);
+  if (!user.name) return;
+  if (!isSignedIn(user)) return askToReplace(token, user);
+  // Anybody can write the same name into a link: it must not sign out who is there.
+  if ((await accepts(token)) && session.token !== null && isSignedIn(user)) {
+    was = who(); // the unsaved changes are of the same user
+    signInAs(token);
+  }
+}
+
+function signInAs(token) {
+  keepToken(token);
+  enter();
 }
 
 /** Ask, since any page can lead here by a link, and what is done then is done by the link's user. */
 function askToReplace(token, user) {
+  const name = brief(user.name);
   ask(
-    `Sign in as ${user.name}?`,
-    `A link signs in as ${who(user)}. Now ${who()} is signed in; unsaved changes will be lost.`,
-    `Sign in as ${user.name}`,
+    `Sign in as ${name}?`,
+    `A link signs in as ${name}, ${user.role}: so it says, and nobody has checked it. ` +
+      `Now ${who()} is signed in; unsaved changes will be lost.`,
+    `Sign in as ${name}`,
     () => {
       leave();
-      keepToken(token);
-      enter();
+      signInAs(token);
     },
     `Stay ${session.name}`,
   );
+}
+
+/** Return a name that came from outside, short and without characters that turn or hide text. */
+function brief(name) {
+  const plain = name.replace(/[\p{C}\p{Z}]+/gu, " ").trim();
+  const signs = [...plain];
+  return signs.length > LONGEST_NAME ? `${signs.slice(0, LONGEST_NAME).join("")}…` : plain;
 }
 
 /** Sign out, by the user or because the token ended; in that case unsaved changes are kept. */

@@ -249,7 +249,7 @@ for (const name of Object.keys(APPLY)) {
     apply(name, payload);
   });
 }
-live.addEventListener("state", ({ detail }) => detail === "live" && refresh().catch(() => {}));
+live.addEventListener("read", () => refresh().catch(() => {}));
 setInterval(() => {
   if (known.loaded && !document.hidden && performance.now() - looked > EVERY)
     refresh().catch(() => {});

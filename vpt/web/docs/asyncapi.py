@@ -181,7 +181,7 @@ def _server(config: Config) -> Json:
     url = urlsplit(config.server_url or f"http://{config.server_host}:{config.server_port}")
     return {
         "host": url.netloc.rpartition("@")[2],
-        "pathname": PATH,
+        "pathname": f"{config.prefix}{PATH}",
         "protocol": "wss" if url.scheme == "https" else "ws",
         "security": [_ref("#/components/securitySchemes/user")],
     }

@@ -18,6 +18,7 @@ from vpt.web.http.auth import public
 from vpt.web.http.keys import CONFIG
 from vpt.web.http.middlewares import JSON_HEADERS
 from vpt.web.http.operations import JSON, UNCHANGED, ResponseSpec, operation
+from vpt.web.http.params import is_known
 
 routes = web.RouteTableDef()
 
@@ -56,7 +57,7 @@ class _Text:
             hdrs.ETAG: f'"{tag}"',
             hdrs.CACHE_CONTROL: "no-cache",
         }
-        if any(known.value == tag for known in request.if_none_match or ()):
+        if is_known(request, tag):
             return web.Response(status=304, headers=headers)
         if not self.packed:
             return web.Response(body=self.body, headers=headers)

@@ -197,7 +197,8 @@ def describe(app: web.Application) -> bytes:
             "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        servers=[{"url": "/", "description": "This server"}],
+        # Relative to the document, so that it holds below any prefix of a proxy, too.
+        servers=[{"url": "..", "description": "This server"}],
         plugins=[_Plugin(schema_name_resolver=_name_of)],
     )
     for name, scheme in _SECURITY.items():

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from vpt.errors import ForbiddenError, InvalidTokenError, NoTokenError, UnavailableError
 from vpt.model import Role
 from vpt.store.tokens import User, read_token
+from vpt.web.http.caller import routed_path
 from vpt.web.http.keys import CONFIG, SUPABASE, TOKENS, USER
 
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
@@ -141,10 +142,10 @@ async def admit(request: web.Request) -> User | None:
     if access is not None or _is_preflight(request):
         return None
     if match.http_exception is not None:
-        return await authenticate(request) if request.path.startswith("/api") else None
+        return await authenticate(request) if routed_path(request).startswith("/api") else None
     if isinstance(match.route.resource, web.StaticResource):
         return None
-    if request.path.startswith("/socket.io/"):  # it checks the token when a client connects
+    if routed_path(request).startswith("/socket.io/"):  # it checks the token when a client connects
         return None
     raise ForbiddenError("This route is closed: its handler does not declare who may call it.")
 

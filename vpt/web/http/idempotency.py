@@ -14,6 +14,7 @@ from aiohttp import web
 from vpt.errors import BadRequestError, KeyReusedError
 from vpt.model import RequestKey
 from vpt.web.http.auth import user_of
+from vpt.web.http.caller import routed_path
 from vpt.web.http.keys import DB
 from vpt.web.http.params import Param
 from vpt.web.http.requests import read_json
@@ -93,7 +94,7 @@ def _scope_of(request: web.Request) -> _Scope | None:
     key = IDEMPOTENCY_KEY.of(request.headers)
     if key is None:
         return None
-    return _Scope(user_of(request).user_id, request.method, request.path, key)
+    return _Scope(user_of(request).user_id, request.method, routed_path(request), key)
 
 
 async def _body_hash(request: web.Request) -> bytes:

@@ -20,6 +20,7 @@ from structlog.contextvars import bind_contextvars
 from vpt.errors import InvalidError, VptError
 from vpt.store.audit import Entry
 from vpt.web.http.auth import admit
+from vpt.web.http.caller import caller_of
 from vpt.web.http.keys import AUDIT, REQUESTS, USER
 
 log = structlog.get_logger(__name__)
@@ -88,7 +89,7 @@ def _audit(request: web.Request, request_id: str, status: int) -> None:
             route=route,
             path=request.rel_url.raw_path[:LONGEST_PATH],
             status=status,
-            peer=request.remote or "",
+            peer=caller_of(request).address,
             request_id=request_id,
         )
     )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from aiohttp import hdrs
+from aiohttp.web import BaseRequest
 
 from vpt.errors import BadRequestError
 from vpt.model import Json
@@ -25,7 +26,10 @@ LONGEST_TEXT, LONGEST_CURSOR = 200, 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
 _WHOLE = re.compile(r"[0-9]{1,9}")
-_ETAG = re.compile(r'(?:^|,)\s*"([0-9]{1,9})"\s*(?=,|$)')
+#: What servers append inside the quotes when they compress: Apache, Caddy, Jetty and others.
+_COMPRESSED = r"(?:(?:--?|;)(?:gzip|br|zstd|deflate))?"
+_ETAG = re.compile(rf'(?:^|,)\s*(?:W/)?"([0-9]{{1,9}}){_COMPRESSED}"\s*(?=,|$)')
+_SUFFIX = re.compile(rf"{_COMPRESSED}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +183,20 @@ def etag(version: int) -> str:
 
 
 def _read_versions(header: str) -> list[int] | None:
-    """Return the versions that If-Match allows, None for any; a weak ETag never matches."""
+    """Return the versions that If-Match allows, None for any.
+
+    ETags are compared weakly: a proxy that compresses an answer weakens its ETag (nginx), or
+    appends how it did (Apache, Caddy). The version that it was made of is still the same.
+    """
     if header.strip() == "*":
         return None
     return [int(version) for version in _ETAG.findall(header.strip())]
+
+
+def is_known(request: BaseRequest, value: str) -> bool:
+    """Return whether If-None-Match names an ETag, compared weakly as in If-Match."""
+    known = request.if_none_match or ()
+    return any(_SUFFIX.sub("", tag.value) == value for tag in known)
 
 
 IF_MATCH = Param(

@@ -13,7 +13,6 @@ from hmac import compare_digest
 
 from aiohttp import hdrs, web
 
-from vpt.config import Network
 from vpt.errors import (
     BadRequestError,
     ForbiddenError,
@@ -23,8 +22,9 @@ from vpt.errors import (
     UnavailableError,
 )
 from vpt.model import Credential, Role
-from vpt.urls import is_at, parse_address
+from vpt.urls import is_at
 from vpt.web.http.auth import bearer, user_of_token
+from vpt.web.http.caller import is_in, peer_of
 from vpt.web.http.keys import CONFIG, DB, TOKENS, USER
 from vpt.web.http.requests import json_response
 
@@ -97,12 +97,6 @@ async def speaker_of(request: web.Request) -> Speaker:
     return Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
 
 
-def peer_of(request: web.Request) -> str:
-    """Return the address of the TCP peer, whatever headers claim; "" when there is none."""
-    peername = request.transport.get_extra_info("peername") if request.transport else None
-    return str(peername[0]) if isinstance(peername, tuple) else ""
-
-
 def require_json(request: web.Request) -> None:
     """Refuse a body that is not declared as JSON, as a form of a foreign web page would send it."""
     if request.content_type != "application/json":
@@ -139,14 +133,9 @@ async def _signed(request: web.Request, token: str) -> Speaker:
 def _without_credential(request: web.Request) -> Speaker:
     """Accept a peer in an open network, unless it is a browser, which sends an Origin."""
     networks = request.app[CONFIG].host_open_networks
-    if hdrs.ORIGIN in request.headers or not _is_in(peer_of(request), networks):
+    if hdrs.ORIGIN in request.headers or not is_in(peer_of(request), networks):
         raise NoTokenError
     return Speaker(Credential.OPEN)
-
-
-def _is_in(peer: str, networks: tuple[Network, ...]) -> bool:
-    address = parse_address(peer)
-    return address is not None and any(address in network for network in networks)
 
 
 def _presented(header: str) -> str:

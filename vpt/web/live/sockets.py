@@ -227,6 +227,6 @@ SOCKETS = web.AppKey("sockets", Sockets)
 def attach(app: web.Application) -> None:
     """Serve Socket.IO on `app`, whose CONFIG, DB and EVENTS are set."""
     app[SOCKETS] = Sockets(
-        app[CONFIG].cors_origins, app[DB], partial(user_of_token, app), app[TOKENS].lives
+        app[CONFIG].origins, app[DB], partial(user_of_token, app), app[TOKENS].lives
     )
     app[SOCKETS].attach(app)

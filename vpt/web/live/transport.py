@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import socketio
 import structlog
@@ -28,9 +27,11 @@ from socketio.packet import BINARY_ACK, BINARY_EVENT, EVENT
 from socketio.packet import Packet as SocketPacket
 
 from vpt.background import Background, every
+from vpt.config import origin_of
 from vpt.errors import BadRequestError, TooLargeError, VptError
 from vpt.model import Json
 from vpt.store.tokens import User
+from vpt.web.http.caller import caller_of
 from vpt.web.live.strangers import Strangers
 
 log = structlog.get_logger(__name__)
@@ -48,8 +49,19 @@ STRANGER, STRANGER_LIMIT = 10.0, 1000
 #: Seconds for a POST of a client that polls, from its first byte to the end of its handling.
 POST_TIMEOUT = 20.0
 
+#: Characters of an origin and of a host name that are logged.
+LONGEST_NAME = 200
+
 CLOSED = "The connection is closed."
 _BINARY = (str(BINARY_EVENT), str(BINARY_ACK))
+
+
+def _comparable(origin: str) -> str:
+    """Return an origin in the form of a browser; a text that is none stays as it is."""
+    try:
+        return origin_of(origin)
+    except ValueError:
+        return origin
 
 
 def encode(name: str, data: Json) -> Packet:
@@ -109,7 +121,8 @@ class Transport:
         background: Background,
     ) -> None:
         """Accept pages of our own origin and of `origins`, and the named requests of clients."""
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+        self._origins = frozenset(map(_comparable, origins))
+        self._refused_origins = 0
         self._handlers = handlers
         self._background = background
         self._connections: dict[str, Connection] = {}
@@ -138,7 +151,7 @@ class Transport:
 
     def start(self) -> None:
         """Start to close connections that present no valid token."""
-        self._background.start(every(STRANGER, self._server.sweep), "socket-strangers")
+        self._background.start(every(STRANGER, self._sweep), "socket-strangers")
 
     def disconnect(self, connection: Connection) -> None:
         """Notify the client that its session is over: it will not reconnect by itself."""
@@ -184,14 +197,24 @@ class Transport:
         return await self._handlers.answer(connection, name, data)
 
     def _allows(self, origin: str | None, environ: Json) -> bool:
-        """Return whether a page of that origin may connect: CORS_ORIGINS, or one of our own."""
-        if origin is None or "*" in self._origins or origin.lower() in self._origins:
+        """Return whether a page of that origin may connect: one that is set, or one of our own.
+
+        Our own is the host that the page was asked for, also by way of a trusted proxy. Its scheme
+        is not compared: a proxy that ends TLS need not tell it.
+        """
+        if origin is None or "*" in self._origins or _comparable(origin) in self._origins:
             return True
-        request: web.Request = environ["aiohttp.request"]
-        try:
-            return urlsplit(origin).netloc.lower() == request.host.lower()
-        except ValueError:
-            return False
+        host = caller_of(environ["aiohttp.request"]).host
+        if _comparable(origin) == _comparable(f"{origin.partition('://')[0]}://{host}"):
+            return True
+        self._refused_origins += 1
+        if self._refused_origins == 1:
+            log.warning("origin_refused", origin=origin[:LONGEST_NAME], host=host[:LONGEST_NAME])
+        return False
+
+    async def _sweep(self) -> None:
+        self._refused_origins = 0
+        await self._server.sweep()
 
     # --- the web server around it
 
@@ -297,7 +320,7 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
         await super()._handle_eio_connect(eio_sid, environ)
         # The library's task for pings lives 25 s, also when its connection was closed at once.
         self.eio.sockets[eio_sid].schedule_ping = _no_ping
-        address = environ["aiohttp.request"].remote or ""
+        address = caller_of(environ["aiohttp.request"]).address
         self.strangers.add(eio_sid, address, asyncio.get_running_loop().time())
         while len(self.strangers) > STRANGER_LIMIT:
             self._too_many += 1

@@ -84,7 +84,7 @@ export function campaignExecution({ id, signal }) {
     },
     signal,
   );
-  hear("state", (state) => state === "live" && load(), signal);
+  hear("read", () => load(), signal);
   load();
 
   return {

@@ -141,7 +141,7 @@ export function execution({ id, signal }) {
     },
     signal,
   );
-  hear("state", (state) => state === "live" && load(), signal);
+  hear("read", () => load(), signal);
   const timer = setInterval(() => item?.status === "queued" && load(), LOOK);
   signal.addEventListener("abort", () => clearInterval(timer));
   load();

@@ -1,6 +1,7 @@
 // The lab: the current state of hosts and devices. An event updates only the node that changed.
 
 import { keepInAddress } from "../address.js";
+import { BASE } from "../api.js";
 import { many } from "../format.js";
 import { field, fill, h, say, select, show } from "../h.js";
 import { deviceRow, drainButton, empty, hostLine, link, pill } from "../parts.js";
@@ -35,7 +36,7 @@ export function lab({ query, signal }) {
     empty(
       "No host has registered yet.",
       "On the machine that has the devices: ",
-      h("code", {}, `vpt host --server ${location.origin} --name pi-1 --device desktop`),
+      h("code", {}, `vpt host --server ${BASE.href.slice(0, -1)} --name pi-1 --device desktop`),
       ". HOST_JOIN_TOKEN must be set there to the server's join token. The host then appears here.",
     ),
   );

@@ -131,7 +131,7 @@ export function results({ query, signal }) {
   const news = (event) => page === 0 && (FINAL.has(event.status) || event.step === 0) && soon();
   hear("test_progress", (event) => kind.value === "executions" && news(event), signal);
   hear("campaign_progress", (event) => kind.value !== "executions" && news(event), signal);
-  hear("state", (state) => state === "live" && load(), signal);
+  hear("read", () => load(), signal);
   watch("list", () => filters.refill(), signal);
   filters.fit(kind.value);
   drawAbove();
