@@ -1,7 +1,6 @@
 """`vpt host`: the command that starts a host."""
 
 import asyncio
-import logging
 import re
 import signal
 import socket
@@ -158,23 +157,9 @@ def read_address(text: str) -> tuple[str, int]:
 
 def configure_logging() -> None:
     """Log to standard error: for people on a terminal, JSON lines otherwise."""
-    import structlog  # noqa: PLC0415 (`vpt --help` starts faster without)
+    from vpt import logs  # noqa: PLC0415 (`vpt --help` starts faster without)
 
-    terminal = sys.stderr.isatty()
-    last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.setup("console" if sys.stderr.isatty() else "json", "info")
 
 
 async def _until_signal(settings: HostSettings) -> None:
