@@ -1,7 +1,8 @@
 """The settings: `declaration.py` has them all, `environment.py` reads them."""
 
-from vpt.config.declaration import ClientConfig, Config, default_data_dir
-from vpt.config.environment import ConfigError, client_from_env, from_env, log_level_now
+from vpt.config.data_folder import default_data_dir
+from vpt.config.declaration import ClientConfig, Config
+from vpt.config.environment import ConfigError, client_from_env, dotenv, from_env, log_level_now
 from vpt.config.generated_keys import with_grafana_keys, with_keys
 from vpt.config.values import Network
 
@@ -12,6 +13,7 @@ __all__ = [
     "Network",
     "client_from_env",
     "default_data_dir",
+    "dotenv",
     "from_env",
     "log_level_now",
     "with_grafana_keys",

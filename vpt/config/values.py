@@ -100,6 +100,13 @@ def _networks(text: str) -> tuple[Network, ...]:
         raise UnreadableError(words) from error
 
 
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no home for ~, or no working folder any more
+        raise UnreadableError(f"expected a folder that can be found ({error})") from error
+
+
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -114,7 +121,7 @@ def _as_size(value: int) -> str:
 TEXT = ValueType(parse=str)
 NAMES = ValueType(parse=_parts, show=",".join)
 NETWORKS = ValueType(parse=_networks, show=lambda value: ",".join(map(str, value)))
-FOLDER = ValueType(parse=lambda text: Path(text).expanduser().absolute())
+FOLDER = ValueType("a folder", parse=_folder)
 SIZE = ValueType("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
 VISIBLE = ValueType(
     "visible ASCII characters", Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")], parse=str

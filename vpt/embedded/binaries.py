@@ -78,6 +78,7 @@ def _version(folder: Path) -> Binaries | None:
         check=False,
         timeout=COMMAND_TIMEOUT,
         env=environment(),
+        start_new_session=True,  # a Ctrl-C is for vpt: it would be read as a PostgreSQL that fails
     )
     match = re.search(r"\(PostgreSQL\) (\d+)(\.\d+)?", answer.stdout)
     return Binaries(folder, match[1] + (match[2] or "")) if match else None
@@ -97,12 +98,15 @@ def _copied(binaries: Binaries, home: Home) -> Binaries:
                 _copy(part, new / package.name / prefix.name / part.name)
         if (libraries := package.parent / f"{package.name}.libs").is_dir():
             _copy(libraries, new / libraries.name)
-        for path in (new, *new.rglob("*")):
+        for path in new.rglob("*"):
             if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+                path.chmod(0o700 if path.is_dir() or path.stat().st_mode & 0o100 else 0o600)
+            os.chown(path, home.uid, home.gid, follow_symlinks=False)
         os.sync()
         new.rename(target)
         log.info("embedded_postgres_binaries_copied", source=str(prefix), target=str(target))
+    target.chmod(0o700)  # those that an older vpt copied are closed, too
+    os.chown(target, home.uid, home.gid)
     return Binaries(bin_dir, binaries.version)
 
 
