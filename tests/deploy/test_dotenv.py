@@ -21,7 +21,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("command", "wrong"), zip(READERS, WRONG, strict=True))
+@pytest.mark.parametrize(("command", "wrong"), [*zip(READERS, WRONG, strict=True)])
 async def test_a_wrong_file_is_one_line_that_says_what_to_do(
     tmp_path: Path, command: tuple[str, ...], wrong: str
 ) -> None:

@@ -98,16 +98,22 @@ def _copied(binaries: Binaries, home: Home) -> Binaries:
                 _copy(part, new / package.name / prefix.name / part.name)
         if (libraries := package.parent / f"{package.name}.libs").is_dir():
             _copy(libraries, new / libraries.name)
-        for path in new.rglob("*"):
-            if not path.is_symlink():
-                path.chmod(0o700 if path.is_dir() or path.stat().st_mode & 0o100 else 0o600)
-            os.chown(path, home.uid, home.gid, follow_symlinks=False)
+        for path in (new, *new.rglob("*")):
+            _close(path, home)
         os.sync()
         new.rename(target)
         log.info("embedded_postgres_binaries_copied", source=str(prefix), target=str(target))
-    target.chmod(0o700)  # those that an older vpt copied are closed, too
-    os.chown(target, home.uid, home.gid)
+    _close(target, home)  # those that an older vpt copied, too
     return Binaries(bin_dir, binaries.version)
+
+
+def _close(path: Path, home: Home) -> None:
+    """Make a file or folder the account's, and closed to all others."""
+    info = path.lstat()
+    if info.st_uid != home.uid:
+        os.chown(path, home.uid, home.gid, follow_symlinks=False)
+    if info.st_mode & 0o077 and not path.is_symlink():
+        path.chmod(info.st_mode & 0o700)
 
 
 def _copy(source: Path, target: Path) -> None:
