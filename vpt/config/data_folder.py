@@ -57,7 +57,7 @@ def _homeless_folder() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Take away what others may do with what an older vpt left in the data folder."""
+    """Remove what others may do with what an older vpt left in the data folder."""
     for path in (folder / name for name in _PRIVATE):
         try:
             info = path.lstat()
