@@ -32,7 +32,7 @@ FROM audit AS a,
 LATERAL (
     SELECT
         a.id, iso(a.at) AS at, a.user_id, a.role, a.token_id, a.method, a.route, a.path, a.status,
-        a.peer, a.request_id
+        a.peer, a.request_id, a.count
 ) AS item
 WHERE (a.at, a.id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
     AND ($4::text IS NULL OR a.user_id = $4)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 
 import click
 
 from vpt.client.exits import ExitCode
+from vpt.client.text import sanitized
 from vpt.commands.cli import cli
 from vpt.config import ConfigError
+from vpt.printable import escape_lines
 
 
 def main() -> None:
@@ -20,21 +23,28 @@ def main() -> None:
     except ConfigError as error:
         code = _fail(str(error), ExitCode.USAGE)
     except click.UsageError as error:  # no arguments at all is one, too
-        error.show()
+        _show(error)
         code = ExitCode.USAGE
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = error.exit_code
     except click.Abort:
         code = ExitCode.INFRASTRUCTURE
     except Exception:  # noqa: BLE001 (Python would exit with 1, which says that a test failed)
-        traceback.print_exc()
+        click.echo(escape_lines(traceback.format_exc().rstrip()), err=True)
         code = _fail("this is a bug in vpt; please report it.", ExitCode.INFRASTRUCTURE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _show(error: click.ClickException) -> None:
+    """Print an error of click without what steers a terminal: it may quote a server or a file."""
+    text = io.StringIO()
+    error.show(text)
+    click.echo(sanitized(text.getvalue()), err=True, nl=False)
+
+
 def _fail(words: str, code: ExitCode) -> ExitCode:
-    click.echo(f"Error: {words}", err=True)
+    click.echo(f"Error: {sanitized(words)}", err=True)
     return code
 
 

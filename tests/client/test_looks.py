@@ -91,7 +91,7 @@ async def test_logs_tell_every_attempt_with_its_output_errors_and_pictures(
         "attempt 1: failed",
     ]
     assert told[:13] == [
-        f"Start the app, execution {execution_id}",
+        f"test case Start the app, execution {execution_id}",
         "attempt 1 on host-1:tv-1 of host-1",
         *attempt,
     ]
@@ -129,3 +129,30 @@ async def test_logs_follow_a_run_and_a_campaign_to_the_end(
     assert ended.code == 0
     assert ended.out.count("step 2, press_key: passed") == 2
     assert ended.lines[-1].startswith("campaign Nightly: completed, 2 tests: 2 passed in ")
+
+
+HOSTILE = "::stop-commands::x \x1b]0;owned\x07\x9b\u202e\u2028\u200b ##[error]"
+
+
+async def test_no_name_of_others_steers_a_terminal_or_ci(
+    operator: Client, host: FakeHost, vpt: Cli
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(name=HOSTILE, tags=[HOSTILE]))
+    started = await vpt("run", "testcase", case["id"], "--no-wait")
+    execution_id = started.out.strip()
+    await got(operator, f"/api/executions/{execution_id}", wait=10)
+    for args in (
+        ("logs", execution_id),
+        ("ls", "testcases"),
+        ("ls", "testcases", "--json"),
+        ("ls", "executions", "--since", HOSTILE.replace("\x00", "")),
+        ("run", "testcase", HOSTILE + "none"),
+        ("run", "testcase", case["id"]),
+        (HOSTILE,),
+    ):
+        ended = await vpt(*args)
+        for text in (ended.out, ended.err, started.err):
+            assert not [char for char in text if not char.isprintable() and char not in "\n\t"], (
+                args
+            )
+            assert not re.findall(r"^\s*::|##\w*\[", text, re.MULTILINE), args

@@ -125,7 +125,7 @@ async def test_the_log_has_events_and_no_secret(server: FakeServer, tmp_path: Pa
         await child.wait()
     log = (tmp_path / "host.log").read_text()
     for event in ("host_listening", "host_registered", "action_started", "action_finished"):
-        assert f'"event": "{event}"' in log
+        assert f'"event":"{event}"' in log
     assert host.secret not in log
     assert TOKEN not in log
 

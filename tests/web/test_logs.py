@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+
+from tests.system.kit import ROOT
 
 PROGRAM = """
 import logging, structlog
@@ -77,3 +80,72 @@ def test_loggers_in_use_hear_of_another_level() -> None:
         for name in names[names.index(level) :]
     ]
     assert all(line["event"].endswith(line["level"]) for line in said)
+
+
+#: What steers terminals, hides or reorders text, breaks lines, or is a command of a CI system.
+HOSTILE = (
+    "\x1b]0;owned\x07\x9b2J\x7f\x00\r\u202e\u2066\u200b\ufeff\u2028\u2029\U000e0041"
+    "\n::stop-commands::x\n  ::error::y ##[error]z ##vso[a]"
+)
+ATTACK = """
+import logging, structlog
+from vpt.logs import setup
+setup({format!r}, "info")
+log = structlog.get_logger("x")
+hostile = {hostile!r}
+log.info("asked", path=hostile, items=[hostile], number=7)
+log.info(hostile)
+log.info("long", path=hostile + "\\x01" * 30_000, more="m" * 10_000, items=[hostile] * 1000)
+log.info("many", **{{f"field_{{number}}": "v" * 3000 for number in range(300)}})
+log.info("surrogate", path="\\udc9b" + hostile * 500)
+logging.getLogger("lib").warning("from %s", hostile * 200)
+try:
+    raise RuntimeError(hostile * 1000 + "the end")
+except RuntimeError:
+    log.exception("broke", path=hostile)
+"""
+
+
+def attacked(log_format: str) -> bytes:
+    program = ATTACK.format(format=log_format, hostile=HOSTILE)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, timeout=60
+    ).stderr
+
+
+def unsafe(text: str) -> list[str]:
+    """Return what a terminal or a CI system would act on, beside colours."""
+    plain = re.sub(r"\x1b\[\d*m", "", text)
+    found = [char for char in plain if not char.isprintable() and char != "\n"]
+    return found + re.findall(r"##\w*\[|^\s*::.*", plain, re.MULTILINE)
+
+
+def test_what_strangers_chose_is_escaped_in_json_and_means_the_same() -> None:
+    lines = attacked("json").splitlines()
+    asked, named, *_, broke = map(json.loads, lines)
+    assert unsafe(b"\n".join(lines).decode()) == []
+    assert (asked["path"], asked["items"], asked["number"]) == (HOSTILE, [HOSTILE], 7)
+    assert named["event"] == HOSTILE
+    assert broke["exception"].startswith("Traceback") and broke["exception"].endswith("the end")
+
+
+def test_what_strangers_chose_is_escaped_for_a_terminal() -> None:
+    text = attacked("console").decode()
+    assert unsafe(text) == []
+    assert r"\x1b]0;owned" in text and "the end" in text
+
+
+def test_no_line_is_longer_than_4_kib_and_the_cuts_are_marked() -> None:
+    lines = attacked("json").splitlines(keepends=True)
+    assert len(lines) == 7 and all(len(line) <= 4096 for line in lines)
+    assert "characters left out" in json.loads(lines[2])["path"]
+    assert json.loads(lines[3])["event"] == "many"
+    assert all(len(line) <= 4096 for line in attacked("console").splitlines(keepends=True))
+
+
+def test_there_is_one_place_that_configures_logging() -> None:
+    """Else a part would log without the rules above."""
+    found = [
+        path for path in (ROOT / "vpt").rglob("*.py") if "structlog.configure(" in path.read_text()
+    ]
+    assert found == [ROOT / "vpt/logs.py"]

@@ -97,7 +97,7 @@ class _ExecutionPrinter:
         if self.follow:
             self.live.follow(TEST_CASE.id_field, execution_id)
         known = await self.api.get(path)
-        click.echo(f"{one_line(known['test_case_name'])}, execution {execution_id}")
+        click.echo(f"test case {one_line(known['test_case_name'])}, execution {execution_id}")
         printed: set[tuple[int, int]] = set()
         while True:
             await self._print_attempts(path, known, printed)

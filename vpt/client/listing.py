@@ -14,6 +14,7 @@ import click
 from vpt.client.api import Api
 from vpt.client.text import format_seconds, one_line
 from vpt.model import Json
+from vpt.printable import escape_json
 
 Column = Callable[[Json], object]
 
@@ -105,7 +106,7 @@ async def show(
     items = api.items(listing.path, limit, **filters)
     if as_json:
         async for item in items:
-            click.echo(json.dumps(item, ensure_ascii=False))
+            click.echo(escape_json(json.dumps(item, ensure_ascii=False)))
     elif sys.stdout.isatty():
         _print_table(listing, [_cells(listing, item, people=True) async for item in items])
     else:

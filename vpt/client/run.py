@@ -154,7 +154,7 @@ class _FollowedRun:
     def print_id(self) -> ExitCode:
         """Print the id to standard output, for scripts, and the link to standard error."""
         click.echo(self._id)
-        click.echo(f"{self._name} was started: {self._page}", err=True)
+        click.echo(f"{self._kind.label} {self._name} was started: {self._page}", err=True)
         return ExitCode.PASSED
 
     async def follow(self) -> ExitCode:

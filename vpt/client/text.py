@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 import click
 
 from vpt.model import Json, WaitReason
+from vpt.printable import CI_COMMAND, CONTROL
 
 LONGEST = 500
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_COMMAND = re.compile(r"##(?=\w*\[)")
 _WAITS = {
     WaitReason.ALL_BUSY: "all matching devices are busy",
     WaitReason.LANE_BUSY: "the host runs one thing at a time",
@@ -35,7 +33,7 @@ def sanitized(text: str) -> str:
 
     It also breaks ##[error] and ##vso[...], which CI systems would execute anywhere in a line.
     """
-    return _COMMAND.sub("# #", _CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
+    return CI_COMMAND.sub(" #", CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:

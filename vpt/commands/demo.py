@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
@@ -27,7 +27,7 @@ from vpt.client.run import RunRequest, run_until
 from vpt.client.runnables import CAMPAIGN
 from vpt.client.shutdown import cancel_all_tasks
 from vpt.client.sync import ImportPlan, read_server
-from vpt.commands.server_side import user_token
+from vpt.commands.server_side import keep_private, set_home, user_token
 from vpt.config import Config
 from vpt.host.server import run_host
 from vpt.host.settings import HostSettings
@@ -44,8 +44,10 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 async def run_demo(config: Config, *, once: bool) -> int:
     """Run it all until Ctrl-C, or with `once` until its end; return the campaign's exit code."""
     os.environ["no_proxy"] = "*"  # server, host and client are all on this machine
+    keep_private()
+    set_home(config)
     with (
-        (config.vpt_data_dir / "demo.log").open("a", encoding="utf-8") as log,
+        _private_log(config.vpt_data_dir / "demo.log") as log,
         Interrupts(lambda: None) as interrupts,
     ):
         click.echo(f"vpt demo: data and log in {config.vpt_data_dir}")
@@ -60,6 +62,12 @@ async def run_demo(config: Config, *, once: bool) -> int:
                 return code
         finally:
             await cancel_all_tasks()  # while the log is open
+
+
+def _private_log(path: Path) -> TextIO:
+    """Open the log for appending, for its owner only: it has what is in URLs and errors."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8")
 
 
 def _with_free_port(config: Config) -> Config:

@@ -19,6 +19,7 @@ from vpt import logs
 from vpt import serve as serving
 from vpt.client.exits import InfrastructureError
 from vpt.config import Config
+from vpt.config.data_folder import has_home
 from vpt.embedded import EmbeddedError
 from vpt.embedded import start as start_embedded
 from vpt.errors import DatabaseAwayError
@@ -70,6 +71,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def _database(settings: Config) -> AsyncIterator[str]:
     """Provide the DSN of DATABASE_URL, or of vpt's own database, which may be running already."""
     logs.setup(settings.log_format, "warning")
+    set_home(settings)
     if settings.database_url is not None:
         yield settings.database_url
         return
@@ -96,7 +98,20 @@ async def _opened(settings: Config) -> AsyncIterator[Database]:
 def serve(settings: Config, started: Callable[[str], None]) -> None:
     """Run the server until it is stopped; `started` is called with its URL."""
     logs.setup(settings.log_format, settings.log_level)
+    keep_private()
+    set_home(settings)
     run(serving.serve(settings, lambda server: started(server.url)))
+
+
+def keep_private() -> None:
+    """Let no other user read what this process writes from now on."""
+    os.umask(0o077)
+
+
+def set_home(settings: Config) -> None:
+    """Set HOME when there is none: asyncpg looks for its files there, and fails without."""
+    if not has_home():
+        os.environ["HOME"] = str(settings.vpt_data_dir)
 
 
 def user_token(settings: Config, user: str, role: Role, days: float) -> str:

@@ -1,9 +1,11 @@
 """The settings: `declaration.py` has them all, `environment.py` reads them."""
 
-from vpt.config.declaration import ClientConfig, Config, default_data_dir
+from vpt.config.data_folder import default_data_dir
+from vpt.config.declaration import ClientConfig, Config
 from vpt.config.environment import (
     ConfigError,
     client_from_env,
+    dotenv,
     from_env,
     log_level_now,
     proxy_of,
@@ -19,6 +21,7 @@ __all__ = [
     "Network",
     "client_from_env",
     "default_data_dir",
+    "dotenv",
     "from_env",
     "is_prefix",
     "log_level_now",

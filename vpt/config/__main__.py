@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from vpt.config.documentation import write
 
 if __name__ == "__main__":
-    write(Path.cwd())
+    try:
+        write(Path())
+    except (OSError, ValueError) as error:
+        sys.exit(f"Error: run this in a checkout of vpt, which has README.md ({error})")

@@ -5,16 +5,14 @@ README's table and .env.example are made of this: `python -m vpt.config` writes 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from vpt.config import values as v
+from vpt.config.data_folder import default_data_dir
 from vpt.config.origins import origin_of, path_of
 from vpt.config.values import Network, ValueType
 
@@ -53,13 +51,6 @@ def _setting(
     declared = Setting(value_type, meaning, otherwise, public, alias, heading)
     more: Any = {"default_factory" if callable(default) else "default": default}
     return field(repr=not secret, metadata={_META: declared}, **more)
-
-
-def default_data_dir() -> Path:
-    """Return the platform's user data folder + vpt; as root /var/lib/vpt."""
-    if sys.platform != "win32" and os.geteuid() == 0:
-        return Path("/var/lib/vpt")
-    return Path(platformdirs.user_data_dir("vpt", appauthor=False))
 
 
 def default_log_format() -> str:
@@ -137,12 +128,12 @@ class Config:
         v.FOLDER,
         default_data_dir,
         "Folder of vpt's own database, screenshots and keys.",
-        "user data folder + vpt; as root /var/lib/vpt",
+        "user data folder + vpt; as root /var/lib/vpt; without a home /var/tmp/vpt-<user id>",
     )
     vpt_pg_bin: Path | None = _setting(  # noqa: RUF009
         v.FOLDER,
         None,
-        "Folder of other PostgreSQL binaries for vpt's own database.",
+        "Folder of other PostgreSQL binaries for vpt's own database; never read from .env.",
         "searched for",
     )
     vpt_pg_port: int | None = _setting(
@@ -164,9 +155,9 @@ class Config:
         v.TOKEN, None, "Lets any host join, 16 characters at least.", _MADE, secret=True
     )
     metrics_token: str | None = _setting(
-        v.TEXT,
+        v.TOKEN,
         None,
-        "A token that may read GET /metrics and nothing else, beside users' tokens.",
+        "A token that may read GET /metrics and nothing else; 16 characters at least.",
         secret=True,
     )
     api_key: str | None = _setting(

@@ -1,9 +1,14 @@
-"""Reads settings from the environment and from `.env`; nothing else of vpt does."""
+"""Reads settings from the environment and from `.env`; nothing else of vpt does.
+
+Commands of a server read `.env`, since it stands where the server is started. Those that ask a
+server never do: they are run in checkouts, whose `.env` is written by whoever wrote the checkout.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 from urllib.request import getproxies_environment, proxy_bypass
@@ -13,6 +18,9 @@ from yarl import URL
 
 from vpt.config.declaration import ClientConfig, Config, settings_of
 from vpt.config.values import UnreadableError
+
+#: Names the programs that vpt runs: who may write `.env` need not be who may choose these.
+_ENVIRONMENT_ONLY = ("VPT_PG_BIN",)
 
 Settings = TypeVar("Settings", Config, ClientConfig)
 
@@ -37,13 +45,13 @@ def log_level_now(*, folder: Path | None = None) -> str:
 
     Raises ConfigError.
     """
-    return from_env({k: v for k, v in os.environ.items() if v} | _dotenv(folder)).log_level
+    return from_env(_own() | dotenv(folder)).log_level
 
 
-def client_from_env(given: Mapping[str, str | None], *, folder: Path | None = None) -> ClientConfig:
-    """Read as `from_env` does; what is given, and not None, wins. Raises ConfigError."""
+def client_from_env(given: Mapping[str, str | None]) -> ClientConfig:
+    """Read the environment alone; what is given, and not None, wins. Raises ConfigError."""
     named = {name: value for name, value in given.items() if value}
-    return _read(ClientConfig, _environment(folder) | named)
+    return _read(ClientConfig, _own() | named)
 
 
 def proxy_of(url: str) -> str | None:
@@ -85,9 +93,35 @@ def _read(declaration: type[Settings], env: Mapping[str, str]) -> Settings:
 
 
 def _environment(folder: Path | None) -> dict[str, str]:
-    return _dotenv(folder) | {k: v for k, v in os.environ.items() if v}
+    return dotenv(folder) | _own()
 
 
-def _dotenv(folder: Path | None) -> dict[str, str]:
-    values = dotenv_values((folder or Path.cwd()) / ".env", interpolate=False)
+def _own() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if v}
+
+
+def dotenv(folder: Path | None = None) -> dict[str, str]:
+    """Return what `.env` in the folder sets, nothing when there is none; else raise ConfigError."""
+    path = (folder or Path()) / ".env"
+    values = dotenv_values(stream=StringIO(_text(path)), interpolate=False)
+    for name in _ENVIRONMENT_ONLY:
+        if values.get(name):
+            raise ConfigError(
+                f"{path}: {name} is read from the environment only, since vpt runs the programs"
+                " there: remove it from the file and set it where vpt is started"
+            )
     return {k: v for k, v in values.items() if v}
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8: save the file in that encoding") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be read ({error.strerror})") from error
+    if "\0" in text:  # UTF-16 without its mark is valid UTF-8
+        raise ConfigError(f"{path}: expected UTF-8: save the file in that encoding")
+    return text

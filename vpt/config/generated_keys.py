@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vpt.config.data_folder import is_homeless_folder, make_private
 from vpt.config.declaration import Config
 from vpt.config.environment import ConfigError
+from vpt.config.values import MIN_SECRET
+
+_LONGEST = 4096
 
 
 def with_keys(config: Config) -> Config:
@@ -20,7 +24,9 @@ def with_keys(config: Config) -> Config:
     folder of another account.
     """
     _leave_to_its_owner(config.vpt_data_dir)
-    return _filled(config, ("secret_key", "host_join_token", "vpt_grafana_db_password"))
+    config = _filled(config, ("secret_key", "host_join_token", "vpt_grafana_db_password"))
+    make_private(config.vpt_data_dir)
+    return config
 
 
 def with_grafana_keys(config: Config) -> Config:
@@ -29,8 +35,16 @@ def with_grafana_keys(config: Config) -> Config:
 
 
 def _leave_to_its_owner(folder: Path) -> None:
-    """Refuse root in the folder of another account, which could not read root's files there."""
-    if sys.platform != "win32" and os.geteuid() == 0 and folder.exists():
+    """Refuse root in the folder of another account, which could not read root's files there.
+
+    And refuse a folder below /var/tmp that another user made, who could read our keys there.
+    """
+    if sys.platform == "win32" or not folder.exists():
+        return
+    owner, me = folder.lstat().st_uid, os.geteuid()
+    if is_homeless_folder(folder) and (owner != me or folder.lstat().st_mode & 0o022):
+        raise ConfigError(f"VPT_DATA_DIR: {folder} is not only ours: set it to another folder")
+    if me == 0:
         owner = folder.stat().st_uid
         if owner != 0:
             raise ConfigError(
@@ -49,11 +63,20 @@ def _kept(folder: Path, name: str) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         _make_once(path)
-        return path.read_text(encoding="ascii").strip()
+        with path.open("rb") as file:
+            kept = file.read(_LONGEST).strip()
     except OSError as error:
+        reason = f"{error.strerror}: {error.filename or path}"
         raise ConfigError(
-            f"VPT_DATA_DIR: expected a folder that can be written ({error})"
+            f"VPT_DATA_DIR: expected a folder that can be written ({reason})"
         ) from error
+    if len(kept) < MIN_SECRET or not all(ord("!") <= byte <= ord("~") for byte in kept):
+        raise ConfigError(
+            f"{path}: expected a key of at least {MIN_SECRET} visible ASCII characters: restore the"
+            f" file, set {name.upper()}, or delete the file, and vpt makes a new key (what was made"
+            " with the old one is then refused)"
+        )
+    return kept.decode()
 
 
 def _make_once(path: Path) -> None:

@@ -141,6 +141,11 @@ def _public_url(text: str) -> str:
             f" letters, digits, '.', '_', '~', '-' only, and does not begin with {own}"
         )
     return text
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no home for ~, or no working folder any more
+        raise UnreadableError(f"expected a folder that can be found ({error})") from error
 
 
 def _size(text: str) -> int:
@@ -158,7 +163,7 @@ TEXT = ValueType(parse=str)
 NAMES = ValueType(parse=_parts, show=",".join)
 ORIGINS = ValueType(parse=lambda text: tuple(map(_origin, _parts(text))), show=",".join)
 NETWORKS = ValueType(parse=_networks, show=lambda value: ",".join(map(str, value)))
-FOLDER = ValueType(parse=lambda text: Path(text).expanduser().absolute())
+FOLDER = ValueType("a folder", parse=_folder)
 SIZE = ValueType("a size, such as 1048576 or 16MiB", Annotated[int, Meta(gt=0)], _size, _as_size)
 VISIBLE = ValueType(
     "visible ASCII characters", Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")], parse=str

@@ -78,6 +78,7 @@ def _version(folder: Path) -> Binaries | None:
         check=False,
         timeout=COMMAND_TIMEOUT,
         env=environment(),
+        start_new_session=True,  # a Ctrl-C is for vpt: it would be read as a PostgreSQL that fails
     )
     match = re.search(r"\(PostgreSQL\) (\d+)(\.\d+)?", answer.stdout)
     return Binaries(folder, match[1] + (match[2] or "")) if match else None
@@ -98,12 +99,21 @@ def _copied(binaries: Binaries, home: Home) -> Binaries:
         if (libraries := package.parent / f"{package.name}.libs").is_dir():
             _copy(libraries, new / libraries.name)
         for path in (new, *new.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+            _close(path, home)
         os.sync()
         new.rename(target)
         log.info("embedded_postgres_binaries_copied", source=str(prefix), target=str(target))
+    _close(target, home)  # those that an older vpt copied, too
     return Binaries(bin_dir, binaries.version)
+
+
+def _close(path: Path, home: Home) -> None:
+    """Make a file or folder the account's, and closed to all others."""
+    info = path.lstat()
+    if info.st_uid != home.uid:
+        os.chown(path, home.uid, home.gid, follow_symlinks=False)
+    if info.st_mode & 0o077 and not path.is_symlink():
+        path.chmod(info.st_mode & 0o700)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,6 +21,8 @@ from vpt.embedded.home import (
     Home,
     before_exec,
     environment,
+    has_account,
+    known_uid,
     publish,
 )
 
@@ -48,7 +50,7 @@ async def make_cluster(home: Home, binaries: Binaries) -> None:
         stderr=subprocess.STDOUT,
         env=environment(),
         start_new_session=True,
-        preexec_fn=before_exec(home, signal.SIGKILL),
+        preexec_fn=before_exec(home, signal.SIGKILL, known_as=known_uid(home.uid)),
     )
     try:
         output, _ = await asyncio.wait_for(child.communicate(), COMMAND_TIMEOUT)
@@ -58,6 +60,12 @@ async def make_cluster(home: Home, binaries: Binaries) -> None:
             await child.wait()
     if child.returncode != 0:
         reason = output.decode(errors="replace").strip().rpartition("\n")[2]
+        if not has_account(home.uid):
+            raise EmbeddedError(
+                f"PostgreSQL's initdb does not run as user {home.uid}, which has no account here:"
+                f" set DATABASE_URL to another PostgreSQL, or add {home.uid} to /etc/passwd"
+                f" ({reason})"
+            )
         raise EmbeddedError(f"initdb failed in {home.data}, correct that: {reason}")
     await asyncio.to_thread(publish, new, home.cluster)
 

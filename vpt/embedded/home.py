@@ -21,7 +21,9 @@ COMMAND_TIMEOUT = 120.0  # seconds
 
 _PR_SET_PDEATHSIG = 1
 # Looked up here, because importing and allocating are not safe between fork and exec.
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_LIBC = ctypes.CDLL(None)
+_PRCTL = _LIBC.prctl if sys.platform == "linux" else None
+_CLONE_NEWUSER = 0x10000000
 
 
 class EmbeddedError(Exception):
@@ -106,6 +108,7 @@ def _account_below_root() -> tuple[int, int]:
             capture_output=True,
             check=False,
             timeout=COMMAND_TIMEOUT,
+            start_new_session=True,  # a Ctrl-C is for vpt
         )
     for name in ("vpt-postgres", "postgres", "nobody"):
         with contextlib.suppress(KeyError):
@@ -165,11 +168,53 @@ def try_lock(home: Home) -> int | None:
     return lock
 
 
-def before_exec(home: Home, death_signal: int) -> Callable[[], None]:
-    """Return what a child runs before exec: switch to the account, and die with its parent."""
+def has_account(uid: int) -> bool:
+    """Return whether the system knows a name for this user id."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def known_uid(uid: int) -> int | None:
+    """Return an id that initdb can look up, for a user id without an account; None if not needed.
+
+    Containers may run with any user id, and initdb refuses one that has no name.
+    """
+    if sys.platform != "linux" or has_account(uid):
+        return None
+    return next((entry.pw_uid for entry in reversed(pwd.getpwall()) if entry.pw_uid), None)
+
+
+def _become_known(uid: int, gid: int, known_as: int) -> None:
+    """Enter a user namespace in which our user id is called by another number.
+
+    Files stay ours outside of it. Where the kernel permits no namespace, initdb says why it fails.
+    """
+    if _LIBC.unshare(_CLONE_NEWUSER) != 0:
+        return
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{known_as} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        file = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(file, text.encode())
+        os.close(file)
+
+
+def before_exec(home: Home, death_signal: int, known_as: int | None = None) -> Callable[[], None]:
+    """Return what a child runs before exec: switch to the account, and die with its parent.
+
+    With `known_as` it runs under that user id for itself, and under its own for everybody else.
+    """
     parent, drop = os.getpid(), os.geteuid() == 0
 
     def prepare() -> None:
+        if known_as is not None:
+            with contextlib.suppress(OSError):
+                _become_known(home.uid, home.gid, known_as)
         if drop:
             os.setgroups([])
             os.setgid(home.gid)

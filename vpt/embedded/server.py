@@ -212,7 +212,7 @@ class EmbeddedPostgres:
 
     async def _answers(self, address: Address) -> bool:
         """Return True when the database answers, and set the DSN; create it in a new server."""
-        password = self._home.password.read_text()
+        password = self._home.password.read_text(encoding="ascii", errors="replace")
         try:
             await self._ask(address, password)
         except asyncpg.InvalidPasswordError as error:

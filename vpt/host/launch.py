@@ -1,7 +1,6 @@
 """`vpt host`: the command that starts a host."""
 
 import asyncio
-import logging
 import re
 import signal
 import socket
@@ -12,6 +11,7 @@ from typing import Any
 import click
 from yarl import URL
 
+from vpt.config import ConfigError, dotenv
 from vpt.host.settings import HostSettings
 
 INFRASTRUCTURE = 2
@@ -39,11 +39,10 @@ def default_name() -> str:
 @click.command("host", short_help="Hold devices and run their actions.")
 @click.option(
     "--server",
-    required=True,
     envvar="VPT_SERVER",
     show_envvar=True,
     metavar="URL",
-    help="URL of the vpt server. A password in it is used as the join token.",
+    help="URL of the vpt server. A password in it is used as the join token.  [required]",
 )
 @click.option(
     "--name", default=default_name, metavar="NAME", help="Name of this host [this machine's name]."
@@ -107,6 +106,9 @@ def host_command(**options: Any) -> None:
     The token, one of `vpt host-token NAME` on the server's machine, is needed at the first start
     only: the host keeps it in its data folder, readable for this user only.
 
+    VPT_SERVER and HOST_JOIN_TOKEN may be in .env of the working folder, both of them or none: a
+    token of the environment is never sent to a server that a file names.
+
     Ctrl-C or SIGTERM stops the host: it tells the server and ends running actions.
 
     \b
@@ -117,11 +119,30 @@ def host_command(**options: Any) -> None:
     """
     configure_logging()
     try:
-        asyncio.run(_until_signal(read_settings(**options)))
-    except ValueError as error:
+        asyncio.run(_until_signal(read_settings(**with_dotenv(options))))
+    except (ValueError, ConfigError) as error:
         raise HostOptionsError(str(error)) from error
     except OSError as error:
         raise HostStartError(f"the host cannot run: {error}") from error
+
+
+def with_dotenv(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with server and token of `.env` when none names a server.
+
+    Raises HostOptionsError when there is no server, or a token for another one, ConfigError when
+    the file is wrong.
+    """
+    if options["server"]:
+        return options
+    kept = dotenv()
+    if "VPT_SERVER" not in kept:
+        raise HostOptionsError("Missing option '--server': set it, or VPT_SERVER.")
+    if options["join_token"]:
+        raise HostOptionsError(
+            "the join token is not sent to the server that .env names: use --server or set"
+            " VPT_SERVER, or put HOST_JOIN_TOKEN into .env, too"
+        )
+    return options | {"server": kept["VPT_SERVER"], "join_token": kept.get("HOST_JOIN_TOKEN")}
 
 
 def read_settings(**options: Any) -> HostSettings:
@@ -158,23 +179,9 @@ def read_address(text: str) -> tuple[str, int]:
 
 def configure_logging() -> None:
     """Log to standard error: for people on a terminal, JSON lines otherwise."""
-    import structlog  # noqa: PLC0415 (`vpt --help` starts faster without)
+    from vpt import logs  # noqa: PLC0415 (`vpt --help` starts faster without)
 
-    terminal = sys.stderr.isatty()
-    last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.setup("console" if sys.stderr.isatty() else "json", "info")
 
 
 async def _until_signal(settings: HostSettings) -> None:

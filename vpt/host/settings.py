@@ -7,6 +7,8 @@ from pathlib import Path
 from platformdirs import user_data_path
 from yarl import URL
 
+from vpt.config.data_folder import has_home
+
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MODEL = re.compile(r"[^\s:=]{1,100}")
 KINDS = ("desktop", "web")
@@ -64,6 +66,8 @@ class HostSettings:
             raise ValueError("name: 1 to 64 letters, digits, '.', '_' or '-'")
         if not 0 < self.heartbeat_s < float("inf"):
             raise ValueError("heartbeat: a number of seconds above 0")
+        if self.data_dir is None and not has_home():
+            raise ValueError("data-dir: this user has no home folder: use --data-dir FOLDER")
         ids = [spec.local_id for spec in self.specs]
         if not ids:
             raise ValueError("device: at least one")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vpt.errors import NotFoundError, UnprocessableError
 
@@ -147,10 +147,11 @@ def _save(folder: Path, name: str, data: Any) -> str:
     kind = kind_of(picture)
     if kind is None:
         raise PictureError
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     draft = folder / f".{name}.{secrets.token_hex(4)}"
     try:
-        with draft.open("xb") as file:
+        with private_file(draft) as file:
             file.write(picture)
             file.flush()
             os.fsync(file.fileno())
@@ -158,6 +159,11 @@ def _save(folder: Path, name: str, data: Any) -> str:
     finally:
         draft.unlink(missing_ok=True)
     return kind
+
+
+def private_file(path: Path) -> BinaryIO:
+    """Open a new file that only its owner may read, whatever the umask is."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _decoded(data: Any) -> bytes:

@@ -39,7 +39,7 @@ def _now() -> datetime:
 
 
 class Entry(Struct, frozen=True):
-    """One request that was to change something, and its status."""
+    """One request that was to change something, and its status; `count` such refused ones."""
 
     user_id: str
     role: str
@@ -50,6 +50,7 @@ class Entry(Struct, frozen=True):
     status: int
     peer: str
     request_id: str
+    count: int = 1
     id: str = field(default_factory=_new_id)
     at: datetime = field(default_factory=_now)
 

@@ -26,7 +26,7 @@ import asyncpg
 
 from vpt import __version__
 from vpt.errors import NotFoundError
-from vpt.store.artifacts import Artifacts
+from vpt.store.artifacts import Artifacts, private_file
 from vpt.store.connect import connect
 from vpt.store.db import Session, read_queries, translated
 from vpt.store.locks import LockWatch
@@ -283,7 +283,7 @@ def _unpack(archive: ZipFile, staging: Path) -> None:
             try:
                 path = Artifacts.place(staging, name.removeprefix("screenshots/"))
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with archive.open(name) as source, path.open("xb") as target:
+                with archive.open(name) as source, private_file(path) as target:
                     shutil.copyfileobj(source, target)
             except (*_BROKEN, NotFoundError) as error:
                 raise BackupError(f"The dump is broken: {name}: {error}") from error

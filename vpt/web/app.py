@@ -27,7 +27,7 @@ from vpt.web.api import (
 )
 from vpt.web.docs import documents
 from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
-from vpt.web.http.middlewares import REQUEST_ID, gate
+from vpt.web.http.middlewares import REQUEST_ID, count_refusals, gate
 from vpt.web.http.prefix import PrefixResource
 from vpt.web.live import sockets
 
@@ -49,6 +49,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
     tokens.setup(app)
+    count_refusals(app)
     system.setup(app)
     metrics.setup(app)
     documents.setup(app)

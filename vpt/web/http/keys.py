@@ -13,6 +13,7 @@ from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
 from vpt.store.db import Database
 from vpt.store.tokens import Tokens, User
+from vpt.web.http.refusals import Refusals
 from vpt.web.http.supabase import Supabase
 
 CONFIG = web.AppKey("config", Config)
@@ -25,6 +26,8 @@ REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
 CONNECTIONS = web.AppKey("connections", Connections)
 AUDIT = web.AppKey("audit", Audit)
+#: Which refused requests are logged and audited, and which are counted.
+REFUSALS = web.AppKey("refusals", Refusals)
 #: Set only where users of a Supabase project may sign in.
 SUPABASE = web.AppKey("supabase", Supabase)
 

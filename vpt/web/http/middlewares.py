@@ -21,7 +21,8 @@ from vpt.errors import InvalidError, VptError
 from vpt.store.audit import Entry
 from vpt.web.http.auth import admit
 from vpt.web.http.caller import caller_of
-from vpt.web.http.keys import AUDIT, REQUESTS, USER
+from vpt.web.http.keys import AUDIT, REFUSALS, REQUESTS, USER
+from vpt.web.http.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,8 @@ REQUEST_ID = "X-Request-ID"
 JSON_HEADERS = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
 MOST_FIELDS = 100
 LONGEST_PATH = 500
+#: The statuses of refusals are from this one to below that one.
+_REFUSED, _FAILED = 400, 500
 
 #: Request ids must differ, not be secret: a system call for each would cost 3 % of a request.
 _FIRST, _numbers = secrets.token_hex(4), count(1)
@@ -52,6 +55,16 @@ _SENTENCES = {
 }
 
 
+def count_refusals(app: web.Application) -> None:
+    """Count the refusals of an application; what is left at its stop is told then."""
+    app[REFUSALS] = refusals = Refusals(app[AUDIT].note)
+
+    async def stop(_: web.Application) -> None:
+        refusals.close()
+
+    app.on_shutdown.append(stop)
+
+
 @web.middleware
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check access, turn errors into JSON responses, note writes in the audit, log one line."""
@@ -62,36 +75,46 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not response.prepared:
         response.headers[REQUEST_ID] = request_id
     seconds = perf_counter() - began
-    if request.method not in _READS:
-        _audit(request, request_id, response.status)
     request.app[REQUESTS].add((_method_of(request), _route_of(request), response.status), seconds)
+    entry = _entry(request, request_id, response.status)
+    if _is_left_out(request, response.status, entry):
+        return response
+    if entry is not None:
+        request.app[AUDIT].note(entry)
     log.info(
         "http_request",
-        method=request.method,
-        path=request.path,
+        method=_method_of(request),
+        path=request.path[:LONGEST_PATH],
         status=response.status,
         ms=round(seconds * 1000, 2),
     )
     return response
 
 
-def _audit(request: web.Request, request_id: str, status: int) -> None:
-    """Note in the audit a request of a user that could have changed something."""
+def _is_left_out(request: web.Request, status: int, entry: Entry | None) -> bool:
+    """Return whether it is one refusal too many, which is counted and not logged."""
+    if not _REFUSED <= status < _FAILED:
+        return False
+    user = request.get(USER)
+    user_id = None if user is None else user.user_id
+    return request.app[REFUSALS].left_out(user_id, caller_of(request).address, status, entry)
+
+
+def _entry(request: web.Request, request_id: str, status: int) -> Entry | None:
+    """Return what the audit notes: a request of a user that could have changed something."""
     user, route = request.get(USER), _route_of(request)
-    if user is None or route in _HEARTBEATS:
-        return
-    request.app[AUDIT].note(
-        Entry(
-            user_id=user.user_id,
-            role=user.role,
-            token_id=user.token_id,
-            method=_method_of(request),
-            route=route,
-            path=request.rel_url.raw_path[:LONGEST_PATH],
-            status=status,
-            peer=caller_of(request).address,
-            request_id=request_id,
-        )
+    if user is None or request.method in _READS or route in _HEARTBEATS:
+        return None
+    return Entry(
+        user_id=user.user_id,
+        role=user.role,
+        token_id=user.token_id,
+        method=_method_of(request),
+        route=route,
+        path=request.rel_url.raw_path[:LONGEST_PATH],
+        status=status,
+        peer=caller_of(request).address,
+        request_id=request_id,
     )
 
 
@@ -121,7 +144,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if _disconnected(request, error):
             return web.Response(status=400)
-        log.exception("request_failed", method=request.method, path=request.path)
+        log.exception(
+            "request_failed", method=_method_of(request), path=request.path[:LONGEST_PATH]
+        )
         return error_response(
             VptError("Internal error of the server: its log has the details, by the X-Request-ID.")
         )

@@ -94,6 +94,7 @@ class AuditEntryResponse(ResponseSchema):
     status = whole()
     peer = text()
     request_id = text()
+    count = whole("More than 1: so many refused requests of the user, of which this is the last.")
     example: ClassVar[Json] = {
         "id": "0000018d5f2c",
         "at": EARLY,
@@ -106,6 +107,7 @@ class AuditEntryResponse(ResponseSchema):
         "status": 204,
         "peer": "10.0.0.9",
         "request_id": "6f1e0a9b00000001",
+        "count": 1,
     }
 
 
