@@ -7,6 +7,8 @@ from pathlib import Path
 from platformdirs import user_data_path
 from yarl import URL
 
+from vpt.host.environment import check_passed
+
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MODEL = re.compile(r"[^\s:=]{1,100}")
 KINDS = ("desktop", "web")
@@ -41,7 +43,8 @@ class HostSettings:
 
     `advertise` is the URL at which the server reaches this host; without it
     http://<listen>:<port>, or this machine's address towards the server when it listens on all.
-    Without `join_token` the host uses the one that it was given at an earlier start.
+    Without `join_token` the host uses the one that it was given at an earlier start. `pass_env` has
+    the names of further variables that shell commands get.
     """
 
     server: str
@@ -53,6 +56,7 @@ class HostSettings:
     join_token: str | None = field(default=None, repr=False)
     data_dir: Path | None = None
     allow_shell: bool = False
+    pass_env: tuple[str, ...] = ()
     heartbeat_s: float = 30
 
     def __post_init__(self) -> None:
@@ -64,6 +68,7 @@ class HostSettings:
             raise ValueError("name: 1 to 64 letters, digits, '.', '_' or '-'")
         if not 0 < self.heartbeat_s < float("inf"):
             raise ValueError("heartbeat: a number of seconds above 0")
+        check_passed(self.pass_env)
         ids = [spec.local_id for spec in self.specs]
         if not ids:
             raise ValueError("device: at least one")
