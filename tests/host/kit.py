@@ -154,13 +154,14 @@ async def running(server: FakeServer, folder: Path, **settings: Any) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def process(
-    server: FakeServer, folder: Path, *options: str
+    server: FakeServer, folder: Path, *options: str, prefix: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, Caller]]:
     """A host as a process of its own, registered; killed at the end when it still runs."""
     before = server.count("register")
     with (folder.parent / "host.log").open("ab") as log:
         child = await asyncio.create_subprocess_exec(
             *(
+                *prefix,
                 sys.executable,
                 "-W",
                 "error",

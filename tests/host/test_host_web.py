@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -151,12 +152,20 @@ async def test_a_crashed_browser_is_started_again(browser: Caller, site: str) ->
 @real_browser
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_no_browser_outlives_the_host(
-    server: FakeServer, tmp_path: Path, site: str, number: int
+    server: FakeServer,
+    tmp_path: Path,
+    site: str,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("API_KEY", "must-not-be-seen")
     async with process(server, tmp_path / "data", "--device", "web") as (child, host):
         await opened(host, site)
         pids = browsers(child.pid)
         assert pids
+        for one in psutil.Process(child.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended, or hides its own
+                assert "API_KEY" not in one.environ()
         os.kill(child.pid, number)
         await child.wait()
     await until(lambda: not any(alive(pid) for pid in pids))

@@ -12,7 +12,9 @@ import click
 from yarl import URL
 
 from vpt.config import ConfigError, dotenv
+from vpt.host.environment import reduced_environment
 from vpt.host.settings import HostSettings
+from vpt.host.shell_supervisor import forbid_inspection
 
 INFRASTRUCTURE = 2
 USAGE = 4
@@ -86,7 +88,16 @@ def default_name() -> str:
 @click.option(
     "--allow-shell",
     is_flag=True,
-    help="Let test cases run any shell command here, as this user. For trusted labs only.",
+    help="Let test cases run any shell command here. Every operator of the server can then do all "
+    "that this account can, and read all its files, this host's token among them: give the host an "
+    "account of its own and a token of its own (`vpt host-token NAME`).",
+)
+@click.option(
+    "--pass-env",
+    multiple=True,
+    metavar="VARIABLE",
+    help="A further variable of the environment that shell commands get, such as JAVA_HOME; they "
+    "get PATH, HOME, the language, the desktop and proxies without a password. May be given again.",
 )
 @click.option(
     "--heartbeat",
@@ -100,8 +111,10 @@ def host_command(**options: Any) -> None:
 
     The host registers itself at the server, sends heartbeats, and waits when the server does not
     answer. Each device runs one action at a time; an action that the server sends twice is done
-    once, and a cancelled one is really stopped. Only the server can call the host: the host makes
-    a secret at its first start and sends it to the server alone.
+    once, and a cancelled one is really stopped. When a shell command ends, all that it started
+    ends, also in the background (on Linux; elsewhere what stays in its process group). Only the
+    server can call the host: the host makes a secret at its first start and sends it to the server
+    alone.
 
     The token, one of `vpt host-token NAME` on the server's machine, is needed at the first start
     only: the host keeps it in its data folder, readable for this user only.
@@ -118,8 +131,11 @@ def host_command(**options: Any) -> None:
     Two browsers:     vpt host --server http://10.0.0.5:5109 --device web=a --device web=b
     """
     configure_logging()
+    protect_process(allow_shell=options["allow_shell"])
     try:
-        asyncio.run(_until_signal(read_settings(**with_dotenv(options))))
+        settings = read_settings(**with_dotenv(options))
+        with reduced_environment(settings.pass_env):
+            asyncio.run(_until_signal(settings))
     except (ValueError, ConfigError) as error:
         raise HostOptionsError(str(error)) from error
     except OSError as error:
@@ -159,6 +175,7 @@ def read_settings(**options: Any) -> HostSettings:
         join_token=options["join_token"] or server.password,
         data_dir=options["data_dir"],
         allow_shell=options["allow_shell"],
+        pass_env=options.get("pass_env", ()),
         heartbeat_s=options["heartbeat"],
     )
 
@@ -182,6 +199,17 @@ def configure_logging() -> None:
     from vpt import logs  # noqa: PLC0415 (`vpt --help` starts faster without)
 
     logs.setup("console" if sys.stderr.isatty() else "json", "info")
+
+
+def protect_process(*, allow_shell: bool) -> None:
+    """Close this process to others of the account; log where commands could still look into it."""
+    import structlog  # noqa: PLC0415 (as above)
+
+    if not forbid_inspection() and allow_shell:
+        hint = "use Linux, or trust all who may run test cases: commands can read this process and"
+        structlog.get_logger().warning(
+            "shell_not_contained", system=sys.platform, hint=f"{hint} leave processes behind"
+        )
 
 
 async def _until_signal(settings: HostSettings) -> None:

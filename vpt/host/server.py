@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
+from vpt.host.environment import child_environment
 from vpt.host.folder import host_secret, kept_token, own_folder
 from vpt.host.journal import Journal
 from vpt.host.membership import Membership
@@ -123,7 +125,8 @@ async def _stay_registered(
 def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
     """Build the driver of a device; raise ValueError when it cannot work on this machine."""
     if spec.kind == "desktop":
-        return DesktopDriver(allow_shell=settings.allow_shell)
+        environment = child_environment(os.environ, settings.pass_env)
+        return DesktopDriver(allow_shell=settings.allow_shell, environment=environment)
     from vpt.host.drivers.web import WebDriver  # noqa: PLC0415 (an extra: may be missing)
 
     return WebDriver()

@@ -8,6 +8,7 @@ from platformdirs import user_data_path
 from yarl import URL
 
 from vpt.config.data_folder import has_home
+from vpt.host.environment import check_passed
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MODEL = re.compile(r"[^\s:=]{1,100}")
@@ -43,7 +44,8 @@ class HostSettings:
 
     `advertise` is the URL at which the server reaches this host; without it
     http://<listen>:<port>, or this machine's address towards the server when it listens on all.
-    Without `join_token` the host uses the one that it was given at an earlier start.
+    Without `join_token` the host uses the one that it was given at an earlier start. `pass_env` has
+    the names of further variables that shell commands get.
     """
 
     server: str
@@ -55,6 +57,7 @@ class HostSettings:
     join_token: str | None = field(default=None, repr=False)
     data_dir: Path | None = None
     allow_shell: bool = False
+    pass_env: tuple[str, ...] = ()
     heartbeat_s: float = 30
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class HostSettings:
             raise ValueError("heartbeat: a number of seconds above 0")
         if self.data_dir is None and not has_home():
             raise ValueError("data-dir: this user has no home folder: use --data-dir FOLDER")
+        check_passed(self.pass_env)
         ids = [spec.local_id for spec in self.specs]
         if not ids:
             raise ValueError("device: at least one")

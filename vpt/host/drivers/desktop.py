@@ -18,10 +18,10 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class DesktopDriver(Driver):
     """Executes actions on the machine it runs on."""
 
-    def __init__(self, *, allow_shell: bool) -> None:
-        """Start nothing yet; refuse shell commands unless `allow_shell`."""
+    def __init__(self, *, allow_shell: bool, environment: Mapping[str, str]) -> None:
+        """Start nothing yet; shell commands get `environment`, and need `allow_shell`."""
         self._allow_shell = allow_shell
-        self._shell = Shell()
+        self._shell = Shell(environment)
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -45,7 +45,7 @@ class DesktopDriver(Driver):
         await self._shell.stop()
 
     async def close(self) -> None:
-        """End the watchdog process and close the connections."""
+        """End the supervisor of shell commands and close the connections."""
         await self._shell.close()
         if self._session is not None:
             await self._session.close()

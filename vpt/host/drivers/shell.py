@@ -1,142 +1,170 @@
-"""Shell commands, each in its own process group, so that all its processes can be ended."""
+"""Shell commands: the host's side of the supervisor, which runs them and ends all they started."""
 
 import asyncio
 import os
 import signal
+import socket
+import sys
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import psutil
+import orjson
+import structlog
 
-from vpt.host.drivers.base import OutputTail
+from vpt.host import shell_supervisor
+from vpt.host.drivers.base import ActionFailed, OutputTail
+from vpt.host.responses import Refusal
 
-TERM_S = 2
-POLL_S = 0.02
+STOP_AGAIN_S = 0.5
 DRAIN_S = 1
 CHUNK = 64 * 1024
+STOP = bytes(shell_supervisor.HEADER)
 
-# Reads the number of the running group; when the host dies, however, its pipe closes and the
-# watchdog ends that group.
-WATCHDOG = 'g=0; while read -r n; do g=$n; done; [ "$g" -gt 1 ] && kill -KILL -- "-$g"'
-# A command first writes its own group to the watchdog, so that it never runs unwatched. The host's
-# join token is removed from its environment.
-RUN = 'echo $$ >&{watchdog}; exec {watchdog}>&-; exec env -u HOST_JOIN_TOKEN bash -c "$1"'
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class ShellProcess:
-    """A started command, and the pipe to which it prints."""
-
-    process: Process
-    output: asyncio.StreamReader
-    pipe: asyncio.ReadTransport
+class SupervisorLostError(Exception):
+    """The supervisor ended while a command ran; by then all that the command started is ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watchdog:
-    """The process that outlives the host, and our end of the pipe that it reads."""
+@dataclass(slots=True)
+class SupervisorProcess:
+    """A started supervisor, and our end of its socket."""
 
     process: Process
-    pipe: int
+    control: socket.socket
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _received: bytearray = field(default_factory=bytearray)
+
+    async def execute(self, command: str, output: int) -> dict[str, Any]:
+        """Run a command that prints to `output`; return the answer when nothing of it runs."""
+        text = command.encode(errors="surrogateescape")
+        try:
+            async with self._sending:
+                header = len(text).to_bytes(shell_supervisor.HEADER, "big")
+                socket.send_fds(self.control, [header], [output])
+                await asyncio.get_running_loop().sock_sendall(self.control, text)
+            return await self._answer()
+        except ConnectionError as error:
+            raise SupervisorLostError from error
+
+    async def ask_to_stop(self) -> None:
+        """Ask for the end of the command, if one runs; can be repeated.
+
+        A command may have frozen its supervisor and the guard, so they are woken up, too.
+        """
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGCONT)
+        async with self._sending:
+            with suppress(BlockingIOError, ConnectionError):
+                self.control.send(STOP)
+
+    async def close(self) -> None:
+        """End the supervisor, and what still runs below it."""
+        self.control.close()
+        await self.process.wait()
+
+    async def _answer(self) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        while b"\n" not in self._received:
+            chunk = await loop.sock_recv(self.control, CHUNK)
+            if not chunk:
+                raise SupervisorLostError
+            self._received += chunk
+        answer, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        fields: dict[str, Any] = orjson.loads(answer)
+        return fields
 
 
 class Shell:
     """Runs shell commands, one at a time."""
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
-        self._starting: asyncio.Task[ShellProcess] | None = None
-        self._watchdog: Watchdog | None = None
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Run commands with these variables and no others; start nothing yet."""
+        self._environment = environment
+        self._supervisor: SupervisorProcess | None = None
+        self._running: asyncio.Task[int] | None = None
 
     async def run(self, command: str, tail: OutputTail) -> int:
         """Run `bash -c command`, add its output to `tail`, and return the exit code (signals < 0).
 
-        Background processes in its group are ended, too. When this is cancelled, the command
-        continues: call `stop`.
+        All that it started is ended, too. When this is cancelled, the command continues: call
+        `stop`. Raises ActionFailed when the command cannot start, Refusal when the supervisor was
+        killed.
         """
-        if self._watchdog is None or self._watchdog.process.returncode is not None:
-            await self._drop_watchdog()
-            self._watchdog = await _start_watchdog()
-        self._starting = asyncio.create_task(_start(command, self._watchdog.pipe), name="shell")
-        shell = await asyncio.shield(self._starting)
-        pump = asyncio.create_task(_pump(shell.output, tail), name="shell-output")
-        try:
-            code = await shell.process.wait()
-            await end_group(shell.process.pid)
-            # A daemon in its own session may keep the pipe open for ever.
-            await asyncio.wait({pump}, timeout=DRAIN_S)
-        finally:
-            pump.cancel()
-        await self.stop()
-        return code
+        self._running = asyncio.create_task(self._run(command, tail), name="shell")
+        return await asyncio.shield(self._running)
 
     async def stop(self) -> None:
-        """End the last command; return when none of its processes runs."""
-        if self._starting is None:
-            return
-        await asyncio.wait({self._starting})
-        if self._starting.exception() is None:
-            shell = self._starting.result()
-            await end_group(shell.process.pid)
-            await shell.process.wait()
-            shell.pipe.close()
-        self._starting = None
-        if self._watchdog is not None:
-            with suppress(BrokenPipeError):
-                os.write(self._watchdog.pipe, b"0\n")
+        """End the last command; return when nothing that it started runs."""
+        running = self._running
+        while running is not None and not running.done():
+            if self._supervisor is not None:
+                await self._supervisor.ask_to_stop()
+            await asyncio.wait({running}, timeout=STOP_AGAIN_S)
 
     async def close(self) -> None:
-        """End the watchdog."""
+        """End the supervisor."""
         await self.stop()
-        await self._drop_watchdog()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            await supervisor.close()
 
-    async def _drop_watchdog(self) -> None:
-        watchdog, self._watchdog = self._watchdog, None
-        if watchdog is not None:
-            os.close(watchdog.pipe)
-            await watchdog.process.wait()
-
-
-async def _start_watchdog() -> Watchdog:
-    read, write = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", WATCHDOG),
-            stdin=read,
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(write)
-        raise
-    finally:
-        os.close(read)
-    return Watchdog(process, write)
+    async def _run(self, command: str, tail: OutputTail) -> int:
+        if self._supervisor is None:
+            self._supervisor = await _start_supervisor(self._environment)
+        try:
+            answer = await _execute(self._supervisor, command, tail)
+        except SupervisorLostError:
+            await self._supervisor.close()
+            self._supervisor = None
+            message = "the process that watches the command was killed; all it started is ended"
+            raise Refusal(500, "driver_error", message) from None
+        if "error" in answer:
+            raise ActionFailed(f"the command did not start: {answer['error']}")
+        if answer["left"]:
+            log.warning("shell_processes_left", count=answer["left"], reason="another account's")
+        return int(answer["code"])
 
 
-async def _start(command: str, watchdog: int) -> ShellProcess:
-    """Start a command with our own output pipe: asyncio's may delay the exit until it closes."""
-    words = ("bash", "-c", RUN.format(watchdog=watchdog), "bash", command)
+async def _execute(supervisor: SupervisorProcess, command: str, tail: OutputTail) -> dict[str, Any]:
     read, write = os.pipe()
     try:
         output, pipe = await _reader(read)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words,
-                stdin=DEVNULL,
-                stdout=write,
-                stderr=write,
-                start_new_session=True,
-                pass_fds=(watchdog,),
-            )
-        except BaseException:
-            pipe.close()
-            raise
+        pump = asyncio.create_task(_pump(output, tail), name="shell-output")
+        answer = await supervisor.execute(command, write)
     finally:
         os.close(write)
-    return ShellProcess(process, output, pipe)
+    try:
+        # A process of another account, which nobody here can end, may keep the pipe open.
+        await asyncio.wait({pump}, timeout=DRAIN_S)
+        return answer
+    finally:
+        pump.cancel()
+        pipe.close()
+
+
+async def _start_supervisor(environment: Mapping[str, str]) -> SupervisorProcess:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", shell_supervisor.__file__),
+                stdin=theirs.fileno(),
+                stdout=DEVNULL,
+                stderr=DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return SupervisorProcess(process, ours)
 
 
 async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
@@ -150,36 +178,3 @@ async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTr
 async def _pump(reader: asyncio.StreamReader, tail: OutputTail) -> None:
     while chunk := await reader.read(CHUNK):
         tail.feed(chunk)
-
-
-async def end_group(group: int) -> None:
-    """End a process group by SIGTERM, after two seconds by SIGKILL; return when it has ended."""
-    for number, patience in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, number)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while group_lives(group):  # noqa: ASYNC110 (no event tells it)
-                    await asyncio.sleep(POLL_S)
-                return
-
-
-def group_lives(group: int) -> bool:
-    """Return True when a process of this group still runs; zombies do not count."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return any(_runs_in(process, group) for process in psutil.pids())
-
-
-def _runs_in(process: int, group: int) -> bool:
-    try:
-        return (
-            os.getpgid(process) == group
-            and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-        )
-    except (ProcessLookupError, PermissionError, psutil.Error):
-        return False
