@@ -16,13 +16,14 @@ FROM test_cases
 WHERE id = $1;
 
 -- test_case_to_run(id)
-SELECT id, name, version, device_model, requirements, steps::text AS steps, timeout_s, test_retries
+SELECT id, name, version, device_model, requirements, steps::text AS steps, parameters, timeout_s,
+    test_retries
 FROM test_cases
 WHERE id = $1;
 
 -- test_cases_to_run(ids)
 -- Without steps: those of a campaign's test cases may be gigabytes together.
-SELECT id, name, version, device_model, requirements, timeout_s, test_retries
+SELECT id, name, version, device_model, requirements, parameters, timeout_s, test_retries
 FROM test_cases
 WHERE id = ANY ($1::text[]);
 
@@ -32,12 +33,13 @@ SELECT steps::text
 FROM test_cases
 WHERE id = $1 AND version = $2;
 
--- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+-- insert_test_case(id, name, description, steps, parameters, device_model, requirements, tags, timeout_s, test_retries)
 INSERT INTO test_cases
-    (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+    (id, name, description, steps, parameters, device_model, requirements, tags, timeout_s,
+    test_retries)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
--- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+-- update_test_case(id, versions, name, description, steps, parameters, device_model, requirements, tags, timeout_s, test_retries)
 -- `versions`: only one of these is overwritten (from If-Match); NULL for any.
 UPDATE test_cases
 SET
@@ -46,11 +48,12 @@ SET
     name = $3,
     description = $4,
     steps = $5,
-    device_model = $6,
-    requirements = $7,
-    tags = $8,
-    timeout_s = $9,
-    test_retries = $10
+    parameters = $6,
+    device_model = $7,
+    requirements = $8,
+    tags = $9,
+    timeout_s = $10,
+    test_retries = $11
 WHERE id = $1
     AND ($2::int[] IS NULL OR version = ANY ($2))
 RETURNING id;

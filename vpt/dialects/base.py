@@ -30,6 +30,7 @@ class Trouble(Enum):
     FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
+    NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     TIMEOUT = auto()  # no answer in time: it may be acting
 
 

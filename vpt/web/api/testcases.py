@@ -17,8 +17,9 @@ from vpt.errors import (
 )
 from vpt.model import RequestKey, Role, Submitted
 from vpt.store.disk import DiskFullError
+from vpt.store.seal import Sealer
 from vpt.submission import prepare_execution
-from vpt.web.http.auth import needs, user_of
+from vpt.web.http.auth import needs, secret_of, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
@@ -130,7 +131,8 @@ async def execute_test_case(request: web.Request) -> web.Response:
     async def start(key: RequestKey | None) -> web.Response:
         test_case = found(await db.row("test_case_to_run", id=test_case_id))
         wanted = await body_of(request)
-        new = await prepare_execution(db, test_case, wanted, user_of(request).user_id)
+        sealer, user_id = Sealer(secret_of(request.app)), user_of(request).user_id
+        new = await prepare_execution(db, sealer, test_case, wanted, user_id)
         submitted = await request.app[LAB].executions.submit(new, key)
         return json_response(asdict(submitted), 202)
 

@@ -1,0 +1,179 @@
+"""Secrets: the host gets them, and nobody else, whatever the host says."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import socketio
+
+from tests.conftest import Client, ClientFactory, token
+from tests.web.kit import FakeHost, got, made, refused, test_case
+from vpt.model import Role
+from vpt.store.db import Database
+
+PASSWORD, KEY = "hunter2-and-more", "kept-by-an-admin"
+PARAMETERS = {"password": {"secret": True}, "user": {}}
+STEPS = [
+    {"command": "log_in", "params": {"as": "${user}", "password": "${password}"}},
+    {"command": "press_key", "key": "${secret:key}"},
+]
+
+
+@pytest.fixture
+async def admin(client: ClientFactory) -> Client:
+    admin = await client(Role.ADMIN)
+    async with admin.put("/api/secrets/key", json={"value": KEY}) as response:
+        assert response.status == 200, await response.text()
+        assert KEY not in await response.text()
+    return admin
+
+
+def tells_all(_: Any) -> dict[str, Any]:
+    """Answer as a host that says all that it was sent, in each form."""
+    said = f"{PASSWORD} {json.dumps(KEY)} {base64.b64encode(f'u:{PASSWORD}'.encode()).decode()}"
+    return {"success": True, "output": said, "error": said, "screenshot": None, "echo": said}
+
+
+async def ended(client: Client, execution_id: str) -> dict[str, Any]:
+    return await got(client, f"/api/executions/{execution_id}", wait=20)
+
+
+async def stored(db: Database) -> str:
+    """Return all rows of the database as text."""
+    async with db.session() as session:
+        connection = session._connection
+        names = await connection.fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        )
+        rows = [
+            row[0]
+            for (name,) in names
+            for row in await connection.fetch(f"SELECT t::text FROM {name} t")
+        ]
+    return "\n".join(rows)
+
+
+async def test_only_the_host_is_told(
+    operator: Client,
+    admin: Client,
+    host: FakeHost,
+    db: Database,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host.answer = tells_all
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+    assert case["parameters"] == {"password": {"secret": True}, "user": {"secret": False}}
+    events: list[Any] = []
+    io = socketio.AsyncClient(reconnection=False)
+    io.on("*", lambda *words: events.append(words))
+    await io.connect(str(operator.make_url("/")), auth={"token": token(Role.VIEWER)})
+    host.gate.clear()
+    parameters = {"password": PASSWORD, "user": f"me:{PASSWORD}"}
+    body = {"parameters": parameters}
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", body)
+    assert PASSWORD not in await stored(db)  # while it runs, too
+    host.gate.set()
+    item = await ended(operator, run["execution_id"])
+    await io.disconnect()
+    assert item["status"] == "completed"
+    assert host.seen[0]["params"] == {"as": f"me:{PASSWORD}", "password": PASSWORD}
+    assert host.seen[1]["key"] == KEY
+    assert item["parameters"] == {"password": "***", "user": "me:***"}
+    assert item["steps"][0]["step"]["params"] == {"as": "me:***", "password": "***"}
+    assert item["steps"][1]["step"]["key"] == "***"
+    assert item["steps"][0]["output"].startswith('*** "***" ')
+    output = f"/api/executions/{run['execution_id']}/attempts/1/steps/2/output"
+    whole = json.dumps(item) + await (await operator.get(output)).text() + str(events)
+    whole += await (await operator.get(f"/api/executions/{run['execution_id']}/junit")).text()
+    whole += "".join(capsys.readouterr()) + await stored(db)
+    for value in (PASSWORD, KEY, base64.b64encode(PASSWORD.encode()).decode()[2:-4]):
+        assert value not in whole
+    async with db.session() as session:
+        kept = "SELECT secret_steps, sealed_values FROM test_executions"
+        assert {tuple(row) for row in await session._connection.fetch(kept)} == {(None, None)}
+
+
+async def test_a_refusal_of_the_host_is_masked_and_a_retry_has_the_values(
+    operator: Client, admin: Client, host: FakeHost
+) -> None:
+    answers = iter([False, True, True])
+    host.answer = lambda _: {"success": next(answers), "error": f"wrong: {PASSWORD}"}
+    case = test_case(steps=STEPS, parameters=PARAMETERS, test_retries=1)
+    case = await made(operator, "/api/testcases", case)
+    body = {"parameters": {"password": PASSWORD, "user": "me"}}
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", body)
+    item = await ended(operator, run["execution_id"])
+    assert (item["status"], item["attempt"]) == ("completed", 2)
+    assert [attempt["status"] for attempt in item["attempts"]] == ["failed", "completed"]
+    assert PASSWORD not in json.dumps(item)
+    assert [step["params"]["password"] for step in host.seen[:2]] == [PASSWORD, PASSWORD]
+
+
+async def test_a_secret_that_vanished_ends_the_run_honestly(
+    operator: Client, admin: Client, host: FakeHost
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=[{"command": "x"}, STEPS[1]]))
+    host.gate.clear()
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", {})
+    async with admin.delete("/api/secrets/key") as response:
+        assert response.status == 204
+    host.gate.set()
+    item = await ended(operator, run["execution_id"])
+    assert (item["status"], item["error_kind"], item["attempt"]) == ("error", "config", 1)
+    assert "There is no secret key any more" in item["error"]
+    assert len(host.seen) == 1
+    free = await got(operator, "/api/devices/host-1:tv-1")
+    assert free["status"] == "online"  # nothing was sent, so the device is held by nothing
+    status, answer = await refused(
+        operator, "POST", f"/api/testcases/{case['id']}/execute", json={}
+    )
+    assert status == 422
+    assert "There is no secret key." in json.dumps(answer)
+
+
+async def test_only_admins_write_and_nobody_reads(
+    operator: Client, viewer: Client, admin: Client
+) -> None:
+    assert (await refused(operator, "PUT", "/api/secrets/key", json={"value": "x" * 9}))[0] == 403
+    assert (await refused(operator, "DELETE", "/api/secrets/key"))[0] == 403
+    assert (await refused(viewer, "GET", "/api/secrets"))[0] == 403
+    item = await got(operator, "/api/secrets/key")
+    assert item.keys() == {"name", "created_by", "updated_by", "created_at", "updated_at"}
+    assert (await got(operator, "/api/secrets"))["items"] == [item]
+    for body in ({"value": "short"}, {"value": "      "}, {"value": 1}, {}, {"value": "x" * 4097}):
+        status, answer = await refused(admin, "PUT", "/api/secrets/new", json=body)
+        assert status == 400
+        assert str(body.get("value", "?")) not in json.dumps(answer)
+    assert (await refused(admin, "PUT", "/api/secrets/a b", json={"value": KEY}))[0] in {400, 404}
+    assert (await refused(admin, "DELETE", "/api/secrets/none"))[0] == 404
+    audit = json.dumps(await got(admin, "/api/audit"))
+    assert "/api/secrets/key" in audit
+    assert KEY not in audit
+
+
+async def test_a_campaign_has_references_and_no_values(
+    operator: Client, admin: Client, host: FakeHost, db: Database
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+
+    def campaign(password: str) -> dict[str, Any]:
+        entry = {"password": password, "user": "me"}
+        return {"name": "c", "test_cases": [{"test_case_id": case["id"], "parameters": entry}]}
+
+    status, answer = await refused(operator, "POST", "/api/campaigns", json=campaign(PASSWORD))
+    assert status == 400
+    assert "${secret:NAME}" in json.dumps(answer)
+    assert PASSWORD not in json.dumps(answer)
+    unknown = await made(operator, "/api/campaigns", campaign("${secret:unknown}"))
+    path = f"/api/campaigns/{unknown['id']}/execute"
+    assert (await refused(operator, "POST", path, json={}))[0] == 422
+    good = await made(operator, "/api/campaigns", campaign("${secret:key}"))
+    run = await made(operator, f"/api/campaigns/{good['id']}/execute", {})
+    path = f"/api/campaign-executions/{run['campaign_execution_id']}"
+    over = await got(operator, path, wait=20)
+    assert over["status"] == "completed", over
+    assert host.seen[0]["params"]["password"] == KEY
+    assert KEY not in json.dumps(over) + await stored(db)
