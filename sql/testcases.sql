@@ -33,13 +33,19 @@ SELECT steps::text
 FROM test_cases
 WHERE id = $1 AND version = $2;
 
--- insert_test_case(id, name, description, steps, parameters, device_model, requirements, tags, timeout_s, test_retries)
+-- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
 INSERT INTO test_cases
-    (id, name, description, steps, parameters, device_model, requirements, tags, timeout_s,
-    test_retries)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+    (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
--- update_test_case(id, versions, name, description, steps, parameters, device_model, requirements, tags, timeout_s, test_retries)
+-- set_test_case_parameters(id, parameters)
+-- In the transaction of the two statements around it; most test cases say nothing of parameters.
+UPDATE test_cases
+SET parameters = $2
+WHERE id = $1
+    AND parameters::text <> $2::json::text;
+
+-- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
 -- `versions`: only one of these is overwritten (from If-Match); NULL for any.
 UPDATE test_cases
 SET
@@ -48,12 +54,11 @@ SET
     name = $3,
     description = $4,
     steps = $5,
-    parameters = $6,
-    device_model = $7,
-    requirements = $8,
-    tags = $9,
-    timeout_s = $10,
-    test_retries = $11
+    device_model = $6,
+    requirements = $7,
+    tags = $8,
+    timeout_s = $9,
+    test_retries = $10
 WHERE id = $1
     AND ($2::int[] IS NULL OR version = ANY ($2))
 RETURNING id;

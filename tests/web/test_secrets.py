@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 import socketio
+from aiohttp.test_utils import TestClient, TestServer
 
+from tests.actors.fake_host import until
 from tests.conftest import Client, ClientFactory, token
 from tests.web.kit import FakeHost, got, made, refused, test_case
-from vpt.model import Role
+from vpt.actors.lab import Lab
+from vpt.actors.messages import NoAnswer
+from vpt.actors.secrets import masked
+from vpt.config import Config
+from vpt.dialects.base import Trouble
+from vpt.dialects.document import DocumentDialect
+from vpt.events import Events
+from vpt.masking import Masker
+from vpt.model import Answer, Role
 from vpt.store.db import Database
+from vpt.web.app import make_app
 
 PASSWORD, KEY = "hunter2-and-more", "kept-by-an-admin"
 PARAMETERS = {"password": {"secret": True}, "user": {}}
@@ -113,7 +124,7 @@ async def test_a_refusal_of_the_host_is_masked_and_a_retry_has_the_values(
 
 
 async def test_a_secret_that_vanished_ends_the_run_honestly(
-    operator: Client, admin: Client, host: FakeHost
+    operator: Client, admin: Client, host: FakeHost, db: Database
 ) -> None:
     case = await made(operator, "/api/testcases", test_case(steps=[{"command": "x"}, STEPS[1]]))
     host.gate.clear()
@@ -125,8 +136,9 @@ async def test_a_secret_that_vanished_ends_the_run_honestly(
     assert (item["status"], item["error_kind"], item["attempt"]) == ("error", "config", 1)
     assert "There is no secret key any more" in item["error"]
     assert len(host.seen) == 1
-    free = await got(operator, "/api/devices/host-1:tv-1")
-    assert free["status"] == "online"  # nothing was sent, so the device is held by nothing
+    held = "SELECT 1 FROM execution_attempts WHERE released_at IS NULL"
+    async with db.session() as session:  # nothing was sent, so the device waits for nothing
+        assert await session._connection.fetch(held) == []
     status, answer = await refused(
         operator, "POST", f"/api/testcases/{case['id']}/execute", json={}
     )
@@ -177,3 +189,45 @@ async def test_a_campaign_has_references_and_no_values(
     assert over["status"] == "completed", over
     assert host.seen[0]["params"]["password"] == KEY
     assert KEY not in json.dumps(over) + await stored(db)
+
+
+async def test_values_survive_a_restart_of_the_server(
+    operator: Client,
+    admin: Client,
+    host: FakeHost,
+    config: Config,
+    dsn: str,
+    lab: Lab,
+    events: Events,
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+    host.gate.clear()
+    path, body = f"/api/testcases/{case['id']}/execute", {"password": PASSWORD, "user": "me"}
+    runs = [await made(operator, path, {"parameters": body}) for _ in range(2)]
+    await until(lambda: host.seen)  # the first one runs, the second one is queued
+    await lab.stop()
+    db, dialect = Database(dsn), DocumentDialect()
+    await db.open()
+    next_lab = Lab(config, db, events, dialect)
+    await next_lab.start()
+    host.gate.set()
+    next_server = TestServer(make_app(config, db, next_lab, events))
+    async with TestClient(next_server, headers=operator.session.headers) as client:
+        for run in runs:
+            item = await ended(client, run["execution_id"])
+            assert (item["status"], item["parameters"]["password"]) == ("completed", "***")
+    await next_lab.stop()
+    await dialect.close()
+    await db.close()
+    sent = [action["params"]["password"] for action in host.seen if action["step"] == 1]
+    assert set(sent) == {PASSWORD}
+    assert [action["key"] for action in host.seen if action["step"] == 2] == [KEY, KEY]
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> None:
+    masker, said = Masker([PASSWORD]), f"{'x' * size} {PASSWORD}"
+    refusal = await masked(NoAnswer(Trouble.HOST_REFUSED, said), masker)
+    answer = await masked(Answer(success=False, output=said, error=said), masker)
+    assert refusal == NoAnswer(Trouble.HOST_REFUSED, f"{'x' * size} ***")
+    assert answer == Answer(success=False, output=refusal.error, error=refusal.error)

@@ -73,7 +73,12 @@ async def create_test_case(request: web.Request) -> web.Response:
     """Create a test case."""
     test_case = await body_of(request)
     test_case_id = f"tc_{secrets.token_hex(8)}"
-    await request.app[DB].row("insert_test_case", id=test_case_id, **test_case)
+    parameters = test_case.pop("parameters")
+    async with request.app[DB].transaction() as session:
+        await session.row("insert_test_case", id=test_case_id, **test_case)
+        if parameters:
+            names = {"id": test_case_id, "parameters": parameters}
+            await session.row("set_test_case_parameters", **names)
     return await _answer(request, test_case_id, 201)
 
 
@@ -94,9 +99,14 @@ async def put_test_case(request: web.Request) -> web.Response:
     found(await db.row("test_case_item", id=test_case_id))
     test_case = await body_of(request)
     versions = IF_MATCH.of(request.headers)
-    done = await db.row("update_test_case", id=test_case_id, versions=versions, **test_case)
-    if done is None:
-        raise PreconditionError
+    parameters = test_case.pop("parameters")
+    async with db.transaction() as session:
+        done = await session.row(
+            "update_test_case", id=test_case_id, versions=versions, **test_case
+        )
+        if done is None:
+            raise PreconditionError
+        await session.row("set_test_case_parameters", id=test_case_id, parameters=parameters)
     return await _answer(request, test_case_id)
 
 
