@@ -133,3 +133,10 @@ def test_each_line_of_a_value_is_masked_and_short_ones_are_not() -> None:
     assert masker.text("> first-line\n> ok\n> second-line") == f"> {MASK}\n> ok\n> {MASK}"
     assert masker.json({"first-line": ["x second-line", 1, None]}) == {MASK: [f"x {MASK}", 1, None]}
     assert not Masker()
+
+
+def test_a_value_that_was_cut_is_masked_too() -> None:
+    masker = Masker(["a-long-secret"])
+    assert masker.cut_end("out: a-long-s") == f"out: {MASK}"
+    assert masker.cut_end("out: a-") == "out: a-"
+    assert masker.cut_end("") == ""

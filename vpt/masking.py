@@ -18,6 +18,7 @@ MASK = "***"
 SHORTEST_SECRET, LONGEST_SECRET = 6, 4096
 #: Named secrets and secret parameters of one run: masking reads a text once for each form of each.
 MOST_SECRETS = 50
+_LINES = 64  # of a value that are masked one by one
 _GROUP = 3  # bytes that base64 writes as four characters
 
 
@@ -39,6 +40,11 @@ class Masker:
             text = text.replace(form, MASK)
         return text
 
+    def cut_end(self, text: str) -> str:
+        """Return the beginning of a text without the part of a value that it may end with."""
+        longest = max((_overlap(text, form) for form in self._forms), default=0)
+        return text[:-longest] + MASK if longest else text
+
     def json(self, item: Any) -> Any:
         """Return a JSON value with its texts masked, keys too."""
         if not self._forms:
@@ -53,16 +59,26 @@ class Masker:
         return item
 
 
+def _overlap(text: str, form: str) -> int:
+    """Return how many characters of `form` stand at the end of `text`, 0 when few do."""
+    tail, start = text[-(len(form) - 1) :], -1
+    while (start := tail.find(form[:_GROUP], start + 1)) >= 0:
+        if form.startswith(tail[start:]):  # the first one is the longest
+            return len(tail) - start
+    return 0
+
+
 def _forms(value: str) -> Iterator[str]:
     """Yield the value and its escaped forms, those that are long enough to be nothing else."""
-    for part in {value, *value.splitlines(), value.strip()}:
-        if len(part) >= SHORTEST_SECRET:
-            yield part
-            yield from (json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
-            yield from (html.escape(part), html.escape(part, quote=False))
-            for quoted in (quote(part, safe=""), quote(part), quote_plus(part)):
-                yield from (quoted, _lower_hex(quoted))
-    yield from _base64_forms(value.encode(errors="surrogatepass"))
+    # A few lines of each, and as they are: the work is bounded, whatever the values are.
+    lines = (value.strip(), *value.splitlines()[:_LINES])
+    yield from (line for line in lines if len(line) >= SHORTEST_SECRET)
+    yield from (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    yield from (html.escape(value), html.escape(value, quote=False))
+    raw = value.encode(errors="surrogatepass")
+    for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        yield from (quoted, _lower_hex(quoted))
+    yield from _base64_forms(raw)
 
 
 def _lower_hex(quoted: str) -> str:

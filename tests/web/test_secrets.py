@@ -17,7 +17,7 @@ from vpt.actors.lab import Lab
 from vpt.actors.messages import NoAnswer
 from vpt.actors.secrets import masked
 from vpt.config import Config
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import CUT, MAX_TEXT, Trouble, clean
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.masking import Masker
@@ -231,3 +231,10 @@ async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> Non
     answer = await masked(Answer(success=False, output=said, error=said), masker)
     assert refusal == NoAnswer(Trouble.HOST_REFUSED, f"{'x' * size} ***")
     assert answer == Answer(success=False, output=refusal.error, error=refusal.error)
+
+
+async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:
+    said = clean("x" * (MAX_TEXT - 8) + PASSWORD)
+    answer = await masked(Answer(success=True, output=said), Masker([PASSWORD]))
+    assert isinstance(answer, Answer)
+    assert answer.output == "x" * (MAX_TEXT - 8) + f"***{CUT}"

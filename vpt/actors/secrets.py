@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import CUT, Trouble
 from vpt.masking import Masker
 from vpt.model import Answer, Json
 from vpt.secret_steps import revealed
@@ -58,7 +58,7 @@ class Secrets:
                 " another SECRET_KEY: an admin must store it again."
             )
         # What an earlier step was told the host may say now, so all of the run is masked.
-        masker = Masker([*named.values(), *values.values()])
+        masker = await _masker([*named.values(), *values.values()])
         return Revealed(action if action is not None else effect.action, masker)
 
     async def _named(self, names: list[str]) -> Mapping[str, str]:
@@ -70,6 +70,11 @@ class Secrets:
         opened = None if sealed is None else self._sealer.open(sealed)
         values: dict[str, str] = {} if opened is None else orjson.loads(opened)
         return values
+
+
+async def _masker(values: list[str]) -> Masker:
+    large = sum(map(len, values)) > _LARGE
+    return await asyncio.to_thread(Masker, values) if large else Masker(values)
 
 
 async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
@@ -85,12 +90,15 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
-    output, error = answer.output, answer.error
-    return replace(
-        answer,
-        output=None if output is None else masker.text(output),
-        error=None if error is None else masker.text(error),
-    )
+    output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
+    return replace(answer, output=output, error=error)
+
+
+def _masked_text(text: str | None, masker: Masker) -> str | None:
+    if text is None or not text.endswith(CUT):
+        return None if text is None else masker.text(text)
+    # It was cut, perhaps in the middle of a value.
+    return masker.cut_end(masker.text(text.removesuffix(CUT))) + CUT
 
 
 def no_secret(error: SecretGoneError) -> m.NoAnswer:

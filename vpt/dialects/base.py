@@ -13,7 +13,7 @@ from vpt.model import Answer, Device, Host, Json
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
-_CUT = "\n[cut at 1 MiB]"
+CUT = "\n[cut at 1 MiB]"
 _HARMLESS = str.maketrans({0: "\ufffd"} | dict.fromkeys(range(55296, 57344), "�"))
 
 
@@ -98,12 +98,12 @@ def clean(said: Any) -> str | None:
         return None
     text = said if isinstance(said, str) else _as_text(said)
     if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + _CUT
+        text = text[:MAX_TEXT] + CUT
     if text.isascii() and "\0" not in text:
         return text
     text = text.translate(_HARMLESS)
-    if len(text.encode()) > MAX_TEXT + len(_CUT):
-        text = text.encode()[:MAX_TEXT].decode(errors="ignore") + _CUT
+    if len(text.encode()) > MAX_TEXT + len(CUT):
+        text = text.encode()[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
 
 
