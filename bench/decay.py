@@ -65,6 +65,8 @@ async def queue(db: Database, execution_id: str) -> None:
         queue_timeout_s=60.0,
         requested_by="bench",
         campaign_execution_id=None,
+        secret_steps=None,
+        sealed_values=None,
     )
 
 

@@ -39,3 +39,8 @@ SELECT id, sealed_secret, sealed_api_key
 FROM hosts
 WHERE sealed_secret IS NOT NULL OR sealed_api_key IS NOT NULL
 ORDER BY id;
+
+-- sealed_secrets()
+SELECT name, sealed_value
+FROM secrets
+ORDER BY name;

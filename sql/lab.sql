@@ -32,7 +32,7 @@ WHERE d.host_id = ANY ($1::text[]) AND l.expires_at > now()
 SELECT a.host_id, a.execution_id, a.device_id, a.attempt, a.status, a.error_kind, a.seq AS first_seq,
     extract(epoch FROM now() - a.started_at)::float8 AS elapsed_s,
     e.test_case_id, e.steps, e.device_model, e.timeout_s, e.infra_failures, e.test_failures,
-    e.test_retries, e.requested_by, e.campaign_execution_id,
+    e.test_retries, e.requested_by, e.campaign_execution_id, e.secret_steps, e.sealed_values,
     e.cancel_requested_at IS NOT NULL AS cancelled,
     s.step, s.tries, s.handle, s.status AS step_status,
     extract(epoch FROM now() - s.started_at)::float8 AS step_age_s,

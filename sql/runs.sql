@@ -1,13 +1,13 @@
 -- The path of a run. Each query is one statement and is harmless when it is sent again, since a
 -- connection may break after COMMIT (tests/sql/rules.py has the states in which each does nothing).
 
--- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id)
+-- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values)
 INSERT INTO test_executions (
     id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions,
     parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority,
-    queue_timeout_s, requested_by, campaign_execution_id
+    queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values
 )
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 RETURNING extract(epoch FROM queued_at)::float8 AS queued_at
 
 -- start_attempt(execution_id, device_id, host_id)
@@ -31,12 +31,13 @@ WITH started AS (
     WHERE id = $2 AND EXISTS (SELECT FROM started)
 )
 SELECT id, test_case_id, attempt, seq, steps, device_model, timeout_s, infra_failures,
-    test_failures, test_retries, requested_by, campaign_execution_id
+    test_failures, test_retries, requested_by, campaign_execution_id, secret_steps, sealed_values
 FROM started
 
 -- begun_attempt(execution_id, device_id)
 SELECT e.id, e.test_case_id, e.attempt, a.seq, e.steps, e.device_model, e.timeout_s,
-    e.infra_failures, e.test_failures, e.test_retries, e.requested_by, e.campaign_execution_id
+    e.infra_failures, e.test_failures, e.test_retries, e.requested_by, e.campaign_execution_id,
+    e.secret_steps, e.sealed_values
 FROM test_executions e
 JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
@@ -126,6 +127,8 @@ WITH ended AS (
         host_id = CASE WHEN v.status = 'queued' THEN NULL ELSE host_id END,
         device_id = CASE WHEN v.status = 'queued' THEN NULL ELSE device_id END,
         completed_at = CASE WHEN v.status <> 'queued' THEN now() END,
+        secret_steps = CASE WHEN v.status = 'queued' THEN secret_steps END,
+        sealed_values = CASE WHEN v.status = 'queued' THEN sealed_values END,
         seq = CASE WHEN v.status = 'queued' THEN $9 - 1 ELSE $9 END,
         end_step = CASE WHEN v.status = 'queued' THEN 0 ELSE $11 END,
         end_step_status = CASE WHEN v.status <> 'queued' AND $8 IS NOT NULL THEN 'error' END,
@@ -161,6 +164,7 @@ WHERE execution_id = $1 AND attempt = $2 AND released_at IS NULL
 -- end_queued(execution_id, status, error_kind, error)
 UPDATE test_executions
 SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 1,
+    secret_steps = NULL, sealed_values = NULL,
     results = jsonb_build_object(
         'total_steps', cardinality(actions), 'passed', 0, 'failed', 0, 'attempts', attempt)
 WHERE id = $1 AND status = 'queued'

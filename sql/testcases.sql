@@ -16,13 +16,14 @@ FROM test_cases
 WHERE id = $1;
 
 -- test_case_to_run(id)
-SELECT id, name, version, device_model, requirements, steps::text AS steps, timeout_s, test_retries
+SELECT id, name, version, device_model, requirements, steps::text AS steps, parameters, timeout_s,
+    test_retries
 FROM test_cases
 WHERE id = $1;
 
 -- test_cases_to_run(ids)
 -- Without steps: those of a campaign's test cases may be gigabytes together.
-SELECT id, name, version, device_model, requirements, timeout_s, test_retries
+SELECT id, name, version, device_model, requirements, parameters, timeout_s, test_retries
 FROM test_cases
 WHERE id = ANY ($1::text[]);
 
@@ -36,6 +37,13 @@ WHERE id = $1 AND version = $2;
 INSERT INTO test_cases
     (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- set_test_case_parameters(id, parameters)
+-- In the transaction of the two statements around it; most test cases say nothing of parameters.
+UPDATE test_cases
+SET parameters = $2
+WHERE id = $1
+    AND parameters::text <> $2::json::text;
 
 -- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
 -- `versions`: only one of these is overwritten (from If-Match); NULL for any.

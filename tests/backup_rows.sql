@@ -9,6 +9,8 @@ INSERT INTO campaign_steps (campaign_execution_id, test_case_id, steps)
 VALUES ('c1', 't1', '[{"a":  1}]');
 INSERT INTO idempotency_keys (user_id, method, path, key, body_hash, execution_id)
 VALUES ('', 'POST', '/', E'a\tb\\N\\.\r\n', '\x00ff0a5c', 'e1');
+INSERT INTO secrets (name, sealed_value, created_by, updated_by) VALUES ('s', '\x00ff', 'ann', 'bob');
+UPDATE test_cases SET parameters = '{"p":  {"secret": true}}' WHERE id = 't1';
 INSERT INTO leases (id, device_id, holder, expires_at) VALUES ('l', 'pi-1-1', 'ann', 'infinity');
 INSERT INTO device_schemas (hash, schema) VALUES ('\xdead', '{"ü": "\\u2028"}');
 UPDATE devices SET schema_hash = '\xdead', capabilities = '{"a,b","c\"d","",NULL}'

@@ -98,6 +98,7 @@ class ErrorKind(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     SERVER_RESTARTED = "server_restarted"
     INTERNAL = "internal"
+    CONFIG = "config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,18 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretSteps:
+    """The steps of an execution that have secrets, by index from 0, as they are sent.
+
+    A mark with `nonce` stands where a value goes; `names` are the named secrets that they use.
+    """
+
+    nonce: str
+    names: list[str]
+    steps: Json
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """What an attempt needs, as stored in the database when the attempt begins."""
 
@@ -206,6 +219,8 @@ class RunSpec:
     test_retries: int
     requested_by: str
     campaign_execution_id: str | None
+    secret_steps: SecretSteps | None = None
+    sealed_values: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +300,8 @@ class NewExecution:
     priority: int
     queue_timeout_s: float | None
     requested_by: str
+    secret_steps: SecretSteps | None = None
+    sealed_values: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`${name}` in the strings of steps, filled in from parameters.
 
 A string that is only `${name}` takes the value with its type; `$${` is a literal `${`.
+`${secret:name}` is a named secret, in steps and in values: `vpt/secret_steps.py` fills it in.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vpt.errors import BadRequestError, InvalidError
+from vpt.masking import LONGEST_SECRET
 from vpt.model import Json
 
 #: Characters that values may add to all steps together: a few kilobytes could ask for gigabytes.
@@ -19,12 +21,44 @@ MOST_ADDED = 16 * 2**20
 
 _NAME = re.compile(r"\$\$\{|\$\{([^{}]+)\}")
 _ONLY = re.compile(r"\$\{([^{}]+)\}")
+_PREFIX = "secret:"
+_REFERENCE = re.compile(r"(?<!\$)\$\{(secret:[^{}]+)\}")
 
 
 def fill(steps: Sequence[Json], parameters: Mapping[str, Any]) -> tuple[Json, ...]:
     """Return the steps with every `${name}` replaced. Raises what `check` raises."""
     check(uses_of(steps), parameters)
+    return filled_steps(steps, parameters)
+
+
+def filled_steps(steps: Sequence[Json], parameters: Mapping[str, Any]) -> tuple[Json, ...]:
+    """Return the steps with every `${name}` replaced; all names are known to be given."""
     return tuple({key: filled(item, parameters) for key, item in step.items()} for step in steps)
+
+
+def is_reference(value: Any) -> bool:
+    """Return True for a string that is only `${secret:name}`."""
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
+def references_of(names: Iterable[str]) -> set[str]:
+    """Return those of these names that are a named secret's."""
+    return {name for name in names if name.startswith(_PREFIX)}
+
+
+def references_in(item: Any) -> set[str]:
+    """Return the references to named secrets in a parameter's value."""
+    return references_of(match for text in _texts(item) for match in _REFERENCE.findall(text))
+
+
+def secret_of(reference: str) -> str:
+    """Return the name of the secret that `secret:name` means."""
+    return reference.removeprefix(_PREFIX)
+
+
+def with_references(text: str, value_of: Callable[[str], str]) -> str:
+    """Return a parameter's value with each `${secret:name}` replaced."""
+    return _REFERENCE.sub(lambda match: value_of(match[1]), text) if "${" in text else text
 
 
 def uses_of(steps: Sequence[Json]) -> Counter[str]:
@@ -37,10 +71,13 @@ def check(uses: Mapping[str, int], parameters: Mapping[str, Any]) -> None:
 
     Raises InvalidError that lists the missing names, BadRequestError when the steps grow too much.
     """
+    if references_of(parameters):
+        raise InvalidError({"parameters": ["No parameter's name begins with secret:."]})
     given = uses.keys() & parameters.keys()
-    if sum(uses[name] * len(_as_text(parameters[name])) for name in given) > MOST_ADDED:
+    added = sum(uses[name] * _length(parameters[name]) for name in given)
+    if added + LONGEST_SECRET * sum(uses[name] for name in references_of(uses)) > MOST_ADDED:
         raise BadRequestError("The steps grow too large with these parameters.")
-    if missing := uses.keys() - parameters.keys():
+    if missing := uses.keys() - parameters.keys() - references_of(uses):
         names = ", ".join(sorted(missing)[:20])
         raise InvalidError({"parameters": [f"Missing: {names}."]})
 
@@ -63,25 +100,34 @@ def is_name(value: Any) -> bool:
 
 
 def _names(item: Any) -> Iterator[str]:
+    for text in _texts(item):
+        if "${" in text:
+            yield from (match[1] for match in _NAME.finditer(text) if match[1] is not None)
+
+
+def _texts(item: Any) -> Iterator[str]:
     match item:
         case str():
-            if "${" in item:
-                yield from (match[1] for match in _NAME.finditer(item) if match[1] is not None)
+            yield item
         case dict():
             for child in item.values():
-                yield from _names(child)
+                yield from _texts(child)
         case list():
             for child in item:
-                yield from _names(child)
+                yield from _texts(child)
 
 
 def _filled_text(text: str, parameters: Mapping[str, Any]) -> Any:
     only = _ONLY.fullmatch(text)
     if only is not None:
-        return parameters[only[1]]
-    return _NAME.sub(
-        lambda match: "${" if match[1] is None else _as_text(parameters[match[1]]), text
-    )
+        return parameters.get(only[1], text)
+    return _NAME.sub(lambda m: "${" if m[1] is None else _as_text(parameters.get(m[1], m[0])), text)
+
+
+def _length(value: Any) -> int:
+    """Return the length of a value, a named secret counted as the longest."""
+    text = _as_text(value)
+    return len(text) + LONGEST_SECRET * len(_REFERENCE.findall(text))
 
 
 def _as_text(value: Any) -> str:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
 
-from vpt import parameters
+from vpt import parameters, secret_steps
 from vpt.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError
 from vpt.model import Json, NewCampaign, NewExecution
 from vpt.names import check_clear
+from vpt.secret_steps import FilledSteps, check_references_only, secret_names
 from vpt.steps import STEP_KEYS, check_steps, step_errors
 from vpt.store.db import Database, Session
+from vpt.store.seal import Sealer
 
 _LARGE = 32 * 1024  # characters of steps; reading and filling in fewer takes about a millisecond
 
@@ -33,21 +37,37 @@ class TestCaseChangedError(ConflictError):
 
 
 async def prepare_execution(
-    db: Database, test_case: Any, wanted: Mapping[str, Any], user_id: str
+    db: Database, sealer: Sealer, test_case: Any, wanted: Mapping[str, Any], user_id: str
 ) -> NewExecution:
     """Return the request to run a test case as `wanted`: its steps filled in, its device resolved.
 
-    `test_case` is a row of the query test_case_to_run. Raises InvalidError when the parameters do
-    not fit, UnprocessableError when there is no such host or device.
+    `test_case` is a row of the query test_case_to_run. The values of its secret parameters are
+    sealed. Raises InvalidError when the parameters do not fit, UnprocessableError when there is no
+    such host, device or secret.
     """
-    steps = await filled_steps(test_case["steps"], wanted["parameters"])
+    secret = secret_names(test_case["parameters"])
+    filled = await filled_steps(test_case["steps"], wanted["parameters"], secret)
+    await _check_secrets(db, filled.secret.names if filled.secret else ())
     device_id = await resolve_device(db, wanted["device_id"], wanted["host_id"])
-    return _new_execution(test_case, steps, {**wanted, "device_id": device_id}, user_id)
+    wanted = {**wanted, "device_id": device_id, "parameters": filled.parameters}
+    new = _new_execution(test_case, filled.steps, wanted, user_id)
+    sealed = sealer.seal(orjson.dumps(filled.values).decode()) if filled.values else None
+    return replace(new, secret_steps=filled.secret, sealed_values=sealed)
 
 
-async def filled_steps(text: str, values: Parameters) -> tuple[Json, ...]:
+async def filled_steps(
+    text: str, values: Parameters, secret: frozenset[str] = frozenset()
+) -> FilledSteps:
     """Return the steps of this JSON, filled in; InvalidError when the parameters do not fit."""
-    return await _beside_the_loop(len(text), lambda: _filled(text, values))
+    return await _beside_the_loop(len(text), lambda: _filled(text, values, secret))
+
+
+async def _check_secrets(session: Session | Database, names: Iterable[str]) -> None:
+    """Raise UnprocessableError when there is no secret of one of these names."""
+    wanted = set(names)
+    known = {row["name"] for row in await session.rows("secrets_named", names=list(wanted))}
+    if missing := sorted(wanted - known):
+        raise UnprocessableError(f"There is no secret {', '.join(missing[:5])}.")
 
 
 async def prepare_campaign(session: Database, campaign_id: str, user_id: str) -> NewCampaign:
@@ -99,16 +119,30 @@ async def resolve_references(
     """Return the entries of a campaign with the ids of their devices in place of the names.
 
     So a campaign means the same device tomorrow, whatever joins until then. Raises
-    UnprocessableError when an entry names what does not exist, or not clearly.
+    UnprocessableError when an entry names what does not exist, or not clearly; InvalidError when
+    one has a value for a secret parameter: everybody may read a campaign.
     """
     ids = {entry["test_case_id"] for entry in entries}
-    missing = ids - (await test_cases(session, ids)).keys()
-    if missing:
+    cases = await test_cases(session, ids)
+    if missing := ids - cases.keys():
         raise UnprocessableError(f"There is no test case {', '.join(sorted(missing)[:5])}.")
+    for position, entry in enumerate(entries):
+        secret = secret_names(cases[entry["test_case_id"]]["parameters"])
+        with _at(position):
+            check_references_only(entry["parameters"], secret)
     devices = await _resolve_devices(session, entries)
     return [
         {**entry, "device_id": devices[entry["device_id"], entry["host_id"]]} for entry in entries
     ]
+
+
+@contextmanager
+def _at(position: int) -> Iterator[None]:
+    """Name the entry of a campaign at fault in an InvalidError."""
+    try:
+        yield
+    except InvalidError as error:
+        raise InvalidError({"test_cases": {position: error.errors}}) from error
 
 
 async def test_cases(session: Session | Database, ids: Iterable[str]) -> Mapping[str, Any]:
@@ -154,6 +188,13 @@ class StepTemplate:
                 if parameters.is_name(step[key]):
                     self._filled_in[key, step[key]].append(index)
 
+    def secrets(self, values: Parameters) -> set[str]:
+        """Return the names of the secrets that these parameters and the steps refer to."""
+        references = parameters.references_of(self._uses)
+        for name in self._uses.keys() & values.keys():
+            references |= parameters.references_in(values[name])
+        return {parameters.secret_of(reference) for reference in references}
+
     def check(self, values: Parameters) -> None:
         """Raise InvalidError or BadRequestError when these parameters do not fit the steps."""
         parameters.check(self._uses, values)
@@ -174,32 +215,44 @@ async def _check_parameters(
     for position, row in enumerate(rows):
         entries.setdefault(row["test_case_id"], []).append((position, row["parameters"]))
     first: tuple[int, InvalidError] | None = None
+    names: set[str] = set()
     for test_case_id, sets in entries.items():
-        found = await _first_misfit(session, cases[test_case_id], sets)
+        found = await _first_misfit(session, cases[test_case_id], sets, names)
         if found is not None and (first is None or found[0] < first[0]):
             first = found
     if first is not None:
         position, error = first
-        raise InvalidError({"test_cases": {position: error.errors}}) from error
+        with _at(position):
+            raise error
+    await _check_secrets(session, names)
 
 
 async def _first_misfit(
-    session: Database, test_case: Any, sets: Sequence[tuple[int, Parameters]]
+    session: Database, test_case: Any, sets: Sequence[tuple[int, Parameters]], names: set[str]
 ) -> tuple[int, InvalidError] | None:
+    """Return the first entry that does not fit; add the secrets that all refer to to `names`."""
     text = await session.value("test_case_steps", id=test_case["id"], version=test_case["version"])
     if text is None:
         raise TestCaseChangedError
     # Each set may be as large as a body, so many of them count like large steps.
     size = len(text) + _LARGE * (len(sets) > 1)
-    return await _beside_the_loop(size, lambda: _misfit(text, sets))
+    secret = secret_names(test_case["parameters"])
+    return await _beside_the_loop(size, lambda: _misfit(text, sets, secret, names))
 
 
-def _misfit(text: str, sets: Sequence[tuple[int, Parameters]]) -> tuple[int, InvalidError] | None:
+def _misfit(
+    text: str,
+    sets: Sequence[tuple[int, Parameters]],
+    secret: frozenset[str],
+    names: set[str],
+) -> tuple[int, InvalidError] | None:
     """Return the first position whose parameters do not fit, and why."""
     template = StepTemplate(orjson.loads(text))
     for position, values in sets:
         try:
+            check_references_only(values, secret)
             template.check(values)
+            names |= template.secrets(values)
         except InvalidError as error:
             return position, error
     return None
@@ -236,10 +289,10 @@ def _new_execution(
     )
 
 
-def _filled(text: str, values: Parameters) -> tuple[Json, ...]:
-    steps = parameters.fill(orjson.loads(text), values)
-    check_steps(steps)
-    return steps
+def _filled(text: str, values: Parameters, secret: frozenset[str]) -> FilledSteps:
+    filled = secret_steps.fill(orjson.loads(text), values, secret)
+    check_steps(filled.steps)
+    return filled
 
 
 async def _beside_the_loop(size: int, work: Callable[[], T]) -> T:

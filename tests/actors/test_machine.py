@@ -86,6 +86,12 @@ def test_infrastructure_is_never_a_failed_test(name: str, *, again: bool) -> Non
     assert w.executions == {"e1": "queued" if again else "error"}
 
 
+def test_a_step_whose_secret_is_gone_was_never_sent_and_is_not_tried_again() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("NO_SECRET")).settle()
+    assert w.executions == {"e1": "error"}
+    assert w.attempts["e1", 1].released
+
+
 def test_infrastructure_is_tried_again_within_its_limit() -> None:
     w = world().up()
     for _ in range(3):

@@ -37,6 +37,7 @@ EXCEPTIONS = {
     "schema_names": "a row a migration",
     "references_of": "the catalogue of constraints, once a backup",
     "sealed_of_hosts": "all hosts, once a restore",
+    "sealed_secrets": "all of them, once a restore",
     "lab_hosts": "all hosts, once a start",
     "lab_leases": "all leases, once a start; one a device at most",
     "keep_hosts": "locks all hosts, once an hour",

@@ -35,7 +35,9 @@ _WORST_FIRST = (ExecutionStatus.CANCELLED, ExecutionStatus.FAILED, ExecutionStat
 _BROKEN = "The campaign could not go on, by a mistake of the server: see its log."
 #: What a result's request has not: the steps stand once for all, the priority is the campaign's.
 _REQUESTED = tuple(
-    field.name for field in fields(NewExecution) if field.name not in ("steps", "priority")
+    field.name
+    for field in fields(NewExecution)
+    if field.name not in ("steps", "priority", "secret_steps", "sealed_values")
 )
 
 
@@ -260,7 +262,8 @@ class CampaignJob:
         new = _new_execution(row["request"], priority)
         if new.steps:  # an older vpt stored it, with the steps filled in
             return new
-        return replace(new, steps=await filled_steps(row["steps"], new.parameters))
+        filled = await filled_steps(row["steps"], new.parameters)
+        return replace(new, steps=filled.steps, secret_steps=filled.secret)
 
     async def _insert(
         self, position: int, execution_id: str, new: NewExecution, timeout_s: float

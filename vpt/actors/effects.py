@@ -19,6 +19,7 @@ from vpt.model import (
     HostView,
     Json,
     RunSpec,
+    SecretSteps,
     StepStatus,
 )
 
@@ -58,6 +59,8 @@ class SendStep(Struct, frozen=True):
     limit: float  # longer than the step may take: a late answer is of use (`machine/holds.py`)
     connect: float
     handle: str | None = None
+    secret_steps: SecretSteps | None = None
+    sealed_values: bytes | None = None
 
 
 class SendAction(Struct, frozen=True):

@@ -21,6 +21,7 @@ from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
+from vpt.actors.secrets import Revealed, SecretGoneError, Secrets, masked, no_secret
 from vpt.actors.state import CONNECT_SHARE, HostState, RunState
 from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
@@ -68,6 +69,7 @@ class HostServices:
     not_taken: NotTaken
     waited_s: Callable[[Waiting], float]  # by the queue's clock, which is the database's
     tally: Tally
+    secrets: Secrets
     may_act: Callable[[], bool]  # false while another server may have taken over
 
 
@@ -242,16 +244,28 @@ class HostActor(Actor[m.Message]):
             task.cancel()
 
     async def _send_step(self, effect: fx.SendStep) -> None:
-        key = effect.key
+        try:
+            revealed = await self._services.secrets.reveal(effect)
+        except SecretGoneError as error:
+            self.deliver(m.StepAnswered(effect.device.id, effect.key, no_secret(error), 0.0))
+            return
+        began = perf_counter()
+        outcome = await self._send(self._call_of(effect, revealed))
+        duration_ms = (perf_counter() - began) * 1000
+        outcome = await masked(_slim(outcome), revealed.masker)
+        self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
+
+    def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
+        key, mask = effect.key, revealed.masker.json
         body = {
-            **effect.action,
+            **revealed.action,
             "execution_id": key.execution_id,
             "attempt": key.attempt,
             "step": key.step,
             "device_model": effect.device_model,
         }
         device_id = effect.device.id
-        call = Call(
+        return Call(
             effect.host,
             effect.device,
             body,
@@ -261,12 +275,8 @@ class HostActor(Actor[m.Message]):
             opens=key.step == key.tries == 1,
             handle=effect.handle,
             on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, state)),
+            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
         )
-        began = perf_counter()
-        outcome = await self._send(call)
-        duration_ms = (perf_counter() - began) * 1000
-        self.deliver(m.StepAnswered(effect.device.id, key, _slim(outcome), duration_ms))
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()

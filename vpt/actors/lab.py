@@ -24,6 +24,7 @@ from vpt.actors.queue import Queue
 from vpt.actors.registry import Registry
 from vpt.actors.restore import Keys
 from vpt.actors.samples import Samples
+from vpt.actors.secrets import Secrets
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Supervisor
 from vpt.actors.waits import Waits
@@ -83,7 +84,7 @@ class Lab:
         self._samples = Samples(db)
         self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
         keys = Keys(Sealer(config.secret_key), config.api_key)
-        self._supervisor = Supervisor(self._services(may_act), keys, limits_of(config))
+        self._supervisor = Supervisor(self._services(may_act, keys.sealer), keys, limits_of(config))
         self.registry = self._new_registry(keys)
         self.leases = Leases(db, self._supervisor, check_open=self._check_open)
         self.executions, self.campaigns = self._new_runs(FinalWaits(db, events))
@@ -92,7 +93,7 @@ class Lab:
         # Together they make a key that no action ever had, also none before a restart.
         self._started, self._acts = uuid4().hex, count(1)
 
-    def _services(self, may_act: Callable[[], bool]) -> HostServices:
+    def _services(self, may_act: Callable[[], bool], sealer: Sealer) -> HostServices:
         return HostServices(
             shared=Shared(self._db),
             dialect=self._dialect,
@@ -105,6 +106,7 @@ class Lab:
             not_taken=self._queue.not_taken,
             waited_s=self._queue.waited_s,
             tally=self.tally,
+            secrets=Secrets(self._db, sealer),
             may_act=may_act,
         )
 

@@ -19,7 +19,9 @@ from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     HostView,
+    Json,
     RunSpec,
+    SecretSteps,
     StepStatus,
     Waiting,
     screenshot_url,
@@ -48,7 +50,17 @@ def spec_of(row: Any) -> RunSpec:
         test_retries=row["test_retries"],
         requested_by=row["requested_by"],
         campaign_execution_id=row["campaign_execution_id"],
+        **secrets_of(row),
     )
+
+
+def secrets_of(row: Any) -> Json:
+    """Return what an execution's row has of secrets, as a spec has it."""
+    steps = row["secret_steps"]
+    return {
+        "secret_steps": None if steps is None else SecretSteps(**steps),
+        "sealed_values": row["sealed_values"],
+    }
 
 
 def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:

@@ -353,5 +353,7 @@ async def insert(
         queue_timeout_s=timeout_s,
         requested_by=new.requested_by,
         campaign_execution_id=campaign_execution_id,
+        secret_steps=None if new.secret_steps is None else asdict(new.secret_steps),
+        sealed_values=new.sealed_values,
     )
     return queued_at

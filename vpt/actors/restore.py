@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from vpt.actors.ledger import secrets_of
 from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import (
     Credential,
@@ -229,6 +230,7 @@ def _run_of(row: Any) -> RunState:
         test_retries=row["test_retries"],
         requested_by=row["requested_by"],
         campaign_execution_id=row["campaign_execution_id"],
+        **secrets_of(row),
     )
     in_flight = row["step_status"] == "running"  # else the step is over, and so is the run
     delayed = in_flight and _is_delayed(row, spec)

@@ -54,6 +54,12 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     name: Title
 
 
+class ParameterSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What a test case says of a parameter; the value of a secret one is in no file."""
+
+    secret: bool = False
+
+
 class TestCaseSpec(_Named, kw_only=True):
     """A test case, with the fields and bounds of `POST /api/testcases`."""
 
@@ -65,6 +71,7 @@ class TestCaseSpec(_Named, kw_only=True):
     tags: Words = []
     timeout_s: Seconds | None = None
     test_retries: Annotated[int, Meta(ge=0, le=MOST_RETRIES)] = 0
+    parameters: Annotated[dict[Title, ParameterSpec], Meta(max_length=MOST_WORDS)] = {}
     steps: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
 
 

@@ -73,6 +73,12 @@ def load_command(*, file: IO[bytes], force: bool) -> None:
             " their API keys again.",
             err=True,
         )
+    if loaded.sealed_names:
+        click.echo(
+            f"Warning: nor can it decrypt {len(loaded.sealed_names)} named secrets"
+            f" ({', '.join(loaded.sealed_names[:5])}): an admin must store them again.",
+            err=True,
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from vpt.model import Answer, Device, Host, Json
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
-_CUT = "\n[cut at 1 MiB]"
+CUT = "\n[cut at 1 MiB]"
 _HARMLESS = str.maketrans({0: "\ufffd"} | dict.fromkeys(range(55296, 57344), "�"))
 
 
@@ -30,6 +30,7 @@ class Trouble(Enum):
     FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
+    NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     TIMEOUT = auto()  # no answer in time: it may be acting
 
 
@@ -101,12 +102,12 @@ def clean(said: Any) -> str | None:
         return None
     text = said if isinstance(said, str) else _as_text(said)
     if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + _CUT
+        text = text[:MAX_TEXT] + CUT
     if text.isascii() and "\0" not in text:
         return text
     text = text.translate(_HARMLESS)
-    if len(text.encode()) > MAX_TEXT + len(_CUT):
-        text = text.encode()[:MAX_TEXT].decode(errors="ignore") + _CUT
+    if len(text.encode()) > MAX_TEXT + len(CUT):
+        text = text.encode()[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
 
 

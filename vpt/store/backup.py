@@ -86,6 +86,7 @@ class Loaded:
 
     content: Content
     sealed: list[str]
+    sealed_names: list[str]  # of named secrets
 
 
 # ---------------------------------------------------------------- dump
@@ -188,10 +189,12 @@ async def load(
             await _make_room(connection, session, force=force)
             await _load_rows(connection, archive, content)
             sealed = await _sealed(session, sealer)
+            rows = await session.rows("sealed_secrets")
+            names = [row["name"] for row in rows if sealer.open(row["sealed_value"]) is None]
             _unpack(archive, staging)
         if content.screenshots is not None:
             artifacts.become(staging)
-    return Loaded(content, sealed)
+    return Loaded(content, sealed, names)
 
 
 @contextmanager

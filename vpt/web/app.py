@@ -20,6 +20,7 @@ from vpt.web.api import (
     junit,
     metrics,
     screenshots,
+    secrets,
     system,
     testcases,
     tokens,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 RESOURCES = (
     *(system, metrics, testcases, executions, campaigns, junit),
-    *(hosts, virtualpytest, devices, screenshots, tokens, documents, pages),
+    *(hosts, virtualpytest, devices, screenshots, secrets, tokens, documents, pages),
 )
 #: Seconds for which a browser may cache the answer to a preflight request.
 PREFLIGHT_AGE = 600

@@ -20,12 +20,15 @@ from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, St
 REFUSED = "The database refused to store what the step brought: see the server's log."
 #: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
+#: Nothing reached the host, either, and sending it again would not help.
+_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET)
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
     Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
+    Trouble.NO_SECRET: ErrorKind.CONFIG,
 }
 
 # ---------------------------------------------------------------- under way
@@ -126,7 +129,7 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
     if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
         link.connection_failed(t, run.parks)
-    sent = run.uncertain or trouble not in _NOT_SENT  # an earlier sending of the try counts, too
+    sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
     run = replace(run, uncertain=sent, parks=run.parks + 1)
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)

@@ -177,6 +177,8 @@ def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
             seconds + t.state.limits.cancel_grace,
             seconds * CONNECT_SHARE,
             run.handle,
+            run.loaded.secret_steps,
+            run.loaded.sealed_values,
         ),
     )
 

@@ -17,8 +17,9 @@ from vpt.errors import (
 )
 from vpt.model import RequestKey, Role, Submitted
 from vpt.store.disk import DiskFullError
+from vpt.store.seal import Sealer
 from vpt.submission import prepare_execution
-from vpt.web.http.auth import needs, user_of
+from vpt.web.http.auth import needs, secret_of, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
@@ -72,7 +73,12 @@ async def create_test_case(request: web.Request) -> web.Response:
     """Create a test case."""
     test_case = await body_of(request)
     test_case_id = f"tc_{secrets.token_hex(8)}"
-    await request.app[DB].row("insert_test_case", id=test_case_id, **test_case)
+    parameters = test_case.pop("parameters")
+    async with request.app[DB].transaction() as session:
+        await session.row("insert_test_case", id=test_case_id, **test_case)
+        if parameters:
+            names = {"id": test_case_id, "parameters": parameters}
+            await session.row("set_test_case_parameters", **names)
     return await _answer(request, test_case_id, 201)
 
 
@@ -93,9 +99,14 @@ async def put_test_case(request: web.Request) -> web.Response:
     found(await db.row("test_case_item", id=test_case_id))
     test_case = await body_of(request)
     versions = IF_MATCH.of(request.headers)
-    done = await db.row("update_test_case", id=test_case_id, versions=versions, **test_case)
-    if done is None:
-        raise PreconditionError
+    parameters = test_case.pop("parameters")
+    async with db.transaction() as session:
+        done = await session.row(
+            "update_test_case", id=test_case_id, versions=versions, **test_case
+        )
+        if done is None:
+            raise PreconditionError
+        await session.row("set_test_case_parameters", id=test_case_id, parameters=parameters)
     return await _answer(request, test_case_id)
 
 
@@ -130,7 +141,8 @@ async def execute_test_case(request: web.Request) -> web.Response:
     async def start(key: RequestKey | None) -> web.Response:
         test_case = found(await db.row("test_case_to_run", id=test_case_id))
         wanted = await body_of(request)
-        new = await prepare_execution(db, test_case, wanted, user_of(request).user_id)
+        sealer, user_id = Sealer(secret_of(request.app)), user_of(request).user_id
+        new = await prepare_execution(db, sealer, test_case, wanted, user_id)
         submitted = await request.app[LAB].executions.submit(new, key)
         return json_response(asdict(submitted), 202)
 

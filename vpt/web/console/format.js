@@ -117,6 +117,7 @@ const KINDS = {
   queue_timeout: "it waited too long in the queue",
   server_restarted: "the server was restarted",
   internal: "internal error of vpt",
+  config: "a secret that it needs is gone",
 };
 
 /** Return what failed in the infrastructure. */

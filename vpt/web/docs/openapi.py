@@ -129,6 +129,7 @@ _TAGS = {
     "metrics": "Figures over time, by device, and for Prometheus.",
     "health": "Whether the server works.",
     "system": "Versions, settings and load of the server.",
+    "secrets": "Named secrets that steps refer to; a value is never read back.",
     "tokens": "Tokens that can be revoked.",
     "audit": "Who changed what, and when.",
     "server": "Routes that VirtualPyTest hosts call.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import hmac
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from vpt.errors import BadRequestError, KeyReusedError
 from vpt.model import RequestKey
-from vpt.web.http.auth import user_of
+from vpt.web.http.auth import secret_of, user_of
 from vpt.web.http.caller import routed_path
 from vpt.web.http.keys import DB
 from vpt.web.http.params import Param
@@ -98,5 +98,6 @@ def _scope_of(request: web.Request) -> _Scope | None:
 
 
 async def _body_hash(request: web.Request) -> bytes:
+    """Return the hash of the body, keyed: it is stored, and a body may hold a secret to guess."""
     body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(body).digest()
+    return hmac.digest(secret_of(request.app).encode(), body, "sha256")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from marshmallow import Schema, validate
 from marshmallow import fields as f
-from marshmallow import validate
 
 from vpt.bounds import MOST_RETRIES, MOST_STEPS, MOST_WORDS
 from vpt.model import Json
@@ -13,6 +13,17 @@ from vpt.web.schemas import fields
 from vpt.web.schemas.body import StoredBody
 from vpt.web.schemas.response import EARLY, TEST_CASE_ID, ResponseSchema, moment, text, whole
 from vpt.web.schemas.steps import Step
+
+
+class ParameterBody(Schema):
+    """What a test case says of a parameter."""
+
+    secret = fields.Flag(
+        load_default=False,
+        metadata=fields.about(
+            "Its value is stored sealed until the run is over, and shown as `***` everywhere."
+        ),
+    )
 
 
 class TestCaseBody(StoredBody):
@@ -27,6 +38,13 @@ class TestCaseBody(StoredBody):
         required=True,
         validate=validate.Length(1, MOST_STEPS),
         metadata=fields.about("The steps, in the order in which they run."),
+    )
+    parameters = f.Dict(
+        keys=f.String(validate=fields.LABEL),
+        values=f.Nested(ParameterBody),
+        load_default=dict,
+        validate=validate.Length(max=MOST_WORDS),
+        metadata=fields.about("What is to be known of `${name}`s; they need not stand here."),
     )
     device_model = fields.title(
         "The devices that can run it: their model, or a capability of their host."
@@ -54,6 +72,7 @@ class TestCaseBody(StoredBody):
                 "timeout_s": 30,
             }
         ],
+        "parameters": {"password": {"secret": True}},
         "device_model": "desktop",
         "requirements": [],
         "tags": ["smoke"],

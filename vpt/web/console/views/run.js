@@ -125,11 +125,21 @@ function wish(query, signal) {
     fill(
       parameters,
       namesIn(chosen?.steps).map((name) =>
-        field(
-          `Parameter ${name}`,
-          h("input", { name, required: true, value: name in given ? written(given[name]) : "" }),
-          "Numbers, true, false and JSON keep their type; anything else is text.",
-        ),
+        chosen.parameters?.[name]?.secret
+          ? field(
+              `Secret parameter ${name}`,
+              h("input", { name, required: true, type: "password", autocomplete: "new-password" }),
+              "A text of at least 6 characters, or ${secret:NAME}; nobody can read it afterwards.",
+            )
+          : field(
+              `Parameter ${name}`,
+              h("input", {
+                name,
+                required: true,
+                value: name in given ? written(given[name]) : "",
+              }),
+              "Numbers, true, false and JSON keep their type; anything else is text.",
+            ),
       ),
     );
   };
@@ -201,13 +211,16 @@ function fits(device, model) {
 export function namesIn(value) {
   const names = new Set();
   for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME))
-    if (name) names.add(JSON.parse(`"${name}"`));
+    if (name && !name.startsWith("secret:")) names.add(JSON.parse(`"${name}"`));
   return [...names].sort();
 }
 
 function valuesIn(place) {
   return Object.fromEntries(
-    [...place.querySelectorAll("input")].map((input) => [input.name, typed(input.value)]),
+    [...place.querySelectorAll("input")].map((input) => [
+      input.name,
+      input.type === "password" ? input.value : typed(input.value),
+    ]),
   );
 }
 

@@ -47,6 +47,7 @@ const FRESH = {
   steps: [SAMPLES[0][1]],
   tags: [],
   requirements: [],
+  parameters: {},
   timeout_s: null,
   test_retries: 0,
 };
@@ -110,6 +111,8 @@ function form(item, id) {
   const model = text(item.device_model, { required: true, maxlength: 100, list: "models" });
   const tags = text(item.tags.join(", "));
   const requirements = text(item.requirements.join(", "));
+  const marked = Object.keys(item.parameters ?? {}).filter((one) => item.parameters[one].secret);
+  const secrets = text(marked.join(", "));
   const timeout = text(item.timeout_s, { type: "number", min: 0, step: "any" });
   const retries = text(item.test_retries, { type: "number", min: 0, max: 10 });
   const steps = stepsEditor(item.steps, writes);
@@ -127,6 +130,7 @@ function form(item, id) {
         steps: steps.value(),
         tags: wordsIn(tags.value),
         requirements: wordsIn(requirements.value),
+        parameters: Object.fromEntries(wordsIn(secrets.value).map((one) => [one, { secret: true }])),
         timeout_s: timeout.value === "" ? null : Number(timeout.value),
         test_retries: Number(retries.value || 0),
       };
@@ -167,6 +171,11 @@ function form(item, id) {
         "Needs",
         requirements,
         "Capabilities that the device or its host must have, separated by commas.",
+      ),
+      field(
+        "Secret parameters",
+        secrets,
+        "Names, separated by commas. Their values are shown as *** everywhere.",
       ),
     ),
     steps.node,

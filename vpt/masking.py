@@ -1,0 +1,105 @@
+"""Masking: secret values are replaced by `***` in whatever a host says.
+
+A value is found as it is and in the forms in which programs print it: escaped in JSON or a URL,
+in base64, in HTML, and line by line. A short value would be found in innocent text, so there is
+none.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+SHORTEST_SECRET, LONGEST_SECRET = 6, 4096
+#: Named secrets and secret parameters of one run: masking reads a text once for each form of each.
+MOST_SECRETS = 50
+_LINES = 64  # of a value that are masked one by one
+_GROUP = 3  # bytes that base64 writes as four characters
+
+
+class Masker:
+    """Replaces these values in texts; one without values returns what it is given."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        forms = {form for value in values for form in _forms(value)}
+        # The longest first: a form may be part of another one.
+        self._forms = sorted(forms, key=len, reverse=True)
+
+    def __bool__(self) -> bool:
+        """Return whether there is something to mask."""
+        return bool(self._forms)
+
+    def text(self, text: str) -> str:
+        """Return the text with `***` in place of each value."""
+        for form in self._forms:
+            text = text.replace(form, MASK)
+        return text
+
+    def cut_end(self, text: str) -> str:
+        """Return the beginning of a text without the part of a value that it may end with."""
+        longest = max((_overlap(text, form) for form in self._forms), default=0)
+        return text[:-longest] + MASK if longest else text
+
+    def json(self, item: Any) -> Any:
+        """Return a JSON value with its texts masked, keys too."""
+        if not self._forms:
+            return item
+        match item:
+            case str():
+                return self.text(item)
+            case dict():
+                return {self.text(key): self.json(child) for key, child in item.items()}
+            case list():
+                return [self.json(child) for child in item]
+        return item
+
+
+def _overlap(text: str, form: str) -> int:
+    """Return how many characters of `form` stand at the end of `text`, 0 when few do."""
+    tail, start = text[-(len(form) - 1) :], -1
+    while (start := tail.find(form[:_GROUP], start + 1)) >= 0:
+        if form.startswith(tail[start:]):  # the first one is the longest
+            return len(tail) - start
+    return 0
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield the value and its escaped forms, those that are long enough to be nothing else."""
+    # A few lines of each, and as they are: the work is bounded, whatever the values are.
+    lines = (value.strip(), *value.splitlines()[:_LINES])
+    yield from (line for line in lines if len(line) >= SHORTEST_SECRET)
+    yield from (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    yield from (html.escape(value), html.escape(value, quote=False))
+    raw = value.encode(errors="surrogatepass")
+    for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        yield from (quoted, _lower_hex(quoted))
+    yield from _base64_forms(raw)
+
+
+def _lower_hex(quoted: str) -> str:
+    first, *rest = quoted.split("%")
+    return "%".join([first, *(part[:2].lower() + part[2:] for part in rest)])
+
+
+def _base64_forms(value: bytes) -> Iterator[str]:
+    """Yield how base64 writes the value, alone and inside something, as in `user:password`.
+
+    Inside, it depends on how many bytes stand before; the characters at the ends, which are made
+    of its neighbours, too, are left out.
+    """
+    for before in range(_GROUP):
+        whole = (before + len(value)) // _GROUP * _GROUP - before
+        start = (_GROUP - before) % _GROUP
+        inner = value[start:whole]
+        if len(inner) >= SHORTEST_SECRET - 2:
+            yield from _encodings(inner)
+    yield from (form.rstrip("=") for form in _encodings(value))
+
+
+def _encodings(value: bytes) -> tuple[str, str]:
+    return base64.b64encode(value).decode(), base64.urlsafe_b64encode(value).decode()
