@@ -35,6 +35,7 @@ from vpt.store import grafana_role
 from vpt.store.db import Database, migrate
 from vpt.store.instance import Instance
 from vpt.web.app import make_app
+from vpt.web.http.keys import UNREAD
 
 log = structlog.get_logger(__name__)
 
@@ -152,6 +153,9 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    background = Background()
+    stack.push_async_callback(background.close)
+    background.start(app[UNREAD].watch(runner), "unread answers")
     site = web.TCPSite(runner, config.server_host, config.server_port)
     await site.start()
     host, port = runner.addresses[0][:2]

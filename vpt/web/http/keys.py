@@ -7,6 +7,7 @@ from aiohttp import web
 from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.events import Events
+from vpt.http_server import UnreadAnswers
 from vpt.measures import LabelledHistograms
 from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
@@ -23,6 +24,7 @@ EVENTS = web.AppKey("events", Events)
 REQUESTS = web.AppKey("requests", LabelledHistograms)
 TOKENS = web.AppKey("tokens", Tokens)
 AUDIT = web.AppKey("audit", Audit)
+UNREAD = web.AppKey("unread_answers", UnreadAnswers)
 #: Set only where users of a Supabase project may sign in.
 SUPABASE = web.AppKey("supabase", Supabase)
 
