@@ -152,9 +152,9 @@ class Config:
         v.TOKEN, None, "Lets any host join, 16 characters at least.", _MADE, secret=True
     )
     metrics_token: str | None = _setting(
-        v.TEXT,
+        v.TOKEN,
         None,
-        "A token that may read GET /metrics and nothing else, beside users' tokens.",
+        "Beside users' tokens this one, 16 characters at least, may read GET /metrics.",
         secret=True,
     )
     api_key: str | None = _setting(
