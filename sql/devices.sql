@@ -1,46 +1,55 @@
 -- Devices as people see and edit them.
 
--- device_items(id, status, model, host_id, tag, before_at, before_id, limit)
+-- device_items(id, status, model, host_id, tag, before_at, before_id, limit, bytes)
 -- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
+-- `bytes` as in `host_items`.
 SELECT
-    devices.id,
-    devices.created_at,
-    devices.host_id,
-    json_build_object(
-        'id', devices.id,
-        'name', devices.name,
-        'model', devices.model,
-        'host_id', devices.host_id,
-        'local_id', devices.local_id,
-        'capabilities', devices.capabilities,
-        'tags', devices.tags,
-        'status', devices.status,
-        'declared', devices.declared,
-        'lease', (
-            SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
-            FROM leases
-            WHERE device_id = devices.id AND expires_at > now()
-        ),
-        'last_seen', iso(devices.last_seen),
-        'created_at', iso(devices.created_at)
-    )::text AS item
+    id, created_at, host_id,
+    CASE WHEN row_number() OVER page = 1 OR sum(octet_length(item)) OVER page <= $9::int THEN item END
+        AS item
 FROM (
-    (SELECT * FROM devices WHERE id = $1)
-    UNION ALL
-    (
-        SELECT *
-        FROM devices
-        WHERE $1::text IS NULL
-            AND ($2::text IS NULL OR status = $2)
-            AND ($3::text IS NULL OR model = $3)
-            AND ($4::text IS NULL OR host_id = $4)
-            AND ($5::text IS NULL OR $5 = ANY (tags))
-            AND (created_at, id) < (coalesce($6::timestamptz, 'infinity'), coalesce($7::text, ''))
-        ORDER BY created_at DESC, id DESC
-        LIMIT $8::int
-    )
-) AS devices
-ORDER BY devices.created_at DESC, devices.id DESC;
+    SELECT
+        devices.id,
+        devices.created_at,
+        devices.host_id,
+        json_build_object(
+            'id', devices.id,
+            'name', devices.name,
+            'model', devices.model,
+            'host_id', devices.host_id,
+            'local_id', devices.local_id,
+            'capabilities', devices.capabilities,
+            'tags', devices.tags,
+            'status', devices.status,
+            'declared', devices.declared,
+            'lease', (
+                SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
+                FROM leases
+                WHERE device_id = devices.id AND expires_at > now()
+            ),
+            'last_seen', iso(devices.last_seen),
+            'created_at', iso(devices.created_at)
+        )::text AS item
+    FROM (
+        (SELECT * FROM devices WHERE id = $1)
+        UNION ALL
+        (
+            SELECT *
+            FROM devices
+            WHERE $1::text IS NULL
+                AND ($2::text IS NULL OR status = $2)
+                AND ($3::text IS NULL OR model = $3)
+                AND ($4::text IS NULL OR host_id = $4)
+                AND ($5::text IS NULL OR $5 = ANY (tags))
+                AND (created_at, id) < (coalesce($6::timestamptz, 'infinity'), coalesce($7::text, ''))
+            ORDER BY created_at DESC, id DESC
+            LIMIT $8::int
+        )
+    ) AS devices
+    ORDER BY devices.created_at DESC, devices.id DESC
+) AS listed
+WINDOW page AS (ORDER BY created_at DESC, id DESC ROWS UNBOUNDED PRECEDING)
+ORDER BY created_at DESC, id DESC;
 
 -- device_schema(id)
 SELECT schema::text

@@ -7,38 +7,52 @@ SET LOCAL plan_cache_mode = force_custom_plan;
 -- Texts of hosts are up to 1 MiB each, so answers show how they begin. `left` and `octet_length`
 -- read no more of a long value than that: it stands in slices, beside its row.
 
--- execution_page(limit, before_at, before_id, status, test_case_id, host_id, device_id, campaign_execution_id, since, until)
+-- execution_page(limit, before_at, before_id, bytes, status, test_case_id, host_id, device_id, campaign_execution_id, error_kind, requested_by, since, until)
+-- `bytes` as in `host_items`.
 SELECT
-    string_agg(row_to_json(item)::text, ',') FILTER (WHERE n < $1) AS items,
-    max(page.created_at) FILTER (WHERE n = $1 - 1) AS last_at,
-    max(page.id) FILTER (WHERE n = $1 - 1) AS last_id,
-    count(*) >= $1 AS more
+    string_agg(item, ',') FILTER (WHERE shown) AS items,
+    min(created_at) FILTER (WHERE shown) AS last_at,
+    (array_agg(id) FILTER (WHERE shown))[count(*) FILTER (WHERE shown)] AS last_id,
+    count(*) > count(*) FILTER (WHERE shown) AS more
 FROM (
-    SELECT *, row_number() OVER (ORDER BY created_at DESC, id DESC) AS n
-    FROM test_executions
-    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
-        AND ($4::text IS NULL OR status = $4)
-        AND ($5::text IS NULL OR test_case_id = $5)
-        AND ($6::text IS NULL OR host_id = $6)
-        AND ($7::text IS NULL OR device_id = $7)
-        AND ($8::text IS NULL OR campaign_execution_id = $8)
-        AND ($9::timestamptz IS NULL OR created_at >= $9)
-        AND ($10::timestamptz IS NULL OR created_at < $10)
-    ORDER BY created_at DESC, id DESC
-    LIMIT $1::int
-) AS page,
-LATERAL (
     SELECT
-        page.id AS execution_id, page.test_case_id, page.test_case_name, page.test_case_version,
-        page.campaign_execution_id, page.status, page.error_kind, left(page.error, 1000) AS error,
-        page.host_id AS host, page.host_id, page.device_id, page.device_model, page.priority,
-        page.attempt, cardinality(page.actions) AS total_steps, page.results,
-        page.requested_by, page.cancel_requested_at IS NOT NULL AS cancel_requested,
-        page.pinned, page.pruned,
-        iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
-        iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
-        extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
-) AS item;
+        id, created_at, item,
+        row_number() OVER page < $1
+        AND (row_number() OVER page = 1 OR sum(octet_length(item)) OVER page <= $4::int) AS shown
+    FROM (
+        SELECT page.id, page.created_at, row_to_json(item)::text AS item
+        FROM (
+            SELECT *
+            FROM test_executions
+            WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+                AND ($5::text IS NULL OR status = $5)
+                AND ($6::text IS NULL OR test_case_id = $6)
+                AND ($7::text IS NULL OR host_id = $7)
+                AND ($8::text IS NULL OR device_id = $8)
+                AND ($9::text IS NULL OR campaign_execution_id = $9)
+                AND ($10::text IS NULL OR error_kind = $10)
+                AND ($11::text IS NULL OR requested_by = $11)
+                AND ($12::timestamptz IS NULL OR created_at >= $12)
+                AND ($13::timestamptz IS NULL OR created_at < $13)
+            ORDER BY created_at DESC, id DESC
+            LIMIT $1::int
+        ) AS page,
+        LATERAL (
+            SELECT
+                page.id AS execution_id, page.test_case_id, page.test_case_name,
+                page.test_case_version, page.campaign_execution_id, page.status, page.error_kind,
+                left(page.error, 1000) AS error, page.host_id AS host, page.host_id,
+                page.device_id, page.device_model, page.priority, page.attempt,
+                cardinality(page.actions) AS total_steps, page.results, page.requested_by,
+                page.cancel_requested_at IS NOT NULL AS cancel_requested, page.pinned, page.pruned,
+                iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
+                iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
+                extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
+        ) AS item
+        ORDER BY page.created_at DESC, page.id DESC
+    ) AS listed
+    WINDOW page AS (ORDER BY created_at DESC, id DESC ROWS UNBOUNDED PRECEDING)
+) AS bounded;
 
 -- execution_item(id, attempt)
 -- `attempt` NULL: the last one. No row: no such execution, or it has no such attempt.

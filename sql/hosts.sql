@@ -1,59 +1,69 @@
 -- Hosts as clients see them; the statements of the actors are in lab.sql.
 
--- host_items(id, status, tag, capability, before_at, before_id, limit)
+-- host_items(id, status, tag, capability, before_at, before_id, limit, bytes)
 -- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
+-- `bytes`: items after those that together have so many are NULL, so that no page is held that is
+-- larger; the first one is always told.
 SELECT
-    hosts.id,
-    hosts.created_at,
-    json_build_object(
-        'id', hosts.id,
-        'host_name', hosts.id,
-        'host_url', hosts.host_url,
-        'page_url', hosts.page_url,
-        'dialect', hosts.dialect,
-        'status', hosts.status,
-        'reason', hosts.reason,
-        'reason_until', iso(hosts.reason_until),
-        'capabilities', hosts.capabilities,
-        'devices', (
-            SELECT coalesce(json_agg(row_to_json(item) ORDER BY item.created_at, item.id), '[]')
-            FROM (
-                SELECT
-                    id, name, model, host_id, local_id, capabilities, tags, status, declared,
-                    iso(devices.last_seen) AS last_seen,
-                    iso(devices.created_at) AS created_at,
-                    (
-                        SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
-                        FROM leases
-                        WHERE device_id = devices.id AND expires_at > now()
-                    ) AS lease
-                FROM devices
-                WHERE devices.host_id = hosts.id
-            ) AS item
-        ),
-        'tags', hosts.tags,
-        'hardware', hosts.hardware,
-        'protocol', json_build_object('idempotency', hosts.idempotency, 'cancel', hosts.cancel),
-        'draining', hosts.draining,
-        'last_seen', iso(hosts.last_seen),
-        'registered_at', iso(hosts.registered_at)
-    )::text AS item
+    id, created_at,
+    CASE WHEN row_number() OVER page = 1 OR sum(octet_length(item)) OVER page <= $8::int THEN item END
+        AS item
 FROM (
-    (SELECT * FROM hosts WHERE id = $1)
-    UNION ALL
-    (
-        SELECT *
-        FROM hosts
-        WHERE $1::text IS NULL
-            AND ($2::text IS NULL OR status = $2)
-            AND ($3::text IS NULL OR $3 = ANY (tags))
-            AND ($4::text IS NULL OR $4 = ANY (capabilities))
-            AND (created_at, id) < (coalesce($5::timestamptz, 'infinity'), coalesce($6::text, ''))
-        ORDER BY created_at DESC, id DESC
-        LIMIT $7::int
-    )
-) AS hosts
-ORDER BY hosts.created_at DESC, hosts.id DESC;
+    SELECT
+        hosts.id,
+        hosts.created_at,
+        json_build_object(
+            'id', hosts.id,
+            'host_name', hosts.id,
+            'host_url', hosts.host_url,
+            'page_url', hosts.page_url,
+            'dialect', hosts.dialect,
+            'status', hosts.status,
+            'reason', hosts.reason,
+            'reason_until', iso(hosts.reason_until),
+            'capabilities', hosts.capabilities,
+            'devices', (
+                SELECT coalesce(json_agg(row_to_json(item) ORDER BY item.created_at, item.id), '[]')
+                FROM (
+                    SELECT
+                        id, name, model, host_id, local_id, capabilities, tags, status, declared,
+                        iso(devices.last_seen) AS last_seen,
+                        iso(devices.created_at) AS created_at,
+                        (
+                            SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))
+                            FROM leases
+                            WHERE device_id = devices.id AND expires_at > now()
+                        ) AS lease
+                    FROM devices
+                    WHERE devices.host_id = hosts.id
+                ) AS item
+            ),
+            'tags', hosts.tags,
+            'hardware', hosts.hardware,
+            'protocol', json_build_object('idempotency', hosts.idempotency, 'cancel', hosts.cancel),
+            'draining', hosts.draining,
+            'last_seen', iso(hosts.last_seen),
+            'registered_at', iso(hosts.registered_at)
+        )::text AS item
+    FROM (
+        (SELECT * FROM hosts WHERE id = $1)
+        UNION ALL
+        (
+            SELECT *
+            FROM hosts
+            WHERE $1::text IS NULL
+                AND ($2::text IS NULL OR status = $2)
+                AND ($3::text IS NULL OR $3 = ANY (tags))
+                AND ($4::text IS NULL OR $4 = ANY (capabilities))
+                AND (created_at, id) < (coalesce($5::timestamptz, 'infinity'), coalesce($6::text, ''))
+            ORDER BY created_at DESC, id DESC
+            LIMIT $7::int
+        )
+    ) AS hosts
+    ORDER BY hosts.created_at DESC, hosts.id DESC
+) AS listed
+WINDOW page AS (ORDER BY created_at DESC, id DESC ROWS UNBOUNDED PRECEDING)
+ORDER BY created_at DESC, id DESC;
 
 -- host_exists(id)
 SELECT EXISTS (SELECT FROM hosts WHERE id = $1);

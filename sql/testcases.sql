@@ -1,17 +1,32 @@
--- Test cases as clients see them. `item` is stored as JSON text, so that a list needs no encoding.
+-- Test cases as clients see them: `listed` is stored as JSON text without the steps, so that a list
+-- needs no encoding.
 
--- test_case_items(limit, before_at, before_id, q, device_model, tag)
-SELECT item, created_at, id
-FROM test_cases
-WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
-    AND ($4::text IS NULL OR strpos(lower(name), lower($4)) > 0)
-    AND ($5::text IS NULL OR device_model = $5)
-    AND ($6::text IS NULL OR $6 = ANY (tags))
-ORDER BY created_at DESC, id DESC
-LIMIT $1::int;
+-- test_case_items(limit, before_at, before_id, bytes, steps, q, device_model, tag)
+-- With their steps where `steps` is true. `bytes` as in `host_items`.
+SELECT
+    id, created_at,
+    CASE
+        WHEN row_number() OVER page > 1 AND sum(size) OVER page > $4::int THEN NULL
+        WHEN $5::boolean THEN concat(left(listed, -1), ',"steps":', steps, '}')
+        ELSE listed
+    END AS item
+FROM (
+    SELECT
+        id, created_at, listed, steps,
+        octet_length(listed) + CASE WHEN $5 THEN steps_bytes + 10 ELSE 0 END AS size
+    FROM test_cases
+    WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+        AND ($6::text IS NULL OR strpos(lower(name), lower($6)) > 0)
+        AND ($7::text IS NULL OR device_model = $7)
+        AND ($8::text IS NULL OR $8 = ANY (tags))
+    ORDER BY created_at DESC, id DESC
+    LIMIT $1::int
+) AS found
+WINDOW page AS (ORDER BY created_at DESC, id DESC ROWS UNBOUNDED PRECEDING)
+ORDER BY created_at DESC, id DESC;
 
 -- test_case_item(id)
-SELECT version, item
+SELECT version, concat(left(listed, -1), ',"steps":', steps, '}') AS item
 FROM test_cases
 WHERE id = $1;
 

@@ -33,7 +33,7 @@ from vpt.upkeep import Work, attempt, every
 TASKS = {
     *("queue sweep", "lab sweep", "queue reasons", "last seen", "samples", "means of samples"),
     *("pruning", "disk", "pulse", "external-checks", "claim on the database", "connections"),
-    *("socket-strangers", "socket-recheck", "socket-revoked-tokens", "audit"),
+    *("socket-strangers", "socket-recheck", "socket-revoked-tokens", "audit", "unread answers"),
 }
 ERRORS = (
     OSError(errno.EMFILE, "Too many open files"),

@@ -11,6 +11,8 @@ LONGEST_ID = 200
 LONGEST_NAME = 100
 #: Characters of the description of a test case or campaign.
 LONGEST_DESCRIPTION = 1000
+#: Bytes of a test case, and of a campaign, as a body: lists show many of them.
+LONGEST_TEST_CASE, LONGEST_CAMPAIGN = 2**20, 4 * 2**20
 #: Steps of a test case: each is a row of every execution.
 MOST_STEPS = 1000
 #: Test cases of a campaign: each becomes an execution in the queue.

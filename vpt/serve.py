@@ -38,7 +38,7 @@ from vpt.store.instance import Instance
 from vpt.store.migrations import migrate
 from vpt.store.patience import patiently
 from vpt.web.app import make_app
-from vpt.web.http.keys import CONNECTIONS
+from vpt.web.http.keys import CONNECTIONS, UNREAD
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +174,9 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
         max_line_size=_LONGEST_LINE,
         auto_decompress=False,  # a small packed body could keep the loop busy for long
     )
+    background = Background()
+    stack.push_async_callback(background.close)
+    background.start(app[UNREAD].watch(runner), "unread answers")
     await site.start()
     host, port = runner.addresses[0][:2]
     name = f"[{host}]" if ":" in host else host

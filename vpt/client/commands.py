@@ -18,7 +18,7 @@ import click
 
 from vpt.bounds import HIGHEST_PRIORITY, LONGEST_TIMEOUT_S
 from vpt.client.connection import Command, connected, with_server
-from vpt.model import DeviceStatus, ExecutionStatus, HostStatus
+from vpt.model import DeviceStatus, ErrorKind, ExecutionStatus, HostStatus
 
 #: Seconds that a server may be away while a run is started and followed.
 PATIENCE = 60.0
@@ -319,6 +319,8 @@ _listed(
     campaign_execution_id=_only(
         "ID", "Only those of this campaign execution.", "--campaign-execution"
     ),
+    error_kind=_one_of(ErrorKind) | {"help": "Only those that ended with this kind of error."},
+    requested_by=_only("USER", "Only those that this user started."),
     since=_only(
         "TIME", "Only those created at this time or later (ISO 8601; UTC without an offset)."
     ),

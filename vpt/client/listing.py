@@ -25,6 +25,7 @@ class Listing:
 
     path: str
     columns: Mapping[str, Column]
+    whole: str | None = None  # what `fields` adds to the items, for programs
 
 
 def _field(name: str) -> Column:
@@ -71,10 +72,11 @@ TEST_CASES = Listing(
         "id": _field("id"),
         "name": _field("name"),
         "model": _field("device_model"),
-        "steps": lambda item: len(item["steps"]),
+        "steps": _field("total_steps"),
         "tags": lambda item: ", ".join(item["tags"]),
         "changed": _TimeColumn("updated_at"),
     },
+    whole="steps",
 )
 CAMPAIGNS = Listing(
     "/api/campaigns",
@@ -103,7 +105,8 @@ async def show(
     api: Api, listing: Listing, limit: int, filters: Mapping[str, Any], *, as_json: bool
 ) -> None:
     """Print the newest `limit` items that match the filters."""
-    items = api.items(listing.path, limit, **filters)
+    fields = {"fields": listing.whole} if as_json and listing.whole else {}
+    items = api.items(listing.path, limit, **filters, **fields)
     if as_json:
         async for item in items:
             click.echo(escape_json(json.dumps(item, ensure_ascii=False)))

@@ -73,7 +73,7 @@ async def read_server(api: Api) -> ServerContent:
     """Read all test cases and campaigns of the server."""
     server = ServerContent(ServerItems(TEST_CASE), ServerItems(CAMPAIGN))
     names: dict[str, str] = {}
-    async for item in api.items(TEST_CASE.path):
+    async for item in api.items(TEST_CASE.path, fields="steps"):
         names[item["id"]] = item["name"]
         server.test_cases.add(item, msgspec.convert(_of(item, TestCaseSpec), TestCaseSpec))
     async for item in api.items(CAMPAIGN.path):

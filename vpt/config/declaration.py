@@ -157,7 +157,7 @@ class Config:
     metrics_token: str | None = _setting(
         v.TOKEN,
         None,
-        "A token that may read GET /metrics and nothing else; 16 characters at least.",
+        "Beside users' tokens this one, 16 characters at least, may read GET /metrics.",
         secret=True,
     )
     api_key: str | None = _setting(

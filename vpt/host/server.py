@@ -28,6 +28,7 @@ from vpt.host.membership import Membership
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.host.stats import hardware
+from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
 
 MAX_BODY = 16 * 1024 * 1024
 BODY_S = 60
@@ -76,6 +77,7 @@ async def _serve(
     raise_descriptor_limit()
     runner = web.AppRunner(make_app(devices, secret), shutdown_timeout=DRAIN_S)
     await runner.setup()
+    unread = asyncio.create_task(UnreadAnswers().watch(runner), name="unread answers")
     try:
         await LimitedSite(
             runner,
@@ -95,6 +97,7 @@ async def _serve(
         async with aiohttp.ClientSession(timeout=timeout, proxy=proxy) as session:
             await _stay_registered(settings, devices, session, registration)
     finally:
+        unread.cancel()
         await runner.cleanup()
         log.info("host_stopped", host_id=settings.name)
 
@@ -134,7 +137,9 @@ def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
 
 def make_app(devices: HostDevices, secret: str) -> web.Application:
     """Build the application; all of its routes need the secret."""
+    hide_versions()
     app = web.Application(middlewares=[_respond_in_json, _check_secret], client_max_size=MAX_BODY)
+    answer_expectations(app, _expectation_refused)
     app[DEVICES] = devices
     app[SECRET] = f"Bearer {secret}".encode()
     app.router.add_get("/host/health", health)
@@ -233,6 +238,12 @@ async def _object(request: web.Request) -> dict[str, Any]:
 def _respond(response: JsonResponse) -> web.Response:
     return web.Response(
         status=response.status, body=response.body, content_type="application/json", charset="utf-8"
+    )
+
+
+def _expectation_refused(_: web.Request) -> web.Response:
+    return _respond(
+        refusal_response(417, "expectation_failed", "only Expect: 100-continue is supported")
     )
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from vpt.config import Config
 from vpt.events import Events
+from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
 from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.web import pages
@@ -27,8 +28,8 @@ from vpt.web.api import (
     virtualpytest,
 )
 from vpt.web.docs import documents
-from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
-from vpt.web.http.middlewares import REQUEST_ID, count_refusals, gate
+from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, UNREAD
+from vpt.web.http.middlewares import REQUEST_ID, count_refusals, expectation_refused, gate
 from vpt.web.http.prefix import PrefixResource
 from vpt.web.live import sockets
 
@@ -46,8 +47,10 @@ EXPOSED = ("ETag", "Retry-After", REQUEST_ID)
 
 def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Application:
     """Build the application; the caller opens and closes the arguments."""
+    hide_versions()
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
+    app[UNREAD] = UnreadAnswers()
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
     tokens.setup(app)
     count_refusals(app)
@@ -57,6 +60,7 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     for resource in RESOURCES:
         app.add_routes(resource.routes)
     _allow_origins(app, config.origins)
+    answer_expectations(app, expectation_refused)
     sockets.attach(app)  # after CORS, which Socket.IO handles itself
     app.router.register_resource(PrefixResource(app.router, config))
     return app

@@ -72,7 +72,7 @@ _FROM_THE_ROOT = b'="/console/'
 
 @routes.get("/")
 @public
-@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
+@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED, any_query=True)
 async def front(request: web.Request) -> web.Response:
     """Show the page; 304 when the client has it already.
 
@@ -89,7 +89,7 @@ async def front(request: web.Request) -> web.Response:
 
 @routes.get("/console/{version}/{name:.+}")
 @public
-@operation(ResponseSpec(dict.fromkeys(_TYPES.values())), refuses=(NotFoundError,))
+@operation(ResponseSpec(dict.fromkeys(_TYPES.values())), refuses=(NotFoundError,), any_query=True)
 async def page_file(request: web.Request) -> web.Response:
     """Show a file of the page; a page of an older version gets the current one."""
     if request.match_info["name"] not in _FILES:

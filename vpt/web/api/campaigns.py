@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import orjson
 from aiohttp import hdrs, web
 
+from vpt.bounds import LONGEST_CAMPAIGN
 from vpt.errors import (
     ConflictError,
     PreconditionError,
@@ -21,6 +23,7 @@ from vpt.web.api.testcases import NOT_STARTED
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
+from vpt.web.http.lists import long_items
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import IF_MATCH, WAIT, Page, choice, etag, text
 from vpt.web.http.requests import (
@@ -46,6 +49,8 @@ routes = web.RouteTableDef()
 
 _ONE = ResponseSpec({JSON: CampaignResponse}, headers=(hdrs.ETAG,))
 _MOST_TRIES = 3
+#: What a start answers, also to a repeated Idempotency-Key.
+_STARTED = tuple(CampaignStartedResponse().fields)
 
 
 @routes.get("/api/campaigns")
@@ -54,13 +59,12 @@ _MOST_TRIES = 3
 async def list_campaigns(request: web.Request) -> web.Response:
     """List campaigns, newest first."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("campaign_items", id=None, **filters, **page.args())
-    return list_response(rows, page)
+    return await long_items(request.app[DB], "campaign_items", page, id=None, **filters)
 
 
 @routes.post("/api/campaigns")
 @needs(Role.OPERATOR)
-@operation(_ONE, 201, body=CAMPAIGN, refuses=(UnprocessableError,))
+@operation(_ONE, 201, body=CAMPAIGN, most=LONGEST_CAMPAIGN, refuses=(UnprocessableError,))
 async def create_campaign(request: web.Request) -> web.Response:
     """Create a campaign."""
     campaign = await body_of(request)
@@ -84,7 +88,11 @@ async def get_campaign(request: web.Request) -> web.Response:
 @routes.put("/api/campaigns/{id}")
 @needs(Role.OPERATOR)
 @operation(
-    _ONE, headers=(IF_MATCH,), body=CAMPAIGN, refuses=(PreconditionError, UnprocessableError)
+    _ONE,
+    headers=(IF_MATCH,),
+    body=CAMPAIGN,
+    most=LONGEST_CAMPAIGN,
+    refuses=(PreconditionError, UnprocessableError),
 )
 async def put_campaign(request: web.Request) -> web.Response:
     """Replace a campaign; its running executions go on unchanged."""
@@ -138,7 +146,8 @@ async def execute_campaign(request: web.Request) -> web.Response:
         return json_text(found(await db.value("campaign_execution_start", id=execution_id)), 202)
 
     async def again(execution_id: str) -> web.Response:
-        return json_text(await _execution_item(request, execution_id), 202)
+        item = orjson.loads(await _execution_item(request, execution_id))
+        return json_response({name: item[name] for name in _STARTED}, 202)
 
     return await once(request, start, again)
 
@@ -200,7 +209,9 @@ async def _start(request: web.Request, campaign_id: str, key: RequestKey | None)
 
 async def _answer(request: web.Request, campaign_id: str, status: int = 200) -> web.Response:
     args = Page(0).args()
-    row = found(await request.app[DB].row("campaign_items", id=campaign_id, q=None, **args))
+    row = found(
+        await request.app[DB].row("campaign_items", id=campaign_id, q=None, bytes=0, **args)
+    )
     return json_text(row["item"], status, etag=etag(row["version"]))
 
 

@@ -14,13 +14,13 @@ from vpt.model import Device, DeviceStatus, Json, Role
 from vpt.names import check_clear, check_names
 from vpt.web.http.auth import allowed, needs, user_of
 from vpt.web.http.keys import DB, LAB
+from vpt.web.http.lists import long_items
 from vpt.web.http.operations import body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, text
 from vpt.web.http.requests import (
     found,
     json_response,
     json_text,
-    list_response,
     no_content,
     path_id,
 )
@@ -54,8 +54,7 @@ _EDIT, _NEW, _LEASE = DeviceEditBody(), DeviceBody(), LeaseBody()
 async def list_devices(request: web.Request) -> web.Response:
     """List devices, newest first."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("device_items", id=None, **filters, **page.args())
-    return list_response(rows, page)
+    return await long_items(request.app[DB], "device_items", page, id=None, **filters)
 
 
 @routes.post("/api/devices")
@@ -197,6 +196,7 @@ async def _row(request: web.Request, device_id: str) -> Any:
             before_at=None,
             before_id=None,
             limit=1,
+            bytes=0,
         )
     )
 

@@ -8,11 +8,11 @@ import structlog
 from aiohttp import hdrs, web
 
 from vpt.errors import ConflictError, NotFoundError, NotQueuedError
-from vpt.model import ExecutionStatus, Role
+from vpt.model import ErrorKind, ExecutionStatus, Role
 from vpt.web.http.auth import needs, user_of
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.operations import ResponseSpec, body_of, operation, page_of, query_of
-from vpt.web.http.params import WAIT, choice, moment, number, text
+from vpt.web.http.params import HIGHEST_NUMBER, MOST_OF_PAGE, WAIT, choice, moment, number, text
 from vpt.web.http.requests import (
     found,
     json_response,
@@ -29,12 +29,11 @@ from vpt.web.schemas.executions import (
     QueuePlaceResponse,
 )
 
-HIGHEST_ATTEMPT = 1_000_000
 _ATTEMPT = number(
     "attempt",
     "The attempt whose steps to show; without it, the latest.",
     lowest=1,
-    highest=HIGHEST_ATTEMPT,
+    highest=HIGHEST_NUMBER,
 )
 
 _NUMBER = re.compile("[1-9][0-9]{0,8}")
@@ -59,6 +58,8 @@ routes = web.RouteTableDef()
         text("host_id", "Only those on this host.", example="pi-1"),
         text("device_id", "Only those on this device.", example="pi-1:desktop"),
         text("campaign_execution_id", "Only those of this campaign execution."),
+        choice("error_kind", "Only those that ended with this kind of error.", ErrorKind),
+        text("requested_by", "Only those that this user started.", example="ci"),
         moment("since", "Only those created at this time or later."),
         moment("until", "Only those created before this time."),
     ),
@@ -69,7 +70,7 @@ async def list_executions(request: web.Request) -> web.Response:
     async with request.app[DB].transaction() as session:
         if any(filters.values()):
             await session.row("plan_anew")
-        row = await session.row("execution_page", **page.args(), **filters)
+        row = await session.row("execution_page", bytes=MOST_OF_PAGE, **page.args(), **filters)
     return page_response(row)
 
 
@@ -117,7 +118,7 @@ async def _text_of_step(request: web.Request, column: str) -> web.Response:
 def _number_in(request: web.Request, name: str) -> int:
     """Return a number of the path; NotFoundError for what can be no attempt's or step's."""
     digits = request.match_info[name]
-    if not _NUMBER.fullmatch(digits) or int(digits) > HIGHEST_ATTEMPT:
+    if not _NUMBER.fullmatch(digits) or int(digits) > HIGHEST_NUMBER:
         raise NotFoundError
     return int(digits)
 

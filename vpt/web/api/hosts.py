@@ -25,13 +25,13 @@ from vpt.store.seal import Sealer
 from vpt.web.http.auth import needs, own_credential, secret_of, user_of
 from vpt.web.http.caller import peer_of
 from vpt.web.http.keys import DB, LAB
+from vpt.web.http.lists import long_items
 from vpt.web.http.operations import HOST, body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, text
 from vpt.web.http.requests import (
     found,
     json_response,
     json_text,
-    list_response,
     no_content,
     path_id,
 )
@@ -83,8 +83,7 @@ _TO_KNOWN = (NotRegisteredError, ConflictError)
 async def list_hosts(request: web.Request) -> web.Response:
     """List hosts with their devices, newest first."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("host_items", id=None, **filters, **page.args())
-    return list_response(rows, page)
+    return await long_items(request.app[DB], "host_items", page, id=None, **filters)
 
 
 @routes.get("/api/hosts/{id}/status")
@@ -183,6 +182,7 @@ async def _row(request: web.Request, host_id: str) -> Any:
         before_at=None,
         before_id=None,
         limit=1,
+        bytes=0,
     )
 
 

@@ -39,7 +39,7 @@ from vpt.model import (
 from vpt.upkeep import failures
 from vpt.web.api.system import PULSE
 from vpt.web.http.auth import bearer, own_credential, require
-from vpt.web.http.keys import CONFIG, CONNECTIONS, DB, EVENTS, LAB, REQUESTS
+from vpt.web.http.keys import CONFIG, CONNECTIONS, DB, EVENTS, LAB, REQUESTS, UNREAD
 from vpt.web.http.operations import METRICS_TOKEN, USER, ResponseSpec, operation
 from vpt.web.live.sockets import SOCKETS
 
@@ -228,6 +228,11 @@ class _Figures(Collector):
         )
         yield GaugeMetricFamily(
             "vpt_socketio_clients", "Connected Socket.IO clients.", len(self._app[SOCKETS].clients)
+        )
+        yield CounterMetricFamily(
+            "vpt_unread_answers",
+            "Connections that were ended because their client did not read the answer.",
+            self._app[UNREAD].ended,
         )
         yield GaugeMetricFamily(
             "vpt_disk_free_ratio",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from datetime import UTC, datetime
 
@@ -22,6 +23,7 @@ from vpt.web.http.requests import json_response
 from vpt.web.schemas.screenshots import SignedLinkResponse
 
 LINK_SECONDS = 3600
+_TIME = re.compile("[0-9]{1,15}")
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg"}
 _SIGN = Param(
     "sign",
@@ -77,7 +79,7 @@ def _check_signature(request: web.Request) -> None:
     # compare_digest accepts only ASCII text
     if not hmac.compare_digest(good.encode(), signature.encode(errors="replace")):
         raise InvalidTokenError("The signature of the link is wrong")
-    if int(expires) <= time.time():
+    if not _TIME.fullmatch(expires) or int(expires) <= time.time():
         raise InvalidTokenError("The link has expired")
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import structlog
 from aiohttp import hdrs, web
 
+from vpt.bounds import LONGEST_TEST_CASE
 from vpt.errors import (
     ConflictError,
     KeyReusedError,
@@ -22,18 +23,23 @@ from vpt.submission import prepare_execution
 from vpt.web.http.auth import needs, secret_of, user_of
 from vpt.web.http.idempotency import IDEMPOTENCY_KEY, once
 from vpt.web.http.keys import DB, LAB
+from vpt.web.http.lists import long_items
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
-from vpt.web.http.params import IF_MATCH, etag, text
+from vpt.web.http.params import IF_MATCH, choice, etag, text
 from vpt.web.http.requests import (
     found,
     json_response,
     json_text,
-    list_response,
     no_content,
     path_id,
 )
 from vpt.web.schemas.executions import EXECUTE, SubmittedResponse
-from vpt.web.schemas.testcases import TEST_CASE, TestCaseResponse
+from vpt.web.schemas.testcases import (
+    TEST_CASE,
+    ListedTestCaseResponse,
+    MoreFields,
+    TestCaseResponse,
+)
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
@@ -52,23 +58,24 @@ _ONE = ResponseSpec({JSON: TestCaseResponse}, headers=(hdrs.ETAG,))
 @routes.get("/api/testcases")
 @needs(Role.VIEWER)
 @operation(
-    lists=TestCaseResponse,
+    lists=ListedTestCaseResponse,
     query=(
         text("q", "Only those whose name contains this text."),
         text("device_model", "Only those for this device model.", example="desktop"),
         text("tag", "Only those with this tag.", example="smoke"),
+        choice("fields", "`steps` adds the steps, which lists leave out.", MoreFields),
     ),
 )
 async def list_test_cases(request: web.Request) -> web.Response:
-    """List test cases, newest first."""
+    """List test cases, newest first, with their steps where `fields` asks for them."""
     page, filters = page_of(request), query_of(request)
-    rows = await request.app[DB].rows("test_case_items", **page.args(), **filters)
-    return list_response(rows, page)
+    steps = filters.pop("fields") is not None
+    return await long_items(request.app[DB], "test_case_items", page, steps=steps, **filters)
 
 
 @routes.post("/api/testcases")
 @needs(Role.OPERATOR)
-@operation(_ONE, 201, body=TEST_CASE)
+@operation(_ONE, 201, body=TEST_CASE, most=LONGEST_TEST_CASE)
 async def create_test_case(request: web.Request) -> web.Response:
     """Create a test case."""
     test_case = await body_of(request)
@@ -92,7 +99,13 @@ async def get_test_case(request: web.Request) -> web.Response:
 
 @routes.put("/api/testcases/{id}")
 @needs(Role.OPERATOR)
-@operation(_ONE, headers=(IF_MATCH,), body=TEST_CASE, refuses=(PreconditionError,))
+@operation(
+    _ONE,
+    headers=(IF_MATCH,),
+    body=TEST_CASE,
+    most=LONGEST_TEST_CASE,
+    refuses=(PreconditionError,),
+)
 async def put_test_case(request: web.Request) -> web.Response:
     """Replace a test case; with If-Match only when nobody changed it since you read it."""
     db, test_case_id = request.app[DB], path_id(request)

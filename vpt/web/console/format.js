@@ -108,7 +108,8 @@ export function place(wait) {
   return `Position ${wait.position} in the queue${eta}.`;
 }
 
-const KINDS = {
+/** What failed in the infrastructure, by `error_kind`. */
+export const ERROR_KINDS = {
   host_lost: "the connection to its host was lost",
   host_error: "its host sent an invalid response",
   host_refused: "its host refused the step",
@@ -122,5 +123,5 @@ const KINDS = {
 
 /** Return what failed in the infrastructure. */
 export function errorKind(kind) {
-  return kind ? (KINDS[kind] ?? kind) : "";
+  return kind ? (ERROR_KINDS[kind] ?? kind) : "";
 }

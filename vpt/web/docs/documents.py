@@ -108,7 +108,7 @@ def _asyncapi(app: web.Application) -> bytes:
 
 @routes.get("/api/openapi.json")
 @public
-@operation(_DOCUMENT, also=UNCHANGED)
+@operation(_DOCUMENT, also=UNCHANGED, any_query=True)
 async def openapi_document(request: web.Request) -> web.Response:
     """Show this document, in OpenAPI 3.1."""
     return await request.app[_OPENAPI].answer(request)
@@ -116,7 +116,7 @@ async def openapi_document(request: web.Request) -> web.Response:
 
 @routes.get("/api/asyncapi.json")
 @public
-@operation(_DOCUMENT, also=UNCHANGED)
+@operation(_DOCUMENT, also=UNCHANGED, any_query=True)
 async def asyncapi_document(request: web.Request) -> web.Response:
     """Show the document of the live events, in AsyncAPI 3."""
     return await request.app[_ASYNCAPI].answer(request)
@@ -124,7 +124,7 @@ async def asyncapi_document(request: web.Request) -> web.Response:
 
 @routes.get("/api/docs")
 @public
-@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED)
+@operation(ResponseSpec({"text/html": None}, headers=(hdrs.ETAG,)), also=UNCHANGED, any_query=True)
 async def docs(request: web.Request) -> web.Response:
     """Show this document as a page on which the routes can be tried."""
     return _file(_FRONT).answer(request)
@@ -136,6 +136,7 @@ async def docs(request: web.Request) -> web.Response:
     ResponseSpec(dict.fromkeys(_TYPES.values()), headers=(hdrs.ETAG,)),
     also=UNCHANGED,
     refuses=(NotFoundError,),
+    any_query=True,
 )
 async def docs_file(request: web.Request) -> web.Response:
     """Show one file of the documentation page."""

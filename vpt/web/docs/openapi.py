@@ -44,7 +44,7 @@ from vpt.web.http.operations import (
     document_name,
     operation_of,
 )
-from vpt.web.http.params import Param
+from vpt.web.http.params import HIGHEST_NUMBER, Param
 from vpt.web.http.requests import SlowBodyError
 from vpt.web.schemas.hosts import AskedToRegisterResponse
 from vpt.web.schemas.response import ErrorResponse, ErrorsResponse, ResponseSchema
@@ -109,6 +109,9 @@ _HEADERS: Mapping[str, Json] = {
 }
 #: What `path_id` accepts.
 _ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
+_COUNTED = {"type": "integer", "minimum": 1, "maximum": HIGHEST_NUMBER}
+_PATH_SCHEMAS = {"id": _ID, "attempt": _COUNTED, "step": _COUNTED}
+_WORD = {"type": "string", "minLength": 1}
 _PATH_PARAMETERS = {
     "execution_id": "The id of the execution.",
     "attempt": "The number of the attempt, from 1.",
@@ -282,7 +285,7 @@ class _Described:
                 "description": "The id of the resource."
                 if name == "id"
                 else _PATH_PARAMETERS[name],
-                "schema": _ID if name == "id" else {"type": "string", "minLength": 1},
+                "schema": _PATH_SCHEMAS.get(name, _WORD),
             }
 
     def _parameters(self) -> Iterator[Json]:
@@ -292,7 +295,9 @@ class _Described:
 
     def _body(self, schema: Schema) -> Json:
         needed = any(field.required for field in schema.fields.values())
-        return {"required": needed, "content": {JSON: {"schema": schema}}}
+        most = self.declared.most
+        about = {"description": f"At most {most // 2**20} MiB."} if most else {}
+        return {**about, "required": needed, "content": {JSON: {"schema": schema}}}
 
     def _successes(self) -> Json:
         return {
@@ -315,7 +320,8 @@ class _Described:
 
     def _errors(self) -> Iterator[type[VptError]]:
         yield from self.declared.refuses
-        if self.declared.query or self.declared.headers or self.declared.body is not None:
+        declared = self.declared
+        if declared.strict or declared.query or declared.headers or declared.body is not None:
             yield BadRequestError
         if self.declared.body is not None:
             yield from (InvalidError, SlowBodyError, TooLargeError)

@@ -8,6 +8,7 @@ from vpt.actors.lab import Lab
 from vpt.config import Config
 from vpt.connections import Connections
 from vpt.events import Events
+from vpt.http_server import UnreadAnswers
 from vpt.measures import LabelledHistograms
 from vpt.store.artifacts import Artifacts
 from vpt.store.audit import Audit
@@ -28,6 +29,7 @@ CONNECTIONS = web.AppKey("connections", Connections)
 AUDIT = web.AppKey("audit", Audit)
 #: Which refused requests are logged and audited, and which are counted.
 REFUSALS = web.AppKey("refusals", Refusals)
+UNREAD = web.AppKey("unread_answers", UnreadAnswers)
 #: Set only where users of a Supabase project may sign in.
 SUPABASE = web.AppKey("supabase", Supabase)
 

@@ -52,7 +52,14 @@ _SENTENCES = {
     404: "There is no such route.",
     405: "This route does not support this method.",
     413: "The body is too large.",
+    417: "Only `Expect: 100-continue` is supported.",
 }
+#: No browser may take an answer for something else than it is, nor show it inside another page.
+_GUARDS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Content-Security-Policy", "frame-ancestors 'none'"),
+)
 
 
 def count_refusals(app: web.Application) -> None:
@@ -73,7 +80,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     bind_contextvars(request_id=request_id)
     response = await _answer(request, handler)
     if not response.prepared:
-        response.headers[REQUEST_ID] = request_id
+        _complete(response, request_id)
     seconds = perf_counter() - began
     request.app[REQUESTS].add((_method_of(request), _route_of(request), response.status), seconds)
     entry = _entry(request, request_id, response.status)
@@ -98,6 +105,21 @@ def _is_left_out(request: web.Request, status: int, entry: Entry | None) -> bool
     user = request.get(USER)
     user_id = None if user is None else user.user_id
     return request.app[REFUSALS].left_out(user_id, caller_of(request).address, status, entry)
+
+
+def _complete(response: web.StreamResponse, request_id: str) -> None:
+    """Add the headers that every answer has; pages have a stricter policy of their own."""
+    headers = response.headers
+    headers[REQUEST_ID] = request_id
+    for name, value in _GUARDS:
+        headers.setdefault(name, value)
+
+
+def expectation_refused(request: web.Request) -> web.Response:
+    """Return the answer to an `Expect` other than 100-continue, which the library refuses."""
+    response = _http_error(web.HTTPExpectationFailed())
+    _complete(response, _request_id(request))
+    return response
 
 
 def _entry(request: web.Request, request_id: str, status: int) -> Entry | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, TypeVar
+from functools import cache, wraps
+from typing import Any
 
 from aiohttp import hdrs, web
 from marshmallow import Schema
 from marshmallow import fields as f
 
-from vpt.errors import VptError
-from vpt.web.http.params import CURSOR, LIMIT, Page, Param
+from vpt.errors import BadRequestError, VptError
+from vpt.web.http.params import CURSOR, LIMIT, SIGNED, Page, Param
 from vpt.web.http.requests import load_body
 from vpt.web.schemas.response import ResponseSchema
 
@@ -28,7 +28,10 @@ JSON = "application/json"
 
 _MARK = "vpt_operation"
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+#: Characters of an unknown parameter's name that the refusal repeats.
+_SHOWN = 50
+
+Handler = Callable[[web.Request], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,25 @@ class Operation:
     body: Schema | None
     refuses: tuple[type[VptError], ...]
     credentials: tuple[str, ...] | None
+    any_query: bool = False
+    most: int | None = None
     filters: tuple[Param, ...] = field(init=False)
+    known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Keep the query parameters other than `limit` and `cursor`, which `page_of` reads."""
+        """Keep the filters, which are not `limit` and `cursor`, and the names that are known."""
         filters = tuple(param for param in self.query if param not in (LIMIT, CURSOR))
+        signed = SIGNED if SIGNED_LINK in (self.credentials or ()) else ()
         object.__setattr__(self, "filters", filters)
+        object.__setattr__(self, "known", frozenset((*signed, *(p.name for p in self.query))))
+
+    @property
+    def strict(self) -> bool:
+        """Whether an unknown query parameter is refused.
+
+        It is not where hosts call: one of the field that adds a parameter would be locked out.
+        """
+        return not self.any_query and self.credentials != HOST
 
 
 def operation(
@@ -72,12 +88,16 @@ def operation(
     body: Schema | None = None,
     refuses: Sequence[type[VptError]] = (),
     credentials: Sequence[str] | None = None,
+    any_query: bool = False,
+    most: int | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare a route that answers `status` with `response`, or with pages of what it `lists`.
 
-    `body_of` loads `body`, `query_of` reads `query`. `refuses` names the errors of this route only:
-    those of a wrong body or query, and 401, 403, 404 of an id in the path, 500 and 503 are added by
-    the document. `credentials` is set where they differ from those that the access implies.
+    `body_of` loads `body`, of at most `most` bytes where that is less than MAX_BODY, and `query_of`
+    reads `query`; other query parameters are refused, unless `any_query` is set: for files and
+    pages. `refuses` names the errors of this route only: those of a wrong body or query, and 401,
+    403, 404 of an id in the path, 500 and 503 are added by the document. `credentials` is set
+    where they differ from those that the access implies.
     """
     paging = () if lists is None else (LIMIT, CURSOR)
     declared = Operation(
@@ -90,13 +110,45 @@ def operation(
         body=body,
         refuses=tuple(refuses),
         credentials=None if credentials is None else tuple(credentials),
+        any_query=any_query,
+        most=most,
     )
 
     def mark(handler: Handler) -> Handler:
-        setattr(handler, _MARK, declared)
-        return handler
+        @wraps(handler)
+        async def checked(request: web.Request) -> web.StreamResponse:
+            if declared.strict and request.rel_url.raw_query_string:
+                _refuse_unknown(request, declared.known)
+            response: web.StreamResponse = await handler(request)
+            return response
+
+        setattr(checked, _MARK, declared)
+        return checked
 
     return mark
+
+
+def _refuse_unknown(request: web.Request, known: frozenset[str]) -> None:
+    """Refuse a query parameter that is not known, or is sent twice.
+
+    An ignored filter would answer with everything, as if everything matched.
+    """
+    for name in request.query:
+        if name not in known:
+            raise BadRequestError(f"There is no parameter {_quoted(name)} here: {_list(known)}")
+        if len(request.query.getall(name)) > 1:
+            raise BadRequestError(f"The query parameter {_quoted(name)} is sent more than once.")
+
+
+def _quoted(name: str) -> str:
+    """Return the beginning of a name that a client sent, without control characters."""
+    return f"`{''.join(c if c.isprintable() else '?' for c in name[:_SHOWN])}`"
+
+
+def _list(known: frozenset[str]) -> str:
+    if not known:
+        return "this route has none."
+    return f"the known ones are {', '.join(f'`{name}`' for name in sorted(known))}."
 
 
 def _spec(response: ResponseSpec | type[Schema] | None) -> ResponseSpec:
@@ -136,10 +188,10 @@ def _declared(request: web.Request) -> Operation:
 
 async def body_of(request: web.Request) -> Any:
     """Return the body as the declared schema loads it; raises as `load_body` does."""
-    schema = _declared(request).body
-    if schema is None:
+    declared = _declared(request)
+    if declared.body is None:
         raise TypeError("the handler declares no body")
-    return await load_body(request, schema)
+    return await load_body(request, declared.body, declared.most)
 
 
 def query_of(request: web.Request) -> dict[str, Any]:

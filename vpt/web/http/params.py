@@ -19,9 +19,16 @@ from vpt.model import Json
 
 #: Items of a page.
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+#: Bytes of a page's items, less what stands around them: a page has 8 MiB at most.
+MOST_OF_PAGE = 8 * 2**20 - 4096
 MAX_WAIT = 60.0  # seconds
+#: The largest number of an attempt or a step in a path.
+HIGHEST_NUMBER = 1_000_000
 #: Characters.
 LONGEST_TEXT, LONGEST_CURSOR = 200, 1024
+
+#: The query of a signed link, which is its credential.
+SIGNED = ("expires", "signature")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MICROSECOND = 250_000_000_000 * 10**6  # in the year 9892
@@ -43,6 +50,10 @@ class Page:
     def args(self) -> dict[str, Any]:
         """Return the arguments of the statement; one row more than `limit` means a next page."""
         return {"limit": self.limit + 1, "before_at": self.before_at, "before_id": self.before_id}
+
+    def after(self, row: Any, limit: int) -> Page:
+        """Return the page of `limit` items after a row that has `created_at` and `id`."""
+        return Page(limit, row["created_at"], row["id"])
 
 
 @dataclass(frozen=True, slots=True)

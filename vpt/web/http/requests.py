@@ -24,7 +24,7 @@ from vpt.errors import (
 )
 from vpt.model import Json
 from vpt.web.http.middlewares import JSON_HEADERS
-from vpt.web.http.params import Page, make_cursor
+from vpt.web.http.params import MOST_OF_PAGE, Page, make_cursor
 
 MAX_DEPTH = 50  # of nested arrays and objects
 #: Bytes above which a body is parsed in a thread, since that would hold up the event loop.
@@ -48,13 +48,21 @@ class SlowBodyError(VptError):
     status, code = 408, "slow_body"
 
 
-async def load_body(request: web.Request, schema: Schema) -> Any:
-    """Return the body as `schema` loads it; an empty body is `{}`.
+async def load_body(request: web.Request, schema: Schema, most: int | None = None) -> Any:
+    """Return the body, of at most `most` bytes, as `schema` loads it; an empty body is `{}`.
 
     Raises BadRequestError (not JSON, not an object, NUL, NaN, too deep, numbers beyond 64 bits),
     InvalidError (the schema's messages), TooLargeError. Long bodies are read in a thread.
     """
-    return await _in_thread_if_long(await _read(request), partial(_load, schema))
+    _refuse_longer(request.content_length or 0, most)
+    body = await _read(request)
+    _refuse_longer(len(body), most)
+    return await _in_thread_if_long(body, partial(_load, schema))
+
+
+def _refuse_longer(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise TooLargeError(f"The body is larger than {most // 2**20} MiB.")
 
 
 async def read_as(request: web.Request, make: Callable[[Json], Made]) -> Made:
@@ -233,14 +241,32 @@ def path_id(request: web.Request, name: str = "id") -> str:
 def list_response(rows: Sequence[Any], page: Page) -> web.Response:
     """Answer with a page whose rows have `item` (JSON as text), `created_at` and `id`.
 
-    `rows` come from a statement that was given `page.args()`.
+    `rows` come from a statement that was given `page.args()`. The page ends before the first item
+    that would make it larger than MOST_OF_PAGE, and before one that the statement left out.
     """
-    shown = rows[: page.limit]
+    shown = _that_fit(rows[: page.limit])
     cursor = "null"
-    if len(rows) > page.limit:
+    if len(rows) > len(shown):
         cursor = f'"{make_cursor(shown[-1]["created_at"], shown[-1]["id"])}"'
     items = ",".join([row["item"] for row in shown])
     return json_text(f'{{"items":[{items}],"next_cursor":{cursor}}}')
+
+
+def _that_fit(rows: Sequence[Any]) -> Sequence[Any]:
+    """Return the first rows, as many as fit into a page; the first one always does."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += bytes_of(row["item"]) + 1
+        if number and size > MOST_OF_PAGE:
+            return rows[:number]
+    return rows
+
+
+def bytes_of(item: str | None) -> int:
+    """Return the length in UTF-8; a text that the statement left out is longer than any page."""
+    if item is None:
+        return MOST_OF_PAGE
+    return len(item) if item.isascii() else len(item.encode())
 
 
 def page_response(row: Any) -> web.Response:

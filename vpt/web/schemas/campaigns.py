@@ -217,12 +217,16 @@ class CampaignExecutionResponse(ListedCampaignExecutionResponse):
     }
 
 
-class CampaignStartedResponse(CampaignExecutionResponse):
-    """The campaign execution that was started: its status and summary, no results yet."""
+class CampaignStartedResponse(ResponseSchema):
+    """The campaign execution that was started: its status, results and summary."""
 
-    maybe = frozenset(CampaignExecutionResponse().fields) - {
-        *("campaign_execution_id", "status", "results", "summary")
-    }
+    campaign_execution_id = text()
+    status = one_of(CampaignStatus)
+    results = f.List(
+        f.Nested(CampaignResult),
+        metadata=fields.about("Empty, except in the response to a repeated Idempotency-Key."),
+    )
+    summary = f.Nested(Summary)
     example: ClassVar[Json] = {
         "campaign_execution_id": CAMPAIGN_EXECUTION_ID,
         "status": "running",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from marshmallow import Schema, validate
@@ -61,6 +62,7 @@ class TestCaseBody(StoredBody):
     test_retries = fields.bounded(
         "How many more attempts follow a failed one.", 0, MOST_RETRIES, load_default=0
     )
+    total_steps = f.Integer(dump_only=True, metadata=fields.about("The number of steps."))
     example: ClassVar[Json] = {
         "name": "The app starts",
         "description": "",
@@ -93,9 +95,27 @@ class TestCaseResponse(ResponseSchema, TestCaseBody):
     example: ClassVar[Json] = {
         "id": TEST_CASE_ID,
         **TestCaseBody.example,
+        "total_steps": 1,
         "version": 1,
         "created_at": EARLY,
         "updated_at": EARLY,
+    }
+
+
+class MoreFields(StrEnum):
+    """What a list of test cases leaves out and may be asked for."""
+
+    STEPS = "steps"
+
+
+class ListedTestCaseResponse(TestCaseResponse):
+    """A test case, as lists have it: without its steps, unless `fields` asks for them."""
+
+    __test__ = False
+
+    maybe = frozenset(("steps",))
+    example: ClassVar[Json] = {
+        name: value for name, value in TestCaseResponse.example.items() if name != "steps"
     }
 
 

@@ -2,7 +2,7 @@
 
 import { keepForTheWayBack, keepInAddress, wayBack } from "../address.js";
 import { all, get } from "../api.js";
-import { FINAL, many, moment, percent, seconds, TONE } from "../format.js";
+import { ERROR_KINDS, FINAL, many, moment, percent, seconds, TONE } from "../format.js";
 import { button, field, fill, h, keep, offer, say, select, show } from "../h.js";
 import { hear } from "../live.js";
 import { empty, link, pill, trouble } from "../parts.js";
@@ -168,6 +168,15 @@ function makeFilters(query, changed) {
     campaign_id: named("campaign_id", given("campaign_id")),
     host_id: named("host_id", given("host_id")),
     device_id: named("device_id", given("device_id")),
+    error_kind: named(
+      "error_kind",
+      Object.entries(ERROR_KINDS).map(([one, sentence]) => [one, sentence]),
+    ),
+    requested_by: h("input", {
+      type: "search",
+      onchange: changed,
+      value: query.get("requested_by") ?? "",
+    }),
     since: h("input", {
       type: "datetime-local",
       onchange: changed,
@@ -185,6 +194,8 @@ function makeFilters(query, changed) {
     campaign_id: "Campaign",
     host_id: "Host",
     device_id: "Device",
+    error_kind: "Kind of error",
+    requested_by: "Started by",
     since: "Since",
     until: "Until",
   };

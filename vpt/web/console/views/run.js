@@ -120,28 +120,43 @@ function wish(query, signal) {
     key = newKey();
     const single = kind.value === "testcases";
     for (const node of [wanted, urgent, parameters]) show(node, single);
+    go.disabled = false;
     if (!single) return;
     offerDevices();
-    fill(
-      parameters,
-      namesIn(chosen?.steps).map((name) =>
-        chosen.parameters?.[name]?.secret
-          ? field(
-              `Secret parameter ${name}`,
-              h("input", { name, required: true, type: "password", autocomplete: "new-password" }),
-              "A text of at least 6 characters, or ${secret:NAME}; nobody can read it afterwards.",
-            )
-          : field(
-              `Parameter ${name}`,
-              h("input", {
-                name,
-                required: true,
-                value: name in given ? written(given[name]) : "",
-              }),
-              "Numbers, true, false and JSON keep their type; anything else is text.",
-            ),
-      ),
-    );
+    fill(parameters);
+    if (chosen) askParameters(chosen);
+  };
+  // A list has no steps, which name the parameters: they are read when the test case is chosen.
+  const askParameters = async (test) => {
+    go.disabled = true;
+    try {
+      const { steps } = await get(`/api/testcases/${encodeURIComponent(test.id)}`, {}, signal);
+      if (chosen !== test) return;
+      fill(
+        parameters,
+        namesIn(steps).map((name) =>
+          test.parameters?.[name]?.secret
+            ? field(
+                `Secret parameter ${name}`,
+                h("input", { name, required: true, type: "password", autocomplete: "new-password" }),
+                "A text of at least 6 characters, or ${secret:NAME}; nobody can read it afterwards.",
+              )
+            : field(
+                `Parameter ${name}`,
+                h("input", {
+                  name,
+                  required: true,
+                  value: name in given ? written(given[name]) : "",
+                }),
+                "Numbers, true, false and JSON keep their type; anything else is text.",
+              ),
+        ),
+      );
+    } catch (error) {
+      if (!signal.aborted) wrong.say(error.message);
+    } finally {
+      if (chosen === test) go.disabled = false;
+    }
   };
   const offerDevices = () => {
     const known = new Map(devices);

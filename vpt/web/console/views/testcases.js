@@ -33,7 +33,7 @@ export function testCases({ query, signal }) {
         can("operator") ? "." : "A user with the role operator can create one.",
       ),
     about: (item) => [
-      h("span", {}, `${item.device_model} · ${many(item.steps.length, "step")}`),
+      h("span", {}, `${item.device_model} · ${many(item.total_steps, "step")}`),
       item.tags.map((tag) => h("span", { class: "tag" }, tag)),
     ],
     run: (id) => `#/run?test_case_id=${encodeURIComponent(id)}`,
