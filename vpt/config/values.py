@@ -141,6 +141,8 @@ def _public_url(text: str) -> str:
             f" letters, digits, '.', '_', '~', '-' only, and does not begin with {own}"
         )
     return text
+
+
 def _folder(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
