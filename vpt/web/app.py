@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vpt.config import Config
 from vpt.events import Events
-from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
+from vpt.http_server import answer_expectations, hide_versions
 from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.web import pages
@@ -27,7 +27,7 @@ from vpt.web.api import (
     virtualpytest,
 )
 from vpt.web.docs import documents
-from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, UNREAD
+from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
 from vpt.web.http.middlewares import REQUEST_ID, expectation_refused, gate
 from vpt.web.live import sockets
 
@@ -48,7 +48,6 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     hide_versions()
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
-    app[UNREAD] = UnreadAnswers()
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
     tokens.setup(app)
     system.setup(app)
