@@ -66,6 +66,7 @@ WRONG = {
     ),
     "SECRET_KEY": ("hush" * 7, "at least 32 bytes"),
     "HOST_JOIN_TOKEN": ("hush", "at least 16 characters"),
+    "METRICS_TOKEN": ("hush", "at least 16 characters"),
     "API_KEY": ("hush hush", "visible ASCII characters"),
     "HOST_PROBE_INTERVAL": ("nan", "a number of seconds above 0"),
     "INFRA_RETRIES": ("1.5", "a whole number from 0"),

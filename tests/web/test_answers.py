@@ -9,10 +9,12 @@ from contextlib import closing
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from tests.conftest import Client
 from tests.host.kit import until
 from vpt.http_server import UnreadAnswers
+from vpt.web.api.screenshots import _signature as signature_of
 
 MIB = 2**20
 ANSWER = b"x" * (16 * MIB)
@@ -141,3 +143,12 @@ async def test_an_unknown_expectation_is_refused_in_the_form_of_the_api(
                 "error": "Only `Expect: 100-continue` is supported.",
                 "code": "expectation_failed",
             }
+
+
+async def test_a_link_that_we_signed_with_no_time_has_expired(nobody: Client) -> None:
+    path = "/screenshots/ex_1/1/1.png"
+    request = make_mocked_request("GET", path, app=nobody.server.app)  # type: ignore[attr-defined]
+    for expires in ("abc", "", "-1", "1e9", "9" * 5000):
+        params = {"expires": expires, "signature": signature_of(request, expires)}
+        async with nobody.get(path, params=params) as response:
+            assert response.status == 401, expires

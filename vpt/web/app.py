@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vpt.config import Config
 from vpt.events import Events
-from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
+from vpt.http_server import answer_expectations, hide_versions
 from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.web import pages
@@ -28,8 +28,8 @@ from vpt.web.api import (
     virtualpytest,
 )
 from vpt.web.docs import documents
-from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB, UNREAD
-from vpt.web.http.middlewares import REQUEST_ID, count_refusals, expectation_refused, gate
+from vpt.web.http.keys import ARTIFACTS, CONFIG, DB, EVENTS, LAB
+from vpt.web.http.middlewares import REQUEST_ID, expectation_refused, gate
 from vpt.web.http.prefix import PrefixResource
 from vpt.web.live import sockets
 
@@ -50,10 +50,8 @@ def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Appl
     hide_versions()
     app = web.Application(middlewares=[gate], client_max_size=config.max_body)
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
-    app[UNREAD] = UnreadAnswers()
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
     tokens.setup(app)
-    count_refusals(app)
     system.setup(app)
     metrics.setup(app)
     documents.setup(app)

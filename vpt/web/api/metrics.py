@@ -25,7 +25,11 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vpt import __version__
+<<<<<<< HEAD
 from vpt.connections import REFUSALS
+=======
+from vpt.http_server import UnreadAnswers
+>>>>>>> answers
 from vpt.measures import ANSWERS, Histogram, LabelledHistograms
 from vpt.model import (
     CampaignProgress,
@@ -69,7 +73,7 @@ _REGISTRY = web.AppKey("metrics_registry", CollectorRegistry)
 
 def setup(app: web.Application) -> None:
     """Start to count. EVENTS of `app` must be set; the other keys may follow until a request."""
-    app[REQUESTS] = LabelledHistograms(ANSWERS)
+    app[REQUESTS], app[UNREAD] = LabelledHistograms(ANSWERS), UnreadAnswers()
     ends = _Ends()
     app[EVENTS].subscribe(ends.hear)
     app[_REGISTRY] = CollectorRegistry()

@@ -16,6 +16,7 @@ from vpt.store.audit import Audit
 from vpt.store.tokens import Tokens, issue_token, make_token, new_id
 from vpt.web.http.auth import needs, secret_of, user_of
 from vpt.web.http.keys import AUDIT, CONFIG, DB, LAB, SUPABASE, TOKENS
+from vpt.web.http.middlewares import count_refusals
 from vpt.web.http.operations import JSON, ResponseSpec, body_of, operation, page_of, query_of
 from vpt.web.http.params import choice, moment, text
 from vpt.web.http.requests import found, json_response, list_response, no_content, path_id
@@ -30,9 +31,10 @@ DEFAULT_DAYS = 30.0
 
 
 def setup(app: web.Application) -> None:
-    """Set TOKENS, AUDIT and, when it is configured, SUPABASE."""
+    """Set TOKENS, AUDIT, REFUSALS and, when it is configured, SUPABASE."""
     config = app[CONFIG]
     app[TOKENS], app[AUDIT] = Tokens(app[DB]), Audit(app[DB])
+    count_refusals(app)
     if config.supabase_url or config.supabase_jwt_secret:
         app[SUPABASE] = Supabase(config.supabase_url, config.supabase_jwt_secret)
     app.cleanup_ctx.append(_audit_running)
