@@ -25,11 +25,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vpt import __version__
-<<<<<<< HEAD
 from vpt.connections import REFUSALS
-=======
 from vpt.http_server import UnreadAnswers
->>>>>>> answers
 from vpt.measures import ANSWERS, Histogram, LabelledHistograms
 from vpt.model import (
     CampaignProgress,
