@@ -30,7 +30,11 @@ def count_failure(task: str) -> None:
 
     The rest of a name is an id, and a metric has no label for each id.
     """
-    failures[task.partition(":")[0]] += 1
+    failures[_kind(task)] += 1
+
+
+def _kind(task: str) -> str:
+    return task.partition(":")[0]
 
 
 def note_failure(error: BaseException, task: str | None = None) -> None:
@@ -68,6 +72,7 @@ async def attempt(work: Work) -> bool:
 
 async def every(seconds: float, work: Work) -> None:
     """Call `work` again and again, `seconds` after its last end, until the task is cancelled."""
+    failures[_kind(_current().get_name())] += 0  # so that the metric shows it from the start
     # `work` may have swallowed the cancellation: then the task ends after it.
     while not _current().cancelling():
         await _sleep(seconds)

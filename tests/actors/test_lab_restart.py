@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -338,10 +339,11 @@ class Brittle(DocumentDialect):
         super().__init__()
         self.probes_break = False
         self.sends_break = False
+        self.break_actor: Callable[[], None]
 
     async def probe(self, host: Host, limit: float) -> None:
         if self.probes_break and host.id == "h":
-            raise RuntimeError("a bug in probe")
+            self.break_actor()
         await super().probe(host, limit)
 
     async def send(self, call: Call) -> Answer:
@@ -353,8 +355,11 @@ class Brittle(DocumentDialect):
 
 @pytest.fixture
 async def brittle(start_lab: StartLab) -> Kit:
-    """Return a lab whose dialect has a bug."""
-    return await start_lab(dialect_type=Brittle)
+    """Return a lab whose dialect has a bug: it sends the actor a message that no state knows."""
+    lab = await start_lab(dialect_type=Brittle)
+    unknown: Any = object()
+    _dialect(lab).break_actor = lambda: lab.lab._supervisor._actors["h"].tell(unknown)
+    return lab
 
 
 def _dialect(lab: Kit) -> Brittle:

@@ -117,7 +117,7 @@ def place_of(dsn: str) -> str:
 def why_not(error: BaseException, dsn: str, setting: str = SETTING) -> str:
     """Return one line: which setting leads where, why there is no connection, and what to do."""
     reason = next(words for kind, words in _REASONS if isinstance(error, kind))
-    line = f"{setting}: PostgreSQL at {place_of(dsn)} {reason(error)}."
+    line = f"{setting}: the database at {place_of(dsn)} {reason(error)}."
     return " ".join(line.split())
 
 

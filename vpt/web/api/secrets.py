@@ -31,7 +31,7 @@ async def list_secrets(request: web.Request) -> web.Response:
     return list_response(await request.app[DB].rows("secret_items", **page.args()), page)
 
 
-@routes.get("/api/secrets/{id}")
+@routes.get("/api/secrets/{secret_name}")
 @needs(Role.OPERATOR)
 @operation(SecretResponse)
 async def get_secret(request: web.Request) -> web.Response:
@@ -39,12 +39,12 @@ async def get_secret(request: web.Request) -> web.Response:
     return await _answer(request)
 
 
-@routes.put("/api/secrets/{id}")
+@routes.put("/api/secrets/{secret_name}")
 @needs(Role.ADMIN)
 @operation(SecretResponse, body=SECRET)
 async def put_secret(request: web.Request) -> web.Response:
     """Store a secret under a name, or replace its value; runs under way send the new one."""
-    name, user_id = path_id(request), user_of(request).user_id
+    name, user_id = path_id(request, "secret_name"), user_of(request).user_id
     if not _NAME.fullmatch(name):
         raise BadRequestError("A secret's name is 1 to 64 letters, digits, '.', '_' or '-'.")
     body = await body_of(request)
@@ -54,16 +54,18 @@ async def put_secret(request: web.Request) -> web.Response:
     return await _answer(request)
 
 
-@routes.delete("/api/secrets/{id}")
+@routes.delete("/api/secrets/{secret_name}")
 @needs(Role.ADMIN)
 @operation(None, 204)
 async def delete_secret(request: web.Request) -> web.Response:
     """Delete a secret: a run that still needs it ends as `error`, kind `config`."""
-    name = path_id(request)
+    name = path_id(request, "secret_name")
     found(await request.app[DB].row("delete_secret", name=name))
     log.info("secret_deleted", name=name, user_id=user_of(request).user_id)
     return no_content()
 
 
 async def _answer(request: web.Request) -> web.Response:
-    return json_text(found(await request.app[DB].value("secret_item", name=path_id(request))))
+    return json_text(
+        found(await request.app[DB].value("secret_item", name=path_id(request, "secret_name")))
+    )

@@ -110,13 +110,20 @@ _HEADERS: Mapping[str, Json] = {
 #: What `path_id` accepts.
 _ID = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
 _COUNTED = {"type": "integer", "minimum": 1, "maximum": HIGHEST_NUMBER}
-_PATH_SCHEMAS = {"id": _ID, "attempt": _COUNTED, "step": _COUNTED}
+_SECRET_NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
+_PATH_SCHEMAS = {
+    "id": _ID,
+    "attempt": _COUNTED,
+    "step": _COUNTED,
+    "secret_name": _SECRET_NAME,
+}
 _WORD = {"type": "string", "minLength": 1}
 _PATH_PARAMETERS = {
     "execution_id": "The id of the execution.",
     "attempt": "The number of the attempt, from 1.",
     "step": "The number of the step, from 1.",
     "name": "The name of the file.",
+    "secret_name": "The name of the secret.",
     "version": "The version of the page that the file belongs to.",
 }
 _TAG_OF = {"": "page", "console": "page", "openapi.json": "docs", "asyncapi.json": "docs"}

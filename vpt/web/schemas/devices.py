@@ -56,10 +56,10 @@ class DeviceEditBody(Schema):
     id = f.String(metadata=about("Unchanged: the id of the device."))
     host_id = f.String(allow_none=True, metadata=about("Unchanged: the host of the device."))
     local_id = f.String(allow_none=True, metadata=about("Unchanged: its host's name for it."))
-    declared = f.Raw(metadata=about("Ignored: whether the host declares it."))
+    declared = f.Raw(allow_none=True, metadata=about("Ignored: whether the host declares it."))
     lease = f.Raw(allow_none=True, metadata=about("Ignored: who leases it."))
     last_seen = f.Raw(allow_none=True, metadata=about("Ignored: when its host was seen last."))
-    created_at = f.Raw(metadata=about("Ignored: when it was added."))
+    created_at = f.Raw(allow_none=True, metadata=about("Ignored: when it was added."))
     example: ClassVar[Json] = {"name": "TV of the lobby", "tags": ["lobby"]}
 
     @validates_schema

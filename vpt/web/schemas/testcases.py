@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from marshmallow import Schema, validate
+from marshmallow import Schema, ValidationError, validate
 from marshmallow import fields as f
 
 from vpt.bounds import MOST_RETRIES, MOST_STEPS, MOST_WORDS
@@ -27,6 +27,12 @@ class ParameterBody(Schema):
     )
 
 
+def _few(parameters: Json) -> None:
+    # marshmallow's Length would stand in the document as the length of a text.
+    if len(parameters) > MOST_WORDS:
+        raise ValidationError(f"Longer than maximum length {MOST_WORDS}.")
+
+
 class TestCaseBody(StoredBody):
     """A test case."""
 
@@ -44,8 +50,11 @@ class TestCaseBody(StoredBody):
         keys=f.String(validate=fields.LABEL),
         values=f.Nested(ParameterBody),
         load_default=dict,
-        validate=validate.Length(max=MOST_WORDS),
-        metadata=fields.about("What is to be known of `${name}`s; they need not stand here."),
+        validate=_few,
+        metadata={
+            **fields.about("What is to be known of `${name}`s; they need not stand here."),
+            "maxProperties": MOST_WORDS,
+        },
     )
     device_model = fields.title(
         "The devices that can run it: their model, or a capability of their host."

@@ -175,7 +175,7 @@ function form(item, id) {
       field(
         "Secret parameters",
         secrets,
-        "Names, separated by commas. Their values are shown as *** everywhere.",
+        "Separated by commas. Their values are shown as *** everywhere.",
       ),
     ),
     steps.node,
