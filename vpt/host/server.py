@@ -12,9 +12,10 @@ from typing import Any
 import aiohttp
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
+from vpt import bodies
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
@@ -68,7 +69,12 @@ async def _serve(
     settings: HostSettings, devices: HostDevices, secret: str, ready: asyncio.Event | None
 ) -> None:
     devices.start()
-    runner = web.AppRunner(make_app(devices, secret), access_log=None, shutdown_timeout=DRAIN_S)
+    runner = web.AppRunner(
+        make_app(devices, secret),
+        access_log=None,
+        shutdown_timeout=DRAIN_S,
+        auto_decompress=False,  # it would unpack bodies before the secret is checked
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.listen, settings.port).start()
@@ -203,13 +209,22 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
+    text = await request.read()
     try:
-        body = orjson.loads(await request.read())
-    except orjson.JSONDecodeError:
-        body = None
+        body = await bodies.beside_loop(text, lambda: _parsed(text))
+    except bodies.TooMuchError as error:
+        raise Refusal(413, "too_large", f"the body has more than {error}") from error
     if not isinstance(body, dict):
         raise Refusal(400, "bad_request", "the body must be a JSON object")
     return body
+
+
+def _parsed(text: bytes) -> Any:
+    bodies.check(text)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _respond(response: JsonResponse) -> web.Response:
@@ -241,4 +256,6 @@ async def _check_secret(request: web.Request, handler: Handler) -> web.StreamRes
     shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
     if not hmac.compare_digest(shown, request.app[SECRET]):
         raise Refusal(401, "unauthorized", "Authorization: the host's secret is missing or wrong")
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise Refusal(415, "unsupported_media_type", "the body is compressed: send it uncompressed")
     return await handler(request)

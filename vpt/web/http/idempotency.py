@@ -12,11 +12,11 @@ import orjson
 from aiohttp import web
 
 from vpt.errors import BadRequestError, KeyReusedError
-from vpt.model import RequestKey
+from vpt.model import Json, RequestKey
 from vpt.web.http.auth import user_of
 from vpt.web.http.keys import DB
 from vpt.web.http.params import Param
-from vpt.web.http.requests import read_json
+from vpt.web.http.requests import read_as
 
 LONGEST_KEY = 200
 
@@ -97,5 +97,8 @@ def _scope_of(request: web.Request) -> _Scope | None:
 
 
 async def _body_hash(request: web.Request) -> bytes:
-    body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(body).digest()
+    return await read_as(request, _hash)
+
+
+def _hash(body: Json) -> bytes:
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()

@@ -20,6 +20,7 @@ from structlog.contextvars import bind_contextvars
 from vpt.errors import InvalidError, VptError
 from vpt.store.audit import Entry
 from vpt.web.http.auth import admit
+from vpt.web.http.held import release
 from vpt.web.http.keys import AUDIT, REQUESTS, USER
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,10 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = perf_counter()
     request_id = _request_id(request)
     bind_contextvars(request_id=request_id)
-    response = await _answer(request, handler)
+    try:
+        response = await _answer(request, handler)
+    finally:
+        release(request)
     if not response.prepared:
         response.headers[REQUEST_ID] = request_id
     seconds = perf_counter() - began

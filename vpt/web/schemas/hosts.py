@@ -15,7 +15,17 @@ from vpt.bounds import LONGEST_ID, LONGEST_TIMEOUT_S, MOST_LABELS
 from vpt.model import Credential, Device, Host, HostStatus, Json, Reason, Registration
 from vpt.urls import LONGEST_URL, check_host_url
 from vpt.web.schemas.devices import DeviceResponse
-from vpt.web.schemas.fields import CAPABILITIES, LABEL, NAME, TAGS, Flag, Number, about, labels
+from vpt.web.schemas.fields import (
+    CAPABILITIES,
+    LABEL,
+    NAME,
+    TAGS,
+    BoundedList,
+    Flag,
+    Number,
+    about,
+    labels,
+)
 from vpt.web.schemas.response import (
     EARLY,
     LATE,
@@ -92,11 +102,11 @@ class RegistrationBody(_FromHost):
         allow_none=True,
         metadata=about("Facts about the machine, for people."),
     )
-    devices = f.List(
+    devices = BoundedList(
         f.Nested(DeclaredDeviceBody),
+        MOST_DEVICES,
         load_default=list,
         allow_none=True,
-        validate=validate.Length(max=MOST_DEVICES),
         metadata=about("The attached devices; a host without any counts as one device itself."),
     )
     protocol = f.Nested(

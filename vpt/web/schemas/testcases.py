@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from marshmallow import fields as f
-from marshmallow import validate
-
 from vpt.bounds import MOST_RETRIES, MOST_STEPS, MOST_WORDS
 from vpt.model import Json
 from vpt.web.schemas import fields
@@ -22,10 +19,11 @@ class TestCaseBody(StoredBody):
 
     name = fields.title("A name for people.")
     description = fields.description()
-    steps = f.List(
+    steps = fields.BoundedList(
         Step(),
+        MOST_STEPS,
+        least=1,
         required=True,
-        validate=validate.Length(1, MOST_STEPS),
         metadata=fields.about("The steps, in the order in which they run."),
     )
     device_model = fields.title(
