@@ -56,12 +56,14 @@ class Intake:
     """Accepts a JSON text piece by piece and counts its values; raises TooMuchError.
 
     With `of_host` only the beginning of a long string is kept, and lone surrogates are replaced,
-    since hosts send what programs wrote. The syntax is not checked.
+    since hosts send what programs wrote. The syntax is not checked. A text without pictures needs
+    no more than LONGEST_TEXT of a plain string.
     """
 
-    def __init__(self, *, of_host: bool = False) -> None:
+    def __init__(self, *, of_host: bool = False, longest_plain: int = LONGEST_PLAIN) -> None:
         self.size = 0  # bytes that are kept
         self._of_host = of_host
+        self._longest_plain = longest_plain
         self._kept: list[bytes] = []
         self._rest = b""  # a character or an escape that may go on in the next piece
         self._values = self._quotes = self._wide_size = self._outside_size = 0
@@ -83,6 +85,8 @@ class Intake:
         return b"".join(kept)
 
     def _add(self, masked: bytes) -> None:
+        if self._cut and b'"' not in masked:
+            return
         if self._of_host and (rb"\ud" in masked or rb"\uD" in masked):
             masked = _LONE.sub(rb"\\ufffd", masked)
         parts = masked.split(b'"')
@@ -118,7 +122,7 @@ class Intake:
     def _longest(self) -> int:
         if self._wide:
             return LONGEST_TEXT if self._wide_size < 2 * LONGEST_TEXT else _SHORT
-        return LONGEST_PLAIN if self.size < LONGEST_PLAIN else _SHORT
+        return self._longest_plain if self.size < LONGEST_PLAIN else _SHORT
 
     def _keep(self, masked: bytes) -> None:
         self._kept.append(_unmask(masked))

@@ -34,6 +34,7 @@ _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _DIGITS = bytes(ord("0" if chr(byte) in "0123456789" else " ") for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
+_CHUNK = 64 * 1024  # bytes that are counted without a turn for others
 _BODY = web.RequestKey("body", bytes)
 
 Made = TypeVar("Made")
@@ -69,7 +70,7 @@ async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], 
     Raises BadRequestError, TooLargeError, UnavailableError, and what `make` raises.
     """
     _refuse_before_reading(request, most)
-    intake = bodies.Intake(of_host=True)
+    intake = bodies.Intake(of_host=True, longest_plain=bodies.LONGEST_TEXT)
     await _receive(request, intake, most, LONG_BODY_TIMEOUT)
     text = _bounded(intake.text)
     return await bodies.in_thread(lambda: make(_parse_any_text(text)))
@@ -107,7 +108,10 @@ async def _receive(request: web.Request, intake: bodies.Intake, most: int, secon
                 received += len(chunk)
                 if received > most:
                     raise TooLargeError
-                _bounded(partial(intake.add, chunk))
+                for start in range(0, len(chunk), _CHUNK):
+                    _bounded(partial(intake.add, chunk[start : start + _CHUNK]))
+                    if len(chunk) > _CHUNK:
+                        await asyncio.sleep(0)
                 hold(request, intake.size)
     except TimeoutError as error:
         raise SlowBodyError from error
