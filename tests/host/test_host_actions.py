@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from aiohttp import web
+from aiohttp import http_parser, web
 from aiohttp.test_utils import TestServer
 
 from vpt.host.drivers import desktop
@@ -323,8 +323,10 @@ async def test_nothing_is_left_when_the_host_stops(server: FakeServer, tmp_path:
 
 
 async def test_a_strangers_body_is_not_unpacked_and_a_compressed_one_is_refused(
-    host: Caller,
+    host: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unpacked: list[object] = []
+    monkeypatch.setattr(http_parser.DeflateBuffer, "feed_data", lambda *_: unpacked.append(_))
     url = f"{host.url}/host/cancel"
     packed = zlib.compress(b'{"execution_id": "x", "attempt": 1}')
     headers = {"Content-Encoding": "deflate", "Content-Type": "application/json"}
@@ -333,6 +335,7 @@ async def test_a_strangers_body_is_not_unpacked_and_a_compressed_one_is_refused(
     headers["Authorization"] = f"Bearer {host.secret}"
     async with host.session.post(url, data=packed, headers=headers) as response:
         assert (response.status, (await response.json())["code"]) == (415, "unsupported_media_type")
+    assert unpacked == []
 
 
 async def test_a_body_of_too_many_values_is_refused(host: Caller) -> None:
