@@ -263,6 +263,9 @@ _NO_ANSWERS = {
     "over 16 MiB in chunks": says(
         Reply(body=b'{"success": true, "output": "' + b"x" * HUGE + b'"}', chunked=True)
     ),
+    "too many values": says(
+        Reply(body=b'{"success": true, "output": [' + b"[]," * 100_000 + b"0]}")
+    ),
     "not HTTP": says(Reply(200, b"{}", {"Content-Encoding": "gzip"})),
 }
 

@@ -1,12 +1,16 @@
 """Actions: what the desktop does, one at a time, and how it is stopped."""
 
 import asyncio
+import zlib
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
-from aiohttp import web
+from aiohttp import http_parser, web
+from aiohttp.test_utils import TestServer
+
+from vpt.host.drivers import desktop
 
 from .kit import Caller, FakeServer, alive, running, until_actions, written
 
@@ -316,3 +320,43 @@ async def test_nothing_is_left_when_the_host_stops(server: FakeServer, tmp_path:
         assert len(started) >= 3  # bash, sleep, and the warden that watches them
     await asyncio.wait({acting})
     assert not any(alive(child.pid) for child in started)
+
+
+async def test_a_strangers_body_is_not_unpacked_and_a_compressed_one_is_refused(
+    host: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[object] = []
+    monkeypatch.setattr(http_parser.DeflateBuffer, "feed_data", lambda *_: unpacked.append(_))
+    url = f"{host.url}/host/cancel"
+    packed = zlib.compress(b'{"execution_id": "x", "attempt": 1}')
+    headers = {"Content-Encoding": "deflate", "Content-Type": "application/json"}
+    async with host.session.post(url, data=packed, headers=headers) as response:
+        assert response.status == 401
+    headers["Authorization"] = f"Bearer {host.secret}"
+    async with host.session.post(url, data=packed, headers=headers) as response:
+        assert (response.status, (await response.json())["code"]) == (415, "unsupported_media_type")
+    assert unpacked == []
+
+
+async def test_a_body_of_too_many_values_is_refused(host: Caller) -> None:
+    status, answer = await host.post("/host/cancel", {"execution_id": [[]] * 100_000})
+    assert (status, answer["code"]) == (413, "too_large")
+
+
+async def test_a_compressed_response_is_read_up_to_a_limit(
+    host: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desktop, "MOST_UNPACKED", 2**20)
+
+    async def bomb(_: web.Request) -> web.Response:
+        body = zlib.compress(b"x" * 5 * 2**20)
+        return web.Response(body=body, headers={"Content-Encoding": "deflate"})
+
+    app = web.Application()
+    app.router.add_get("/", bomb)
+    async with TestServer(app) as site:
+        answer = (await host.act("http_request", {"url": str(site.make_url("/"))}))[1]
+    assert (answer["success"], answer["error"]) == (
+        False,
+        "the response is compressed and over 1 MiB",
+    )

@@ -69,6 +69,22 @@ async def test_twenty_megabytes_are_too_large(operator: Client) -> None:
     assert (status, answer["code"]) == (413, "too_large")
 
 
+async def test_too_many_values_are_too_large(operator: Client) -> None:
+    body = b'{"name": [' + b"{}," * 100_000 + b"0]}"
+    status, answer = await refused(operator, "POST", "/api/testcases", data=body)
+    assert (status, answer["code"]) == (413, "too_large")
+    assert answer["error"] == "The body has more than 100000 values."
+
+
+async def test_of_too_many_items_none_is_looked_at(operator: Client) -> None:
+    body = test_case(steps=[{"timeout_s": "x"}] * 20_000)
+    status, answer = await refused(operator, "POST", "/api/testcases", json=body)
+    assert (status, answer["errors"]) == (
+        400,
+        {"steps": ["Length must be between 1 and 1000."]},
+    )
+
+
 async def test_a_compressed_body_is_refused_before_it_is_unpacked(operator: Client) -> None:
     body = gzip.compress(b'{"name": "' + b"x" * 20_000_000 + b'"}')
     headers = {"Content-Encoding": "gzip"}

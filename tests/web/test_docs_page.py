@@ -40,6 +40,17 @@ async def test_the_page_and_its_files_come_without_a_token(nobody: Client) -> No
     assert "https://" not in text
 
 
+async def test_a_file_is_hashed_and_unpacked_once(
+    nobody: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, plain = "/api/docs/swagger-ui.css", {"Accept-Encoding": "identity"}
+    first = await nobody.get(url, headers=plain)
+    monkeypatch.setattr(documents, "gzip", None)
+    monkeypatch.setattr(documents, "hashlib", None)
+    second = await nobody.get(url, headers=plain)
+    assert (second.status, await second.read()) == (200, await first.read())
+
+
 async def test_the_bundle_is_the_published_one_packed_or_not(nobody: Client) -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     for name in ("swagger-ui-bundle.js", "swagger-ui.css"):

@@ -20,7 +20,7 @@ from vpt.config import Config
 from vpt.errors import NotRegisteredError
 from vpt.model import Credential, Device, Host, Registration, Role
 from vpt.web.api.virtualpytest import LONGEST_END
-from vpt.web.http import requests
+from vpt.web.http import held
 
 DATA = Path(__file__).parents[1] / "virtualpytest" / "data"
 SAYS = {
@@ -418,7 +418,7 @@ async def test_an_end_of_a_script_has_a_limit_of_its_own(
 async def test_ends_of_scripts_have_a_limit_together(
     client: Client, joining: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "MOST_HELD", 150_000)
+    monkeypatch.setattr(held, "MOST_HELD", 150_000)
     first = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -429,14 +429,22 @@ async def test_ends_of_scripts_have_a_limit_together(
     sent = {**joining, "Content-Type": "application/json"}
     url = "/server/script/taskComplete"
     waiting = asyncio.create_task(client.post(url, data=slow(), headers=sent))
-    await until(lambda: requests._held.size >= 100_000)
+    await until(lambda: held.held.size >= 100_000)
     body = b'{"task_id": "u", "error": "' + b"x" * 100_000 + b'"}'
     async with client.post(url, data=body, headers=sent) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
     first.set()
     assert (await waiting).status == 200
-    assert requests._held.size == 0
+    assert held.held.size == 0
     assert await ended(client, joining, body) == 200
+
+
+async def test_an_end_of_too_many_values_is_refused_and_none_is_kept(
+    client: Client, lab: NotedLab, joining: Any
+) -> None:
+    body = b'{"task_id": "t", "result": {"a": [' + b"[]," * 2**20 + b"0]}}"
+    assert await ended(client, joining, body) == 413
+    assert (lab.asked, held.held.size) == ([], 0)
 
 
 async def chunks(body: bytes) -> AsyncIterator[bytes]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Protocol
 
+import orjson
 from msgspec import Struct
 
 from vpt.model import Answer, Device, Host, Json
@@ -14,7 +17,8 @@ from vpt.model import Answer, Device, Host, Json
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
 CUT = "\n[cut at 1 MiB]"
-_HARMLESS = str.maketrans({0: "\ufffd"} | dict.fromkeys(range(55296, 57344), "�"))
+_MOST_SAID = 64 * 1024  # bytes of JSON that are formatted as Python does
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Trouble(Enum):
@@ -100,20 +104,26 @@ def clean(said: Any) -> str | None:
     """
     if said is None:
         return None
-    text = said if isinstance(said, str) else _as_text(said)
+    text = said if isinstance(said, str) else as_text(said)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + CUT
-    if text.isascii() and "\0" not in text:
+    text = text.replace("\0", "\ufffd")
+    if text.isascii():
         return text
-    text = text.translate(_HARMLESS)
-    if len(text.encode()) > MAX_TEXT + len(CUT):
-        text = text.encode()[:MAX_TEXT].decode(errors="ignore") + CUT
+    text = _SURROGATE.sub("\ufffd", text)
+    encoded = text.encode()
+    if len(encoded) > MAX_TEXT + len(CUT):
+        text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
 
 
-def _as_text(said: Any) -> str:
-    """Format what should have been a text; a host may nest it too deep for the encoder."""
+def as_text(said: Any, *, ensure_ascii: bool = True) -> str:
+    """Return JSON of what should have been a text, cut at 1 MiB; a host may nest it too deep."""
+    with suppress(TypeError):  # lone surrogates, which only short bodies have; or too deep
+        text = orjson.dumps(said)
+        if len(text) > _MOST_SAID:
+            return text[: MAX_TEXT + 1].decode(errors="ignore")
     try:
-        return json.dumps(said)
+        return json.dumps(said, ensure_ascii=ensure_ascii)
     except (RecursionError, ValueError, TypeError):
         return "[not a text]"

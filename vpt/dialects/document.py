@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any
 
 import aiohttp
 import orjson
@@ -80,7 +82,7 @@ class DocumentDialect:
             ) as response:
                 content = await http.read(response)
                 status = response.status
-        return await _answer_of(status, content)
+        return await http.read_as(content, partial(_answer_of, status))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
@@ -125,9 +127,8 @@ def _headers(host: Host) -> dict[str, str]:
     return headers
 
 
-async def _answer_of(status: int, content: bytes) -> Answer:
+def _answer_of(status: int, raw: Mapping[str, Any] | None) -> Answer:
     """Return the answer in a response; raise HostTroubleError when there is none."""
-    raw = await http.parse_object(content)
     if not http.is_good(status):
         http.raise_for_status(status, raw or {})
     if raw is None or not isinstance(raw.get("success"), bool):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import json
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import aiohttp
-import orjson
 from aiohttp.connector import SocketFactoryType
 
+from vpt import bodies
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
-_BIG = 256 * 1024  # bytes; a larger response is parsed in a thread, since it holds up the loop
 UNAUTHORIZED = 401
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
@@ -27,6 +24,8 @@ _OWN_LACK = "The server has no free file descriptor or memory for a connection."
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
+
+Made = TypeVar("Made")
 
 
 def open_session(
@@ -123,20 +122,17 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
 
 
-async def parse_object(content: bytes) -> Mapping[str, Any] | None:
-    """Return the JSON object in a body, None when there is none."""
-    if len(content) > _BIG:
-        return await asyncio.to_thread(_loads, content)
-    return _loads(content)
+async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:
+    """Return what `make` builds from the JSON object in a body, or from None when there is none.
+
+    A long body is read in a thread, `make` included: its work grows with what the host sent.
+    """
+    return await bodies.beside_loop(content, lambda: make(_object(content)))
 
 
-def _loads(content: bytes) -> Mapping[str, Any] | None:
-    """Parse an object; orjson refuses lone surrogates, which a host may well send."""
+def _object(content: bytes) -> Mapping[str, Any] | None:
     try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, dict) else None
+        return bodies.object_of_host(content)
+    except bodies.TooMuchError as error:
+        message = f"The host's answer has more than {error}."
+        raise HostTroubleError(Trouble.HOST_ERROR, message) from error

@@ -6,12 +6,11 @@ error of the infrastructure, never a failed step.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vpt.dialects.base import HostTroubleError, Trouble, clean
+from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean
 from vpt.dialects.start_requests import StepKind
 from vpt.model import Json
 
@@ -139,14 +138,8 @@ def _outcome(item: JsonObject) -> str:
 def _data(result: JsonObject) -> Iterator[str]:
     data = result.get("output_data")
     if data:
-        yield f"output_data: {data if isinstance(data, str) else _json(data)}"
-
-
-def _json(data: Any) -> str:
-    try:
-        return json.dumps(data, ensure_ascii=False)
-    except RecursionError:
-        return "[not a text]"
+        shown = data if isinstance(data, str) else as_text(data, ensure_ascii=False)
+        yield f"output_data: {shown}"
 
 
 def _links(result: JsonObject) -> Iterator[str]:

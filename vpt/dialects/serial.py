@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -36,6 +36,8 @@ _SIGNS_OF_LIFE = {
     "TCP_USER_TIMEOUT": 30_000,
 }
 
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True, slots=True)
 class SerialResponse:
@@ -51,7 +53,11 @@ class SerialResponse:
 
     async def parsed(self) -> Mapping[str, Any] | None:
         """Return its JSON object, None when there is none."""
-        return await http.parse_object(self.content)
+        return await self.read_as(lambda body: body)
+
+    async def read_as(self, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:
+        """Return what `make` builds from its JSON object, or from None when there is none."""
+        return await http.read_as(self.content, make)
 
 
 class SerialClient:

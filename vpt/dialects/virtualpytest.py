@@ -13,19 +13,23 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import structlog
 
 from vpt.dialects import http
 from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
-from vpt.dialects.results import StepResult, read_status
+from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
 from vpt.dialects.serial import SerialClient, own_url
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json
 
 log = structlog.get_logger(__name__)
+
+#: A HostTroubleError: there will be no result.
+PollResult = StepResult | StillRunning | HostTroubleError
 
 _HEALTH = "/host/system/health"
 _PATHS = {
@@ -150,7 +154,9 @@ class VirtualPyTestDialect:
         last: Json | None = None
         while True:
             await asyncio.sleep(pause)
-            status = read_status(kind, await self._status(call, kind, number))
+            status = await self._status(call, kind, number)
+            if isinstance(status, HostTroubleError):
+                raise status
             if isinstance(status, StepResult):
                 return status
             if status.progress != last:
@@ -158,7 +164,7 @@ class VirtualPyTestDialect:
                 call.on_progress(last)
             pause = min(pause * more, most) if pause else first
 
-    async def _status(self, call: Call, kind: StepKind, number: str) -> Mapping[str, Any]:
+    async def _status(self, call: Call, kind: StepKind, number: str) -> PollResult:
         """Poll, with a few more tries when that brings nothing.
 
         The step was started: without a connection now it is BROKEN, never NOT_CONNECTED.
@@ -175,7 +181,7 @@ class VirtualPyTestDialect:
                     raise
             await asyncio.sleep(pause)
 
-    async def _poll(self, call: Call, kind: StepKind, number: str) -> Mapping[str, Any]:
+    async def _poll(self, call: Call, kind: StepKind, number: str) -> PollResult:
         path = f"/host/{_PATHS[kind]}/execution/{number}/status"
         query = None if kind is StepKind.GRAPH else {"device_id": local_id(call.host, call.device)}
         response = await self._client.get(call.host, path, query)
@@ -183,12 +189,7 @@ class VirtualPyTestDialect:
             raise HostTroubleError(
                 Trouble.FATE_UNKNOWN, "The host does not know the step any more."
             )
-        body = await response.parsed()
-        if not response.good:
-            http.raise_for_status(response.status, body or {})
-        if body is None:
-            raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer is not a JSON object.")
-        return body
+        return await response.read_as(partial(_read_poll, kind, response.status))
 
     # ------------------------------------------------------------ end by a callback
 
@@ -278,6 +279,18 @@ class VirtualPyTestDialect:
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
+
+
+def _read_poll(kind: StepKind, status: int, body: Mapping[str, Any] | None) -> PollResult:
+    """Return what a poll says; a HostTroubleError is raised only when another poll may say more."""
+    if not http.is_good(status):
+        http.raise_for_status(status, body or {})
+    if body is None:
+        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer is not a JSON object.")
+    try:
+        return read_status(kind, body)
+    except HostTroubleError as trouble:
+        return trouble
 
 
 def _encoded(picture: bytes) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import aiohttp
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
+from vpt import bodies
 from vpt.config import proxy_of
 from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
 from vpt.host.device_worker import DeviceWorker
@@ -225,14 +226,24 @@ async def cancel(request: web.Request) -> web.Response:
 async def _object(request: web.Request) -> dict[str, Any]:
     try:
         async with asyncio.timeout(BODY_S):
-            body = orjson.loads(await request.read())
-    except orjson.JSONDecodeError:
-        body = None
+            text = await request.read()
     except TimeoutError:
         raise Refusal(408, "slow_body", "the body did not arrive in time") from None
+    try:
+        body = await bodies.beside_loop(text, lambda: _parsed(text))
+    except bodies.TooMuchError as error:
+        raise Refusal(413, "too_large", f"the body has more than {error}") from error
     if not isinstance(body, dict):
         raise Refusal(400, "bad_request", "the body must be a JSON object")
     return body
+
+
+def _parsed(text: bytes) -> Any:
+    bodies.check(text)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _respond(response: JsonResponse) -> web.Response:
@@ -270,4 +281,6 @@ async def _check_secret(request: web.Request, handler: Handler) -> web.StreamRes
     shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
     if not hmac.compare_digest(shown, request.app[SECRET]):
         raise Refusal(401, "unauthorized", "Authorization: the host's secret is missing or wrong")
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise Refusal(415, "unsupported_media_type", "the body is compressed: send it uncompressed")
     return await handler(request)

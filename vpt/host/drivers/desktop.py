@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import aiohttp
+from aiohttp import hdrs
 from yarl import URL
 
 from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, OutputTail, Params
 from vpt.host.drivers.shell import Shell
 
 SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
+MOST_UNPACKED = 64 * 2**20
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -94,8 +96,7 @@ class DesktopDriver(Driver):
         tail = OutputTail(wanted)
         try:
             async with self._session.request(method, url, **options) as response:  # type: ignore[arg-type]
-                async for chunk in response.content.iter_chunked(64 * 1024):
-                    tail.feed(chunk)
+                await _read(response, tail)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ActionFailed(f"{method} {url}: {error or type(error).__name__}") from error
         return _judge(response, status, wanted, tail)
@@ -131,6 +132,19 @@ def _payload(params: Params) -> dict[str, object]:
     if "json" in params:
         return {"json": params.get("json")}
     return {"data": params.text("body").encode()} if "body" in params else {}
+
+
+async def _read(response: aiohttp.ClientResponse, tail: OutputTail) -> None:
+    """Read a response; one that is compressed may be a thousand times as long as what was sent."""
+    packed, size = hdrs.CONTENT_ENCODING in response.headers, 0
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        tail.feed(chunk)
+        size += len(chunk)
+        if packed and size > MOST_UNPACKED:
+            raise ActionFailed(
+                f"the response is compressed and over {MOST_UNPACKED // 2**20} MiB", tail.text()
+            )
+        await asyncio.sleep(0)  # what is unpacked already is read without a wait
 
 
 def _judge(

@@ -43,29 +43,36 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A body that is the same for everybody; `packed` when it is compressed by gzip."""
+    """A body that is the same for everybody, and the same compressed by gzip when there is that.
+
+    It is hashed and unpacked once, and not for each request, which would hold up all others.
+    """
 
     body: bytes
     headers: Mapping[Any, str]
-    packed: bool = False
+    packed: bytes | None = None
+    tag: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hash the body, for its ETag."""
+        object.__setattr__(self, "tag", hashlib.sha256(self.body).hexdigest()[:16])
 
     def answer(self, request: web.Request) -> web.Response:
         """Answer with the body; 304 when the client has it already."""
-        tag = hashlib.sha256(self.body).hexdigest()[:16]
         headers: dict[str, str] = {
             **self.headers,
-            hdrs.ETAG: f'"{tag}"',
+            hdrs.ETAG: f'"{self.tag}"',
             hdrs.CACHE_CONTROL: "no-cache",
         }
-        if is_known(request, tag):
+        if is_known(request, self.tag):
             return web.Response(status=304, headers=headers)
-        if not self.packed:
+        if self.packed is None:
             return web.Response(body=self.body, headers=headers)
         headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         if "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
-            return web.Response(body=gzip.decompress(self.body), headers=headers)
+            return web.Response(body=self.body, headers=headers)
         headers[hdrs.CONTENT_ENCODING] = "gzip"
-        return web.Response(body=self.body, headers=headers)
+        return web.Response(body=self.packed, headers=headers)
 
 
 @dataclass(slots=True)
@@ -80,8 +87,9 @@ class _Document:
         """Answer with the document."""
         async with self.turn:
             if self.text is None:
-                body = await asyncio.to_thread(self.make, request.app)
-                self.text = _Text(body, JSON_HEADERS)
+                self.text = await asyncio.to_thread(
+                    lambda: _Text(self.make(request.app), JSON_HEADERS)
+                )
         return self.text.answer(request)
 
 
@@ -158,5 +166,6 @@ def _file(name: str) -> _Text:
     path, packed = _FOLDER / name, _FOLDER / f"{name}{_PACKED}"
     headers = {**_HEADERS, hdrs.CONTENT_TYPE: f"{_TYPES[path.suffix]}; charset=utf-8"}
     if packed.exists():
-        return _Text(packed.read_bytes(), headers, packed=True)
+        content = packed.read_bytes()
+        return _Text(gzip.decompress(content), headers, content)
     return _Text(path.read_bytes(), headers)

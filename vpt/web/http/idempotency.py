@@ -12,12 +12,12 @@ import orjson
 from aiohttp import web
 
 from vpt.errors import BadRequestError, KeyReusedError
-from vpt.model import RequestKey
+from vpt.model import Json, RequestKey
 from vpt.web.http.auth import secret_of, user_of
 from vpt.web.http.caller import routed_path
 from vpt.web.http.keys import DB
 from vpt.web.http.params import Param
-from vpt.web.http.requests import read_json
+from vpt.web.http.requests import read_as
 
 LONGEST_KEY = 200
 
@@ -99,5 +99,9 @@ def _scope_of(request: web.Request) -> _Scope | None:
 
 async def _body_hash(request: web.Request) -> bytes:
     """Return the hash of the body, keyed: it is stored, and a body may hold a secret to guess."""
-    body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
-    return hmac.digest(secret_of(request.app).encode(), body, "sha256")
+    key = secret_of(request.app).encode()
+    return await read_as(request, lambda body: _hash(body, key))
+
+
+def _hash(body: Json, key: bytes) -> bytes:
+    return hmac.digest(key, orjson.dumps(body, option=orjson.OPT_SORT_KEYS), "sha256")

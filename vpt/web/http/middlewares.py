@@ -21,6 +21,7 @@ from vpt.errors import InvalidError, VptError
 from vpt.store.audit import Entry
 from vpt.web.http.auth import admit
 from vpt.web.http.caller import caller_of
+from vpt.web.http.held import release
 from vpt.web.http.keys import AUDIT, REFUSALS, REQUESTS, USER
 from vpt.web.http.refusals import Refusals
 
@@ -78,7 +79,10 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = perf_counter()
     request_id = _request_id(request)
     bind_contextvars(request_id=request_id)
-    response = await _answer(request, handler)
+    try:
+        response = await _answer(request, handler)
+    finally:
+        release(request)
     if not response.prepared:
         _complete(response, request_id)
     seconds = perf_counter() - began

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,31 +12,30 @@ import orjson
 from aiohttp import hdrs, http_exceptions, web
 from marshmallow import Schema, ValidationError
 
+from vpt import bodies
 from vpt.bounds import LONGEST_ID
 from vpt.errors import (
     BadRequestError,
     InvalidError,
     NotFoundError,
     TooLargeError,
-    UnavailableError,
     VptError,
 )
 from vpt.model import Json
+from vpt.web.http.held import hold
 from vpt.web.http.middlewares import JSON_HEADERS
 from vpt.web.http.params import MOST_OF_PAGE, Page, make_cursor
 
 MAX_DEPTH = 50  # of nested arrays and objects
-#: Bytes above which a body is parsed in a thread, since that would hold up the event loop.
-LONG_BODY = 256 * 1024
 BODY_TIMEOUT, LONG_BODY_TIMEOUT = 60.0, 600.0  # seconds
-#: Bytes of long bodies that all requests together may hold; more is refused with 503.
-MOST_HELD = 256 * 2**20
 
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 #: Translates every digit to 0: searching for 19 zeros is 20 times as fast as a regular expression.
 _DIGITS = bytes(ord("0" if chr(byte) in "0123456789" else " ") for byte in range(256))
 _LONG_NUMBER = b"0" * 19
+
+_CHUNK = 64 * 1024  # bytes that are counted without a turn for others
+_BODY = web.RequestKey("body", bytes)
 
 Made = TypeVar("Made")
 
@@ -52,136 +50,111 @@ async def load_body(request: web.Request, schema: Schema, most: int | None = Non
     """Return the body, of at most `most` bytes, as `schema` loads it; an empty body is `{}`.
 
     Raises BadRequestError (not JSON, not an object, NUL, NaN, too deep, numbers beyond 64 bits),
-    InvalidError (the schema's messages), TooLargeError. Long bodies are read in a thread.
+    InvalidError (the schema's messages), TooLargeError (bytes, values), UnavailableError. Long
+    bodies are read in a thread.
     """
-    _refuse_longer(request.content_length or 0, most)
-    body = await _read(request)
-    _refuse_longer(len(body), most)
-    return await _in_thread_if_long(body, partial(_load, schema))
+    return await read_as(request, partial(_load, schema), most)
 
 
-def _refuse_longer(size: int, most: int | None) -> None:
-    if most is not None and size > most:
-        raise TooLargeError(f"The body is larger than {most // 2**20} MiB.")
-
-
-async def read_as(request: web.Request, make: Callable[[Json], Made]) -> Made:
+async def read_as(
+    request: web.Request, make: Callable[[Json], Made], most: int | None = None
+) -> Made:
     """Return what `make` builds from the body's object; raises as `load_body` does."""
-
-    def work(body: bytes) -> Made:
-        return make(parse(body))
-
-    made: Made = await _in_thread_if_long(await _read(request), work)
-    return made
+    body = await _read(request, most)
+    return await bodies.beside_loop(body, lambda: make(parse(body)))
 
 
 async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], most: int) -> Made:
     """Return what `make` builds from a body of at most `most` bytes, which may hold any text.
 
-    The text is output of programs, so NUL and lone surrogates are allowed and left to `make`.
+    The text is output of programs: NUL is allowed and left to `make`, lone surrogates are replaced,
+    and of strings that are very long only the beginning is kept.
     Raises BadRequestError, TooLargeError, UnavailableError, and what `make` raises.
     """
-    body = await _read_long(request, most)
-    return await asyncio.to_thread(lambda: make(_parse_any_text(body)))
+    _refuse_before_reading(request, most)
+    intake = bodies.Intake(of_host=True, longest_plain=bodies.LONGEST_TEXT)
+    await _receive(request, intake, most, LONG_BODY_TIMEOUT)
+    text = _bounded(intake.text)
+    return await bodies.in_thread(lambda: make(_parse_any_text(text)))
 
 
-async def _read_long(request: web.Request, most: int) -> bytes:
-    _refuse_compressed(request)
+async def _read(request: web.Request, most: int | None = None) -> bytes:
+    """Return the body; a long one is counted as it comes, and kept for who reads it again."""
+    known: bytes | None = request.get(_BODY)
+    if known is not None:
+        return _of_size(known, most)
+    limit = min(request.client_max_size, request.client_max_size if most is None else most)
+    _refuse_before_reading(request, limit)
+    if request.content.is_eof():  # it arrived with the headers: nothing to wait for
+        body = await request.read()
+        _bounded(partial(bodies.check, body))
+        return _of_size(body, limit)
+    intake = bodies.Intake()
+    await _receive(request, intake, limit, BODY_TIMEOUT)
+    request[_BODY] = body = _bounded(intake.text)
+    return body
+
+
+def _refuse_before_reading(request: web.Request, most: int) -> None:
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise BadRequestError("The body is compressed: send it uncompressed.")
     if (request.content_length or 0) > most:
-        raise TooLargeError
-    chunks, size = [], 0
+        raise _too_large(most)
+
+
+def _of_size(body: bytes, most: int | None) -> bytes:
+    if most is not None and len(body) > most:
+        raise _too_large(most)
+    return body
+
+
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(f"The body is larger than {_as_size(most)}.")
+
+
+def _as_size(most: int) -> str:
+    return f"{most // 2**20} MiB" if most % 2**20 == 0 else f"{most} bytes"
+
+
+async def _receive(request: web.Request, intake: bodies.Intake, most: int, seconds: float) -> None:
+    """Read the body into `intake`, as long as it is not too much in any respect."""
+    received = 0
     try:
-        async with asyncio.timeout(LONG_BODY_TIMEOUT):
+        async with asyncio.timeout(seconds):
             async for chunk in request.content.iter_any():
-                chunks.append(chunk)
-                size += len(chunk)
-                _held.add(len(chunk))
-                if size > most:
-                    raise TooLargeError
+                received += len(chunk)
+                if received > most:
+                    raise _too_large(most)
+                for start in range(0, len(chunk), _CHUNK):
+                    _bounded(partial(intake.add, chunk[start : start + _CHUNK]))
+                    if len(chunk) > _CHUNK:
+                        await asyncio.sleep(0)
+                hold(request, intake.size)
     except TimeoutError as error:
         raise SlowBodyError from error
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
         raise BadRequestError(
             "The body could not be read: it is malformed or ended too early."
         ) from error
-    finally:
-        _held.drop(size)
-    return b"".join(chunks)
 
 
-class _Held:
-    """Bytes of long bodies that are being received."""
-
-    def __init__(self) -> None:
-        self.size = 0
-
-    def add(self, size: int) -> None:
-        """Count more bytes; UnavailableError when they are too many."""
-        self.size += size
-        if self.size > MOST_HELD:
-            raise UnavailableError(
-                "Too many long bodies are being received at once: try again in a moment.",
-                retry_after=5,
-            )
-
-    def drop(self, size: int) -> None:
-        """Count fewer bytes."""
-        self.size -= size
-
-
-_held = _Held()
+def _bounded(work: Callable[[], Made]) -> Made:
+    try:
+        return work()
+    except bodies.TooMuchError as error:
+        raise TooLargeError(f"The body has more than {error}.") from error
 
 
 def _parse_any_text(body: bytes) -> Json:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            value = json.loads(body)  # lone surrogates, which orjson refuses
-        except (ValueError, RecursionError) as error:
-            raise BadRequestError("The body is not JSON.") from error
-    if not isinstance(value, dict):
+    value = bodies.parse_of_host(body)
+    if value is None:
         raise BadRequestError("The body is not a JSON object.")
     return value
 
 
-async def read_json(request: web.Request) -> Json:
-    """Return the body as an object; an empty body is `{}`. Raises as `load_body` does."""
-    value: Json = await _in_thread_if_long(await _read(request), parse)
-    return value
-
-
-async def _in_thread_if_long(body: bytes, work: Any) -> Any:
-    if len(body) > LONG_BODY:
-        return await asyncio.to_thread(work, body)
-    return work(body)
-
-
-async def _read(request: web.Request) -> bytes:
-    _refuse_compressed(request)
-    if (request.content_length or 0) > request.client_max_size:
-        raise TooLargeError
+def _load(schema: Schema, body: Json) -> Any:
     try:
-        if request.content.is_eof():  # it arrived with the headers: nothing to wait for
-            return await request.read()
-        async with asyncio.timeout(BODY_TIMEOUT):
-            return await request.read()
-    except TimeoutError as error:
-        raise SlowBodyError from error
-    except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
-        raise BadRequestError(
-            "The body could not be read: it is malformed or ended too early."
-        ) from error
-
-
-def _refuse_compressed(request: web.Request) -> None:
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise BadRequestError("The body is compressed: send it uncompressed.")
-
-
-def _load(schema: Schema, body: bytes) -> Any:
-    try:
-        return schema.load(parse(body))
+        return schema.load(body)
     except ValidationError as error:
         raise InvalidError(dict(error.messages_dict)) from error
 
@@ -194,7 +167,7 @@ def parse(body: bytes) -> Json:
         raise BadRequestError(f"The body is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise BadRequestError("The body is not a JSON object.")
-    if b"u0000" in body and _NUL.search(body):
+    if rb"\u0000" in body and rb"\u0000" in body.replace(rb"\\", b""):
         raise BadRequestError("The body holds a NUL character.")
     _refuse_deep(body, value)
     _refuse_huge_numbers(body)

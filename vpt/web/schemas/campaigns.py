@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from marshmallow import Schema, validate
 from marshmallow import fields as f
@@ -69,10 +69,11 @@ class CampaignBody(StoredBody):
 
     name = fields.title("A name for people.")
     description = fields.description()
-    test_cases = f.List(
+    test_cases: f.List[Any] = fields.BoundedList(
         f.Nested(EntryBody),
+        MOST_ENTRIES,
+        least=1,
         required=True,
-        validate=validate.Length(1, MOST_ENTRIES),
         metadata=fields.about("The entries, in the order in which they are started."),
     )
     stop_on_failure = fields.Flag(

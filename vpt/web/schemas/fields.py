@@ -63,15 +63,27 @@ class Flag(f.Boolean):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
+class BoundedList(f.List[Any]):
+    """A list of at most `most` items; a longer one is refused before its items are looked at."""
+
+    def __init__(self, item: f.Field[Any], most: int, least: int | None = None, **options: Any):
+        self._length = validate.Length(least, most)
+        super().__init__(item, validate=self._length, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            self._length(value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 def about(sentence: str) -> dict[str, str]:
     """Build the metadata that describes a field in the OpenAPI document."""
     return {"description": sentence} if sentence else {}
 
 
-def labels(sentence: str, most: int, **options: Any) -> f.List[str]:
+def labels(sentence: str, most: int, **options: Any) -> BoundedList:
     """Build a field for a list of capabilities, requirements or tags."""
-    label = f.String(validate=LABEL)
-    return f.List(label, validate=validate.Length(max=most), metadata=about(sentence), **options)
+    return BoundedList(f.String(validate=LABEL), most, metadata=about(sentence), **options)
 
 
 def title(sentence: str) -> f.String:

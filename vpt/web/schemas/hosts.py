@@ -21,6 +21,7 @@ from vpt.web.schemas.fields import (
     LOCAL_NAME,
     NAME,
     TAGS,
+    BoundedList,
     Flag,
     Number,
     about,
@@ -102,11 +103,11 @@ class RegistrationBody(_FromHost):
         allow_none=True,
         metadata=about("Facts about the machine, for people."),
     )
-    devices = f.List(
+    devices = BoundedList(
         f.Nested(DeclaredDeviceBody),
+        MOST_DEVICES,
         load_default=list,
         allow_none=True,
-        validate=validate.Length(max=MOST_DEVICES),
         metadata=about("The attached devices; a host without any counts as one device itself."),
     )
     protocol = f.Nested(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from marshmallow import Schema, ValidationError, validate
+from marshmallow import Schema, ValidationError
 from marshmallow import fields as f
 
 from vpt.bounds import MOST_RETRIES, MOST_STEPS, MOST_WORDS
@@ -40,10 +40,11 @@ class TestCaseBody(StoredBody):
 
     name = fields.title("A name for people.")
     description = fields.description()
-    steps = f.List(
+    steps = fields.BoundedList(
         Step(),
+        MOST_STEPS,
+        least=1,
         required=True,
-        validate=validate.Length(1, MOST_STEPS),
         metadata=fields.about("The steps, in the order in which they run."),
     )
     parameters = f.Dict(

@@ -130,12 +130,16 @@ def health_of(body: Json) -> tuple[Json | None, Json | None]:
 def end_of_script(body: Json) -> tuple[str, Json]:
     """Return the id of the task that ended and its result, with texts cut to 1 MiB."""
     task_id = body.get("task_id")
-    sane = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isprintable()
+    sane = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and _is_name(task_id)
     if not isinstance(task_id, str) or not sane:  # it is logged and sent back
         raise InvalidError({"task_id": ["Not a valid string."]})
     told = list(_object(body.get("result")).items())[:_MOST_FIELDS]
-    result = {key: _plain(value) for key, value in told if key.isprintable()}
+    result = {key: _plain(value) for key, value in told if _is_name(key)}
     return task_id, {"result": result or None, "error": clean(body.get("error"))}
+
+
+def _is_name(key: str) -> bool:
+    return key.isprintable() and "\ufffd" not in key  # which stands for a lone surrogate
 
 
 def _plain(value: Any) -> Any:

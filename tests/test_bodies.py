@@ -1,0 +1,89 @@
+"""JSON of others is counted before it is parsed, and read in part."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import re
+import sys
+
+import orjson
+import pytest
+
+from bench.shapes import SHAPES, body
+from vpt import bodies
+
+SIZE = 4 * 2**20
+TOO_MANY = ("arrays", "objects", "pairs", "numbers", "floats", "strings", "keys", "deep")
+CHARACTERS = ("a", "\\", '"', "\n", "é", "😀", "\ud800", "\udc00", "[", ",", "{", "€", "\\u")
+LONE = re.compile("[\ud800-\udfff]")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_too_much_is_never_parsed(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    monkeypatch.setattr(bodies, "parse_of_host", lambda text: parsed.append(len(text)))
+    text = body(shape, SIZE)
+    if shape in TOO_MANY:
+        with pytest.raises(bodies.TooMuchError, match="100000 values"):
+            bodies.object_of_host(text)
+        with pytest.raises(bodies.TooMuchError):
+            bodies.check(text)
+        assert parsed == []
+    else:
+        bodies.check(text)
+        bodies.object_of_host(text)
+        assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("shape", ["wide text", "escapes", "quotes", "surrogates"])
+def test_of_a_long_text_the_beginning_is_kept(shape: str) -> None:
+    intake = bodies.Intake(of_host=True)
+    intake.add(body(shape, SIZE))
+    text = intake.text()
+    assert len(text) < bodies.LONGEST_TEXT + 100_000
+    value = orjson.loads(text)["result"]["stdout"]
+    assert value.endswith("\n[cut at 1 MiB]")
+
+
+def test_a_refused_text_is_not_even_kept() -> None:
+    intake = bodies.Intake()
+    with pytest.raises(bodies.TooMuchError):
+        intake.add(b"[]," * 10 * bodies.MOST_VALUES)
+    assert intake.size < 10 * bodies.MOST_VALUES
+
+
+def test_what_the_most_values_take_is_bounded() -> None:
+    before = sys.getallocatedblocks()
+    value = bodies.object_of_host(b'{"a": [' + b"[]," * (bodies.MOST_VALUES // 2 - 10) + b"0]}")
+    assert value is not None
+    assert sys.getallocatedblocks() - before < 2 * bodies.MOST_VALUES
+    del value
+    gc.collect()
+
+
+def test_any_text_in_any_pieces_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(7)
+    for number in range(300):
+        monkeypatch.setattr(bodies, "_PIECE", chance.choice((1, 2, 5, 13, 40)))
+        value = {"a": [_text(chance), {_text(chance): [1.5, None]}], "b": _text(chance)}
+        text = json.dumps(value, ensure_ascii=bool(number % 2))
+        encoded = LONE.sub(lambda lone: f"\\u{ord(lone[0]):04x}", text).encode()
+        of_host, of_user = bodies.Intake(of_host=True), bodies.Intake()
+        for intake in (of_host, of_user):
+            for start in range(0, len(encoded), 17):
+                intake.add(encoded[start : start + 17])
+        assert of_user.text() == encoded
+        repaired = LONE.sub("\ufffd", json.dumps(json.loads(encoded), ensure_ascii=False))
+        assert orjson.loads(of_host.text()) == json.loads(repaired)
+
+
+def _text(chance: random.Random) -> str:
+    return "".join(chance.choices(CHARACTERS, k=chance.randrange(30)))
+
+
+def test_small_texts_are_parsed_at_once_and_long_ones_beside_the_loop() -> None:
+    assert not bodies.is_long(b'{"name": "x"}')
+    assert bodies.is_long(b"x" * (bodies.LONG + 1))
+    assert bodies.is_long(b"," * (bodies.MANY + 1))
