@@ -230,7 +230,8 @@ async def test_every_route_of_the_api_refuses_an_unknown_parameter(
             lenient.add(canonical)
             continue
         path = canonical.replace("{attempt}", "1").replace("{step}", "1")
-        path = path.replace("{id}", "x").replace("{execution_id}", "x")
+        for name in ("{id}", "{execution_id}", "{secret_name}"):
+            path = path.replace(name, "x")
         async with admin.request(route.method, path, params={"unheard_of": "1"}) as response:
             told = await response.json()
             assert (response.status, told["code"]) == (400, "bad_request"), (route.method, path)

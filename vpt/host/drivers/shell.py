@@ -135,11 +135,15 @@ async def _execute(supervisor: SupervisorProcess, command: str, tail: OutputTail
     read, write = os.pipe()
     try:
         output, pipe = await _reader(read)
-        pump = asyncio.create_task(_pump(output, tail), name="shell-output")
-        answer = await supervisor.execute(command, write)
-    finally:
+    except BaseException:
         os.close(write)
+        raise
+    pump = asyncio.create_task(_pump(output, tail), name="shell-output")
     try:
+        try:
+            answer = await supervisor.execute(command, write)
+        finally:
+            os.close(write)
         # A process of another account, which nobody here can end, may keep the pipe open.
         await asyncio.wait({pump}, timeout=DRAIN_S)
         return answer
