@@ -181,6 +181,7 @@ async def test_a_javascript_client_misses_nothing_when_its_connection_is_cut(
         url = f"http://127.0.0.1:{line.port}"
         async with following(options, library, url, transport, token(Role.VIEWER), run) as node:
             await until(lambda: len(node.events()) == 3)
+            await until(lambda: node.count("answer") == 1)  # it comes after the events
             await line.cut()
             await until(lambda: node.count("disconnected"))
             first.open()
