@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -51,6 +52,20 @@ _EMPTY = """
         END LOOP;
     END $$
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the long tests over the places where workers start: each worker has a part."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    if workers > 1:
+        part = len(others) // workers
+        ends = [*range(part, part * workers, part), len(others)]
+        items[:] = []
+        for number, end in enumerate(ends):
+            items += long[number::workers]
+            items += others[ends[number - 1] if number else 0 : end]
 
 
 def other_database(dsn: str, name: str) -> str:

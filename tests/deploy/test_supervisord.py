@@ -176,6 +176,7 @@ async def supervised() -> AsyncIterator[Supervised]:
             yield Supervised(one, settings, who)
 
 
+@pytest.mark.long
 async def test_both_run_come_back_when_killed_and_stop_without_a_trace(
     supervised: Supervised,
 ) -> None:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHAOS = Path(__file__).parents[2] / "bench" / "chaos.py"
 SMALL = ("--seconds", "5", "--hosts", "3", "--executions", "20", "--seed", "1", "--tenth")
 
 
+@pytest.mark.long
 def test_chaos_in_small_loses_nothing_and_does_nothing_twice() -> None:
     done = subprocess.run(
         [sys.executable, str(CHAOS), *SMALL], capture_output=True, text=True, check=False

@@ -207,6 +207,7 @@ async def test_what_a_host_says_when_its_attempt_is_given_up_changes_nothing(flo
     )
 
 
+@pytest.mark.long
 async def test_a_host_that_flaps_is_held_back_and_shown_so_until_it_finishes_a_run(
     floor: Floor,
 ) -> None:

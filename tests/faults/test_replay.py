@@ -123,6 +123,7 @@ def slowly(dice: random.Random) -> Any:
     return behave
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_across_kill_9_and_restart_every_follower_gets_each_event_once_and_in_order(
     folder: Path,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.actors.fake_host import FakeHost, Gate, passes, until
 from tests.faults.kit import SOON, check_calm, continued, kinds, stopped
 from tests.system.kit import ask, client, execute, final, joined, make, server
 
 
+@pytest.mark.long
 async def test_a_server_that_stood_still_until_another_took_over_sends_nothing_and_ends(
     tmp_path: Path, dsn: str
 ) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.grafana.conftest import as_role
 from tests.system.kit import ROOT, SECRET, environment, process
 from tests.test_backup import (
@@ -57,6 +59,7 @@ async def there(place: Path, dsn: str) -> tuple[dict[str, list[str]], dict[str, 
     return rows, pictures(place)
 
 
+@pytest.mark.long
 async def test_from_the_own_database_to_a_server_and_back(
     tmp_path: Path, folder: Path, external: str
 ) -> None:

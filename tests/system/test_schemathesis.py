@@ -131,6 +131,7 @@ def _keeps(route: str) -> bool:
     return not route.startswith("DELETE") and not route.endswith("unregister")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(LIMIT + 60)
 async def test_the_server_does_what_its_document_says(postgres: Postgres) -> None:
     with open_folder() as folder:

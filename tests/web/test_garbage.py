@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
@@ -174,6 +175,7 @@ def good_bodies(case_id: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 async def test_no_garbage_gets_a_500(client: ClientFactory, host: FakeHost) -> None:
     nobody, operator = await client(None), await client(Role.OPERATOR)
     case = await made(operator, "/api/testcases", test_case())
