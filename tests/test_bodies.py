@@ -87,3 +87,13 @@ def test_small_texts_are_parsed_at_once_and_long_ones_beside_the_loop() -> None:
     assert not bodies.is_long(b'{"name": "x"}')
     assert bodies.is_long(b"x" * (bodies.LONG + 1))
     assert bodies.is_long(b"," * (bodies.MANY + 1))
+
+
+@pytest.mark.parametrize("raw", [b"\x00\x01", b"\x00\x02", b"\x00"])
+@pytest.mark.parametrize("of_host", [False, True])
+def test_a_text_that_is_no_json_does_not_become_json(raw: bytes, of_host: bool) -> None:
+    text = b'{"a":"' + raw + b" " * 2 * bodies.LONG + b'"}'
+    intake = bodies.Intake(of_host=of_host)
+    intake.add(text)
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(intake.text())

@@ -73,7 +73,9 @@ class Intake:
     def add(self, chunk: bytes) -> None:
         """Accept the next bytes, however many."""
         for start in range(0, len(chunk), _PIECE):
-            masked = _mask(self._rest + chunk[start : start + _PIECE])
+            # A NUL would be taken for one of ours; JSON allows neither it nor what replaces it.
+            piece = chunk[start : start + _PIECE].replace(b"\x00", b"\x01")
+            masked = _mask(self._rest + piece)
             end = _last_boundary(masked)
             self._rest = _unmask(masked[end:])
             self._add(masked[:end])
@@ -131,8 +133,10 @@ class Intake:
             return
         if self._wide or _is_wide(masked):
             self._wide_size += len(masked)
-        if self.size > MOST_KEPT or self._wide_size > MOST_WIDE:
-            raise TooMuchError(f"{MOST_WIDE // 2**20} MiB of text")
+        if self._wide_size > MOST_WIDE:
+            raise TooMuchError(f"{MOST_WIDE // 2**20} MiB of text with escapes or beyond ASCII")
+        if self.size > MOST_KEPT:
+            raise TooMuchError(f"{MOST_KEPT // 2**20} MiB of text")
 
     def _follow(self, parts: list[bytes]) -> None:
         """Note whether the piece ended inside a string, and what is known of that string."""
