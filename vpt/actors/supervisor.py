@@ -119,7 +119,7 @@ class Supervisor:
             log.error("host_actor_not_started", host_id=one.host_id, exc_info=one.error)
             self._unloaded.add(one.host_id)
             self._services.dispatcher.announce(one.view)
-            self._background.start(self._load_later(one.host_id), f"host {one.host_id}")
+            self._background.start(self._load_later(one.host_id), f"host: {one.host_id}")
 
     async def _load_later(self, host_id: str) -> None:
         """Try to load a host that could not be loaded at the start, until it has an actor."""
