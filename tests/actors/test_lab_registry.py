@@ -356,10 +356,12 @@ async def test_what_stores_nothing_is_refused_while_the_actor_is_started_again(l
 
 
 async def _crash_again(lab: Kit) -> None:
-    """Let the host's actor crash when it is there."""
+    """Let the host's actor crash when it is there, and wait until that was noted."""
     await until(lambda: actors(lab) == 1)
+    tally = lab.lab.tally
+    before = tally.restarts
     crash_actor(lab)
-    await until(lambda: actors(lab) == 0)
+    await until(lambda: tally.restarts > before)
 
 
 def _reason(lab: Kit) -> Reason | None:
