@@ -9,11 +9,10 @@ import traceback
 import click
 
 from vpt.client.exits import ExitCode
-from vpt.client.text import sanitized
 from vpt.commands.cli import cli
 from vpt.config import ConfigError
 from vpt.host.shell_supervisor import forbid_inspection
-from vpt.printable import escape_lines
+from vpt.printable import escape_lines, sanitized
 
 
 def main() -> None:
