@@ -40,6 +40,23 @@ def secret_names(declared: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, about in declared.items() if about.get("secret"))
 
 
+def check_still_secret(
+    before: Mapping[str, Any], now: Mapping[str, Any], steps: Sequence[Json]
+) -> None:
+    """Raise InvalidError when a secret parameter would be one no more, and nobody says so."""
+    unsaid = secret_names(before) - now.keys()
+    if used := unsaid and unsaid & parameters.uses_of(steps).keys():
+        names = ", ".join(sorted(used))
+        raise InvalidError(
+            {
+                "parameters": [
+                    f'Secret until now, and not named here: {names}. Name each with "secret" true,'
+                    " or false if everybody may read its values from now on."
+                ]
+            }
+        )
+
+
 def check_values(values: Mapping[str, Any], secret: Collection[str]) -> None:
     """Raise InvalidError when a secret parameter's value is none that can be masked."""
     wrong = {

@@ -238,3 +238,24 @@ async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:
     answer = await masked(Answer(success=True, output=said), Masker([PASSWORD]))
     assert isinstance(answer, Answer)
     assert answer.output == "x" * (MAX_TEXT - 8) + f"***{CUT}"
+
+
+@pytest.mark.parametrize("said", [{}, {"parameters": {}}, {"parameters": {"user": {}}}])
+async def test_a_secret_parameter_stays_one_until_somebody_says_otherwise(
+    operator: Client, said: Json
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+    path = f"/api/testcases/{case['id']}"
+    async with operator.put(path, json=test_case(steps=STEPS, **said)) as response:
+        assert response.status == 400
+        assert "not named here: password." in await response.text()
+    async with operator.get(path) as response:
+        assert (await response.json())["version"] == 1
+    body = test_case(steps=[{"command": "press_key"}], **said)
+    async with operator.put(path, json=body) as response:
+        assert response.status == 200, "it is used no more"
+    async with operator.put(path, json=case) as response:
+        assert (await response.json())["parameters"]["password"] == {"secret": True}
+    plain = test_case(steps=STEPS, parameters={"password": {"secret": False}})
+    async with operator.put(path, json=plain) as response:
+        assert (await response.json())["parameters"] == plain["parameters"]
