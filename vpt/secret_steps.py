@@ -186,6 +186,21 @@ def revealed(
     return _each_text(marked, lambda text: _MARK.sub(value_of, text)), missing
 
 
+def secrets_in(action: Json) -> list[str]:
+    """Return the names of the secrets that a manual action refers to by `${secret:name}`."""
+    return sorted(map(parameters.secret_of, parameters.references_in(action)))
+
+
+def revealed_action(action: Json, named: Mapping[str, str]) -> Json:
+    """Return a manual action with the values of its secrets; other `${name}`s stay."""
+
+    def value_of(reference: str) -> str:
+        return named[parameters.secret_of(reference)]
+
+    filled: Json = _each_text(action, lambda text: parameters.with_references(text, value_of))
+    return filled
+
+
 def _each_text(item: Any, change: Callable[[str], str]) -> Any:
     """Return a JSON value with each of its texts changed; keys stay."""
     match item:

@@ -151,7 +151,10 @@ async def resume_host(request: web.Request) -> web.Response:
     ),
 )
 async def execute_on_host(request: web.Request) -> web.Response:
-    """Run one action on a device now and answer with its result."""
+    """Run one action on a device now and answer with its result.
+
+    `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
+    """
     host_id = path_id(request)
     action = await _action_body(request, host_id)
     device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)

@@ -17,8 +17,8 @@ from vpt.errors import (
     UnprocessableError,
 )
 from vpt.model import RequestKey, Role, Submitted
-from vpt.store.disk import DiskFullError
 from vpt.secret_steps import check_still_secret
+from vpt.store.disk import DiskFullError
 from vpt.store.seal import Sealer
 from vpt.submission import prepare_execution
 from vpt.web.http.auth import needs, secret_of, user_of
