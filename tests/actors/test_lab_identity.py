@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.actors.conftest import PEER, Kit
-from tests.actors.fake_host import FakeHost, Gate, until
+from tests.actors.fake_host import FakeHost, Gate, replies, until
 from tests.actors.hooks import Pause, after_reading
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
 from vpt.model import Credential, HostStatus, Reason
@@ -132,6 +132,24 @@ async def test_a_url_where_nobody_answers_replaces_none(lab: Kit) -> None:
     await moved.appear()
     await lab.join(moved)
     assert lab.lab.views()[0].host.url == moved.url
+
+
+async def test_a_registration_that_waits_for_its_proof_delays_nobody(lab: Kit) -> None:
+    host, gate, registry = await lab.host(secret=SECRET), Gate(), lab.lab.registry
+    host.health, host.believes = gate.held(replies(status="ok")), None
+    changed = replace(host.registration(), secret=OTHER)
+    joining = asyncio.create_task(registry.register(changed, peer=PEER))
+    await gate.reached()
+    await registry.heartbeat("h", None, JOIN)
+    await registry.devices_changed("h")
+    await lab.join(host)
+    await lab.join(await lab.stranger("i", "e1"))
+    assert (await lab.done("a"))["status"] == "completed"
+    await registry.unregister("h", JOIN)
+    assert not joining.done()
+    host.health = replies(status="ok")
+    gate.open()
+    await joining
 
 
 async def test_a_better_credential_takes_a_name_whoever_answers_there(lab: Kit) -> None:
