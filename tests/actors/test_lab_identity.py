@@ -11,6 +11,7 @@ import pytest
 from tests.actors.conftest import PEER, Kit
 from tests.actors.fake_host import FakeHost, Gate, replies, until
 from tests.actors.hooks import Pause, after_reading
+from vpt.actors.registry import Registry
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
 from vpt.model import Credential, HostStatus, Reason
 from vpt.store.tokens import make_token, revoke_tokens
@@ -105,6 +106,19 @@ async def test_withdrawn_devices_are_bounded_and_those_that_people_made_theirs_s
     rows = await lab.fetch("SELECT local_id FROM devices WHERE withdrawn")
     assert len(rows) == 4
     assert "mine" in {row["local_id"] for row in rows}
+
+
+async def test_what_withdrawn_devices_can_do_is_bounded(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpt.actors.registry._WITHDRAWN_BYTES", 2500)
+    host = await lab.host("a", "d0")
+    for turn in range(1, 5):
+        await lab.fetch("UPDATE devices SET capabilities = ARRAY[repeat('x', 1000)]")
+        host.devices = (f"d{turn}",)
+        await lab.join(host)
+    rows = await lab.fetch("SELECT local_id FROM devices WHERE withdrawn ORDER BY 1")
+    assert [row["local_id"] for row in rows] == ["d2", "d3"]
 
 
 # ---------------------------------------------------------------- secrets and URLs
@@ -289,8 +303,16 @@ async def test_a_host_of_the_join_token_has_no_credential_that_could_end(lab: Ki
     assert lab.status() is HostStatus.AVAILABLE
 
 
-async def test_a_token_that_is_revoked_while_its_host_registers_allows_nothing(lab: Kit) -> None:
+async def _nothing(_: object) -> None:
+    pass
+
+
+async def test_a_token_that_is_revoked_while_its_host_registers_allows_nothing(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = await with_token(lab)
+    # The registration itself is to notice it: a sweep would do so later.
+    monkeypatch.setattr(Registry, "end_credentials", _nothing)
     pause = Pause()
     with after_reading(lab, "transaction", pause.here):
         joining = asyncio.create_task(lab.join(host, credential=OWN))
