@@ -10,7 +10,7 @@ import pytest
 
 from tests.actors.conftest import PEER, Kit
 from tests.actors.fake_host import FakeHost, Gate, replies, until
-from tests.actors.hooks import Pause, after_reading
+from tests.actors.hooks import Pause, after_reading, at_statement
 from vpt.actors.registry import Registry
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
 from vpt.model import Credential, HostStatus, Reason
@@ -193,6 +193,28 @@ async def test_of_two_secrets_at_once_one_is_stored(lab: Kit) -> None:
     row = (await lab.fetch("SELECT sealed_secret FROM hosts"))[0]
     stored = lab.lab.registry._keys.sealer.open(row["sealed_secret"])
     await until(lambda: lab.lab._supervisor._actors["h"].state.host.secret == stored)
+
+
+async def test_a_secret_that_was_proved_against_an_older_one_replaces_no_newer_one(
+    lab: Kit,
+) -> None:
+    host, pause = await lab.host(secret=SECRET), Pause()
+    host.believes = None
+    late, early = (replace(host.registration(), secret=secret * 32) for secret in "cd")
+
+    async def first_waits() -> None:
+        if not pause.reached.is_set():
+            await pause.here()
+
+    with at_statement(lab, "lab_host", after=first_waits):
+        joining = asyncio.create_task(lab.lab.registry.register(late, peer=PEER))
+        await pause.reached.wait()
+        await lab.lab.registry.register(early, peer=PEER)
+        pause.go.set()
+        with pytest.raises(ConflictError, match="just now"):
+            await joining
+    row = (await lab.fetch("SELECT sealed_secret FROM hosts"))[0]
+    assert lab.lab.registry._keys.sealer.open(row["sealed_secret"]) == "d" * 32
 
 
 async def test_a_host_that_refuses_calls_is_told_to_register_anew(lab: Kit) -> None:
