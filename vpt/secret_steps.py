@@ -186,9 +186,18 @@ def revealed(
     return _each_text(marked, lambda text: _MARK.sub(value_of, text)), missing
 
 
-def secrets_in(action: Json) -> list[str]:
-    """Return the names of the secrets that a manual action refers to by `${secret:name}`."""
-    return sorted(map(parameters.secret_of, parameters.references_in(action)))
+def secrets_in(action: Json) -> tuple[str, ...]:
+    """Return the names of the secrets that a manual action refers to by `${secret:name}`.
+
+    Raises BadRequestError when there are too many, or the action would grow too much.
+    """
+    uses = parameters.reference_counts(action)
+    if len(uses) > MOST_SECRETS or LONGEST_SECRET * uses.total() > parameters.MOST_ADDED:
+        raise BadRequestError(
+            f"An action may refer to {MOST_SECRETS} secrets at most, and"
+            f" {parameters.MOST_ADDED // LONGEST_SECRET} times."
+        )
+    return tuple(sorted(map(parameters.secret_of, uses)))
 
 
 def revealed_action(action: Json, named: Mapping[str, str]) -> Json:

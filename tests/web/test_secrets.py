@@ -287,6 +287,11 @@ async def test_a_manual_action_has_named_secrets_and_its_answer_has_not(
     status, refusal = await refused(operator, "POST", "/api/hosts/host-1/execute", json=unknown)
     assert (status, len(host.seen)) == (422, sent)
     assert "There is no secret none," in json.dumps(refusal)
+    for many in ("${secret:key}" * 5000, "".join(f"${{secret:s{n}}}" for n in range(51))):
+        body = {**ACTION, "params": {"pin": many}}
+        status, refusal = await refused(operator, "POST", "/api/hosts/host-1/execute", json=body)
+        assert (status, len(host.seen)) == (400, sent)
+        assert "50 secrets at most" in json.dumps(refusal)
 
 
 @asynccontextmanager

@@ -421,7 +421,7 @@ async def _acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
     """Send a manual action with its secrets; return what came of it, without them."""
     command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
     try:
-        revealed = await services.secrets.reveal_action(command.action, connect)
+        revealed = await services.secrets.reveal_action(command, connect)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
     body = {**revealed.action, "device_model": effect.device.model}

@@ -102,6 +102,7 @@ class RunAction(Struct, frozen=True):
     timeout_s: float
     key: str  # goes out as the Idempotency-Key
     user_id: str  # a lease of somebody else rejects the action
+    secrets: tuple[str, ...] = ()  # the named ones that the action refers to
 
 
 class TakeLease(Struct, frozen=True):

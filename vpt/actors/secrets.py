@@ -17,7 +17,7 @@ from vpt.dialects.base import CUT, HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
 from vpt.model import Answer, Json
-from vpt.secret_steps import revealed, revealed_action, secrets_in
+from vpt.secret_steps import revealed, revealed_action
 from vpt.store.db import Database
 from vpt.store.patience import patiently
 from vpt.store.seal import Sealer
@@ -57,14 +57,14 @@ class Secrets:
         masker = await _masker([*named.values(), *values.values()])
         return Revealed(action if action is not None else effect.action, masker)
 
-    async def reveal_action(self, action: Json, limit_s: float) -> Revealed:
+    async def reveal_action(self, command: m.RunAction, limit_s: float) -> Revealed:
         """Return a manual action with its named secrets; HostTroubleError as `reveal`."""
-        names = secrets_in(action)
-        if not names:
-            return Revealed(action, Masker())
-        named = await self._named(names, limit_s)
-        _check_complete(set(names) - named.keys())
-        return Revealed(revealed_action(action, named), await _masker(list(named.values())))
+        if not command.secrets:
+            return Revealed(command.action, Masker())
+        named = await self._named(list(command.secrets), limit_s)
+        _check_complete(set(command.secrets) - named.keys())
+        action = await asyncio.to_thread(revealed_action, command.action, named)
+        return Revealed(action, await _masker(list(named.values())))
 
     async def _named(self, names: list[str], limit_s: float) -> Mapping[str, str]:
         """Return the values of these secrets that there are.
