@@ -186,17 +186,26 @@ SET declared = false, withdrawn = true, status = 'offline', reason = NULL, reaso
     reason_until = NULL
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
--- drop_withdrawn(host_id, kept)
--- The oldest beyond `kept` of those that the host declares no more. What people made of a device, or
--- wait for it with, is not lost: such a one stays.
+-- drop_withdrawn(host_id, kept, bytes)
+-- The oldest beyond `kept`, or beyond `bytes` of capabilities, of those that the host declares no more:
+-- an item of a list has them all. What people made of a device, or wait for it with, is not lost: such
+-- a one stays.
 DELETE FROM devices AS d
 WHERE d.host_id = $1
     AND d.id IN (
         SELECT id
-        FROM devices
-        WHERE host_id = $1 AND withdrawn
-        ORDER BY coalesce(last_seen, created_at) DESC, id
-        OFFSET $2::int
+        FROM (
+            SELECT
+                id,
+                row_number() OVER newest AS place,
+                sum(octet_length(capabilities::text)) OVER newest AS bytes
+            FROM devices
+            WHERE host_id = $1 AND withdrawn
+            WINDOW newest AS (
+                ORDER BY coalesce(last_seen, created_at) DESC, id ROWS UNBOUNDED PRECEDING
+            )
+        ) AS withdrawn
+        WHERE place > $2::int OR bytes > $3::int
     )
     AND NOT (d.name_edited OR d.capabilities_edited OR d.disabled OR d.tags <> '{}')
     AND NOT EXISTS (SELECT FROM leases WHERE device_id = d.id)

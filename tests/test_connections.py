@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -171,6 +172,26 @@ async def test_a_head_that_is_too_long_is_refused() -> None:
     async with site(limits) as one, await one.opened(HALF) as client:
         client.writer.write(b"".join(b"X-%d: %b\r\n" % (each, b"y" * 500) for each in range(8)))
         assert await client.status() == 431
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"secret" * 2000), 431, "too_large"),
+        (HALF + b"X: %s\r\n\r\n" % (b"secret" * 2000), 431, "too_large"),
+        (b"\x16\x03 secret\r\n\r\n", 400, "bad_request"),
+        (HALF + b"Content-Length: secret\r\n\r\n", 400, "bad_request"),
+        (HALF + b"Transfer-Encoding: chunked, secret\r\n\r\n", 400, "bad_request"),
+    ],
+    ids=["URL", "header", "no HTTP", "length", "encoding"],
+)
+async def test_a_malformed_head_is_an_error_of_the_api(said: bytes, status: int, code: str) -> None:
+    async with site(PATIENT) as one, await one.opened(said) as client:
+        answer = await client.reader.read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["code"] == code
+    assert b"secret" not in answer
 
 
 async def test_silent_connections_make_room_for_those_who_ask_behind_the_same_address() -> None:

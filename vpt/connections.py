@@ -30,6 +30,7 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from vpt.upkeep import every
 
@@ -85,6 +86,12 @@ _BUSY = _closing_response(
 _TOO_LONG = _closing_response(
     "431 Request Header Fields Too Large", "too_large", "The head of the request is too long."
 )
+_BAD_REQUEST = 400
+_LINE_TOO_LONG = (
+    431,
+    {"error": "The URL or a header of the request is too long.", "code": "too_large"},
+)
+_MALFORMED = (_BAD_REQUEST, {"error": "The request is no valid HTTP.", "code": "bad_request"})
 _SEEN = 64 * 1024  # bytes of a refused request that are read, so that its sender reads the refusal
 
 
@@ -164,6 +171,23 @@ class HttpConnection(web.RequestHandler):
         if self._head > self._connections.limits.head_bytes and self.link is not None:
             self.link.write(_TOO_LONG)
             self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Log the error; answer a malformed request as the API does, and repeat nothing of it."""
+        response = super().handle_error(request, status, exc, message)
+        if status != _BAD_REQUEST:
+            return response
+        refused = _LINE_TOO_LONG if isinstance(exc, LineTooLong) else _MALFORMED
+        refusal = web.json_response(refused[1], status=refused[0])
+        refusal.headers["X-Content-Type-Options"] = "nosniff"
+        refusal.force_close()
+        return refusal
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Free the place of this connection."""

@@ -92,6 +92,12 @@ def test_a_step_whose_secret_is_gone_was_never_sent_and_is_not_tried_again() -> 
     assert w.attempts["e1", 1].released
 
 
+def test_a_step_whose_secrets_do_not_come_was_never_sent_and_is_tried_again() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("NO_DATABASE")).settle()
+    assert w.executions == {"e1": "queued"}
+    assert w.attempts["e1", 1].released
+
+
 def test_infrastructure_is_tried_again_within_its_limit() -> None:
     w = world().up()
     for _ in range(3):

@@ -588,7 +588,7 @@ LAB = {
         sql="UPDATE hosts SET credential = 'own' WHERE id = 'host'",
     ),
     "drop_withdrawn": Rule(
-        {"host_id": "host", "kept": 0},
+        {"host_id": "host", "kept": 0, "bytes": 1000},
         {"devices withdrawn": "gone"},
         {
             "so many are kept": with_args(kept=1),

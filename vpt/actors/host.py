@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Protocol, assert_never
@@ -21,15 +21,14 @@ from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.changes import publish_changes
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.ledger import Ledger, Shared, waiting_of
-from vpt.actors.secrets import Revealed, SecretGoneError, Secrets, masked, no_secret
+from vpt.actors.ledger import Ledger, Shared, slim, waiting_of
+from vpt.actors.secrets import Revealed, Secrets, masked
 from vpt.actors.state import CONNECT_SHARE, HostState, RunState
 from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.measures import Tally
 from vpt.model import (
-    Answer,
     ErrorKind,
     ExecutionStatus,
     HostView,
@@ -41,9 +40,8 @@ from vpt.upkeep import count_failure, note_failure
 log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
-_CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+_CALL_LIMIT = 10.0  # seconds for one POST /host/cancel or /host/releaseControl
 _VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
-_LEAVE_LIMIT = 10.0  # seconds for one POST /host/releaseControl
 
 
 class NotTaken(Protocol):
@@ -167,7 +165,7 @@ class HostActor(Actor[m.Message]):
             case fx.CancelOnHost():
                 self.spawn(self._cancel_on_host(effect), "cancel")
             case fx.Leave(host, device):
-                self.spawn(self._services.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
+                self.spawn(self._services.dialect.leave(host, device, _CALL_LIMIT), "leave")
             case fx.AbortCall(device_id):
                 self._abort_call(device_id)
             case fx.ReturnRun(execution_id, device_id, gone):
@@ -243,16 +241,26 @@ class HostActor(Actor[m.Message]):
             task.cancel()
 
     async def _send_step(self, effect: fx.SendStep) -> None:
+        asked = perf_counter()
         try:
             revealed = await self._services.secrets.reveal(effect)
-        except SecretGoneError as error:
-            self.deliver(m.StepAnswered(effect.device.id, effect.key, no_secret(error), 0.0))
+        except HostTroubleError as trouble:
+            self.deliver(m.StepAnswered(effect.device.id, effect.key, m.NoAnswer.of(trouble), 0.0))
             return
         began = perf_counter()
-        outcome = await self._send(self._call_of(effect, revealed))
+        self._postpone(effect, began - asked)
+        outcome = await _sent(self._services, self._call_of(effect, revealed))
         duration_ms = (perf_counter() - began) * 1000
-        outcome = await masked(_slim(outcome), revealed.masker)
+        outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
+
+    def _postpone(self, effect: fx.SendStep, seconds: float) -> None:
+        """Let the step's time begin when it is sent: its secrets may have come late."""
+        name = f"step:{effect.device.id}"
+        if effect.secret_steps is not None and name in self._alarms:
+            left = self._alarms[name].when() - asyncio.get_running_loop().time()
+            timed_out = m.StepTimedOut(effect.device.id, effect.key)
+            self._alarm(fx.Alarm(name, left + seconds, timed_out))
 
     def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
         key, mask = effect.key, revealed.masker.json
@@ -282,26 +290,13 @@ class HostActor(Actor[m.Message]):
         # It may have waited behind others for longer than its asker did: then it is not sent.
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.is_pending(command.ask):
-            body = {**command.action, "device_model": effect.device.model}
-            connect = command.timeout_s * CONNECT_SHARE
-            call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
-            outcome = await self._send(call)
+            outcome = await _acted(self._services, effect)
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
-    async def _send(self, call: Call) -> m.Outcome:
-        # Another server may have taken over, and send the same step: then this one must not.
-        if not self._services.may_act():
-            error = "The server's claim on its database ran out."
-            return m.NoAnswer(Trouble.HELD_BACK, error)
-        try:
-            return await self._services.dialect.send(call)
-        except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
-
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
-            effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
+            effect.host, effect.execution_id, effect.attempt, _CALL_LIMIT
         )
         self.tell(
             m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
@@ -410,6 +405,28 @@ class HostActor(Actor[m.Message]):
         self._services.dispatcher.announce(view)
 
 
+async def _acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
+    """Send a manual action with its secrets; return what came of it, without them."""
+    command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
+    try:
+        revealed = await services.secrets.reveal_action(command, connect)
+    except HostTroubleError as trouble:
+        return m.NoAnswer.of(trouble)
+    body = {**revealed.action, "device_model": effect.device.model}
+    call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
+    return await masked(await _sent(services, call), revealed.masker)
+
+
+async def _sent(services: HostServices, call: Call) -> m.Outcome:
+    # Another server may have taken over, and send the same step: then this one must not.
+    if not services.may_act():
+        return m.NoAnswer(Trouble.HELD_BACK, "The server's claim on its database ran out.")
+    try:
+        return await services.dialect.send(call)
+    except HostTroubleError as trouble:
+        return m.NoAnswer.of(trouble)
+
+
 async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
     """Return how long (s) a host took to answer; HostTroubleError when it missed the probe.
 
@@ -430,14 +447,6 @@ async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> fl
             await asyncio.sleep(pause)
         else:
             return perf_counter() - began
-
-
-def _slim(outcome: m.Outcome) -> m.Outcome:
-    """Return the answer with only what will be stored."""
-    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    if not isinstance(outcome, Answer) or outcome.raw is None:
-        return outcome
-    return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
 
 
 def _log_end(

@@ -235,13 +235,17 @@ class Lab:
         action: Json,
         timeout_s: float | None,
         user_id: str,
+        secrets: tuple[str, ...] = (),
     ) -> tuple[Answer, float]:
-        """Run one manual action; return the host's answer and how long it took (ms)."""
+        """Run one manual action; return the host's answer and how long it took (ms).
+
+        `secrets` are the names of those that it refers to.
+        """
         seconds = timeout_s or self._config.step_timeout
         key = f"manual/{self._started}/{next(self._acts)}"
         answer: tuple[Answer, float] = await self._supervisor.ask(
             host_id,
-            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id),
+            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id, secrets),
             seconds + _MARGIN,
         )
         return answer

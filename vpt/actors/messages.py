@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
     Answer,
     Device,
@@ -28,6 +28,11 @@ class NoAnswer(Struct, frozen=True):
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
+
+    @classmethod
+    def of(cls, trouble: HostTroubleError) -> NoAnswer:
+        """Return the outcome of a call that ended with this error."""
+        return cls(trouble.trouble, trouble.message, trouble.unauthorized)
 
 
 Outcome = Answer | NoAnswer
@@ -97,6 +102,7 @@ class RunAction(Struct, frozen=True):
     timeout_s: float
     key: str  # goes out as the Idempotency-Key
     user_id: str  # a lease of somebody else rejects the action
+    secrets: tuple[str, ...] = ()  # the named ones that the action refers to
 
 
 class TakeLease(Struct, frozen=True):

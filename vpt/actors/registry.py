@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 #: Devices of a host that it declares no more; beyond these the oldest go, if nobody needs them.
 _MOST_WITHDRAWN = 1000
+_WITHDRAWN_BYTES = 2 * 2**20
 _JUST_NOW = "Another host registered under that name just now."
 
 
@@ -425,7 +426,8 @@ async def _store_devices(session: Session, registration: Registration) -> None:
     ]
     await session.many("upsert_device", rows)
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
-    await session.row("drop_withdrawn", host_id=host_id, kept=_MOST_WITHDRAWN)
+    kept = {"kept": _MOST_WITHDRAWN, "bytes": _WITHDRAWN_BYTES}
+    await session.row("drop_withdrawn", host_id=host_id, **kept)
 
 
 async def _store_schemas(session: Session, registration: Registration) -> None:

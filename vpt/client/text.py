@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vpt.model import Json, WaitReason
-from vpt.printable import CI_COMMAND, CONTROL
+from vpt.printable import sanitized
 
 LONGEST = 500
 
@@ -26,14 +26,6 @@ _WAITS = {
 }
 _NAMED = 3
 _COMMANDS, _BRIEF = ("command", "action_type"), 200
-
-
-def sanitized(text: str) -> str:
-    """Return text of a device or server without control characters (tabs and newlines stay).
-
-    It also breaks ##[error] and ##vso[...], which CI systems would execute anywhere in a line.
-    """
-    return CI_COMMAND.sub(" #", CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:

@@ -35,6 +35,7 @@ class Trouble(Enum):
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
+    NO_DATABASE = auto()  # not sent: the database did not return the step's secrets in time
     TIMEOUT = auto()  # no answer in time: it may be acting
 
 

@@ -121,8 +121,10 @@ def _error_of(outcome: m.NoAnswer) -> VptError:
     match outcome.trouble:
         case Trouble.NOT_CONNECTED | Trouble.BROKEN:
             return HostUnreachableError(outcome.error)
-        case Trouble.HELD_BACK:
+        case Trouble.HELD_BACK | Trouble.NO_DATABASE:
             return UnavailableError(outcome.error)
+        case Trouble.NO_SECRET:
+            return UnprocessableError(outcome.error)
         case Trouble.TIMEOUT:
             return ActionTimeoutError()
         case _:

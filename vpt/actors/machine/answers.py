@@ -20,8 +20,8 @@ from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, St
 REFUSED = "The database refused to store what the step brought: see the server's log."
 #: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
-#: Nothing reached the host, either, and sending it again would not help.
-_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET)
+#: Nothing reached the host, either, and it does not go out with the next good probe.
+_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.NO_DATABASE)
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
@@ -29,6 +29,7 @@ _KINDS = {
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
     Trouble.NO_SECRET: ErrorKind.CONFIG,
+    Trouble.NO_DATABASE: ErrorKind.INTERNAL,
 }
 
 # ---------------------------------------------------------------- under way
@@ -138,6 +139,8 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     elif resend:
         ends.lose(t, lane, run)
     else:
+        if trouble in _NEVER_SENT:  # though its call was open
+            run = replace(run, phase=Phase.PARKED)
         ends.fail(t, lane, run, _KINDS[trouble], outcome.error)
 
 

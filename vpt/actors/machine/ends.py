@@ -55,9 +55,7 @@ def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) 
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and run.loaded.infra_failures < t.state.limits.infra_retries
     )
-    # A step whose secret is gone was never sent, though its call was open.
-    sent = run.phase is Phase.SENT and kind is not ErrorKind.CONFIG
-    uncertain = kind not in _SAID_SO and (run.uncertain or sent)
+    uncertain = kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
     finish(
         t,
         lane,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from vpt.errors import (
     VptError,
 )
 from vpt.model import HostStatus, Json, Role
+from vpt.secret_steps import secrets_in
 from vpt.store.seal import Sealer
 from vpt.web.http.auth import needs, own_credential, secret_of, user_of
 from vpt.web.http.caller import peer_of
@@ -151,12 +153,16 @@ async def resume_host(request: web.Request) -> web.Response:
     ),
 )
 async def execute_on_host(request: web.Request) -> web.Response:
-    """Run one action on a device now and answer with its result."""
+    """Run one action on a device now and answer with its result.
+
+    `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
+    """
     host_id = path_id(request)
     action = await _action_body(request, host_id)
     device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
+    names = await asyncio.to_thread(secrets_in, action)  # of up to MAX_BODY
     answer, duration_ms = await request.app[LAB].act(
-        host_id, device_id, action, timeout_s, user_of(request).user_id
+        host_id, device_id, action, timeout_s, user_of(request).user_id, names
     )
     result = {"success": answer.success, "output": answer.output, "error": answer.error}
     return json_response(
