@@ -45,8 +45,9 @@ class Run:
         """Attack servers of each kind of settings in turn."""
         async with BenchLab() as bench:
             for settings, names in self._by_settings():
-                interval = _SMALL_PROBES if self.options.small else _PROBES
-                async with AttackLab(bench, settings, interval) as lab:
+                small = self.options.small
+                interval = _SMALL_PROBES if small else _PROBES
+                async with AttackLab(bench, settings, interval, first=not small) as lab:
                     await self._attack(lab, settings, names)
 
     def _by_settings(self) -> Iterator[tuple[Json, list[str]]]:

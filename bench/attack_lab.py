@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 import hosts
-from attack_memory import Memory
+from attack_process import Memory, prefer
 from lab import BENCH, BenchLab, end, free_port
 from raw_http import BadAnswerError
 
@@ -33,6 +33,8 @@ STRICT: Json = {"MAX_BODY": "64MiB", "descriptors": 1024}
 _START_S = 60.0
 NO_CONTENT = 204
 _FRESH_PROBES = 3
+#: Of all but the attackers, in the full run: what else the machine does is none of their doing.
+_PRECEDENCE = -10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,11 @@ class Options:
 class AttackLab:
     """One server with its hosts: `async with AttackLab(...) as lab`."""
 
-    def __init__(self, bench: BenchLab, settings: Json, probe_interval: float) -> None:
-        """Start `vpt serve` on the database of `bench` when it is entered."""
+    def __init__(self, bench: BenchLab, settings: Json, probe_interval: float, *, first: bool) -> None:
+        """Start `vpt serve` on the database of `bench` when it is entered.
+
+        With `first` all processes go before whatever else the machine does, where that is allowed.
+        """
         self.bench = bench
         self.port = free_port()
         self.pids: dict[str, int] = {}
@@ -60,6 +65,7 @@ class AttackLab:
         self.bad_url = ""
         self._settings = settings
         self._interval = probe_interval
+        self._first = first
         self._processes: list[asyncio.subprocess.Process] = []
         self._prober: asyncio.subprocess.Process | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -173,6 +179,9 @@ class AttackLab:
         await self.until_available(*GOOD)
         self.bad_url = await self._start_bad_host()
         await self._start_prober()
+        if self._first:
+            for pid in (*self.pids.values(), self.bench.pids["db"], self.bench.host_pid):
+                prefer(pid, _PRECEDENCE)
 
     async def _serve(self) -> None:
         settings = dict(self._settings)

@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 import uvloop
-from attack_memory import Memory
+from attack_process import Memory, prefer
 from load import Load
 from shapes import MIB, body
 
@@ -274,5 +274,5 @@ async def _main() -> list[Job]:
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    prefer(os.getpid(), 19)
     print(json.dumps(uvloop.run(_main())))

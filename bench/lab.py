@@ -80,7 +80,7 @@ class BenchLab:
         self.join_token = secrets.token_hex(16)
         self.token = self._user_token()
         self.dsn = ""
-        self.host_url = ""
+        self.host_url, self.host_pid = "", 0
         self.ports: dict[str, int] = {}
         self.pids: dict[str, int] = {}
         self.newest = ""
@@ -187,6 +187,7 @@ class BenchLab:
         command = [sys.executable, str(BENCH / "hosts.py")]
         process = await self.start("hosts.py", command, {}, piped=True)
         assert process.stdout is not None
+        self.host_pid = process.pid
         self.host_url = (await process.stdout.readline()).decode().strip()
         if not self.host_url:
             raise BadAnswerError(f"hosts.py did not start:\n{self.tail('hosts.py')}")
