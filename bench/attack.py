@@ -67,7 +67,8 @@ class Run:
         print(f"{TITLE}\n{RULE}", flush=True)
         for name in names:
             async for attack in GROUPS[name].make(lab, self.options):
-                await self._one(lab, attack, baseline)
+                if self.options.match in attack.name:
+                    await self._one(lab, attack, baseline)
         grown = (lab.memory() - before) / MIB
         print(f"\nThe server's memory after all: {grown:+.0f} MiB of {before / MIB:.0f} MiB.")
 
@@ -108,10 +109,11 @@ def read_options() -> Options:
     )
     parser.add_argument("--small", action="store_true", help="a few small attacks, in seconds")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=(), help="these kinds only")
+    parser.add_argument("--match", default="", help="those whose name contains this text only")
     parser.add_argument("--seconds", type=float, help="how long floods and silence last")
     options = parser.parse_args()
     usual = SMALL_SECONDS if options.small else SECONDS
-    return Options(options.small, tuple(options.only), options.seconds or usual)
+    return Options(options.small, tuple(options.only), options.match, options.seconds or usual)
 
 
 async def main(options: Options) -> int:

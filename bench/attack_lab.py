@@ -43,6 +43,7 @@ class Options:
 
     small: bool
     only: tuple[str, ...]
+    match: str
     seconds: float
 
 

@@ -55,7 +55,7 @@ def add_items(row: Row, items: Iterable[Json], at: float, may_come: frozenset[st
     for item in items:
         row.answers.update(item["answers"])
         if item["began"] <= at <= item["ended"]:
-            row.during = item["name"]
+            row.during = f"{item['name']}, after {at - item['began']:.1f} s"
         most = MOST_TIMES * item["bytes"] + OF_CONNECTION * item["connections"] + ALLOWANCE
         if item["growth"] > most:
             row.broken.append(

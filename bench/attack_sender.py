@@ -176,7 +176,7 @@ async def silent(job: Job) -> list[Item]:
         while time.monotonic() < until:
             await asyncio.sleep(_DROP_S)
             for _, writer in held if drop else ():
-                with contextlib.suppress(OSError):
+                if not writer.is_closing():
                     writer.write(drop)
         asked = [await ask(job, "GET", "/api/health/live") for _ in range(job["askers"])]
         item.answers.update(asked)
@@ -274,5 +274,5 @@ async def _main() -> list[Job]:
 
 
 if __name__ == "__main__":
-    prefer(os.getpid(), 19)
+    prefer(os.getpid(), 5)
     print(json.dumps(uvloop.run(_main())))

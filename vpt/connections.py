@@ -20,10 +20,11 @@ import errno
 import resource
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import chain, islice
 from typing import Any, cast
@@ -59,6 +60,7 @@ _PART_OF_PEER = 2  # one address may have half of all connections
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
 _BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
 _ACCEPTED_AT_ONCE = 64  # then others have their turn
+_LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
 _PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
 _SWEEP = 10.0  # seconds between sweeps
 _STUCK = 3  # sweeps in which a closed connection may send its rest
@@ -168,7 +170,7 @@ class HttpConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Free the place of this connection."""
         self._connections.remove(self)
-        super().connection_lost(exc)
+        self._connections.after_loss(partial(super().connection_lost, exc))
 
     def abort(self) -> None:
         """Close it at once; nothing that it was still to be sent is sent."""
@@ -224,6 +226,7 @@ class Connections:
         self._proxies = tuple(proxies)
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0
+        self._lost: deque[Callable[[], None]] = deque()
         self._notices = (_Notice(_log_refused), _Notice(_log_closed), _Notice(_log_failed))
 
     def __len__(self) -> int:
@@ -252,6 +255,23 @@ class Connections:
             self._open -= 1
             if not own:
                 del self._by_peer[connection.peer]
+
+    def after_loss(self, end: Callable[[], None]) -> None:
+        """End what a connection that is gone was doing; others have their turn in between.
+
+        Somebody who closes thousands at once would otherwise hold up everybody else.
+        """
+        self._lost.append(end)
+        if len(self._lost) == 1:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        try:
+            for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
+                self._lost.popleft()()
+        finally:
+            if self._lost:
+                asyncio.get_running_loop().call_soon(self._end_some)
 
     def accept_failed(self, error: Exception) -> None:
         """Count a connection that could not be accepted, and make room, which may have lacked."""
