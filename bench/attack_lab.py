@@ -50,7 +50,9 @@ class Options:
 class AttackLab:
     """One server with its hosts: `async with AttackLab(...) as lab`."""
 
-    def __init__(self, bench: BenchLab, settings: Json, probe_interval: float, *, first: bool) -> None:
+    def __init__(
+        self, bench: BenchLab, settings: Json, probe_interval: float, *, first: bool
+    ) -> None:
         """Start `vpt serve` on the database of `bench` when it is entered.
 
         With `first` all processes go before whatever else the machine does, where that is allowed.
@@ -97,7 +99,9 @@ class AttackLab:
         """Return the URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def ask(self, method: str, path: str, body: Json | None = None, who: str = "admin") -> Any:
+    async def ask(
+        self, method: str, path: str, body: Json | None = None, who: str = "admin"
+    ) -> Any:
         """Send a request and return the JSON of a good answer."""
         assert self._session is not None
         headers = {"Authorization": f"Bearer {self.tokens[who]}"}

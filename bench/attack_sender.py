@@ -34,7 +34,7 @@ ACCEPTED = 202
 _PIECE = 256 * 1024
 _SMALL = 4096  # bytes that a slow reader's machine takes in advance
 _ANSWER_S = 120.0  # seconds for an answer
-_DROP_S = 1.0  # seconds between two drops of a slow sender
+_DROP_S, _PARTS = 1.0, 20  # seconds between two drops of a slow sender; not all send at once
 
 Job = dict[str, Any]
 
@@ -173,9 +173,11 @@ async def silent(job: Job) -> list[Item]:
     async with measured(job, item):
         held = [await _begun(job, first) for _ in range(job["count"])]
         until = time.monotonic() + job["seconds"]
+        number = 0
         while time.monotonic() < until:
-            await asyncio.sleep(_DROP_S)
-            for _, writer in held if drop else ():
+            await asyncio.sleep(_DROP_S / _PARTS)
+            number += 1
+            for _, writer in held[number % _PARTS :: _PARTS] if drop else ():
                 if not writer.is_closing():
                     writer.write(drop)
         asked = [await ask(job, "GET", "/api/health/live") for _ in range(job["askers"])]
@@ -263,7 +265,8 @@ async def wait(job: Job) -> list[Item]:
 
 
 KINDS: dict[str, Callable[[Job], Awaitable[list[Item]]]] = {
-    kind.__name__: kind for kind in (bodies, requests, all_at_once, silent, readers, flood, wait, executions)
+    kind.__name__: kind
+    for kind in (bodies, requests, all_at_once, silent, readers, flood, wait, executions)
 }
 
 

@@ -6,7 +6,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_network
 from typing import Any
 
@@ -33,6 +33,7 @@ class Site:
         self.connections = connections
         self.gate = asyncio.Event()
         self.port = 0
+        self.answered: list[str | None] = []  # the peers, in their order
         self.begun = self.broken = 0  # requests with a body, and those whose client left
 
     @asynccontextmanager
@@ -52,7 +53,8 @@ class Site:
             self.gate.set()
             await runner.cleanup()
 
-    async def _answer(self, _: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.answered.append(request.remote)
         return web.Response(text="hello")
 
     async def _hold(self, _: web.Request) -> web.Response:
@@ -261,6 +263,17 @@ async def test_what_nobody_reads_is_cut_some_time_after_its_connection_was_close
         assert len(one.connections) == 1
         await one.connections.sweep()
         await until(lambda: len(one.connections) == 0)
+
+
+async def test_a_connection_waits_behind_those_of_its_own_peer_only() -> None:
+    async with site(ConnectionLimits(4000, 2000)) as one:
+        with ExitStack() as opened:
+            for source in ["127.0.0.2"] * 200 + ["127.0.0.1"]:
+                to = ("127.0.0.1", one.port)
+                client = opened.enter_context(socket.create_connection(to, 5, (source, 0)))
+                client.send(WHOLE)  # into the kernel's queue: the loop has no turn meanwhile
+            await until(lambda: len(one.answered) == 201, 30)
+        assert one.answered.index("127.0.0.1") < 100
 
 
 async def test_connections_that_break_at_once_end_a_few_in_each_turn_of_the_loop() -> None:

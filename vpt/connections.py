@@ -60,6 +60,8 @@ _PART_OF_PEER = 2  # one address may have half of all connections
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
 _BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
 _ACCEPTED_AT_ONCE = 64  # then others have their turn
+_BEGUN_AT_ONCE = 8  # of those that were accepted, the peers in turn: each may bring a request
+_PART_WAITING = 8  # this part of all connections may be accepted and not begun
 _LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
 _PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
 _SWEEP = 10.0  # seconds between sweeps
@@ -419,6 +421,8 @@ class _Listener:
         self._server = server
         self._options = options
         self._loop = asyncio.get_running_loop()
+        self._waiting: dict[str, deque[socket.socket]] = {}  # accepted and not begun, by peer
+        self._room = max(1, connections.limits.total // _PART_WAITING)  # for more of these
         self._coming: set[asyncio.Task[None]] = set()
         self._sweep = asyncio.create_task(every(_SWEEP, connections.sweep), name="connections")
         for listener in sockets:
@@ -430,6 +434,9 @@ class _Listener:
         for listener in self.sockets:
             self._loop.remove_reader(listener)
             listener.close()
+        for accepted in chain.from_iterable(self._waiting.values()):
+            accepted.close()
+        self._waiting.clear()
         for task in self._coming:
             task.cancel()
         self.sockets = []
@@ -440,7 +447,7 @@ class _Listener:
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what waits, some at once."""
-        for _ in range(_ACCEPTED_AT_ONCE):
+        for _ in range(min(_ACCEPTED_AT_ONCE, self._room)):
             try:
                 accepted, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -451,7 +458,29 @@ class _Listener:
                 self._connections.accept_failed(error)
                 return
             accepted.setblocking(False)
-            self._serve(accepted, peer_of(address))
+            self._wait(accepted, peer_of(address))
+
+    def _wait(self, accepted: socket.socket, peer: str) -> None:
+        """Let a connection wait behind those of its own peer only."""
+        if not self._waiting:
+            self._loop.call_soon(self._begin_some)
+        self._waiting.setdefault(peer, deque()).append(accepted)
+        self._room -= 1
+
+    def _begin_some(self) -> None:
+        """Begin with some connections, one of each peer in turn, and let others have theirs."""
+        for _ in range(_BEGUN_AT_ONCE):
+            if not self._waiting:
+                return
+            peer, own = next(iter(self._waiting.items()))
+            accepted = own.popleft()
+            del self._waiting[peer]
+            if own:
+                self._waiting[peer] = own  # at the end
+            self._room += 1
+            self._serve(accepted, peer)
+        if self._waiting:
+            self._loop.call_soon(self._begin_some)
 
     def _serve(self, accepted: socket.socket, peer: str) -> None:
         connection = self._connections.open(peer, self._server, **self._options)
