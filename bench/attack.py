@@ -1,4 +1,4 @@
-"""Attacks on a server of its own: how long others wait, what memory it takes, whether hosts stay."""
+"""Attacks on a server of its own: how long others wait, its memory, whether hosts stay."""
 
 from __future__ import annotations
 

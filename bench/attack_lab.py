@@ -31,8 +31,8 @@ SERVER, HOST, BYSTANDER = "server", "host", "bystander"
 #: Few descriptors, and bodies as large as somebody may have allowed.
 STRICT: Json = {"MAX_BODY": "64MiB", "descriptors": 1024}
 _START_S = 60.0
+_PAUSE, _SMALL_PAUSE = 0.008, 0.03  # seconds between two probes of a target
 NO_CONTENT = 204
-_FRESH_PROBES = 3
 #: Of all but the attackers, in the full run: what else the machine does is none of their doing.
 _PRECEDENCE = -10
 
@@ -237,9 +237,13 @@ class AttackLab:
             HOST: (self.host_port, "/host/health", self.tokens[HOST]),
             BYSTANDER: (bystander, "/host/health", ""),
         }
-        self._prober.stdin.write(json.dumps({"targets": targets}).encode() + b"\n")
-        while (await self.measure())[SERVER]["count"] < _FRESH_PROBES:
-            await asyncio.sleep(0.1)
+        self._prober.stdin.write(
+            json.dumps(
+                {"targets": targets, "pause": _PAUSE if self._first else _SMALL_PAUSE}
+            ).encode()
+            + b"\n"
+        )
+        await self.measure()
 
     async def _run(
         self, name: str, command: list[str], env: dict[str, str], *, piped: bool = False

@@ -1,8 +1,8 @@
 """The prober, in its own process: how long others wait for an answer while something is attacked.
 
-A job as JSON on stdin: `{"targets": {NAME: [port, path, token]}}`. Each target is asked again and
-again, over a new connection each time, as somebody who just comes has to. For each further line on
-stdin the prober prints what it measured since the line before, as JSON.
+A job as JSON on stdin: `{"targets": {NAME: [port, path, token]}, "pause": seconds}`. Each target
+is asked again and again, over a new connection each time, as somebody who just comes has to. For
+each further line on stdin the prober prints what it measured since the line before, as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import time
 from typing import Any
 
-PAUSE = 0.008  # seconds between two probes of a target
 TIMEOUT = 20.0  # seconds after which a probe counts as not answered
 
 
@@ -29,7 +28,7 @@ class Target:
         self._failed: list[str] = []
         self._ended = asyncio.Event()
 
-    async def probe_for_ever(self) -> None:
+    async def probe_for_ever(self, pause: float) -> None:
         """Ask until cancelled."""
         while True:
             began = time.monotonic()
@@ -43,7 +42,7 @@ class Target:
                     self._failed.append(f"answered {status!r}")
             self._times.append((1000 * (time.monotonic() - began), began))
             self._ended.set()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(pause)
 
     async def measured(self) -> dict[str, Any]:
         """Return what was measured since the last call, after the probe that is under way."""
@@ -72,7 +71,7 @@ async def _main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     job = json.loads(await reader.readline())
     targets = {name: Target(*told) for name, told in job["targets"].items()}
-    tasks = [asyncio.create_task(one.probe_for_ever()) for one in targets.values()]
+    tasks = [asyncio.create_task(one.probe_for_ever(job["pause"])) for one in targets.values()]
     while await reader.readline():
         measured = await asyncio.gather(*(one.measured() for one in targets.values()))
         print(json.dumps(dict(zip(targets, measured, strict=True))), flush=True)

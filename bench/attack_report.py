@@ -71,13 +71,13 @@ def add_items(row: Row, items: Iterable[Json], at: float, may_come: frozenset[st
             row.broken.append(f"{item['name']}: answered {wrong}")
 
 
-TITLE = "| attack | worst ms | limit | machine | memory MiB | × its bytes | hosts | answers | |"
+TITLE = "| attack | worst ms | limit | machine | memory MiB | times its bytes | hosts | answers | |"
 RULE = "|---|---|---|---|---|---|---|---|---|"
 
 
 def line(row: Row, changed: Iterable[str]) -> str:
     """Return the row as a line of the table."""
-    answers = ", ".join(f"{count} × {answer}" for answer, count in sorted(row.answers.items()))
+    answers = ", ".join(f"{count} of {answer}" for answer, count in sorted(row.answers.items()))
     hosts = ", ".join(changed) or "stayed"
     cells = [
         row.name,
