@@ -20,10 +20,11 @@ import errno
 import resource
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import chain, islice
 from typing import Any, cast
@@ -60,6 +61,9 @@ _PART_OF_PEER = 2  # one address may have half of all connections
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
 _BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
 _ACCEPTED_AT_ONCE = 64  # then others have their turn
+_BEGUN_AT_ONCE = 8  # of those that were accepted, the peers in turn: each may bring a request
+_PART_WAITING = 8  # this part of all connections may be accepted and not begun
+_LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
 _PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
 _SWEEP = 10.0  # seconds between sweeps
 _STUCK = 3  # sweeps in which a closed connection may send its rest
@@ -192,7 +196,7 @@ class HttpConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Free the place of this connection."""
         self._connections.remove(self)
-        super().connection_lost(exc)
+        self._connections.after_loss(partial(super().connection_lost, exc))
 
     def abort(self) -> None:
         """Close it at once; nothing that it was still to be sent is sent."""
@@ -248,6 +252,7 @@ class Connections:
         self._proxies = tuple(proxies)
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0
+        self._lost: deque[Callable[[], None]] = deque()
         self._notices = (_Notice(_log_refused), _Notice(_log_closed), _Notice(_log_failed))
 
     def __len__(self) -> int:
@@ -276,6 +281,23 @@ class Connections:
             self._open -= 1
             if not own:
                 del self._by_peer[connection.peer]
+
+    def after_loss(self, end: Callable[[], None]) -> None:
+        """End what a connection that is gone was doing; others have their turn in between.
+
+        Somebody who closes thousands at once would otherwise hold up everybody else.
+        """
+        self._lost.append(end)
+        if len(self._lost) == 1:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        try:
+            for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
+                self._lost.popleft()()
+        finally:
+            if self._lost:
+                asyncio.get_running_loop().call_soon(self._end_some)
 
     def accept_failed(self, error: Exception) -> None:
         """Count a connection that could not be accepted, and make room, which may have lacked."""
@@ -423,6 +445,8 @@ class _Listener:
         self._server = server
         self._options = options
         self._loop = asyncio.get_running_loop()
+        self._waiting: dict[str, deque[socket.socket]] = {}  # accepted and not begun, by peer
+        self._room = max(1, connections.limits.total // _PART_WAITING)  # for more of these
         self._coming: set[asyncio.Task[None]] = set()
         self._sweep = asyncio.create_task(every(_SWEEP, connections.sweep), name="connections")
         for listener in sockets:
@@ -434,6 +458,9 @@ class _Listener:
         for listener in self.sockets:
             self._loop.remove_reader(listener)
             listener.close()
+        for accepted in chain.from_iterable(self._waiting.values()):
+            accepted.close()
+        self._waiting.clear()
         for task in self._coming:
             task.cancel()
         self.sockets = []
@@ -444,7 +471,7 @@ class _Listener:
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what waits, some at once."""
-        for _ in range(_ACCEPTED_AT_ONCE):
+        for _ in range(min(_ACCEPTED_AT_ONCE, self._room)):
             try:
                 accepted, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -455,7 +482,29 @@ class _Listener:
                 self._connections.accept_failed(error)
                 return
             accepted.setblocking(False)
-            self._serve(accepted, peer_of(address))
+            self._wait(accepted, peer_of(address))
+
+    def _wait(self, accepted: socket.socket, peer: str) -> None:
+        """Let a connection wait behind those of its own peer only."""
+        if not self._waiting:
+            self._loop.call_soon(self._begin_some)
+        self._waiting.setdefault(peer, deque()).append(accepted)
+        self._room -= 1
+
+    def _begin_some(self) -> None:
+        """Begin with some connections, one of each peer in turn, and let others have theirs."""
+        for _ in range(_BEGUN_AT_ONCE):
+            if not self._waiting:
+                return
+            peer, own = next(iter(self._waiting.items()))
+            accepted = own.popleft()
+            del self._waiting[peer]
+            if own:
+                self._waiting[peer] = own  # at the end
+            self._room += 1
+            self._serve(accepted, peer)
+        if self._waiting:
+            self._loop.call_soon(self._begin_some)
 
     def _serve(self, accepted: socket.socket, peer: str) -> None:
         connection = self._connections.open(peer, self._server, **self._options)

@@ -80,9 +80,9 @@ class DocumentDialect:
                 timeout=_timeout(call.limit, call.connect),
                 allow_redirects=False,
             ) as response:
-                content = await http.read(response)
+                text = await http.read_text(response)
                 status = response.status
-        return await http.read_as(content, partial(_answer_of, status))
+        return await http.made_of(text, partial(_answer_of, status))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""

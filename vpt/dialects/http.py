@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import aiohttp
@@ -14,6 +15,7 @@ from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
+_PIECE = 32 * 1024  # bytes of an answer that are counted without a turn for others
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 UNAUTHORIZED = 401
 _BUSY = (408, 429)  # the host would do it another time: no refusal
@@ -66,6 +68,21 @@ class _ErrorsAsTrouble:
 ERRORS_AS_TROUBLE = _ErrorsAsTrouble()
 
 
+class _TooMuchAsTrouble:
+    """Raises TooMuchError as HostTroubleError."""
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, bodies.TooMuchError):
+            message = f"The host's answer has more than {error}."
+            raise HostTroubleError(Trouble.HOST_ERROR, message) from error
+
+
+_TOO_MUCH_AS_TROUBLE = _TooMuchAsTrouble()
+
+
 def _raise_trouble(error: BaseException) -> None:
     """Raise the trouble that an error means; the order counts, since the classes overlap."""
     if isinstance(error, _NOT_SENT):
@@ -94,16 +111,42 @@ def describe(error: BaseException) -> str:
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
     """Return the body; raise HostTroubleError when it has more than `max_bytes`."""
-    if (response.content_length or max_bytes + 1) <= max_bytes:
+    if 0 < (response.content_length or 0) <= min(bodies.LONG, max_bytes):
         return await response.read()
-    chunks, size = [], 0
+    chunks = [chunk async for chunk in _pieces(response, max_bytes)]
+    return await _joined(lambda: b"".join(chunks), sum(map(len, chunks)))
+
+
+async def read_text(response: aiohttp.ClientResponse) -> bytes:
+    """Return the JSON text in a body, of a long one what `bodies` keeps of a host's text.
+
+    It is counted as it comes. Raises HostTroubleError when it has more than is read.
+    """
+    if 0 < (response.content_length or 0) <= bodies.LONG:
+        return await response.read()
+    intake = bodies.Intake(of_host=True)
+    with _TOO_MUCH_AS_TROUBLE:
+        async for chunk in _pieces(response, MAX_ANSWER):
+            intake.add(chunk)
+            await asyncio.sleep(0)
+        return await _joined(intake.text, intake.size)
+
+
+async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield a body in pieces of at most _PIECE bytes."""
+    size = 0
     async for chunk in response.content.iter_any():
-        chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
             message = f"The host's answer is over {max_bytes // 2**20} MiB."
             raise HostTroubleError(Trouble.HOST_ERROR, message)
-    return b"".join(chunks)
+        for start in range(0, len(chunk), _PIECE):
+            yield chunk[start : start + _PIECE]
+
+
+async def _joined(join: Callable[[], bytes], size: int) -> bytes:
+    """Join in the thread what is long: the memory for it alone takes tens of milliseconds."""
+    return await bodies.in_thread(join) if size > bodies.LONG else join()
 
 
 def is_good(status: int) -> bool:
@@ -131,8 +174,10 @@ async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Mad
 
 
 def _object(content: bytes) -> Mapping[str, Any] | None:
-    try:
+    with _TOO_MUCH_AS_TROUBLE:
         return bodies.object_of_host(content)
-    except bodies.TooMuchError as error:
-        message = f"The host's answer has more than {error}."
-        raise HostTroubleError(Trouble.HOST_ERROR, message) from error
+
+
+async def made_of(text: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:
+    """Return what `make` builds from the object in what `read_text` returned, or from None."""
+    return await bodies.beside_loop(text, lambda: make(bodies.parse_of_host(text)))
