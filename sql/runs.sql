@@ -119,7 +119,10 @@ WITH ended AS (
     UPDATE test_executions e
     SET status = v.status,
         error_kind = CASE WHEN v.status = 'error' THEN $4 END,
-        error = CASE WHEN v.status IN ('error', 'failed') THEN $5 END,
+        error = CASE
+            WHEN v.status = 'error' THEN true_reason($1, $2 - 1, $4, $5)
+            WHEN v.status = 'failed' THEN $5
+        END,
         infra_failures = infra_failures + ($3 = 'error' AND $4 <> 'server_restarted')::int,
         test_failures = test_failures + ($3 = 'failed')::int,
         refused_by = CASE WHEN $10::text IS NULL THEN refused_by ELSE refused_by || $10::text END,
@@ -162,17 +165,26 @@ SET released_at = now()
 WHERE execution_id = $1 AND attempt = $2 AND released_at IS NULL
 
 -- end_queued(execution_id, status, error_kind, error)
-UPDATE test_executions
-SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 1,
+-- An error without kind and words is what its attempts ended with.
+UPDATE test_executions e
+SET status = $2, completed_at = now(), seq = seq + 1,
+    error_kind = CASE
+        WHEN $3::text IS NULL AND $2 = 'error' THEN (
+            SELECT a.error_kind
+            FROM execution_attempts a
+            WHERE a.execution_id = e.id AND a.attempt = e.attempt)
+        ELSE $3
+    END,
+    error = CASE WHEN $2 = 'error' THEN true_reason(e.id, e.attempt, $3, $4) END,
     secret_steps = NULL, sealed_values = NULL,
     results = jsonb_build_object(
         'total_steps', cardinality(actions), 'passed', 0, 'failed', 0, 'attempts', attempt)
 WHERE id = $1 AND status = 'queued'
-RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id, error
 
 -- ended_queued(execution_id)
 -- An execution that ended in the queue has no host.
-SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id, error
 FROM test_executions
 WHERE id = $1 AND completed_at IS NOT NULL AND host_id IS NULL
 

@@ -298,7 +298,8 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
+            said = trouble.message
+            return m.NoAnswer(trouble.trouble, said, trouble.unauthorized, trouble.same_again)
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(

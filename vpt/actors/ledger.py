@@ -16,7 +16,6 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.model import (
     DeviceRequest,
-    ErrorKind,
     ExecutionStatus,
     HostView,
     Json,
@@ -201,7 +200,6 @@ class Ledger:
     async def end_attempt(self, effect: fx.StoreEnd) -> tuple[m.EndStored, Any]:
         """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
-        refused = self._host_id if effect.kind is ErrorKind.HOST_REFUSED else None
         row = await self._row(
             "end_attempt",
             execution_id=spec.execution_id,
@@ -213,7 +211,7 @@ class Ledger:
             release=effect.release,
             open_step=effect.step.step if effect.step else None,
             seq=effect.seq,
-            refused_by=refused,
+            refused_by=effect.avoid,
             last_step=effect.at,
         )
         status = ExecutionStatus(row["status"])

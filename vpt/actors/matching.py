@@ -43,7 +43,7 @@ def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
         missing.append(f"device {request.device_id}")
     if request.host_id is not None and request.host_id != host.id:
         missing.append(f"host {request.host_id}")
-    if host.id in request.refused_by:
+    if not request.refused_by.isdisjoint((host.id, device.id)):
         missing.append("a host that has not refused it")
     if not _is_model(request.device_model, host, device):
         missing.append(f"device model {request.device_model}")

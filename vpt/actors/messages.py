@@ -28,6 +28,7 @@ class NoAnswer(Struct, frozen=True):
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
+    same_again: bool = False  # an answer came; sending the step again would bring the same
 
 
 Outcome = Answer | NoAnswer

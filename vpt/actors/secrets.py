@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
@@ -86,7 +86,7 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
         if size > _LARGE:
             return await asyncio.to_thread(_masked_answer, outcome, masker)
         return _masked_answer(outcome, masker)
-    return m.NoAnswer(outcome.trouble, masker.text(outcome.error))
+    return structs.replace(outcome, error=masker.text(outcome.error))
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
