@@ -112,7 +112,8 @@ LATERAL (
                     CASE
                         WHEN s.screenshot IS NOT NULL
                         THEN concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '.png')
-                    END AS screenshot_url
+                    END AS screenshot_url,
+                    s.notes
             ) AS one
             WHERE a.execution_id = e.id
                 AND a.attempt = shown.n

@@ -225,13 +225,17 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a host to a step; `raw` is its whole JSON body."""
+    """The response of a host to a step; `raw` is its whole JSON body.
+
+    `notes` is what the server has to say of it: that a picture was left out, and why.
+    """
 
     success: bool
     output: str | None = None
     error: str | None = None
     screenshot: str | None = None
     raw: Mapping[str, Any] | None = None
+    notes: str | None = None
 
 
 class Credential(StrEnum):

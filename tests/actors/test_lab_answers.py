@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import zlib
@@ -163,3 +164,29 @@ async def test_a_refusal_is_told_in_the_words_of_the_host(lab: Kit) -> None:
         "pi-1:desktop answered 403: who are you",
         "pi-1:desktop refused it: shell commands are off; start the host with --allow-shell",
     ]
+
+
+# ---------------------------------------------------------------- pictures
+
+_PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR").decode()
+_LARGE = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(9_000_000)).decode()
+_PICTURES = {
+    "good": (_PNG, None),
+    "large": (_LARGE, "9.0 MB, more than 8 MiB"),
+    "very large": ("A" * 13 * 2**20, "more than 8 MiB"),
+    "no picture": (base64.b64encode(b"GIF89a").decode(), "it is neither PNG nor JPEG"),
+    "no base64": ("//shots/1.png", "it is not base64"),
+    "no text": ({"url": "http://10.0.0.1/1.png"}, "it is not base64"),
+}
+
+
+async def test_a_picture_that_is_left_out_says_so_on_the_step(lab: Kit) -> None:
+    host = await lab.host()
+    for name, (data, _) in _PICTURES.items():
+        host.on(name, replies(success=True, screenshot=data))
+    row = await lab.done(*_PICTURES)
+    assert row["status"] == "completed"
+    noted = {step["action"]: step["notes"] for step in await lab.steps(row["id"])}
+    assert noted == {
+        name: why and f"The screenshot was left out: {why}." for name, (_, why) in _PICTURES.items()
+    }

@@ -87,6 +87,7 @@ class StepRecord:
 
     effect: fx.StoreStep
     screenshot: str | None
+    notes: str | None = None
 
     @property
     def weight(self) -> int:
@@ -127,6 +128,7 @@ class Shared:
             screenshots=[record.screenshot for record in records],
             seqs=[effect.seq for effect in effects],
             next_actions=[effect.next_action for effect in effects],
+            notes=[record.notes for record in records],
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
@@ -166,9 +168,11 @@ class Ledger:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
-    async def finish_step(self, effect: fx.StoreStep, screenshot: str | None) -> m.Fact:
+    async def finish_step(
+        self, effect: fx.StoreStep, screenshot: str | None, notes: str | None
+    ) -> m.Fact:
         """Store the end of a step and the beginning of the next one."""
-        record, key = StepRecord(effect, screenshot), effect.key
+        record, key = StepRecord(effect, screenshot, notes), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)

@@ -258,25 +258,25 @@ class VirtualPyTestDialect:
             "output": result.output,
             "error": result.error,
         }
+        notes = None
         if result.pictures:
-            raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
-        return Answer(result.success, result.output, result.error, raw=raw)
+            try:
+                raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
+            except (HostTroubleError, TimeoutError) as error:
+                why = str(error) or f"The host did not send it within {limit:.0f} s."
+                log.info("screenshot_not_fetched", host_id=host.id, why=why)
+                notes = f"The screenshot was left out: {why}"
+        return Answer(result.success, result.output, result.error, raw=raw, notes=notes)
 
-    async def _picture(self, host: Host, name: str, limit: float) -> str | None:
+    async def _picture(self, host: Host, name: str, limit: float) -> str:
         """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
         if url is None:
-            log.info("screenshot_not_fetched", host_id=host.id, why="It is not on the host.")
-            return None
-        try:
-            async with asyncio.timeout(limit):
-                response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
-        except (HostTroubleError, TimeoutError) as error:
-            log.info("screenshot_not_fetched", host_id=host.id, why=str(error) or "It took long.")
-            return None
+            raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
+        async with asyncio.timeout(limit):
+            response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
         if not response.good:
-            log.info("screenshot_not_fetched", host_id=host.id, why=f"It got {response.status}.")
-            return None
+            raise HostTroubleError(Trouble.HOST_ERROR, f"The host answered {response.status}.")
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
