@@ -49,6 +49,7 @@ class WaitReason(StrEnum):
     LEASED = "leased"
     DRAINING = "draining"
     PAUSED = "paused"
+    NOTHING_FITS = "nothing_fits"  # no registered device could ever run it, as things are
 
 
 class DeviceStatus(StrEnum):
@@ -99,6 +100,7 @@ class ErrorKind(StrEnum):
     SERVER_RESTARTED = "server_restarted"
     INTERNAL = "internal"
     CONFIG = "config"
+    NOTHING_FITS = "nothing_fits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class Dispatcher:
         """Return all groups: each waiting execution is in one."""
         return list(self._groups.values())
 
+    def group_for(self, request: DeviceRequest) -> QueueGroup | None:
+        """Return the group of those that ask for this, None when none waits."""
+        return self._groups.get(request)
+
     def newcomers(self, most: int) -> list[Waiting]:
         """Return the first that were queued since, still are, and were not returned before."""
         some = list(islice(self._new.values(), most))
@@ -107,6 +111,10 @@ class Dispatcher:
 
     def why(self, group: QueueGroup) -> Wait:
         """Return why no device that fits takes the first of a group now."""
+        if not group.fitting and (self._views or group.change):
+            request = group.request
+            named = (request.device_id or request.host_id,)
+            return Wait(WaitReason.NOTHING_FITS, tuple(name for name in named if name is not None))
         # A group that became empty while a caller goes through all learns of no host any more,
         # so it may name devices that are gone.
         known = (self._devices.get(device_id) for device_id in group.fitting)
@@ -230,10 +238,7 @@ class Dispatcher:
         if old is not None and new is not None and matching.same(old, new):
             return
         for group in self._groups.values():
-            if old is not None:
-                group.forget(old)
-            if new is not None:
-                group.learn(new)
+            group.relearn(old, new)
 
     def _enqueue(self, waiting: Waiting) -> None:
         group = self._groups.get(waiting.request)

@@ -303,6 +303,11 @@ class Queue:
         else:
             self.requeue(waiting_of(row["id"], row, row["last_host"]))
 
+    def end_unfit(self, waiting: Waiting, why: str) -> None:
+        """End an execution that waits for what no registered device has any more."""
+        self._dispatcher.withdraw(waiting.execution_id)
+        self._end_later(waiting.execution_id, ErrorKind.NOTHING_FITS, why)
+
     def _end_later(self, execution_id: str, kind: ErrorKind | None, why: str | None) -> None:
         """End an execution as an error as soon as the database takes it; None: see end_queued."""
         ending = patiently(
