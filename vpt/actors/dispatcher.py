@@ -127,8 +127,21 @@ class Dispatcher:
             sent = self._sent.get(execution_id)
             return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
         group = self._groups[waiting.request]
-        able = matching.able(self._devices[device_id] for device_id in group.fitting)
+        able = len(set(self.at_work(group).values()))
         return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
+
+    def at_work(self, group: QueueGroup) -> dict[str, str]:
+        """Return the devices that fit a group and work through runs: see `matching.at_work`."""
+        return matching.at_work(self._devices[device_id] for device_id in group.fitting)
+
+    def waiting(self, execution_id: str) -> Waiting | None:
+        """Return the entry of an execution that waits."""
+        return self._waiting.get(execution_id)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Return the executions that are on their way to a host, with their devices."""
+        return {execution_id: sent[1] for execution_id, sent in self._sent.items()}
 
     def add(self, waiting: Waiting) -> bool:
         """Send it to a free device, or queue it; True when it was sent.

@@ -109,6 +109,11 @@ class QueueGroup:
         elif fitted and old is not None:
             self.change = matching.change(self.request, old, new)
 
+    def ahead_of(self, waiting: Waiting, most: int) -> list[Waiting]:
+        """Return the first `most` of those that go before another one."""
+        ahead = self._queue.irange_key(None, rank(waiting), inclusive=(True, False))
+        return list(islice(ahead, most))
+
     def first(self, most: int) -> list[Waiting]:
         """Return the first `most` that wait in it."""
         return list(self._queue.islice(0, most))

@@ -15,6 +15,7 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.campaign_jobs import CampaignJobs
 from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.eta import Etas
 from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
 from vpt.actors.host import HostServices
@@ -84,6 +85,7 @@ class Lab:
         self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
         self._waits = Waits(self._dispatcher, events)
         self._unfit = Unfit(self._dispatcher, self._queue.end_unfit, grace=config.fit_grace)
+        self._etas = Etas(db, self._dispatcher)
         self._samples = Samples(db)
         self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
         keys = Keys(Sealer(config.secret_key), config.api_key)
@@ -269,6 +271,10 @@ class Lab:
     def place(self, execution_id: str) -> Place:
         """Return where an execution is in the queue and why it waits."""
         return self._dispatcher.place(execution_id)
+
+    async def eta_s(self, execution_id: str) -> float | None:
+        """Return for how long (s) an execution will wait; None when nothing tells."""
+        return await self._etas.of(execution_id)
 
     def measures(self) -> dict[str, Any]:
         """Return the figures that only the memory has."""

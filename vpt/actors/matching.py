@@ -163,17 +163,18 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
     return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
 
 
-def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
-    """Count the devices that work through runs: only then is a usual duration any help."""
-    at_work = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
-    return len(
-        {
-            # A serial host runs one thing at a time, however many devices it has.
-            view.host.id if view.host.serial else device.device.id
-            for view, device in fitting
-            if hindrance(view, device) in at_work
-        }
-    )
+def at_work(fitting: Iterable[tuple[HostView, DeviceView]]) -> dict[str, str]:
+    """Return the devices that work through runs, each with what runs one thing at a time.
+
+    Only of these a usual duration tells how long the wait is.
+    """
+    reasons = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
+    return {
+        # A serial host runs one thing at a time, however many devices it has.
+        device.device.id: view.host.id if view.host.serial else device.device.id
+        for view, device in fitting
+        if hindrance(view, device) in reasons
+    }
 
 
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:
