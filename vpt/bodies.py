@@ -247,7 +247,8 @@ def parse_of_host(text: bytes) -> dict[str, Any] | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(text)
+            # What is not of the encoding is replaced: a host's report comes once only.
+            value = json.loads(text.decode(json.detect_encoding(text), "replace"))
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None
