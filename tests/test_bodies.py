@@ -97,3 +97,9 @@ def test_a_text_that_is_no_json_does_not_become_json(raw: bytes, of_host: bool) 
     intake.add(text)
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(intake.text())
+
+
+def test_a_report_in_another_encoding_is_read() -> None:
+    text = '{"stdout": "Gr\u00fc\u00dfe"}'
+    assert bodies.parse_of_host(text.encode("latin-1")) == {"stdout": "Gr\ufffd\ufffde"}
+    assert bodies.parse_of_host(text.encode("utf-16")) == {"stdout": "Gr\u00fc\u00dfe"}

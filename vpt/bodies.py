@@ -9,9 +9,11 @@ is: it cannot hold much.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +32,8 @@ MOST_KEPT, MOST_WIDE, MOST_OUTSIDE = 16 * 2**20, 8 * 2**20, 4 * 2**20
 #: What stands, in JSON, in place of the rest of a string of a host.
 CUT = rb"\n[cut at 1 MiB]"
 
+#: How zlib is told what was packed how; `deflate` is sent with a header of zlib's and without.
+_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 _PIECE = 32 * 1024  # bytes: no operation on so few takes a millisecond
 _SHORT = 64 * 1024  # bytes of each string that are kept when others took the most
 _MOST_QUOTES = 4 * MOST_VALUES  # a name and a text for each value
@@ -193,9 +197,66 @@ def object_of_host(text: bytes) -> dict[str, Any] | None:
     """Return the object in what a host sent, None when there is none; raise TooMuchError.
 
     Of long strings it has the beginning. Lone surrogates and NaN, which orjson refuses, a host may
-    well send.
+    well send, and texts in another encoding.
     """
-    return parse_of_host(_taken_in(Intake(of_host=True), text) if len(text) > LONG else text)
+    return parse_of_host(text_of_host(text))
+
+
+def text_of_host(text: bytes) -> bytes:
+    """Return a host's JSON text as UTF-8, of long strings the beginning; raise TooMuchError."""
+    if len(text) <= LONG:
+        return b"".join(_as_utf8(text))
+    intake = Intake(of_host=True)
+    for piece in _as_utf8(text):
+        intake.add(piece)
+    return intake.text()
+
+
+class Utf8:
+    """Turns the pieces of a JSON text into UTF-8 without a BOM.
+
+    UTF-16 and UTF-32 are told by their first bytes; what is not of the encoding is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._plain = True
+
+    def of(self, piece: bytes, *, last: bool = False) -> bytes:
+        """Return a piece as UTF-8, with what the one before began."""
+        if self._decoder is None:
+            encoding = json.detect_encoding(piece)
+            self._plain = encoding == "utf-8"
+            self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        if self._plain and piece.isascii() and not self._decoder.getstate()[0]:
+            return piece
+        return self._decoder.decode(piece, last).encode()
+
+
+def _as_utf8(text: bytes) -> Iterator[bytes]:
+    """Yield a JSON text piece by piece as UTF-8."""
+    utf8 = Utf8()
+    for start in range(0, len(text), _PIECE):
+        yield utf8.of(text[start : start + _PIECE], last=start + _PIECE >= len(text))
+
+
+def unpack(packed: bytes, encoding: str, most: int) -> bytes:
+    """Return what was packed with gzip or deflate, `most` bytes at most.
+
+    Raises TooMuchError, or ValueError when it is packed otherwise. A text that was not packed at
+    all is returned as it is: some hosts name an encoding and do not use it.
+    """
+    for window in _WINDOWS.get(encoding, ()):
+        try:
+            text = zlib.decompressobj(window).decompress(packed, most + 1)
+        except zlib.error:
+            continue
+        if len(text) > most:
+            raise TooMuchError(f"{most // 2**20} MiB when it is unpacked")
+        return text
+    if not packed.lstrip().startswith(b"{"):
+        raise ValueError(encoding)
+    return packed
 
 
 def parse_of_host(text: bytes) -> dict[str, Any] | None:
@@ -204,7 +265,8 @@ def parse_of_host(text: bytes) -> dict[str, Any] | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(text)
+            # What is not of the encoding is replaced: a host's report comes once only.
+            value = json.loads(text.decode(json.detect_encoding(text), "replace"))
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None

@@ -65,6 +65,7 @@ class WaitReason(StrEnum):
     LEASED = "leased"
     DRAINING = "draining"
     PAUSED = "paused"
+    NOTHING_FITS = "nothing_fits"  # no registered device could ever run it, as things are
 
 
 class DeviceStatus(StrEnum):
@@ -122,6 +123,7 @@ class ErrorKind(StrEnum):
     SERVER_RESTARTED = "server_restarted"
     INTERNAL = "internal"
     CONFIG = "config"
+    NOTHING_FITS = "nothing_fits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +263,17 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a host to a step; `raw` is its whole JSON body."""
+    """The response of a host to a step; `raw` is its whole JSON body.
+
+    `notes` is what the server has to say of it: that a picture was left out, and why.
+    """
 
     success: bool
     output: str | None = None
     error: str | None = None
     screenshot: str | None = None
     raw: Mapping[str, Any] | None = None
+    notes: str | None = None
 
 
 class Credential(StrEnum):

@@ -61,6 +61,7 @@ _FINISHED = {
     "output": "hello",
     "screenshot": "png",
     "seq": 3,
+    "notes": "no picture",
 }
 _END = {
     "execution_id": "runs",
@@ -151,6 +152,7 @@ RUNS = {
             "screenshots": ["png"],
             "seqs": [3],
             "next_actions": ["three"],
+            "notes": ["no picture"],
         },
         {"execution_steps runs 2 2": _FINISHED, "execution_steps runs 2 3": "new"},
         {

@@ -21,4 +21,6 @@ def test_small_attacks_stay_within_the_limits() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in TRIED:
-        assert f"| {name}" in done.stdout.replace("100 slow", "slow").replace("3 readers", "readers")
+        assert f"| {name}" in done.stdout.replace("100 slow", "slow").replace(
+            "3 readers", "readers"
+        )

@@ -93,6 +93,10 @@ class Dispatcher:
         """Return all groups: each waiting execution is in one."""
         return list(self._groups.values())
 
+    def group_for(self, request: DeviceRequest) -> QueueGroup | None:
+        """Return the group of those that ask for this, None when none waits."""
+        return self._groups.get(request)
+
     def newcomers(self, most: int) -> list[Waiting]:
         """Return the first that were queued since, still are, and were not returned before."""
         some = list(islice(self._new.values(), most))
@@ -107,6 +111,10 @@ class Dispatcher:
 
     def why(self, group: QueueGroup) -> Wait:
         """Return why no device that fits takes the first of a group now."""
+        if not group.fitting and (self._views or group.change):
+            request = group.request
+            named = (request.device_id or request.host_id,)
+            return Wait(WaitReason.NOTHING_FITS, tuple(name for name in named if name is not None))
         # A group that became empty while a caller goes through all learns of no host any more,
         # so it may name devices that are gone.
         known = (self._devices.get(device_id) for device_id in group.fitting)
@@ -119,8 +127,21 @@ class Dispatcher:
             sent = self._sent.get(execution_id)
             return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
         group = self._groups[waiting.request]
-        able = matching.able(self._devices[device_id] for device_id in group.fitting)
+        able = len(set(self.at_work(group).values()))
         return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
+
+    def at_work(self, group: QueueGroup) -> dict[str, str]:
+        """Return the devices that fit a group and work through runs: see `matching.at_work`."""
+        return matching.at_work(self._devices[device_id] for device_id in group.fitting)
+
+    def waiting(self, execution_id: str) -> Waiting | None:
+        """Return the entry of an execution that waits."""
+        return self._waiting.get(execution_id)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Return the executions that are on their way to a host, with their devices."""
+        return {execution_id: sent[1] for execution_id, sent in self._sent.items()}
 
     def add(self, waiting: Waiting) -> bool:
         """Send it to a free device, or queue it; True when it was sent.
@@ -230,10 +251,7 @@ class Dispatcher:
         if old is not None and new is not None and matching.same(old, new):
             return
         for group in self._groups.values():
-            if old is not None:
-                group.forget(old)
-            if new is not None:
-                group.learn(new)
+            group.relearn(old, new)
 
     def _enqueue(self, waiting: Waiting) -> None:
         group = self._groups.get(waiting.request)

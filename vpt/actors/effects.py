@@ -156,6 +156,7 @@ class StoreEnd(Struct, frozen=True):
     at: int
     step: StepKey | None  # the one that was in flight, which ends with its attempt
     seq: int  # of the event that tells it
+    avoid: str | None = None  # the host or device on which no other attempt may be
 
 
 class StoreRelease(Struct, frozen=True):

@@ -39,6 +39,7 @@ class QueueGroup:
             None  # the reason that is published, or being published, for all of it
         )
         self.behind = False  # it is still to be published for some
+        self.change: str | None = None  # what made that nothing fits any more, while nothing does
         self._told_up_to: Rank | None = None
         self._queue = SortedKeyList(key=rank)
         for view in views:
@@ -95,6 +96,27 @@ class QueueGroup:
         """Remove a host's devices."""
         for device in view.devices:
             self.fitting.pop(device.device.id, None)
+
+    def relearn(self, old: HostView | None, new: HostView | None) -> None:
+        """Replace what a host had by what it has, and note why nothing fits any more."""
+        fitted = bool(self.fitting)
+        if old is not None:
+            self.forget(old)
+        if new is not None:
+            self.learn(new)
+        if self.fitting:
+            self.change = None
+        elif fitted and old is not None:
+            self.change = matching.change(self.request, old, new)
+
+    def ahead_of(self, waiting: Waiting, most: int) -> list[Waiting]:
+        """Return the first `most` of those that go before another one."""
+        ahead = self._queue.irange_key(None, rank(waiting), inclusive=(True, False))
+        return list(islice(ahead, most))
+
+    def first(self, most: int) -> list[Waiting]:
+        """Return the first `most` that wait in it."""
+        return list(self._queue.islice(0, most))
 
     def rivals(self, groups: Iterable[QueueGroup]) -> list[QueueGroup]:
         """Return the groups that some device of this one fits, too; this one is among them."""

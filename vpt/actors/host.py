@@ -367,8 +367,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shot = await _save_screenshot(self._services.artifacts, effect)
-                self.tell(await self.ledger.finish_step(effect, shot))
+                shot, notes = await _save_screenshot(self._services.artifacts, effect)
+                self.tell(await self.ledger.finish_step(effect, shot, notes))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -472,17 +472,20 @@ def _log_end(
         log.info("test_execution_completed", **fields, duration=duration_s)
 
 
-async def _save_screenshot(artifacts: Artifacts, effect: fx.StoreStep) -> str | None:
-    """Save the screenshot of an answer and return its kind."""
-    # One that cannot be saved is logged; it never fails the step.
-    data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
+async def _save_screenshot(
+    artifacts: Artifacts, effect: fx.StoreStep
+) -> tuple[str | None, str | None]:
+    """Save the screenshot of an answer; return its kind, and what is to be noted on the step."""
+    # One that cannot be saved is logged and noted; it never fails the step.
+    answer, key = effect.answer, effect.key
+    data = answer.raw.get("screenshot") if answer and answer.raw else None
     if not data:
-        return None
-    key = effect.key
+        return None, answer.notes if answer else None
     try:
-        return await artifacts.save(key.execution_id, key.attempt, key.step, data)
+        return await artifacts.save(key.execution_id, key.attempt, key.step, data), None
     except VptError as error:
         log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
+        return None, f"The screenshot was left out: {error.message}."
     except OSError:
         log.exception("screenshot_lost", execution_id=key.execution_id)
-    return None
+        return None, "The screenshot could not be stored: see the server's log."

@@ -17,7 +17,6 @@ from vpt.actors import messages as m
 from vpt.model import (
     Answer,
     DeviceRequest,
-    ErrorKind,
     ExecutionStatus,
     HostView,
     Json,
@@ -89,6 +88,7 @@ class StepRecord:
 
     effect: fx.StoreStep
     screenshot: str | None
+    notes: str | None = None
 
     @property
     def weight(self) -> int:
@@ -129,6 +129,7 @@ class Shared:
             screenshots=[record.screenshot for record in records],
             seqs=[effect.seq for effect in effects],
             next_actions=[effect.next_action for effect in effects],
+            notes=[record.notes for record in records],
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
@@ -174,9 +175,11 @@ class Ledger:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
-    async def finish_step(self, effect: fx.StoreStep, screenshot: str | None) -> m.Fact:
+    async def finish_step(
+        self, effect: fx.StoreStep, screenshot: str | None, notes: str | None
+    ) -> m.Fact:
         """Store the end of a step and the beginning of the next one."""
-        record, key = StepRecord(effect, screenshot), effect.key
+        record, key = StepRecord(effect, screenshot, notes), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
@@ -208,7 +211,6 @@ class Ledger:
     async def end_attempt(self, effect: fx.StoreEnd) -> tuple[m.EndStored, Any]:
         """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
-        refused = self._host_id if effect.kind is ErrorKind.HOST_REFUSED else None
         row = await self._row(
             "end_attempt",
             execution_id=spec.execution_id,
@@ -220,7 +222,7 @@ class Ledger:
             release=effect.release,
             open_step=effect.step.step if effect.step else None,
             seq=effect.seq,
-            refused_by=refused,
+            refused_by=effect.avoid,
             last_step=effect.at,
         )
         status = ExecutionStatus(row["status"])

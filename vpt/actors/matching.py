@@ -43,7 +43,7 @@ def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
         missing.append(f"device {request.device_id}")
     if request.host_id is not None and request.host_id != host.id:
         missing.append(f"host {request.host_id}")
-    if host.id in request.refused_by:
+    if not request.refused_by.isdisjoint((host.id, device.id)):
         missing.append("a host that has not refused it")
     if not _is_model(request.device_model, host, device):
         missing.append(f"device model {request.device_model}")
@@ -71,18 +71,74 @@ def is_free(view: HostView, device: DeviceView) -> bool:
 
 
 def impossible(request: DeviceRequest, views: Iterable[HostView]) -> str | None:
-    """Return what the nearest device lacks, when no registered one could ever run that."""
-    best: tuple[int, str, list[str]] | None = None
+    """Return what the nearest device lacks, when no registered one could ever run that.
+
+    Of a device that the request names it is what that one lacks, whatever others have.
+    """
+    best: tuple[bool, int, str] | None = None
+    nearest: tuple[Host, Device] | None = None
     for view in views:
-        for device in view.devices:
-            missing = lacks(request, view.host, device.device)
+        for item in view.devices:
+            missing = lacks(request, view.host, item.device)
             if not missing:
                 return None
-            rank = (len(missing), device.device.id, missing)
-            best = rank if best is None or rank < best else best
-    if best is None:
+            rank = (not _is_named(request, view.host, item.device), len(missing), item.device.id)
+            if best is None or rank < best:
+                best, nearest = rank, (view.host, item.device)
+    if nearest is None:
         return "No host is registered that has a device: register one first."
-    return f"No registered host can run this; the nearest, {best[1]}, lacks {', '.join(best[2])}."
+    return _misfit(request, *nearest)
+
+
+def _is_named(request: DeviceRequest, host: Host, device: Device) -> bool:
+    """Return True for the device that a request names, or for those of the host that it names."""
+    return device.id == request.device_id if request.device_id else host.id == request.host_id
+
+
+def _misfit(request: DeviceRequest, host: Host, device: Device) -> str:
+    """Return why the nearest device cannot run that."""
+    named = device.id == request.device_id
+    missing = lacks(request, host, device)
+    model = f"device model {request.device_model}"
+    if named and device.model is not None and model in missing:
+        others = [one for one in missing if one != model]
+        more = f" It lacks {', '.join(others)}, too." if others else ""
+        return f"{device.id} is {_a(device.model)}; the test wants {request.device_model}.{more}"
+    if request.device_id is not None and not named:
+        return f"{request.device_id} is not registered any more: its host does not declare it."
+    return f"No registered host can run this; the nearest, {device.id}, lacks {', '.join(missing)}."
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word[:1].lower() in tuple("aeiou") else f"a {word}"
+
+
+def wanted(request: DeviceRequest) -> str:
+    """Return what is asked of a device, in words."""
+    words = [request.device_model]
+    if request.requirements:
+        words.append(f"with {', '.join(sorted(request.requirements))}")
+    if request.device_id is not None:
+        words.append(f"on {request.device_id}")
+    elif request.host_id is not None:
+        words.append(f"on a device of {request.host_id}")
+    return " ".join(words)
+
+
+def change(request: DeviceRequest, old: HostView, new: HostView | None) -> str | None:
+    """Return why what fitted of a host fits no more, None when nothing of it fitted."""
+    fitted = [item.device for item in old.devices if fits(request, old.host, item.device)]
+    if not fitted:
+        return None
+    if new is None:
+        return f"host {old.host.id} was deleted"
+    now = {item.device.id: item.device for item in new.devices}
+    device = now.get(fitted[0].id)
+    if device is None:
+        return f"{fitted[0].id} was withdrawn by its host"
+    if device.model != fitted[0].model and device.model is not None:
+        return f"{device.id} is {_a(device.model)} now"
+    return f"{device.id} lacks {', '.join(lacks(request, new.host, device))} now"
 
 
 def same(old: HostView, new: HostView) -> bool:
@@ -107,17 +163,18 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
     return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
 
 
-def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
-    """Count the devices that work through runs: only then is a usual duration any help."""
-    at_work = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
-    return len(
-        {
-            # A serial host runs one thing at a time, however many devices it has.
-            view.host.id if view.host.serial else device.device.id
-            for view, device in fitting
-            if hindrance(view, device) in at_work
-        }
-    )
+def at_work(fitting: Iterable[tuple[HostView, DeviceView]]) -> dict[str, str]:
+    """Return the devices that work through runs, each with what runs one thing at a time.
+
+    Only of these a usual duration tells how long the wait is.
+    """
+    reasons = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY)
+    return {
+        # A serial host runs one thing at a time, however many devices it has.
+        device.device.id: view.host.id if view.host.serial else device.device.id
+        for view, device in fitting
+        if hindrance(view, device) in reasons
+    }
 
 
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:

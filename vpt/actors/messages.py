@@ -28,11 +28,12 @@ class NoAnswer(Struct, frozen=True):
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
+    same_again: bool = False  # an answer came; sending the step again would bring the same
 
     @classmethod
     def of(cls, trouble: HostTroubleError) -> NoAnswer:
         """Return the outcome of a call that ended with this error."""
-        return cls(trouble.trouble, trouble.message, trouble.unauthorized)
+        return cls(trouble.trouble, trouble.message, trouble.unauthorized, trouble.same_again)
 
 
 Outcome = Answer | NoAnswer

@@ -228,7 +228,8 @@ class Queue:
         # Only now: what the database did not end must still be queued.
         self._dispatcher.withdraw(execution_id)
         status = ExecutionStatus(row["status"])
-        log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
+        said = row["error"]
+        log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=said)
         self._events.publish(
             TestProgress(
                 execution_id,
@@ -266,12 +267,13 @@ class Queue:
 
     def requeue(self, waiting: Waiting) -> None:
         """Queue again what is to have another attempt."""
-        # Refusals make a request narrower: when no host is left it would wait for ever.
-        why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
-        if why is None:
-            self._add(waiting)
+        # What is to be avoided makes a request narrower: when nothing is left it would wait for
+        # ever. Why it ends the database knows from its attempts.
+        narrow = waiting.request.refused_by
+        if narrow and self._dispatcher.impossible(waiting.request) is not None:
+            self._end_later(waiting.execution_id, None, None)
         else:
-            self._end_later(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
+            self._add(waiting)
 
     async def close(self) -> None:
         """End what is under way here; the next start goes on from the rows."""
@@ -301,8 +303,13 @@ class Queue:
         else:
             self.requeue(waiting_of(row["id"], row, row["last_host"]))
 
-    def _end_later(self, execution_id: str, kind: ErrorKind, why: str) -> None:
-        """End an execution as an error as soon as the database takes it."""
+    def end_unfit(self, waiting: Waiting, why: str) -> None:
+        """End an execution that waits for what no registered device has any more."""
+        self._dispatcher.withdraw(waiting.execution_id)
+        self._end_later(waiting.execution_id, ErrorKind.NOTHING_FITS, why)
+
+    def _end_later(self, execution_id: str, kind: ErrorKind | None, why: str | None) -> None:
+        """End an execution as an error as soon as the database takes it; None: see end_queued."""
         ending = patiently(
             "execution", lambda: self.end(execution_id, ExecutionStatus.ERROR, kind, why)
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
@@ -117,7 +117,7 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
         if size > _LARGE or (outcome.raw is not None and outcome.raw.keys() - {_PICTURE}):
             return await asyncio.to_thread(_masked_answer, outcome, masker)
         return _masked_answer(outcome, masker)
-    return m.NoAnswer(outcome.trouble, masker.text(outcome.error))
+    return structs.replace(outcome, error=masker.text(outcome.error))
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:

@@ -149,6 +149,8 @@ class _ExecutionPrinter:
                 for line in sanitized(text).rstrip().split("\n"):
                     # The mark before it: no CI system takes the line for a command.
                     click.echo(f"    | {line}")
+        if step.get("notes"):  # an older server says nothing of it
+            click.echo(f"    note: {one_line(step['notes'])}")
         if step["screenshot_url"]:
             click.echo(f"    screenshot: {await self._link(step['screenshot_url'])}")
 

@@ -213,6 +213,12 @@ class Config:
     campaign_queue_timeout: float = _setting(
         v.SECONDS, 86400.0, "The same for executions of a campaign.", public=True
     )
+    fit_grace: float = _setting(
+        v.SECONDS_OR_0,
+        120.0,
+        "How long an execution waits for a device when no registered one fits any more.",
+        public=True,
+    )
     max_queued: int = _setting(
         v.whole(1), 100_000, "Executions that may be queued; more get 503.", public=True
     )

@@ -43,13 +43,28 @@ class HostTroubleError(Exception):
     """A call brought no answer; `message` is for people.
 
     `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    `same_again`: the answer came and cannot be understood, so that sending the step once more would
+    bring the same.
     """
 
-    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
+    def __init__(
+        self,
+        trouble: Trouble,
+        message: str,
+        *,
+        unauthorized: bool = False,
+        same_again: bool = False,
+    ) -> None:
         self.trouble = trouble
         self.unauthorized = unauthorized
+        self.same_again = same_again
         self.message = clean(message) or ""
         super().__init__(message)
+
+
+def not_understood(message: str) -> HostTroubleError:
+    """Return the trouble of an answer that came and cannot be understood."""
+    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True)
 
 
 class Call(Struct, frozen=True):

@@ -11,9 +11,11 @@ import orjson
 from yarl import URL
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean, not_understood
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
+
+_JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
 
 
 class DocumentDialect:
@@ -67,6 +69,8 @@ class DocumentDialect:
         except HostTroubleError as error:
             if error.trouble is Trouble.NOT_CONNECTED:
                 raise broken from error
+            if error.message == broken.message == http.BROKE_OFF:  # so it does each time
+                raise not_understood(error.message) from error
             raise
 
     async def _post(self, call: Call, data: bytes) -> Answer:
@@ -82,7 +86,7 @@ class DocumentDialect:
             ) as response:
                 text = await http.read_text(response)
                 status = response.status
-        return await http.made_of(text, partial(_answer_of, status))
+        return await http.made_of(text, partial(_answer_of, status, text))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
@@ -127,10 +131,21 @@ def _headers(host: Host) -> dict[str, str]:
     return headers
 
 
-def _answer_of(status: int, raw: Mapping[str, Any] | None) -> Answer:
+def _answer_of(status: int, content: bytes, raw: Mapping[str, Any] | None) -> Answer:
     """Return the answer in a response; raise HostTroubleError when there is none."""
     if not http.is_good(status):
         http.raise_for_status(status, raw or {})
-    if raw is None or not isinstance(raw.get("success"), bool):
-        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer has no success in it.")
-    return Answer(raw["success"], clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+    if raw is None:
+        raise http.no_object(content)
+    success = raw.get("success")
+    if not isinstance(success, bool):
+        raise not_understood(_no_success(success))
+    return Answer(success, clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+
+
+def _no_success(success: Any) -> str:
+    """Return what is wrong with a `success` that is not true or false."""
+    if success is None:
+        return "The host answered without success: true or false must be in it."
+    name = next((name for kind, name in _JSON_TYPES if isinstance(success, kind)), "a number")
+    return f"The host answered success as {name}, not as true or false."

@@ -8,16 +8,21 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.connector import SocketFactoryType
 
 from vpt import bodies
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean, not_understood
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
 _PIECE = 32 * 1024  # bytes of an answer that are counted without a turn for others
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 UNAUTHORIZED = 401
+_UNKNOWN_SECRET = (UNAUTHORIZED, 403)  # refused whatever was asked
+_MAX_HEAD = 64 * 1024  # bytes of a line or a field of a response's head
+#: What an answer is that begins so.
+_BEGINNINGS = {b"": "nothing", b"[": "an array", b'"': "a JSON text", b"<": "HTML or XML"}
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
 #: What a connection fails with when this process, or its machine, has no more to give.
@@ -25,7 +30,8 @@ _OWN_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
 _OWN_LACK = "The server has no free file descriptor or memory for a connection."
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
+_BROKEN = (aiohttp.ClientConnectionError, ConnectionError)
+BROKE_OFF = "The host broke off its answer before the end."
 
 Made = TypeVar("Made")
 
@@ -49,6 +55,8 @@ def open_session(
         connector_owner=True,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        max_line_size=_MAX_HEAD,
+        max_field_size=_MAX_HEAD,
         skip_auto_headers=("User-Agent", "Accept-Encoding"),
     )
 
@@ -76,8 +84,7 @@ class _TooMuchAsTrouble:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, bodies.TooMuchError):
-            message = f"The host's answer has more than {error}."
-            raise HostTroubleError(Trouble.HOST_ERROR, message) from error
+            raise not_understood(f"The host answered more than {error}.") from error
 
 
 _TOO_MUCH_AS_TROUBLE = _TooMuchAsTrouble()
@@ -89,8 +96,14 @@ def _raise_trouble(error: BaseException) -> None:
         raise not_connected(error) from error
     if isinstance(error, TimeoutError):
         raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
+    if isinstance(error, aiohttp.ClientPayloadError):
+        raise HostTroubleError(Trouble.BROKEN, BROKE_OFF) from error
     if isinstance(error, _BROKEN):
         raise HostTroubleError(Trouble.BROKEN, describe(error)) from error
+    if isinstance(error, aiohttp.ClientResponseError):
+        # What follows the colon is the host's: it may hold secrets, of which it may be a part.
+        why = error.message.partition(":")[0]
+        raise not_understood(f"The host answered with a head that is not HTTP: {why}.") from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
         raise HostTroubleError(Trouble.HOST_ERROR, describe(error)) from error
 
@@ -110,11 +123,18 @@ def describe(error: BaseException) -> str:
 
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
-    """Return the body; raise HostTroubleError when it has more than `max_bytes`."""
-    if 0 < (response.content_length or 0) <= min(bodies.LONG, max_bytes):
-        return await response.read()
-    chunks = [chunk async for chunk in _pieces(response, max_bytes)]
-    return await _joined(lambda: b"".join(chunks), sum(map(len, chunks)))
+    """Return the body, unpacked; raise HostTroubleError when it has more than `max_bytes`."""
+    content, encoding = await _received(response, max_bytes), _encoding_of(response)
+    if not encoding or not content:
+        return content
+    try:
+        # Some bytes may hold many, so this is never done beside the loop.
+        return await bodies.in_thread(lambda: bodies.unpack(content, encoding, max_bytes))
+    except bodies.TooMuchError as error:
+        raise not_understood(f"The host answered more than {error}.") from error
+    except ValueError as error:
+        said = f"The host answered in the Content-Encoding {encoding[:60]}, which is not unpacked."
+        raise not_understood(said) from error
 
 
 async def read_text(response: aiohttp.ClientResponse) -> bytes:
@@ -122,24 +142,42 @@ async def read_text(response: aiohttp.ClientResponse) -> bytes:
 
     It is counted as it comes. Raises HostTroubleError when it has more than is read.
     """
-    if 0 < (response.content_length or 0) <= bodies.LONG:
-        return await response.read()
+    if 0 < (response.content_length or 0) <= bodies.LONG or _encoding_of(response):
+        content = await read(response)
+        with _TOO_MUCH_AS_TROUBLE:
+            return await bodies.beside_loop(content, lambda: bodies.text_of_host(content))
     intake = bodies.Intake(of_host=True)
+    utf8 = bodies.Utf8()
     with _TOO_MUCH_AS_TROUBLE:
-        async for chunk in _pieces(response, MAX_ANSWER):
-            intake.add(chunk)
+        async for piece in _pieces(response, MAX_ANSWER):
+            intake.add(utf8.of(piece))
             await asyncio.sleep(0)
+        intake.add(utf8.of(b"", last=True))
         return await _joined(intake.text, intake.size)
+
+
+def _encoding_of(response: aiohttp.ClientResponse) -> str:
+    """Return how a body is packed, nothing when it is not."""
+    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+async def _received(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if 0 < (response.content_length or 0) <= min(bodies.LONG, max_bytes):
+        return await response.read()
+    pieces = [piece async for piece in _pieces(response, max_bytes)]
+    return await _joined(lambda: b"".join(pieces), sum(map(len, pieces)))
 
 
 async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
     """Yield a body in pieces of at most _PIECE bytes."""
+    if (response.content_length or 0) > max_bytes:
+        raise _too_large(f"{(response.content_length or 0) / 1e6:.1f} MB, ", max_bytes)
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > max_bytes:
-            message = f"The host's answer is over {max_bytes // 2**20} MiB."
-            raise HostTroubleError(Trouble.HOST_ERROR, message)
+            raise _too_large("", max_bytes)
         for start in range(0, len(chunk), _PIECE):
             yield chunk[start : start + _PIECE]
 
@@ -147,6 +185,10 @@ async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIter
 async def _joined(join: Callable[[], bytes], size: int) -> bytes:
     """Join in the thread what is long: the memory for it alone takes tens of milliseconds."""
     return await bodies.in_thread(join) if size > bodies.LONG else join()
+
+
+def _too_large(size: str, max_bytes: int) -> HostTroubleError:
+    return not_understood(f"The host answered {size}more than {max_bytes // 2**20} MiB.")
 
 
 def is_good(status: int) -> bool:
@@ -157,12 +199,21 @@ def is_good(status: int) -> bool:
 def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     """Raise what a status means that is no 2xx."""
     reason = clean(body.get("error") or body.get("code"))
-    message = f"The host answered {status}" + (f": {reason[:500]}" if reason else ".")
     if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
         raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
     trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
+    told = refused and reason and status not in _UNKNOWN_SECRET
+    said = "refused it" if told else f"answered {status}"
+    message = f"The host {said}" + (f": {reason[:500]}" if reason else ".")
     raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
+
+
+def no_object(content: bytes) -> HostTroubleError:
+    """Return the trouble of an answer that is no JSON object, with what it is instead."""
+    # Of the text itself nothing is shown: it may hold secrets, of which a cut could leave a part.
+    what = _BEGINNINGS.get(content.lstrip()[:1], "text that is not JSON")
+    return not_understood(f"The host answered {what}, not a JSON object.")
 
 
 async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:

@@ -22,6 +22,8 @@ REFUSED = "The database refused to store what the step brought: see the server's
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 #: Nothing reached the host, either, and it does not go out with the next good probe.
 _NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.NO_DATABASE)
+#: The host answered, so that its device is the subject of the error.
+_SAID = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
@@ -141,7 +143,8 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     else:
         if trouble in _NEVER_SENT:  # though its call was open
             run = replace(run, phase=Phase.PARKED)
-        ends.fail(t, lane, run, _KINDS[trouble], outcome.error)
+        error = ends.words_of(lane, outcome.error) if trouble in _SAID else outcome.error
+        ends.fail(t, lane, run, _KINDS[trouble], error, same_again=outcome.same_again)
 
 
 # ---------------------------------------------------------------- stored

@@ -24,6 +24,7 @@ _RETRIED = (
     ErrorKind.HOST_REFUSED,
     ErrorKind.INTERNAL,
 )
+_SUBJECT = "The host "
 #: The host itself said that the step is over, so it is not acting any more.
 _SAID_SO = (ErrorKind.HOST_ERROR, ErrorKind.HOST_REFUSED)
 
@@ -48,12 +49,25 @@ def lose(t: Transition, lane: Lane, run: RunState) -> None:
         fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
 
 
-def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) -> None:
-    """End the attempt as `error`, for a reason that is not the product's."""
+def fail(
+    t: Transition,
+    lane: Lane,
+    run: RunState,
+    kind: ErrorKind,
+    error: str,
+    *,
+    same_again: bool = False,
+) -> None:
+    """End the attempt as `error`, for a reason that is not the product's.
+
+    `same_again`: this device would answer the same, so only another one may try, and only once.
+    """
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
+    retries = t.state.limits.infra_retries
+    retries = min(retries, 1) if same_again else retries
     again = kind is ErrorKind.SERVER_RESTARTED or (
-        kind in _RETRIED and run.loaded.infra_failures < t.state.limits.infra_retries
+        kind in _RETRIED and run.loaded.infra_failures < retries
     )
     uncertain = kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
     finish(
@@ -65,7 +79,21 @@ def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) 
         error=error,
         again=again,
         uncertain=uncertain,
+        avoid=_avoided(t, lane, kind, same_again=same_again),
     )
+
+
+def _avoided(t: Transition, lane: Lane, kind: ErrorKind, *, same_again: bool) -> str | None:
+    """Return the host or device that is out for all further attempts of the execution."""
+    if kind is ErrorKind.HOST_REFUSED:
+        return t.state.host.id
+    return lane.device.id if same_again else None
+
+
+def words_of(lane: Lane, error: str) -> str:
+    """Return an error of a call with the device as its subject."""
+    device_id, said = lane.device.id, error.removeprefix(_SUBJECT)
+    return f"{device_id}: {error}" if said == error else f"{device_id} {said.rstrip('.')}"
 
 
 def finish(
@@ -78,6 +106,7 @@ def finish(
     error: str | None = None,
     again: bool = False,
     uncertain: bool = False,
+    avoid: str | None = None,
 ) -> None:
     """Store the attempt's end; with `uncertain` the device is held, not released."""
     # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
@@ -105,6 +134,7 @@ def finish(
             run.step,
             run.key if in_flight else None,
             run.seq + 1,
+            avoid,
         ),
     )
     if t.state.host.serial and not t.state.credential_ended:

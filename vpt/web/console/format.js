@@ -90,6 +90,7 @@ const WAITS = {
   leased: "All matching devices are leased",
   draining: "The matching host is draining",
   paused: "The matching host has an unstable connection and is paused",
+  nothing_fits: "No registered device fits any more",
 };
 
 /** Return in one sentence why an execution waits. */
@@ -119,6 +120,7 @@ export const ERROR_KINDS = {
   server_restarted: "the server was restarted",
   internal: "internal error of vpt",
   config: "a secret that it needs is gone",
+  nothing_fits: "no registered device fits any more",
 };
 
 /** Return what failed in the infrastructure. */
