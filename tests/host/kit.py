@@ -134,7 +134,7 @@ def alive(pid: int) -> bool:
 @contextlib.asynccontextmanager
 async def running(server: FakeServer, folder: Path, **settings: Any) -> AsyncIterator[Caller]:
     """A host in this process, registered."""
-    ready = asyncio.Event()
+    ready, before = asyncio.Event(), server.count("register")
     settings = {"join_token": TOKEN, "allow_shell": True, "heartbeat_s": 0.05, **settings}
     chosen = HostSettings(server=server.url, name="lab", data_dir=folder, **settings)
     task = asyncio.create_task(run_host(chosen, ready=ready))
@@ -144,7 +144,7 @@ async def running(server: FakeServer, folder: Path, **settings: Any) -> AsyncIte
         )
         if task.done():
             await task
-        card = await server.heard("register")
+        card = await server.heard("register", before + 1)
         async with aiohttp.ClientSession() as session:
             yield Caller(session, card["host_url"], card["host_secret"])
     finally:

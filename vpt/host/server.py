@@ -54,10 +54,9 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
         secret = host_secret(folder)
         settings = _with_token(settings, folder)
         journal = Journal(folder / "journal")
-        workers = [
-            DeviceWorker(spec, make_driver(spec, settings), journal) for spec in settings.specs
-        ]
+        drivers = [(spec, make_driver(spec, settings)) for spec in settings.specs]
         await journal.open()
+        workers = [DeviceWorker(spec, driver, journal) for spec, driver in drivers]
         devices = HostDevices(workers, journal)
         try:
             await _serve(settings, devices, secret, ready)
@@ -130,7 +129,11 @@ def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
     """Build the driver of a device; raise ValueError when it cannot work on this machine."""
     if spec.kind == "desktop":
         environment = child_environment(os.environ, settings.pass_env)
-        return DesktopDriver(allow_shell=settings.allow_shell, environment=environment)
+        return DesktopDriver(
+            allow_shell=settings.allow_shell,
+            environment=environment,
+            work_folder=settings.folder / "work" / spec.local_id,
+        )
     from vpt.host.drivers.web import WebDriver  # noqa: PLC0415 (an extra: may be missing)
 
     return WebDriver()

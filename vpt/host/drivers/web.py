@@ -8,7 +8,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params
+from vpt.host.drivers.base import (
+    ActionFailed,
+    BadAction,
+    Driver,
+    DriverError,
+    Job,
+    Outcome,
+    Params,
+)
 
 try:
     from playwright.async_api import Browser, Error, Locator, Page, Playwright, async_playwright
@@ -36,7 +44,7 @@ Act = Callable[[Page], Awaitable[str | None]]
 
 
 class WebDriver(Driver):
-    """Controls one browser with one page."""
+    """Controls one browser with one page, each page in a context (a profile) of its own."""
 
     def __init__(self) -> None:
         """Find the browser, which `open_browser` starts; raise ValueError when there is none."""
@@ -68,6 +76,10 @@ class WebDriver(Driver):
             "wait_for_text": self._wait_for_text,
         }
 
+    async def fresh(self) -> None:
+        """Close all pages with their contexts: cookies, logins and storage are gone with them."""
+        await self._in_own_task(self._forget, LAUNCH_S)
+
     async def stop(self) -> None:
         """Close the page, and the browser when that fails."""
         await self._close_page()
@@ -93,7 +105,7 @@ class WebDriver(Driver):
         await self._shut()
 
     def _job(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Job:
-        return Job(partial(self._in_own_task, run), limit_s + SPARE_S)
+        return Job(partial(self._in_own_task, run, limit_s + SPARE_S))
 
     def _on_page(self, params: Params, act: Callable[[Page, float], Awaitable[str | None]]) -> Job:
         """Build a job on the open page; `act` gets the page and the time limit in milliseconds."""
@@ -105,20 +117,49 @@ class WebDriver(Driver):
 
         return self._job(run, limit_s)
 
-    async def _in_own_task(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _in_own_task(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Outcome:
         """Run it in its own task, which a cancel does not reach: `stop` ends it by the page."""
-        self._doing = asyncio.create_task(_with_plain_errors(run), name="web-action")
-        return await asyncio.shield(self._doing)
+        self._doing = asyncio.create_task(self._with_plain_errors(run), name="web-action")
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.shield(self._doing)
+        except TimeoutError:
+            raise DriverError(f"the browser did not react within {limit_s:g} s") from None
+
+    async def _with_plain_errors(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Run it; of Playwright's errors, only those of a living browser are the page's."""
+        try:
+            return await run()
+        except Error as error:
+            message = error.message.partition("Call log:")[0].strip()
+            if self._browser is not None and not self._connected():
+                raise DriverError(f"the browser has ended: {message}") from error
+            raise ActionFailed(message) from error
+
+    async def _forget(self) -> Outcome:
+        await self._close_page()
+        for context in self._browser.contexts if self._browser is not None else ():
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await context.close()
+            except (Error, TimeoutError):
+                await self._shut()
+                break
+        return Outcome()
 
     async def _open(self) -> Outcome:
         if self._page is not None and not self._page.is_closed() and self._connected():
             return Outcome("the browser is open")
-        if not self._connected():
-            await self._shut()
-            await self._launch()
-        if self._browser is None:
-            raise ActionFailed("the browser did not start")
-        self._page = await self._browser.new_page()
+        try:
+            if not self._connected():
+                await self._shut()
+                await self._launch()
+            if self._browser is None:
+                raise DriverError("the browser did not start")
+            self._page = await self._browser.new_page()
+        except (Error, OSError) as error:
+            reason = error.message if isinstance(error, Error) else str(error)
+            raise DriverError(f"the browser did not start: {_first_line(reason)}") from error
         self._page.on("crash", self._crashed)
         return Outcome(f"Chromium {self._browser.version}")
 
@@ -236,12 +277,8 @@ async def _screenshot(page: Page) -> bytes:
     return await page.screenshot(timeout=CLOSE_S * 1000)
 
 
-async def _with_plain_errors(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Turn Playwright's errors into ActionFailed, without the call log they end with."""
-    try:
-        return await run()
-    except Error as error:
-        raise ActionFailed(error.message.partition("Call log:")[0].strip()) from error
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "no reason given")
 
 
 def _finder(params: Params) -> Callable[[Page], Locator]:
