@@ -14,6 +14,7 @@ from typing import Any, Protocol, assert_never
 
 import asyncpg
 import structlog
+from msgspec import structs
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
 _CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+_STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 _VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
 _LEAVE_LIMIT = 10.0  # seconds for one POST /host/releaseControl
 
@@ -272,6 +274,7 @@ class HostActor(Actor[m.Message]):
             f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
             effect.limit,
             effect.connect,
+            effect.step_limit,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
             on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
@@ -284,9 +287,18 @@ class HostActor(Actor[m.Message]):
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.is_pending(command.ask):
             body = {**command.action, "device_model": effect.device.model}
-            connect = command.timeout_s * CONNECT_SHARE
-            call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
-            outcome = await self._send(call)
+            outcome = await self._send(
+                Call(
+                    effect.host,
+                    effect.device,
+                    body,
+                    command.key,
+                    command.timeout_s + _STOP_S,
+                    command.timeout_s * CONNECT_SHARE,
+                    command.timeout_s,
+                    effect.lease_id,
+                )
+            )
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
@@ -298,12 +310,18 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
+            return m.NoAnswer(
+                trouble.trouble, trouble.message, trouble.unauthorized, trouble.answer
+            )
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
         )
+        call = self._calls.get(effect.device_id)
+        if acknowledged and call is not None:
+            # The step has ended, and what it printed is in its answer: that counts first.
+            await asyncio.wait({call}, timeout=_STOP_S)
         self.tell(
             m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
         )
@@ -447,9 +465,16 @@ async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> fl
 def _slim(outcome: m.Outcome) -> m.Outcome:
     """Return the answer with only what will be stored."""
     # While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    if not isinstance(outcome, Answer) or outcome.raw is None:
-        return outcome
-    return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
+    if isinstance(outcome, Answer):
+        return _slim_answer(outcome)
+    answer = outcome.answer and _slim_answer(outcome.answer)
+    return structs.replace(outcome, answer=answer)
+
+
+def _slim_answer(answer: Answer) -> Answer:
+    if answer.raw is None:
+        return answer
+    return replace(answer, raw={"screenshot": answer.raw.get("screenshot")})
 
 
 def _log_end(

@@ -215,6 +215,7 @@ class Ledger:
             seq=effect.seq,
             refused_by=refused,
             last_step=effect.at,
+            output=effect.answer.output if effect.answer else None,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None

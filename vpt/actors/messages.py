@@ -23,11 +23,12 @@ from vpt.model import (
 
 
 class NoAnswer(Struct, frozen=True):
-    """Why a call brought no answer; `error` is for people."""
+    """Why a call brought no verdict; `error` is for people."""
 
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
+    answer: Answer | None = None  # what the host answered all the same: its output is stored
 
 
 Outcome = Answer | NoAnswer

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
@@ -82,11 +82,15 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
     if not masker:
         return outcome
     if isinstance(outcome, Answer):
-        size = len(outcome.output or "") + len(outcome.error or "")
-        if size > _LARGE:
-            return await asyncio.to_thread(_masked_answer, outcome, masker)
-        return _masked_answer(outcome, masker)
-    return m.NoAnswer(outcome.trouble, masker.text(outcome.error))
+        return await _masked(outcome, masker)
+    answer = outcome.answer and await _masked(outcome.answer, masker)
+    return structs.replace(outcome, error=masker.text(outcome.error), answer=answer)
+
+
+async def _masked(answer: Answer, masker: Masker) -> Answer:
+    if len(answer.output or "") + len(answer.error or "") > _LARGE:
+        return await asyncio.to_thread(_masked_answer, answer, masker)
+    return _masked_answer(answer, masker)
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:

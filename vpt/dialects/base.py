@@ -36,17 +36,27 @@ class Trouble(Enum):
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     TIMEOUT = auto()  # no answer in time: it may be acting
+    STOPPED = auto()  # the host stopped the step at its time limit
 
 
 class HostTroubleError(Exception):
-    """A call brought no answer; `message` is for people.
+    """A call brought no verdict; `message` is for people.
 
     `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    `answer` is what the host answered all the same, such as what the step printed.
     """
 
-    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
+    def __init__(
+        self,
+        trouble: Trouble,
+        message: str,
+        *,
+        unauthorized: bool = False,
+        answer: Answer | None = None,
+    ) -> None:
         self.trouble = trouble
         self.unauthorized = unauthorized
+        self.answer = answer
         self.message = clean(message) or ""
         super().__init__(message)
 
@@ -54,9 +64,10 @@ class HostTroubleError(Exception):
 class Call(Struct, frozen=True):
     """An action to send, and the callbacks for what becomes known while it is under way.
 
-    When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
+    When there is no connection within `connect` (s) nothing is sent. `step_limit` (s) is the time
+    after which the host is to stop the action. `opens` is true of the first
     try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
-    before, and the host is only asked for its end.
+    before, and the host is only asked for its end. A manual action under a lease names that.
     """
 
     host: Host
@@ -65,6 +76,8 @@ class Call(Struct, frozen=True):
     key: str
     limit: float  # seconds
     connect: float = 5.0
+    step_limit: float | None = None
+    lease_id: str | None = None
     opens: bool = False
     handle: str | None = None
     on_begun: Callable[[str], None] = lambda _: None  # gets the handle
