@@ -26,6 +26,7 @@ class FakeServer:
 
     calls: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     say: dict[str, int] = field(default_factory=dict)
+    status: str = "said"
     url: str = ""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     runner: web.AppRunner | None = None
@@ -51,7 +52,7 @@ class FakeServer:
             self.changed.notify_all()
         status = self.say.get(call, 200)
         headers = {"Location": "/api/hosts/x/redirected"} if status == 307 else {}
-        return web.json_response({"status": "said"}, status=status, headers=headers)
+        return web.json_response({"status": self.status}, status=status, headers=headers)
 
     def count(self, call: str) -> int:
         return sum(1 for name, _, _ in self.calls if name == call)

@@ -117,9 +117,7 @@ async def test_a_wrong_limit_is_refused(host: Caller, limit: object) -> None:
     assert (status, answer["code"]) == (400, "bad_request")
 
 
-async def test_a_cancelled_action_keeps_its_output(
-    host: Caller, tmp_path: Path
-) -> None:
+async def test_a_cancelled_action_keeps_its_output(host: Caller, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     command = f"echo so far; echo x > {mark}; exec sleep 1000"
     acting = asyncio.create_task(host.bash(command, key="k", execution_id="e", attempt=1))

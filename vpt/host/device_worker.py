@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 import structlog
 
-from vpt.host.drivers import ActionFailed, Driver, DriverError, Job, Outcome
+from vpt.host.drivers import ActionFailed, Driver, DriverError, DriverHealth, Job, Outcome
 from vpt.host.journal import AttemptKey, Journal
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec
-from vpt.upkeep import attempt
+from vpt.upkeep import attempt, note_failure
 
 EVIDENCE_S = 10
+HEALTH_S = 15
 OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
 
 log = structlog.get_logger()
@@ -82,6 +83,17 @@ class DeviceWorker:
     def actions(self) -> list[QueuedAction]:
         """The running action, if any, and the queued ones."""
         return [*([self._current] if self._current else []), *self._waiting]
+
+    async def health(self) -> DriverHealth:
+        """Return whether the device can be used; a driver that cannot tell makes it unusable."""
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                return await self.driver.health()
+        except TimeoutError:
+            return DriverHealth(False, f"the driver did not tell its health within {HEALTH_S} s")
+        except Exception as error:  # noqa: BLE001 (logged; the server must hear of the others)
+            note_failure(error, "health")
+            return DriverHealth(False, f"the driver failed: {error}")
 
     def put(self, action: QueuedAction) -> None:
         """Queue an action."""
@@ -178,14 +190,14 @@ class DeviceWorker:
             return await self._failed(error, elapsed)
         await self.driver.stop()
         if isinstance(error, DriverError):
-            return error_response("host_error", str(error), elapsed, error.output)
+            device = (await self.health()).described()
+            return error_response("host_error", str(error), elapsed, error.output, device=device)
         raise error
 
     async def _failed(self, error: ActionFailed, elapsed: float) -> JsonResponse:
         shown = _shown(error.output, await self._evidence())
-        return action_response(
-            {"success": False, "error": _encodable(str(error)), **shown}, elapsed
-        )
+        fields = {"success": False, "error": _encodable(str(error)), **shown}
+        return action_response({**fields, "device": (await self.health()).described()}, elapsed)
 
     async def _evidence(self) -> bytes | None:
         try:
@@ -236,13 +248,19 @@ def failure(error: str, elapsed: float, output: str | None = None) -> JsonRespon
 
 
 def error_response(
-    kind: str, error: str, elapsed: float, output: str | None = None
+    kind: str, error: str, elapsed: float, output: str | None = None, **more: Any
 ) -> JsonResponse:
     """Return the response to an action without a verdict: it neither passed nor failed.
 
     `kind` is for programs: `host_error`, `step_timeout` or `cancelled`.
     """
-    fields = {"success": False, "outcome": "error", "kind": kind, "error": _encodable(error)}
+    fields = {
+        "success": False,
+        "outcome": "error",
+        "kind": kind,
+        "error": _encodable(error),
+        **more,
+    }
     return action_response({**fields, **_shown(output, None)}, elapsed)
 
 

@@ -3,13 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vpt.host.responses import Refusal
 
 LONGEST_LIMIT_S = 86400
 OUTPUT_LIMIT = 1024 * 1024
+LONGEST_REASON = 500
 
 
 class BadAction(Refusal):
@@ -47,6 +48,22 @@ class Outcome:
 
     output: str | None = None
     screenshot: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriverHealth:
+    """Whether a device can be used, why not, and facts about it: texts, numbers, booleans."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Mapping[str, str | float | bool] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Return it as it stands in registrations, heartbeats and responses."""
+        words = (self.reason or "").encode(errors="replace").decode()[:LONGEST_REASON]
+        reason = {"reason": words} if words else {}
+        properties = {"properties": dict(self.properties)} if self.properties else {}
+        return {"available": self.available, **reason, **properties}
 
 
 def _nothing() -> None:
@@ -154,6 +171,13 @@ class Driver(ABC):
             known = ", ".join(sorted(self.commands))
             raise BadAction(f"unknown command {command!r}; known: {known}", "unknown_command")
         return make(params)
+
+    async def health(self) -> DriverHealth:
+        """Return whether the device can be used now; called at any time, also during an action.
+
+        It is sent with the registration, each heartbeat, and the response to a failed action.
+        """
+        return DriverHealth()
 
     @abstractmethod
     async def fresh(self) -> None:

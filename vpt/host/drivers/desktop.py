@@ -1,6 +1,9 @@
 """The desktop driver: shell commands, HTTP requests and waits on the host itself."""
 
 import asyncio
+import os
+import platform
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from vpt.host.drivers.base import (
     BadAction,
     Driver,
     DriverError,
+    DriverHealth,
     Job,
     Outcome,
     OutputTail,
@@ -67,6 +71,7 @@ class DesktopDriver(Driver):
         They work in `work_folder`, which is emptied for each attempt.
         """
         self._allow_shell = allow_shell
+        self._environment = environment
         self._work = WorkFolder(work_folder)
         self._shell = Shell({**environment, "TMPDIR": str(self._work.temporary)})
         self._session: aiohttp.ClientSession | None = None
@@ -86,6 +91,16 @@ class DesktopDriver(Driver):
             "http_request": self._http,
             "wait": wait,
         }
+
+    async def health(self) -> DriverHealth:
+        """Return whether shell commands, if they are allowed, have a bash and a place to work."""
+        properties = {"system": platform.platform(), "machine": platform.machine()}
+        if self._allow_shell:
+            path = self._environment.get("PATH", os.defpath)
+            missing = None if shutil.which("bash", path=path) else "there is no bash in PATH"
+            if reason := missing or await self._work.fault():
+                return DriverHealth(False, reason, properties)
+        return DriverHealth(properties=properties)
 
     async def fresh(self) -> None:
         """Remove the files of earlier commands; nothing else of them is left."""

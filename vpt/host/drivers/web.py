@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from vpt.host.drivers.base import (
     BadAction,
     Driver,
     DriverError,
+    DriverHealth,
     Job,
     Outcome,
     Params,
@@ -38,6 +40,8 @@ LAUNCH_S = 60
 CLOSE_S = 5
 SPARE_S = 15
 SHOTS = 4
+RETRY_S = 1
+HEALTH_S = 10
 SHOT_PAUSE_S = 0.1
 
 Act = Callable[[Page], Awaitable[str | None]]
@@ -56,6 +60,10 @@ class WebDriver(Driver):
         self._browser: Browser | None = None
         self._page: Page | None = None
         self._doing: asyncio.Task[Outcome] | None = None
+        self._starting = asyncio.Lock()
+        self._fault: str | None = None
+        self._failed_at = 0.0
+        self._retrying: asyncio.Task[None] | None = None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -75,6 +83,32 @@ class WebDriver(Driver):
             "press_key": self._press,
             "wait_for_text": self._wait_for_text,
         }
+
+    async def health(self) -> DriverHealth:
+        """Return whether the browser is there and started when it was last needed.
+
+        One that did not start is tried again here, since a device that is away gets no action.
+        """
+        if shutil.which(self._path) is None:
+            return DriverHealth(False, f"the browser is missing: {self._path}")
+        due = time.monotonic() - self._failed_at > RETRY_S
+        if self._fault is not None and due and self._retrying is None:
+            self._retrying = asyncio.create_task(self._retry(), name="web-retry")
+        if self._retrying is not None:
+            await asyncio.wait({self._retrying}, timeout=HEALTH_S)
+        if self._fault is not None:
+            return DriverHealth(False, self._fault)
+        version = self._browser.version if self._browser is not None else ""
+        return DriverHealth(properties={"browser": f"{self._path} {version}".strip()})
+
+    async def _retry(self) -> None:
+        """Start the browser to see whether it does, and end it."""
+        try:
+            with suppress(DriverError):
+                await self._start()
+                await self._shut()
+        finally:
+            self._retrying = None
 
     async def fresh(self) -> None:
         """Close all pages with their contexts: cookies, logins and storage are gone with them."""
@@ -102,6 +136,9 @@ class WebDriver(Driver):
 
     async def close(self) -> None:
         """Close the browser."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            await asyncio.wait({self._retrying})
         await self._shut()
 
     def _job(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Job:
@@ -150,18 +187,27 @@ class WebDriver(Driver):
     async def _open(self) -> Outcome:
         if self._page is not None and not self._page.is_closed() and self._connected():
             return Outcome("the browser is open")
-        try:
-            if not self._connected():
-                await self._shut()
-                await self._launch()
-            if self._browser is None:
-                raise DriverError("the browser did not start")
-            self._page = await self._browser.new_page()
-        except (Error, OSError) as error:
-            reason = error.message if isinstance(error, Error) else str(error)
-            raise DriverError(f"the browser did not start: {_first_line(reason)}") from error
+        browser = await self._start()
+        self._page = await browser.new_page()
         self._page.on("crash", self._crashed)
-        return Outcome(f"Chromium {self._browser.version}")
+        return Outcome(f"Chromium {browser.version}")
+
+    async def _start(self) -> Browser:
+        """Start the browser if it does not run; raise DriverError when it does not start."""
+        async with self._starting:
+            try:
+                if not self._connected():
+                    await self._shut()
+                    await self._launch()
+            except (Error, OSError) as error:
+                reason = error.message if isinstance(error, Error) else str(error)
+                self._fault = f"the browser did not start: {_first_line(reason)}"
+                self._failed_at = time.monotonic()
+            else:
+                self._fault = None
+            if self._browser is None:
+                raise DriverError(self._fault or "the browser was closed while it started")
+            return self._browser
 
     async def _launch(self) -> None:
         self._playwright = await async_playwright().start()

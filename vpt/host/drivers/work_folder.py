@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,19 @@ class WorkFolder:
         self._folder = folder.absolute()
         self.files = self._folder / "files"
         self.temporary = self._folder / "tmp"
+
+    async def fault(self) -> str | None:
+        """Return why commands cannot write here, None when they can."""
+        try:
+            await asyncio.to_thread(self._try)
+        except OSError as error:
+            return f"the work folder cannot be written: {_words(error)}"
+        return None
+
+    def _try(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            file.write(b"x" * 4096)
 
     async def clear(self) -> None:
         """Remove all files in it; raise DriverError that names what cannot be removed."""
