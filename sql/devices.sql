@@ -20,7 +20,11 @@ FROM (
             'local_id', devices.local_id,
             'capabilities', devices.capabilities,
             'tags', devices.tags,
+            'properties', devices.properties,
             'status', devices.status,
+            'reason', devices.reason,
+            'reason_text', devices.reason_text,
+            'reason_until', iso(devices.reason_until),
             'declared', devices.declared,
             'lease', (
                 SELECT json_build_object('holder', holder, 'expires_at', iso(expires_at))

@@ -20,13 +20,22 @@ FROM (
             'dialect', hosts.dialect,
             'status', hosts.status,
             'reason', hosts.reason,
+            'reason_text', hosts.reason_text,
             'reason_until', iso(hosts.reason_until),
+            'trouble', CASE
+                WHEN hosts.trouble_kind IS NOT NULL THEN json_build_object(
+                    'kind', hosts.trouble_kind,
+                    'text', hosts.trouble_text,
+                    'since', iso(hosts.trouble_since)
+                )
+            END,
             'capabilities', hosts.capabilities,
             'devices', (
                 SELECT coalesce(json_agg(row_to_json(item) ORDER BY item.created_at, item.id), '[]')
                 FROM (
                     SELECT
-                        id, name, model, host_id, local_id, capabilities, tags, status, declared,
+                        id, name, model, host_id, local_id, capabilities, tags, properties, status,
+                        reason, reason_text, iso(devices.reason_until) AS reason_until, declared,
                         iso(devices.last_seen) AS last_seen,
                         iso(devices.created_at) AS created_at,
                         (

@@ -53,17 +53,18 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE a.host_id = ANY ($1::text[]) AND a.released_at IS NULL
 
--- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url)
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url, instance_id)
 -- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
-    page_url, last_seen
+    page_url, instance_id, last_seen
 )
-VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, now())
+VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, $14, now())
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
     idempotency = excluded.idempotency, cancel = excluded.cancel, page_url = excluded.page_url,
+    instance_id = excluded.instance_id,
     sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
     status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
 WHERE h.host_url = $3 AND h.credential = $11 AND h.dialect = $12
@@ -181,7 +182,8 @@ WHERE NOT EXISTS (SELECT FROM devices WHERE schema_hash = hash)
 
 -- withdraw_devices(host_id, kept)
 UPDATE devices
-SET declared = false, withdrawn = true, status = 'offline'
+SET declared = false, withdrawn = true, status = 'offline', reason = NULL, reason_text = NULL,
+    reason_until = NULL
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
 -- drop_withdrawn(host_id, kept)
@@ -202,22 +204,38 @@ WHERE d.host_id = $1
     AND NOT EXISTS (
         SELECT FROM execution_attempts WHERE device_id = d.id AND released_at IS NULL)
 
--- store_statuses(host_ids, host_statuses, reasons, pauses_s, device_ids, statuses)
--- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.
+-- store_statuses(host_ids, host_statuses, reasons, pauses_s, host_texts, trouble_kinds, trouble_texts, device_ids, statuses, device_reasons, device_texts, device_pauses_s)
+-- Hosts are locked before their devices, as deleting a host does: else the two could deadlock. The end
+-- of a reason is counted from when it began, so it changes only with what else changes.
 WITH host AS (
     UPDATE hosts h
-    SET status = n.status, reason = n.reason, reason_until = now() + make_interval(secs => n.pause_s)
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS n (id, status, reason, pause_s)
-    WHERE h.id = n.id AND (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
+    SET status = n.status, reason = n.reason, reason_text = n.text,
+        reason_until = CASE
+            WHEN (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
+                THEN now() + make_interval(secs => n.pause_s)
+            ELSE h.reason_until END,
+        trouble_kind = n.trouble_kind, trouble_text = n.trouble_text,
+        trouble_since = CASE
+            WHEN h.trouble_kind IS NOT DISTINCT FROM n.trouble_kind THEN h.trouble_since
+            WHEN n.trouble_kind IS NOT NULL THEN now() END
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::text[])
+        AS n (id, status, reason, pause_s, text, trouble_kind, trouble_text)
+    WHERE h.id = n.id
+        AND (h.status, h.reason, h.reason_text, h.trouble_kind, h.trouble_text)
+            IS DISTINCT FROM (n.status, n.reason, n.text, n.trouble_kind, n.trouble_text)
     RETURNING h.id
 ), hosts_first AS (
     SELECT count(*)
     FROM host
 )
 UPDATE devices d
-SET status = n.status
-FROM hosts_first, unnest($5::text[], $6::text[]) AS n (id, status)
-WHERE d.id = n.id AND d.status <> n.status
+SET status = n.status, reason = n.reason, reason_text = n.text,
+    reason_until = now() + make_interval(secs => n.pause_s)
+FROM hosts_first,
+    unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
+        AS n (id, status, reason, text, pause_s)
+WHERE d.id = n.id
+    AND (d.status, d.reason, d.reason_text) IS DISTINCT FROM (n.status, n.reason, n.text)
 
 -- store_seen(host_ids)
 -- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.

@@ -33,7 +33,7 @@ JOIN_TOKEN = "the tests' join token"
 TEMPLATE = "vpt_template"
 _numbers = itertools.count(1)
 
-# Rich tracebacks, structlog's default, take 70 ms each: a fifth of what the tests of the actors cost.
+# Rich tracebacks, structlog's default, take 70 ms each: a third of what tests of actors cost.
 _PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
@@ -95,7 +95,7 @@ class Postgres:
 
 async def _hurry(postgres: Postgres) -> None:
     """Tests that make hundreds of databases need none of them after a power cut."""
-    for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         await postgres.statement(f"ALTER SYSTEM SET {setting} = off")
     await postgres.statement("SELECT pg_reload_conf()")
 

@@ -36,7 +36,23 @@ class Reason(StrEnum):
     PROBES = "probes"
     FLAPPING = "flapping"
     BROKEN = "broken"
+    ERRORS = "errors"  # all of its devices are held back
+    REPLACED = "replaced"  # another host answers at its URL, or has its name
     CREDENTIAL = "credential"  # its last token was revoked or has expired
+
+
+class TroubleKind(StrEnum):
+    """Why a host cannot be reached, or is not taken for itself."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    NAME = "name"  # its name is not known to the DNS
+    CERTIFICATE = "certificate"
+    REDIRECT = "redirect"
+    STATUS = "status"  # it answers another status than 2xx
+    CREDENTIAL = "credential"  # it answers 401 or 403: it has another secret
+    SOMEBODY_ELSE = "somebody_else"  # another host answers at its URL
+    TOO_SLOW = "too_slow"
 
 
 class WaitReason(StrEnum):
@@ -59,6 +75,13 @@ class DeviceStatus(StrEnum):
     LEASED = "leased"
     OFFLINE = "offline"
     DISABLED = "disabled"
+
+
+class DeviceReason(StrEnum):
+    """Why a device of a host that is well gets no new runs."""
+
+    HELD_BACK = "held_back"  # too many errors of the infrastructure without a verdict between them
+    AWAY = "away"  # its host says that it is not available
 
 
 class ExecutionStatus(StrEnum):
@@ -138,6 +161,17 @@ class DeviceView:
 
     device: Device
     status: DeviceStatus
+    reason: DeviceReason | None = None
+    reason_text: str | None = None
+    pause_s: float | None = None  # seconds without new runs, from when the reason began
+
+
+@dataclass(frozen=True, slots=True)
+class HostTrouble:
+    """Why a host cannot be reached now, in a word and in a sentence for people."""
+
+    kind: TroubleKind
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +182,9 @@ class HostView:
     status: HostStatus
     reason: Reason | None
     devices: tuple[DeviceView, ...]
-    pause_s: float | None = None  # seconds without new runs, for a host that flaps
+    pause_s: float | None = None  # seconds without new runs, from when the reason began
+    reason_text: str | None = None
+    trouble: HostTrouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +287,34 @@ class DeviceSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a host says of itself; `presences` are by its own names for its devices.
+
+    `host_url` and `instance_id` are None where the host does not say them.
+    """
+
+    stats: Json | None = None
+    device_metrics: Json | None = None
+    host_url: str | None = None
+    instance_id: str | None = None
+    presences: Mapping[str, Presence] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """A checked registration; `devices` has an implicit device when the host declared none.
 
-    `page_url` is the URL for browsers; the keys of `schemas` are the global ids of devices.
+    `page_url` is the URL for browsers; the keys of `schemas` and `presences` are the global ids of
+    devices. `instance_id` is a random name of the host's installation, kept on its disk.
     `credential_until` is the end of a signed token, in seconds since the epoch, infinity for never.
     """
 
@@ -266,6 +326,8 @@ class Registration:
     page_url: str | None = None
     schemas: Mapping[str, DeviceSchema] = field(default_factory=dict)
     credential_until: float | None = None
+    instance_id: str | None = None
+    presences: Mapping[str, Presence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,21 +418,25 @@ class TestProgress:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChanged:
-    """The status of a device changed."""
+    """The status of a device, or the reason for it, changed."""
 
     device_id: str
     status: DeviceStatus
     last_seen: str | None
+    reason: DeviceReason | None = None
+    reason_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostChanged:
-    """The status of a host, or its reason, changed."""
+    """The status of a host, the reason for it, or why it cannot be reached, changed."""
 
     host_id: str
     status: HostStatus
     reason: Reason | None
     last_seen: str | None
+    reason_text: str | None = None
+    trouble: HostTrouble | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from vpt.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from vpt.model import Credential, DeviceStatus, HostStatus, Json, Reason
+from vpt.model import Credential, DeviceStatus, Heartbeat, HostStatus, Json, Reason
 from vpt.store.tokens import make_token
 
 # ---------------------------------------------------------------- joining and leaving
@@ -92,7 +92,7 @@ async def test_a_host_that_says_goodbye_is_offline_and_not_probed(lab: Kit) -> N
     submitted = await lab.submit("a")
     assert submitted.status == "queued"
     with pytest.raises(NotRegisteredError):
-        await until(lambda: lab.lab.registry.heartbeat("h", None, Credential.JOIN))
+        await until(lambda: lab.lab.registry.heartbeat("h", Heartbeat(), Credential.JOIN))
     probes = len(host.probes)
     await lab.join(host)
     assert (await lab.final(submitted.execution_id))["status"] == "completed"
@@ -105,7 +105,7 @@ async def test_a_host_that_comes_back_may_send_a_heartbeat_at_once(lab: Kit) -> 
         await lab.lab.registry.unregister("h", Credential.JOIN)
         await until(lambda: _stored_as(lab, "offline"))
         await lab.join(host)
-        await lab.lab.registry.heartbeat("h", {"cpu_percent": 3.0}, Credential.JOIN)
+        await lab.lab.registry.heartbeat("h", Heartbeat({"cpu_percent": 3.0}), Credential.JOIN)
     await lab.lab._samples.flush()
     assert len(await lab.fetch("SELECT FROM host_health WHERE cpu_percent = 3")) == 1
 
@@ -120,19 +120,19 @@ async def test_a_heartbeat_sets_last_seen_and_never_makes_a_host_available(lab: 
     await lab.is_now("h", HostStatus.LOST)
     changes = len(lab.host_changes())
     for _ in range(5):
-        await lab.lab.registry.heartbeat("h", None, Credential.JOIN)
+        await lab.lab.registry.heartbeat("h", Heartbeat(), Credential.JOIN)
     await asyncio.sleep(0)
     assert lab.status() is HostStatus.LOST
     assert len(lab.host_changes()) == changes
     with pytest.raises(NotRegisteredError):
-        await lab.lab.registry.heartbeat("unknown", None, Credential.JOIN)
+        await lab.lab.registry.heartbeat("unknown", Heartbeat(), Credential.JOIN)
 
 
 async def test_a_heartbeat_triggers_a_probe(start_lab: StartLab) -> None:
     lab = await start_lab(host_probe_interval=60.0)
     host = await lab.host()
     probes = len(host.probes)
-    await lab.lab.registry.heartbeat("h", None, Credential.JOIN)
+    await lab.lab.registry.heartbeat("h", Heartbeat(), Credential.JOIN)
     await until(lambda: len(host.probes) == probes + 1)
 
 
@@ -312,7 +312,7 @@ async def test_a_weaker_credential_does_not_take_a_name(lab: Kit) -> None:
         with pytest.raises(ConflictError):
             await lab.join(host, credential=credential)
         with pytest.raises(ConflictError):
-            await lab.lab.registry.heartbeat("h", None, credential)
+            await lab.lab.registry.heartbeat("h", Heartbeat(), credential)
         with pytest.raises(ConflictError):
             await lab.lab.registry.unregister("h", credential)
     other = await lab.stranger("other")

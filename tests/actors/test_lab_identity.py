@@ -12,7 +12,7 @@ from tests.actors.conftest import PEER, Kit
 from tests.actors.fake_host import FakeHost, Gate, until
 from tests.actors.hooks import Pause, after_reading
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
-from vpt.model import Credential, HostStatus, Reason
+from vpt.model import Credential, Heartbeat, HostStatus, Reason
 from vpt.store.tokens import make_token, revoke_tokens
 from vpt.submission import resolve_device
 
@@ -168,13 +168,13 @@ async def test_a_host_that_refuses_calls_is_told_to_register_anew(lab: Kit) -> N
     host.believes = OTHER
     await until(lambda: lab.lab._supervisor.must_register("h"))
     with pytest.raises(NotRegisteredError):
-        await lab.lab.registry.heartbeat("h", None, JOIN)
+        await lab.lab.registry.heartbeat("h", Heartbeat(), JOIN)
     host.secret = OTHER
     await lab.join(host)
     await lab.is_now("h", HostStatus.AVAILABLE)
     # A probe with the old secret may have been under way at the registration.
     await until(lambda: not lab.lab._supervisor.must_register("h"))
-    await lab.lab.registry.heartbeat("h", None, JOIN)
+    await lab.lab.registry.heartbeat("h", Heartbeat(), JOIN)
 
 
 # ---------------------------------------------------------------- a credential that ends
@@ -215,7 +215,7 @@ async def test_a_revoked_host_is_offline_and_is_sent_nothing_more(lab: Kit, canc
     assert (lab.status(), reason(lab)) == (HostStatus.OFFLINE, Reason.CREDENTIAL)
     assert (len(host.actions), len(host.probes), len(host.cancels)) == sent
     with pytest.raises(NotRegisteredError):
-        await lab.lab.registry.heartbeat("h", None, OWN)
+        await lab.lab.registry.heartbeat("h", Heartbeat(), OWN)
     await make_token(lab.db, "h")
     await lab.join(host, credential=OWN)
     await lab.is_now("h", HostStatus.AVAILABLE)

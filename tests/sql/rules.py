@@ -443,6 +443,7 @@ _HOST = {
     "old_credential": "join",
     "old_dialect": "document",
     "page_url": None,
+    "instance_id": "instance",
 }
 _DEVICE = {
     "id": "free",
@@ -457,8 +458,14 @@ _LOOKS = {
     "host_statuses": ["suspect", "available"],
     "reasons": ["probes", None],
     "pauses_s": [10.0, None],
+    "host_texts": ["three errors", None],
+    "trouble_kinds": ["refused", None],
+    "trouble_texts": ["connection refused", None],
     "device_ids": ["free", "of_other_host"],
     "statuses": ["offline", "online"],
+    "device_reasons": ["away", None],
+    "device_texts": ["no cable", None],
+    "device_pauses_s": [20.0, None],
 }
 
 LAB = {
@@ -472,6 +479,7 @@ LAB = {
                 "cancel": True,
                 "sealed_secret": "\\x736563726574",
                 "last_seen": "now",
+                "instance_id": "instance",
                 "registered_at": "now",
             }
         },
@@ -499,6 +507,7 @@ LAB = {
                         "cancel": True,
                         "sealed_secret": "\\x736563726574",
                         "last_seen": "now",
+                        "instance_id": "instance",
                         "registered_at": "now",
                         "status": "suspect",
                     }
@@ -608,12 +617,32 @@ LAB = {
     "store_statuses": Rule(
         _LOOKS,
         {
-            "hosts host": {"status": "suspect", "reason": "probes", "reason_until": "now +10 s"},
-            "devices free": {"status": "offline"},
+            "hosts host": {
+                "status": "suspect",
+                "reason": "probes",
+                "reason_text": "three errors",
+                "reason_until": "now +10 s",
+                "trouble_kind": "refused",
+                "trouble_text": "connection refused",
+                "trouble_since": "now",
+            },
+            "devices free": {
+                "status": "offline",
+                "reason": "away",
+                "reason_text": "no cable",
+                "reason_until": "now +20 s",
+            },
         },
         {
             "they look so already": with_args(
-                host_statuses=["busy", "available"], reasons=[None, None], statuses=["online"] * 2
+                host_statuses=["busy", "available"],
+                reasons=[None, None],
+                host_texts=[None, None],
+                trouble_kinds=[None, None],
+                trouble_texts=[None, None],
+                statuses=["online"] * 2,
+                device_reasons=[None, None],
+                device_texts=[None, None],
             ),
             "unknown": with_args(host_ids=["a", "b"], device_ids=["a", "b"]),
         },

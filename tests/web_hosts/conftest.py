@@ -17,7 +17,7 @@ from vpt.config import Config
 from vpt.errors import NotFoundError, VptError
 from vpt.events import Events
 from vpt.measures import Tally
-from vpt.model import Answer, Credential, HostView, Json, Registration, Role
+from vpt.model import Answer, Credential, Heartbeat, HostView, Json, Registration, Role
 from vpt.store.db import Database
 from vpt.store.disk import Disk
 from vpt.store.tokens import issue_token
@@ -54,15 +54,8 @@ class NotedLab:
     async def register(self, registration: Registration, *, peer: str) -> None:
         self._note("register", registration, peer)
 
-    async def heartbeat(
-        self,
-        host_id: str,
-        stats: Json | None,
-        credential: Credential,
-        device_metrics: Json | None = None,
-    ) -> None:
-        more = () if device_metrics is None else (device_metrics,)
-        self._note("heartbeat", host_id, stats, credential, *more)
+    async def heartbeat(self, host_id: str, heartbeat: Heartbeat, credential: Credential) -> None:
+        self._note("heartbeat", host_id, heartbeat, credential)
 
     async def host_edited(self, host_id: str) -> None:
         self._note("host_edited", host_id)

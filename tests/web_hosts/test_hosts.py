@@ -18,6 +18,7 @@ from vpt.model import (
     Host,
     HostStatus,
     HostView,
+    Presence,
     Reason,
     Registration,
     Role,
@@ -281,12 +282,61 @@ async def test_a_heartbeat_may_be_empty_or_tell_of_its_health(
     for body in bodies:
         response = await client.post("/api/hosts/pi-1/heartbeat", headers=joining(config), **body)
         assert response.status == 200
-    assert [entry[2] for entry in lab.asked] == [
+    assert [entry[2].stats for entry in lab.asked] == [
         None,
         None,
         None,
         {"cpu_percent": 12.0, "memory_percent": 50.5},
     ]
+
+
+async def test_a_host_tells_of_its_devices_its_address_and_its_installation(
+    client: Client, lab: NotedLab, config: Config
+) -> None:
+    away = {"available": False, "reason": "no cable" + "!" * 1000}
+    facts = {"os": "14", "battery": 80, "rooted": False}
+    headers = joining(config)
+    body = {
+        **PI,
+        "instance_id": "installed-1",
+        "devices": [{**TV, **away}, {**TV, "device_id": "b", "properties": facts}],
+    }
+    assert (await client.post("/api/hosts/register", json=body, headers=headers)).status == 200
+    told = {"tv": away, "b": {"properties": facts}, "c": {}}
+    more = {"devices": told, "host_url": "http://10.0.0.9:1", "instance_id": "installed-1"}
+    url = "/api/hosts/pi-1/heartbeat"
+    assert (await client.post(url, json=more, headers=headers)).status == 200
+    registration, heartbeat = lab.asked[0][1], lab.asked[1][2]
+    gone = Presence(available=False, reason="no cable" + "!" * 492)
+    assert registration.instance_id == heartbeat.instance_id == "installed-1"
+    assert registration.presences == {
+        "pi-1:tv": gone,
+        "pi-1:b": Presence(properties=facts),
+    }
+    assert heartbeat.presences == {"tv": gone, "b": Presence(properties=facts), "c": Presence()}
+    assert heartbeat.host_url == "http://10.0.0.9:1"
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {str(number): 1 for number in range(65)},
+        {"": 1},
+        {"a" * 65: 1},
+        {"a": "b" * 257},
+        {"a": None},
+        {"a": [1]},
+        {"a": 1e300},
+        5,
+    ],
+)
+async def test_properties_of_a_device_are_few_and_short(
+    client: Client, config: Config, properties: Any
+) -> None:
+    body = {"devices": {"tv": {"properties": properties}}}
+    response = await client.post("/api/hosts/pi-1/heartbeat", json=body, headers=joining(config))
+    assert response.status == 400
+    assert list((await response.json())["errors"]["devices"]["tv"]["value"]) == ["properties"]
 
 
 async def test_a_host_that_is_not_registered_is_asked_to_register(
@@ -346,7 +396,9 @@ async def test_a_host_is_shown_with_its_devices_and_no_secret(client: Client, db
         "dialect": "document",
         "status": "suspect",
         "reason": None,
+        "reason_text": None,
         "reason_until": None,
+        "trouble": None,
         "capabilities": [],
         "tags": [],
         "hardware": {"cpu": 1},

@@ -18,7 +18,7 @@ from tests.actors.fake_host import until
 from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
 from vpt.errors import NotRegisteredError
-from vpt.model import Credential, Device, Host, Registration, Role
+from vpt.model import Credential, Device, Heartbeat, Host, Registration, Role
 from vpt.web.api.virtualpytest import LONGEST_END
 from vpt.web.http import held
 
@@ -282,9 +282,10 @@ async def test_a_ping_tells_of_the_machine_and_of_each_device(
         200,
         {"status": "success", "host_id": "field-1"},
     )
-    ((what, host_id, stats, credential, metrics),) = lab.asked
+    ((what, host_id, heard, credential),) = lab.asked
     assert (what, host_id, credential) == ("heartbeat", "field-1", Credential.JOIN)
-    assert stats == {
+    metrics = heard.device_metrics
+    assert heard.stats == {
         "cpu_percent": 1.0,
         "memory_percent": 2.8,
         "disk_percent": 25.1,
@@ -314,7 +315,7 @@ async def test_a_ping_may_be_as_odd_as_it_likes(
         body = {"host_name": "field-1", **change}
         response = await client.post("/server/system/ping", json=body, headers=joining)
         assert response.status == 200
-    assert lab.asked == [("heartbeat", "field-1", None, Credential.JOIN)] * 3
+    assert lab.asked == [("heartbeat", "field-1", Heartbeat(), Credential.JOIN)] * 3
 
 
 async def test_who_is_not_registered_is_told_so_in_the_words_it_knows(

@@ -20,6 +20,7 @@ from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
+from vpt.actors.changes import publish_changes
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.secrets import Revealed, SecretGoneError, Secrets, masked, no_secret
@@ -30,10 +31,8 @@ from vpt.events import Events
 from vpt.measures import Tally
 from vpt.model import (
     Answer,
-    DeviceChanged,
     ErrorKind,
     ExecutionStatus,
-    HostChanged,
     HostView,
     Waiting,
 )
@@ -424,20 +423,9 @@ class HostActor(Actor[m.Message]):
     def _announce(self, view: HostView) -> None:
         self._unstored_view = view
         self._recorded.set()
-        self._publish_changes(self._last_view, view)
+        publish_changes(self._services.events, self._last_view, view, self._last_seen)
         self._last_view = view
         self._services.dispatcher.announce(view)
-
-    def _publish_changes(self, old: HostView | None, new: HostView) -> None:
-        seen = self._last_seen.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if self._last_seen else None
-        if old is None or (old.status, old.reason) != (new.status, new.reason):
-            log.info("host_status_changed", host_id=self.name, status=new.status, reason=new.reason)
-            self._services.events.publish(HostChanged(self.name, new.status, new.reason, seen))
-        was = {item.device.id: item.status for item in old.devices} if old else {}
-        for item in new.devices:
-            if was.get(item.device.id) is not item.status:
-                log.info("device_status_changed", device_id=item.device.id, status=item.status)
-                self._services.events.publish(DeviceChanged(item.device.id, item.status, seen))
 
 
 async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> float:

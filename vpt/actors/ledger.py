@@ -139,8 +139,14 @@ class Shared:
             host_statuses=[view.status for view in newest],
             reasons=[view.reason for view in newest],
             pauses_s=[view.pause_s for view in newest],
+            host_texts=[view.reason_text for view in newest],
+            trouble_kinds=[view.trouble and view.trouble.kind for view in newest],
+            trouble_texts=[view.trouble and view.trouble.text for view in newest],
             device_ids=[item.device.id for item in devices],
             statuses=[item.status for item in devices],
+            device_reasons=[item.reason for item in devices],
+            device_texts=[item.reason_text for item in devices],
+            device_pauses_s=[item.pause_s for item in devices],
         )
 
 

@@ -22,10 +22,10 @@ from vpt.model import (
     Credential,
     Device,
     DeviceStatus,
+    Heartbeat,
     Host,
     HostStatus,
     HostView,
-    Json,
     Registration,
 )
 from vpt.names import check_names
@@ -235,6 +235,7 @@ class Registry:
                 old_credential=row["credential"] if row is not None else None,
                 old_dialect=row["dialect"] if row is not None else None,
                 page_url=registration.page_url,
+                instance_id=registration.instance_id,
             )
             if stored is None:  # the row is not the one that was checked
                 raise ConflictError(_JUST_NOW)
@@ -351,16 +352,15 @@ class Registry:
     async def heartbeat(
         self,
         host_id: str,
-        stats: Json | None,
+        heartbeat: Heartbeat,
         credential: Credential,
-        device_metrics: Json | None = None,
     ) -> None:
         """Note that a host is alive, and probe it; NotRegisteredError when it must register."""
         await self._check_known(host_id, credential)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
-        if stats or device_metrics:
-            self._samples.reported(host_id, stats, device_metrics)
+        if heartbeat.stats or heartbeat.device_metrics:
+            self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
         if self._supervisor.must_register(host_id):
             raise NotRegisteredError
 

@@ -51,8 +51,8 @@ from vpt.web.schemas.hosts import (
     HostResponse,
     RegisteredResponse,
     RegistrationBody,
+    heartbeat_of,
     registration,
-    stats_of,
 )
 
 log = structlog.get_logger(__name__)
@@ -248,7 +248,7 @@ async def register_host(request: web.Request) -> web.Response:
 async def heartbeat(request: web.Request) -> web.Response:
     """Store a sign of life of a host, and its health figures."""
     host_id, speaker, body = await _message_of_host(request)
-    await request.app[LAB].registry.heartbeat(host_id, stats_of(body), speaker.credential)
+    await request.app[LAB].registry.heartbeat(host_id, heartbeat_of(body), speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 

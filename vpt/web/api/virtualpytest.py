@@ -9,7 +9,7 @@ from aiohttp import web
 
 from vpt.dialects.start_requests import StepKind
 from vpt.errors import ConflictError, NotRegisteredError
-from vpt.model import Json, Registration
+from vpt.model import Heartbeat, Json, Registration
 from vpt.web.http.auth import own_credential
 from vpt.web.http.caller import peer_of
 from vpt.web.http.keys import LAB
@@ -73,7 +73,9 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
         request, lambda body: (host_name_of(body), health_of(body))
     )
     await check_speaker(request, speaker, host_id)
-    await request.app[LAB].registry.heartbeat(host_id, stats, speaker.credential, metrics)
+    await request.app[LAB].registry.heartbeat(
+        host_id, Heartbeat(stats, metrics), speaker.credential
+    )
     return json_response({"status": "success", "host_id": host_id})
 
 

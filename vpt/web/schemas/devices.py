@@ -8,7 +8,7 @@ from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
 from vpt.bounds import LONGEST_TIMEOUT_S, MOST_LABELS
-from vpt.model import DeviceStatus, Json
+from vpt.model import DeviceReason, DeviceStatus, Json
 from vpt.web.schemas.fields import (
     CAPABILITIES,
     LABEL,
@@ -57,6 +57,10 @@ class DeviceEditBody(Schema):
     host_id = f.String(allow_none=True, metadata=about("Unchanged: the host of the device."))
     local_id = f.String(allow_none=True, metadata=about("Unchanged: its host's name for it."))
     declared = f.Raw(allow_none=True, metadata=about("Ignored: whether the host declares it."))
+    properties = f.Raw(allow_none=True, metadata=about("Ignored: what its host says of it."))
+    reason = f.Raw(allow_none=True, metadata=about("Ignored: why it gets no runs."))
+    reason_text = f.Raw(allow_none=True, metadata=about("Ignored: why, in words."))
+    reason_until = f.Raw(allow_none=True, metadata=about("Ignored: until when."))
     lease = f.Raw(allow_none=True, metadata=about("Ignored: who leases it."))
     last_seen = f.Raw(allow_none=True, metadata=about("Ignored: when its host was seen last."))
     created_at = f.Raw(allow_none=True, metadata=about("Ignored: when it was added."))
@@ -137,7 +141,11 @@ class DeviceResponse(ResponseSchema):
     local_id = text("The host's own name for the device.", none=True)
     capabilities = words()
     tags = words()
+    properties = f.Dict(metadata=about("What its host says of it: texts, numbers, booleans."))
     status = one_of(DeviceStatus)
+    reason = one_of(DeviceReason, "Why it gets no runs though its host is well.", none=True)
+    reason_text = text("The same in words.", none=True)
+    reason_until = moment("When it is tried again; null: when the reason is gone.", none=True)
     declared = flag("True when the host declares the device itself; false when a person added it.")
     lease = f.Nested(LeaseShown, allow_none=True)
     last_seen = moment(none=True)
@@ -150,7 +158,11 @@ class DeviceResponse(ResponseSchema):
         "local_id": "desktop",
         "capabilities": [],
         "tags": ["second floor"],
+        "properties": {"os": "Debian 12"},
         "status": "online",
+        "reason": None,
+        "reason_text": None,
+        "reason_until": None,
         "declared": True,
         "lease": None,
         "last_seen": LATE,

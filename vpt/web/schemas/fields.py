@@ -13,8 +13,12 @@ from vpt.bounds import (
     LONGEST_DESCRIPTION,
     LONGEST_ID,
     LONGEST_NAME,
+    LONGEST_PROPERTY,
+    LONGEST_PROPERTY_NAME,
     LONGEST_TIMEOUT_S,
+    MOST_PROPERTIES,
 )
+from vpt.model import Json
 from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 
 #: What a host may call itself and its devices: both go into ids and paths.
@@ -29,9 +33,36 @@ def _refuse_dots(name: str) -> None:
 
 NAME = (validate.Regexp(rf"{HOST_NAME.pattern}\Z", error=HOST_NAME_FORM), _refuse_dots)
 LOCAL_NAME = validate.Regexp(rf"{LOCAL_ID.pattern}\Z", error=LOCAL_ID_FORM)
+INSTANCE = validate.Regexp(
+    r"[A-Za-z0-9_-]{8,64}\Z", error="expected 8 to 64 letters, digits, '_' or '-'"
+)
 LABEL = validate.Length(1, LONGEST_NAME)
 CAPABILITIES = "Capabilities, which test cases can require."
 TAGS = "Tags to filter lists by."
+
+
+class Properties(f.Dict):
+    """An object of few short texts, numbers and booleans."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        told: Json = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        if len(told) > MOST_PROPERTIES:
+            raise ValidationError(f"expected at most {MOST_PROPERTIES} properties")
+        for name, item in told.items():
+            if not 0 < len(name) <= LONGEST_PROPERTY_NAME:
+                raise ValidationError(f"expected names of 1 to {LONGEST_PROPERTY_NAME} characters")
+            if not _is_property(item):
+                raise ValidationError(
+                    f"{name}: expected a boolean, a number, or a text of at most"
+                    f" {LONGEST_PROPERTY} characters"
+                )
+        return told
+
+
+def _is_property(item: Any) -> bool:
+    if isinstance(item, str):
+        return len(item) <= LONGEST_PROPERTY
+    return isinstance(item, bool | int | float) and abs(item) < 1e15  # noqa: PLR2004 (and no NaN)
 
 
 class Number(f.Float):

@@ -11,12 +11,24 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
-from vpt.bounds import LONGEST_ID, LONGEST_TIMEOUT_S, MOST_LABELS
-from vpt.model import Credential, Device, Host, HostStatus, Json, Reason, Registration
+from vpt.bounds import LONGEST_ID, LONGEST_REASON, LONGEST_TIMEOUT_S, MOST_LABELS
+from vpt.model import (
+    Credential,
+    Device,
+    Heartbeat,
+    Host,
+    HostStatus,
+    Json,
+    Presence,
+    Reason,
+    Registration,
+    TroubleKind,
+)
 from vpt.urls import LONGEST_URL, check_host_url
 from vpt.web.schemas.devices import DeviceResponse
 from vpt.web.schemas.fields import (
     CAPABILITIES,
+    INSTANCE,
     LABEL,
     LOCAL_NAME,
     NAME,
@@ -24,6 +36,7 @@ from vpt.web.schemas.fields import (
     BoundedList,
     Flag,
     Number,
+    Properties,
     about,
     labels,
 )
@@ -58,7 +71,26 @@ class _FromHost(Schema):
         unknown = EXCLUDE
 
 
-class DeclaredDeviceBody(_FromHost):
+class PresenceBody(_FromHost):
+    """What a host says of a device: whether it is there, and facts about it."""
+
+    available = Flag(
+        load_default=True,
+        metadata=about("False while the device cannot be used; it gets no run then."),
+    )
+    reason = f.String(
+        load_default=None,
+        allow_none=True,
+        metadata=about(f"Why it cannot be used, for people; cut at {LONGEST_REASON} characters."),
+    )
+    properties = Properties(
+        load_default=None,
+        allow_none=True,
+        metadata=about("Facts about the device by name: texts, numbers, booleans."),
+    )
+
+
+class DeclaredDeviceBody(PresenceBody):
     """A device of a registration."""
 
     device_id = f.String(
@@ -124,9 +156,16 @@ class RegistrationBody(_FromHost):
             "The secret that the server sends with each call to the host; never shown again."
         ),
     )
+    instance_id = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=INSTANCE,
+        metadata=about("A random name of this installation of the host, kept on its disk."),
+    )
     example: ClassVar[Json] = {
         "host_name": "pi-1",
         "host_url": "http://10.0.0.7:5110",
+        "instance_id": "5b0c7f1de2a94c38",
         "capabilities": ["desktop"],
         "devices": [{"device_id": "desktop", "name": "Desktop of pi-1", "model": "desktop"}],
         "protocol": {"idempotency": True, "cancel": True},
@@ -149,7 +188,30 @@ class HeartbeatBody(_FromHost):
         allow_none=True,
         metadata={"description": f"An object of numbers: {', '.join(sorted(STATS))}."},
     )
-    example: ClassVar[Json] = {"system_stats": {"cpu_percent": 12.5, "load_1m": 0.4}}
+    host_url = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(1, LONGEST_URL),
+        metadata=about("The URL at which the server calls the host now."),
+    )
+    instance_id = f.String(
+        load_default=None,
+        allow_none=True,
+        validate=INSTANCE,
+        metadata=about("The `instance_id` of its registration."),
+    )
+    devices = f.Dict(
+        keys=f.String(),
+        values=f.Nested(PresenceBody),
+        load_default=dict,
+        allow_none=True,
+        validate=validate.Length(max=MOST_DEVICES),
+        metadata=about("What it says of its devices, by its own names for them."),
+    )
+    example: ClassVar[Json] = {
+        "system_stats": {"cpu_percent": 12.5, "load_1m": 0.4},
+        "devices": {"desktop": {"available": False, "reason": "The screen is off."}},
+    }
 
 
 def registration(body: Json, *, peer: str, credential: Credential) -> Registration:
@@ -168,7 +230,28 @@ def registration(body: Json, *, peer: str, credential: Credential) -> Registrati
         hardware=body["hardware"] or {},
         secret=body["host_secret"],
         credential=credential,
+        instance_id=body["instance_id"],
+        presences={
+            f"{host.id}:{item['device_id']}": _presence(item) for item in body["devices"] or ()
+        },
     )
+
+
+def heartbeat_of(body: Json) -> Heartbeat:
+    """Build the heartbeat from a loaded HeartbeatBody, or from no body at all."""
+    return Heartbeat(
+        stats_of(body),
+        host_url=body.get("host_url"),
+        instance_id=body.get("instance_id"),
+        presences={name: _presence(item) for name, item in (body.get("devices") or {}).items()},
+    )
+
+
+def _presence(item: Json) -> Presence:
+    reason = item["reason"]
+    # Cut rather than refused: a host passes on what a tool printed.
+    words = None if reason is None else (reason[:LONGEST_REASON] or None)
+    return Presence(item["available"], words, item["properties"])
 
 
 def _devices(host_id: str, declared: Any) -> tuple[Device, ...]:
@@ -258,6 +341,14 @@ class ProtocolShown(ResponseSchema):
     cancel = flag()
 
 
+class TroubleShown(ResponseSchema):
+    """Why the host cannot be reached."""
+
+    kind = one_of(TroubleKind)
+    text = text("The same in words.")
+    since = moment()
+
+
 class HostResponse(ResponseSchema):
     """The host with its devices."""
 
@@ -268,7 +359,9 @@ class HostResponse(ResponseSchema):
     dialect = text("`document` or `virtualpytest`.")
     status = one_of(HostStatus)
     reason = one_of(Reason, none=True)
+    reason_text = text("The reason in words.", none=True)
     reason_until = moment(none=True)
+    trouble = f.Nested(TroubleShown, allow_none=True)
     capabilities = words()
     devices = f.List(f.Nested(DeviceResponse))
     tags = words()
@@ -285,7 +378,9 @@ class HostResponse(ResponseSchema):
         "dialect": "document",
         "status": "available",
         "reason": None,
+        "reason_text": None,
         "reason_until": None,
+        "trouble": None,
         "capabilities": ["desktop"],
         "devices": [DeviceResponse.example],
         "tags": [],
