@@ -182,9 +182,12 @@ async def test_a_browser_that_does_not_start_is_away_and_back_by_itself(
         await told(server, True, "web")
         answer = (await host.act("open_browser"))[1]
         assert (answer["kind"], answer["device"]["available"]) == ("host_error", False)
-        assert (await told(server, False, "web"))["reason"].startswith("the browser did not start")
+        reason = (await told(server, False, "web"))["reason"]
+        assert reason.startswith("the browser did not start: ")
+        assert reason.endswith("; no display")
         broken.unlink()
-        assert (await told(server, False, "web"))["reason"].startswith("the browser is missing")
+        await server.heard("heartbeat", server.count("heartbeat") + 2)
+        assert (await told(server, False, "web"))["reason"] == f"the browser is missing: {broken}"
         broken.symlink_to(str(good))
         await told(server, True, "web")
         assert (await host.act("open_browser"))[1]["success"] is True

@@ -201,7 +201,7 @@ class WebDriver(Driver):
                     await self._launch()
             except (Error, OSError) as error:
                 reason = error.message if isinstance(error, Error) else str(error)
-                self._fault = f"the browser did not start: {_first_line(reason)}"
+                self._fault = f"the browser did not start: {_why(reason)}"
                 self._failed_at = time.monotonic()
             else:
                 self._fault = None
@@ -323,8 +323,11 @@ async def _screenshot(page: Page) -> bytes:
     return await page.screenshot(timeout=CLOSE_S * 1000)
 
 
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "no reason given")
+def _why(text: str) -> str:
+    """Return the first line of an error, and the first one that the browser printed."""
+    lines = text.strip().splitlines() or ["no reason given"]
+    printed = (line.partition("[err]")[2].strip() for line in lines[1:] if "[err]" in line)
+    return "; ".join(filter(None, (lines[0], next(printed, None))))
 
 
 def _finder(params: Params) -> Callable[[Page], Locator]:
