@@ -7,14 +7,13 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Protocol, assert_never
 
 import asyncpg
 import structlog
-from msgspec import structs
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
@@ -24,13 +23,13 @@ from vpt.actors.changes import publish_changes
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.secrets import Revealed, SecretGoneError, Secrets, masked, no_secret
+from vpt.actors.slim import slim
 from vpt.actors.state import CONNECT_SHARE, HostState, RunState
 from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
 from vpt.events import Events
 from vpt.measures import Tally
 from vpt.model import (
-    Answer,
     ErrorKind,
     ExecutionStatus,
     HostView,
@@ -253,7 +252,7 @@ class HostActor(Actor[m.Message]):
         began = perf_counter()
         outcome = await self._send(self._call_of(effect, revealed))
         duration_ms = (perf_counter() - began) * 1000
-        outcome = await masked(_slim(outcome), revealed.masker)
+        outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
 
     def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
@@ -285,19 +284,7 @@ class HostActor(Actor[m.Message]):
         # It may have waited behind others for longer than its asker did: then it is not sent.
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.is_pending(command.ask):
-            body = {**command.action, "device_model": effect.device.model}
-            outcome = await self._send(
-                Call(
-                    effect.host,
-                    effect.device,
-                    body,
-                    command.key,
-                    command.timeout_s + _STOP_S,
-                    command.timeout_s * CONNECT_SHARE,
-                    command.timeout_s,
-                    effect.lease_id,
-                )
-            )
+            outcome = await self._send(_call_of_action(effect))
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
@@ -309,9 +296,7 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(
-                trouble.trouble, trouble.message, trouble.unauthorized, trouble.answer
-            )
+            return _no_answer(trouble)
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
@@ -450,19 +435,23 @@ async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> fl
             return perf_counter() - began
 
 
-def _slim(outcome: m.Outcome) -> m.Outcome:
-    """Return the answer with only what will be stored."""
-    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    if isinstance(outcome, Answer):
-        return _slim_answer(outcome)
-    answer = outcome.answer and _slim_answer(outcome.answer)
-    return structs.replace(outcome, answer=answer)
+def _call_of_action(effect: fx.SendAction) -> Call:
+    """Return the call of a manual action; it lasts longer than the host may act, to be answered."""
+    command = effect.command
+    return Call(
+        effect.host,
+        effect.device,
+        {**command.action, "device_model": effect.device.model},
+        command.key,
+        command.timeout_s + _STOP_S,
+        command.timeout_s * CONNECT_SHARE,
+        command.timeout_s,
+        effect.lease_id,
+    )
 
 
-def _slim_answer(answer: Answer) -> Answer:
-    if answer.raw is None:
-        return answer
-    return replace(answer, raw={"screenshot": answer.raw.get("screenshot")})
+def _no_answer(error: HostTroubleError) -> m.NoAnswer:
+    return m.NoAnswer(error.trouble, error.message, error.unauthorized, error.answer)
 
 
 def _log_end(

@@ -29,7 +29,7 @@ class HostReplacedError(Exception):
     """The server has another host of this name now, so this one stops."""
 
     def __init__(self, name: str) -> None:
-        """Say so of the host `name`."""
+        """Build the message about the host `name`."""
         super().__init__(
             f"the server has another host of the name {name} now, so this one has stopped:"
             " give one of them another name by --name"
