@@ -92,7 +92,7 @@ UPDATE execution_steps
 SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
--- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step)
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step, output)
 WITH ended AS (
     UPDATE execution_attempts
     SET status = $3, error_kind = $4, error = $5, completed_at = now(),
@@ -103,6 +103,7 @@ WITH ended AS (
     UPDATE execution_steps
     SET status = CASE WHEN step = $8 THEN 'error' ELSE 'skipped' END,
         error = CASE WHEN step = $8 THEN coalesce($5, $3) END,
+        output = CASE WHEN step = $8 THEN $12::text END,
         finished_at = CASE WHEN step = $8 THEN now() END,
         started_at = CASE WHEN step = $8 THEN started_at END
     WHERE execution_id = $1 AND attempt = $2 AND status = 'running'

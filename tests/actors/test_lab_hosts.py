@@ -369,7 +369,8 @@ async def test_an_action_by_hand_answers_what_the_host_said(lab: Kit) -> None:
     assert (answer.success, answer.output) == (True, "a picture")
     answer = await _act(lab, "look")
     bodies = [call.body for call in host.actions]
-    assert bodies == [{"command": "look", "device_id": "d1", "device_model": "tv"}] * 2
+    limit = {"limit_s": 10}
+    assert bodies == [{"command": "look", "device_id": "d1", "device_model": "tv"} | limit] * 2
     keys = {call.key for call in host.actions}
     assert len(keys) == 2
     assert None not in keys

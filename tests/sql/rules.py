@@ -75,6 +75,7 @@ _END = {
     "seq": 3,
     "refused_by": None,
     "last_step": 2,
+    "output": "so far",
 }
 _ENDED_ATTEMPT = {
     "execution_attempts runs 2": {
@@ -84,7 +85,12 @@ _ENDED_ATTEMPT = {
         "completed_at": "now",
         "released_at": "now",
     },
-    "execution_steps runs 2 2": {"status": "error", "error": "away", "finished_at": "now"},
+    "execution_steps runs 2 2": {
+        "status": "error",
+        "error": "away",
+        "output": "so far",
+        "finished_at": "now",
+    },
 }
 _QUEUED_AGAIN = {
     "test_executions runs": {

@@ -21,8 +21,9 @@ from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.changes import publish_changes
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.ledger import Ledger, Shared, slim, waiting_of
+from vpt.actors.ledger import Ledger, Shared, waiting_of
 from vpt.actors.secrets import Revealed, Secrets, masked
+from vpt.actors.slim import slim
 from vpt.actors.state import CONNECT_SHARE, HostState, RunState
 from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
 from vpt.errors import VptError
@@ -32,6 +33,7 @@ from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     HostView,
+    Json,
     Waiting,
 )
 from vpt.store.artifacts import Artifacts
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
 _CALL_LIMIT = 10.0  # seconds for one POST /host/cancel or /host/releaseControl
+_STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 _VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
 
 
@@ -279,6 +282,7 @@ class HostActor(Actor[m.Message]):
             f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
             effect.limit,
             effect.connect,
+            effect.step_limit,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
             on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
@@ -298,6 +302,10 @@ class HostActor(Actor[m.Message]):
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
             effect.host, effect.execution_id, effect.attempt, _CALL_LIMIT
         )
+        call = self._calls.get(effect.device_id)
+        if acknowledged and call is not None:
+            # The step has ended, and what it printed is in its answer: that counts first.
+            await asyncio.wait({call}, timeout=_STOP_S)
         self.tell(
             m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
         )
@@ -412,8 +420,7 @@ async def _acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
         revealed = await services.secrets.reveal_action(command, connect)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
-    body = {**revealed.action, "device_model": effect.device.model}
-    call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
+    call = _call_of_action(effect, revealed.action)
     return await masked(await _sent(services, call), revealed.masker)
 
 
@@ -447,6 +454,21 @@ async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> fl
             await asyncio.sleep(pause)
         else:
             return perf_counter() - began
+
+
+def _call_of_action(effect: fx.SendAction, action: Json) -> Call:
+    """Return the call of a manual action; it lasts longer than the host may act, to be answered."""
+    command = effect.command
+    return Call(
+        effect.host,
+        effect.device,
+        {**action, "device_model": effect.device.model},
+        command.key,
+        command.timeout_s + _STOP_S,
+        command.timeout_s * CONNECT_SHARE,
+        command.timeout_s,
+        effect.lease_id,
+    )
 
 
 def _log_end(

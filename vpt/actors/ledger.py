@@ -7,7 +7,7 @@ a device has at most one record under way.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -15,7 +15,6 @@ import structlog
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.model import (
-    Answer,
     DeviceRequest,
     ExecutionStatus,
     HostView,
@@ -224,6 +223,7 @@ class Ledger:
             seq=effect.seq,
             refused_by=effect.avoid,
             last_step=effect.at,
+            output=effect.answer.output if effect.answer else None,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None
@@ -238,11 +238,3 @@ class Ledger:
     async def statuses(self, view: HostView) -> None:
         """Store the status of the host and of its devices, in one try: a newer one may follow."""
         await self._shared.looks.put(view)
-
-
-def slim(outcome: m.Outcome) -> m.Outcome:
-    """Return the answer with only what will be stored."""
-    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    if not isinstance(outcome, Answer) or outcome.raw is None:
-        return outcome
-    return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})

@@ -23,17 +23,18 @@ from vpt.model import (
 
 
 class NoAnswer(Struct, frozen=True):
-    """Why a call brought no answer; `error` is for people."""
+    """Why a call brought no verdict; `error` is for people."""
 
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
     same_again: bool = False  # an answer came; sending the step again would bring the same
+    answer: Answer | None = None  # what the host answered all the same: its output is stored
 
     @classmethod
-    def of(cls, trouble: HostTroubleError) -> NoAnswer:
+    def of(cls, error: HostTroubleError) -> NoAnswer:
         """Return the outcome of a call that ended with this error."""
-        return cls(trouble.trouble, trouble.message, trouble.unauthorized, trouble.same_again)
+        return cls(error.trouble, error.message, error.unauthorized, error.same_again, error.answer)
 
 
 Outcome = Answer | NoAnswer

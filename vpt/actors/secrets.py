@@ -112,12 +112,17 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
     if not masker:
         return outcome
     if isinstance(outcome, Answer):
-        size = len(outcome.output or "") + len(outcome.error or "")
-        # The JSON of an action's answer is as long as the host likes.
-        if size > _LARGE or (outcome.raw is not None and outcome.raw.keys() - {_PICTURE}):
-            return await asyncio.to_thread(_masked_answer, outcome, masker)
-        return _masked_answer(outcome, masker)
-    return structs.replace(outcome, error=masker.text(outcome.error))
+        return await _masked(outcome, masker)
+    answer = outcome.answer and await _masked(outcome.answer, masker)
+    return structs.replace(outcome, error=masker.text(outcome.error), answer=answer)
+
+
+async def _masked(answer: Answer, masker: Masker) -> Answer:
+    size = len(answer.output or "") + len(answer.error or "")
+    # The JSON of an action's answer is as long as the host likes.
+    if size > _LARGE or (answer.raw is not None and answer.raw.keys() - {_PICTURE}):
+        return await asyncio.to_thread(_masked_answer, answer, masker)
+    return _masked_answer(answer, masker)
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:

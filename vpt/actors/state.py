@@ -13,6 +13,7 @@ from vpt.model import (
     Device,
     DeviceStatus,
     DeviceView,
+    ErrorKind,
     Host,
     HostStatus,
     HostView,
@@ -94,6 +95,7 @@ class RunState(Struct, frozen=True):
     stop: bool = False  # the last step is over, or a failed one ended the run: nothing goes out
     cancelled: bool = False  # to be carried out in the phase's own way: see `machine/cancel.py`
     overdue: bool = False  # its time was over while a record was being stored
+    late: ErrorKind | None = None  # a time limit is over, and the host is stopping the step
     parks: int = 0  # how often the present step was parked: later probes come less soon
     uncertain: bool = False  # the host may be acting on the present step
     handle: str | None = None  # what the host calls the present try, when it named it

@@ -37,14 +37,16 @@ class Trouble(Enum):
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     NO_DATABASE = auto()  # not sent: the database did not return the step's secrets in time
     TIMEOUT = auto()  # no answer in time: it may be acting
+    STOPPED = auto()  # the host stopped the step at its time limit
 
 
 class HostTroubleError(Exception):
-    """A call brought no answer; `message` is for people.
+    """A call brought no verdict; `message` is for people.
 
     `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
     `same_again`: the answer came and cannot be understood, so that sending the step once more would
     bring the same.
+    `answer` is what the host answered all the same, such as what the step printed.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class HostTroubleError(Exception):
         *,
         unauthorized: bool = False,
         same_again: bool = False,
+        answer: Answer | None = None,
     ) -> None:
         self.trouble = trouble
         self.unauthorized = unauthorized
         self.same_again = same_again
+        self.answer = answer
         self.message = clean(message) or ""
         super().__init__(message)
 
@@ -70,9 +74,10 @@ def not_understood(message: str) -> HostTroubleError:
 class Call(Struct, frozen=True):
     """An action to send, and the callbacks for what becomes known while it is under way.
 
-    When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
+    When there is no connection within `connect` (s) nothing is sent. `step_limit` (s) is the time
+    after which the host is to stop the action. `opens` is true of the first
     try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
-    before, and the host is only asked for its end.
+    before, and the host is only asked for its end. A manual action under a lease names that.
     """
 
     host: Host
@@ -81,6 +86,8 @@ class Call(Struct, frozen=True):
     key: str
     limit: float  # seconds
     connect: float = 5.0
+    step_limit: float | None = None
+    lease_id: str | None = None
     opens: bool = False
     handle: str | None = None
     on_begun: Callable[[str], None] = lambda _: None  # gets the handle

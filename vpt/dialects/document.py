@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import orjson
@@ -16,6 +17,11 @@ from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
 _JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
+_MISDIRECTED = 421
+_SOMEBODY_ELSE = "Another host answers at the host's URL, and did nothing."
+_NO_REASON = "The host could not run the step and gives no reason."
+#: What the `kind` of an answer with `"outcome": "error"` means, where it is not the host's error.
+_TROUBLES = {"step_timeout": Trouble.STOPPED}
 
 
 class DocumentDialect:
@@ -54,7 +60,9 @@ class DocumentDialect:
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
-        data = orjson.dumps({**call.body, "device_id": call.device.local_id})
+        more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
+        told = {name: value for name, value in more.items() if value is not None}
+        data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
         try:
             return await self._post(call, data)
         except HostTroubleError as error:
@@ -125,22 +133,26 @@ def _timeout(seconds: float, connect: float) -> aiohttp.ClientTimeout:
 
 
 def _headers(host: Host) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Vpt-Host": host.id}
     if host.secret is not None:
         headers["Authorization"] = f"Bearer {host.secret}"
     return headers
 
 
 def _answer_of(status: int, content: bytes, raw: Mapping[str, Any] | None) -> Answer:
-    """Return the answer in a response; raise HostTroubleError when there is none."""
+    """Return the answer in a response; raise HostTroubleError when there is no verdict in it."""
     if not http.is_good(status):
-        http.raise_for_status(status, raw or {})
+        _raise_refusal(status, raw or {})
     if raw is None:
         raise http.no_object(content)
+    if raw.get("outcome") == "error":
+        answer = _said(raw)
+        trouble = _TROUBLES.get(str(raw.get("kind")), Trouble.HOST_ERROR)
+        raise HostTroubleError(trouble, answer.error or _NO_REASON, answer=answer)
     success = raw.get("success")
     if not isinstance(success, bool):
         raise not_understood(_no_success(success))
-    return Answer(success, clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+    return replace(_said(raw), success=success)
 
 
 def _no_success(success: Any) -> str:
@@ -149,3 +161,19 @@ def _no_success(success: Any) -> str:
         return "The host answered without success: true or false must be in it."
     name = next((name for kind, name in _JSON_TYPES if isinstance(success, kind)), "a number")
     return f"The host answered success as {name}, not as true or false."
+
+
+def _raise_refusal(status: int, raw: Mapping[str, Any]) -> NoReturn:
+    """Raise what a status means that is no 2xx, with what the step printed before."""
+    if status == _MISDIRECTED:
+        raise HostTroubleError(Trouble.NOT_CONNECTED, _SOMEBODY_ELSE)
+    try:
+        http.raise_for_status(status, raw)
+    except HostTroubleError as error:
+        error.answer = _said(raw) if raw.get("output") is not None else None
+        raise
+
+
+def _said(raw: Mapping[str, Any]) -> Answer:
+    """Return what a host said of a step, not counting as a success."""
+    return Answer(False, clean(raw.get("output")), clean(raw.get("error")), raw=raw)

@@ -37,7 +37,7 @@ def run_action(t: Transition, command: m.RunAction) -> None:
     actions = (*lane.actions, command)
     lane = t.put(lane, actions=actions)
     if len(acting(t, lane)) == len(actions) == 1:
-        t.add(fx.SendAction(t.state.host, lane.device, command))
+        t.add(_send(t, lane))
 
 
 def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptError:
@@ -100,9 +100,10 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     # have removed the device while it ran.
     outcome = fact.outcome
     link.note_authority(t, outcome)
-    if isinstance(outcome, Answer):
-        t.add(fx.Resolve(fact.ask, (outcome, fact.duration_ms)))
-    else:
+    answer = _answer_in(outcome)
+    if answer is not None:
+        t.add(fx.Resolve(fact.ask, (answer, fact.duration_ms)))
+    elif isinstance(outcome, m.NoAnswer):
         t.add(fx.Reject(fact.ask, _error_of(outcome)))
         if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
             link.connection_failed(t, 0)
@@ -114,7 +115,21 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     lane = t.put(lane, actions=lane.actions[1:])
     following = min(acting(t, lane), key=lambda each: each.actions[0].ask, default=None)
     if following is not None:
-        t.add(fx.SendAction(t.state.host, following.device, following.actions[0]))
+        t.add(_send(t, following))
+
+
+def _send(t: Transition, lane: Lane) -> fx.SendAction:
+    """Return the effect that sends the lane's first action."""
+    lease_id = lane.lease.id if lane.lease else None
+    return fx.SendAction(t.state.host, lane.device, lane.actions[0], lease_id)
+
+
+def _answer_in(outcome: m.Outcome) -> Answer | None:
+    """Return what the host answered: for a person, an error of it is an answer, too."""
+    if isinstance(outcome, Answer):
+        return outcome
+    said = outcome.answer
+    return said if said and said.raw and said.raw.get("outcome") == "error" else None
 
 
 def _error_of(outcome: m.NoAnswer) -> VptError:

@@ -30,6 +30,7 @@ _KINDS = {
     Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
+    Trouble.STOPPED: ErrorKind.STEP_TIMEOUT,
     Trouble.NO_SECRET: ErrorKind.CONFIG,
     Trouble.NO_DATABASE: ErrorKind.INTERNAL,
 }
@@ -67,10 +68,23 @@ def step_answered(t: Transition, fact: m.StepAnswered) -> None:
         return
     lane, run = found
     t.add(ends.no_step_alarm(lane))
-    if isinstance(fact.outcome, Answer):
+    if run.late is not None and not run.cancelled:
+        _stopped(t, lane, run, fact.outcome)
+    elif isinstance(fact.outcome, Answer):
         _answered(t, lane, run, fact.outcome, fact.duration_ms)
     else:
         _not_answered(t, lane, run, fact.outcome)
+
+
+def _stopped(t: Transition, lane: Lane, run: RunState, outcome: m.Outcome) -> None:
+    """End an attempt whose time is over, with what its step printed."""
+    # Not even a yes lets it go on: the host was asked to stop the attempt, and refuses further
+    # steps of it.
+    if isinstance(outcome, Answer):
+        ends.fail_late(t, lane, run, answer=outcome, over=True)
+    else:
+        over = outcome.trouble in holds.DONE
+        ends.fail_late(t, lane, run, answer=outcome.answer, over=over)
 
 
 def _answered(t: Transition, lane: Lane, run: RunState, answer: Answer, duration_ms: float) -> None:
@@ -135,7 +149,9 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
     run = replace(run, uncertain=sent, parks=run.parks + 1)
     if run.cancelled:
-        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
+        over = trouble in holds.DONE
+        answer, uncertain = outcome.answer, sent and not over
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=uncertain, answer=answer)
     elif resend and not t.state.grace_over:
         t.put_run(lane, run, phase=Phase.PARKED)
     elif resend:
@@ -143,8 +159,16 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     else:
         if trouble in _NEVER_SENT:  # though its call was open
             run = replace(run, phase=Phase.PARKED)
-        error = ends.words_of(lane, outcome.error) if trouble in _SAID else outcome.error
-        ends.fail(t, lane, run, _KINDS[trouble], error, same_again=outcome.same_again)
+        ends.fail(
+            t,
+            lane,
+            run,
+            _KINDS[trouble],
+            ends.words_of(lane, outcome.error) if trouble in _SAID else outcome.error,
+            same_again=outcome.same_again,
+            answer=outcome.answer,
+            over=trouble is Trouble.STOPPED,
+        )
 
 
 # ---------------------------------------------------------------- stored

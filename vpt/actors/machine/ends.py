@@ -9,9 +9,10 @@ from vpt.actors import messages as m
 from vpt.actors.machine import holds, link
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState
-from vpt.model import ErrorKind, ExecutionStatus, StepStatus, TestProgress
+from vpt.model import Answer, ErrorKind, ExecutionStatus, StepStatus, TestProgress
 
 RUN_TIMEOUT = "The run did not end in time."
+STEP_TIMEOUT = "The step did not end in time."
 CREDENTIAL_ENDED = (
     "The host's last token was revoked or has expired: it must register with a new one."
 )
@@ -49,6 +50,14 @@ def lose(t: Transition, lane: Lane, run: RunState) -> None:
         fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
 
 
+def fail_late(
+    t: Transition, lane: Lane, run: RunState, *, answer: Answer | None = None, over: bool = False
+) -> None:
+    """End an attempt whose time limit `run.late` is over."""
+    error = STEP_TIMEOUT if run.late is ErrorKind.STEP_TIMEOUT else RUN_TIMEOUT
+    fail(t, lane, run, run.late or ErrorKind.RUN_TIMEOUT, error, answer=answer, over=over)
+
+
 def fail(
     t: Transition,
     lane: Lane,
@@ -57,10 +66,13 @@ def fail(
     error: str,
     *,
     same_again: bool = False,
+    answer: Answer | None = None,
+    over: bool = False,
 ) -> None:
     """End the attempt as `error`, for a reason that is not the product's.
 
     `same_again`: this device would answer the same, so only another one may try, and only once.
+    With `over` the host is known to be done with the step; `answer` is what it said of it.
     """
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
@@ -69,7 +81,7 @@ def fail(
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and run.loaded.infra_failures < retries
     )
-    uncertain = kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
+    uncertain = not over and kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
     finish(
         t,
         lane,
@@ -80,6 +92,7 @@ def fail(
         again=again,
         uncertain=uncertain,
         avoid=_avoided(t, lane, kind, same_again=same_again),
+        answer=answer,
     )
 
 
@@ -107,6 +120,7 @@ def finish(
     again: bool = False,
     uncertain: bool = False,
     avoid: str | None = None,
+    answer: Answer | None = None,
 ) -> None:
     """Store the attempt's end; with `uncertain` the device is held, not released."""
     # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
@@ -123,6 +137,7 @@ def finish(
     t.add(
         no_step_alarm(lane),
         fx.Alarm(f"run:{lane.device.id}", 0, None),
+        fx.Alarm(f"cancel:{lane.device.id}", 0, None),
         fx.StoreEnd(
             lane.device.id,
             spec,
@@ -135,13 +150,12 @@ def finish(
             run.key if in_flight else None,
             run.seq + 1,
             avoid,
+            answer,
         ),
     )
     if t.state.host.serial and not t.state.credential_ended:
         t.add(fx.Leave(t.state.host, lane.device))
-    if hold is None:
-        t.add(fx.Alarm(f"cancel:{lane.device.id}", 0, None))
-    elif not hold.lost:
+    if hold is not None and not hold.lost:
         holds.await_late(t, lane, hold)
 
 

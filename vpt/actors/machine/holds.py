@@ -34,7 +34,7 @@ from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, RunSpec
 
 #: The host is done with the step, though it brought no verdict.
-_DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
 
 
 def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:
@@ -135,6 +135,6 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     )
     lane = t.state.lanes.get(fact.device_id)
     hold = lane.hold if lane else None
-    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in _DONE
+    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in DONE
     if lane and hold and not hold.lost and done and hold.is_of(key):
         release(t, lane, hold)

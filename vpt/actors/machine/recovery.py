@@ -99,7 +99,12 @@ def _host_began_anew(t: Transition, lane: Lane) -> None:
     elif lane.hold is not None:
         holds.release(t, lane, lane.hold)
     run = lane.run
-    if run and run.phase is Phase.SENT and can_tell(t, run) and not run.cancelled:
+    if run is None or run.phase is not Phase.SENT or run.cancelled:
+        return
+    if run.late is not None:
+        t.add(fx.AbortCall(lane.device.id))
+        ends.fail_late(t, lane, run, over=True)
+    elif can_tell(t, run):
         t.add(fx.AbortCall(lane.device.id), ends.no_step_alarm(lane))
         t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
         t.add(fx.Alarm("probe-soon", link.SOON, m.ProbeDue()))

@@ -179,6 +179,7 @@ def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
             run.handle,
             run.loaded.secret_steps,
             run.loaded.sealed_values,
+            seconds,
         ),
     )
 
