@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import asyncpg
 import structlog
@@ -19,58 +17,28 @@ from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
+from vpt.actors.calls import STOP_S, acted, answered, sent
 from vpt.actors.changes import publish_changes
-from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.ledger import Ledger, Shared, waiting_of
-from vpt.actors.secrets import Revealed, Secrets, masked
+from vpt.actors.ledger import Ledger, waiting_of
+from vpt.actors.secrets import Revealed, masked
+from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
-from vpt.actors.state import CONNECT_SHARE, HostState, RunState
-from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
+from vpt.actors.state import HostState, RunState
+from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.errors import VptError
-from vpt.events import Events
-from vpt.measures import Tally
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     HostView,
-    Json,
-    Waiting,
 )
 from vpt.store.artifacts import Artifacts
-from vpt.upkeep import count_failure, note_failure
+from vpt.upkeep import note_failure
 
 log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
 _CALL_LIMIT = 10.0  # seconds for one POST /host/cancel or /host/releaseControl
-_STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 _VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
-
-
-class NotTaken(Protocol):
-    """The callback for a run that could not start on its device."""
-
-    def __call__(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Put it back into the queue, unless it is `gone` for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostServices:
-    """What every host's actor needs of the rest of the server."""
-
-    shared: Shared
-    dialect: Dialect
-    events: Events
-    dispatcher: Dispatcher
-    artifacts: Artifacts
-    probe_timeout: float
-    probed: Callable[[str, float | None], None]  # host, milliseconds; None when it was missed
-    requeue: Callable[[Waiting], None]
-    not_taken: NotTaken
-    waited_s: Callable[[Waiting], float]  # by the queue's clock, which is the database's
-    tally: Tally
-    secrets: Secrets
-    may_act: Callable[[], bool]  # false while another server may have taken over
 
 
 class HostActor(Actor[m.Message]):
@@ -207,7 +175,7 @@ class HostActor(Actor[m.Message]):
 
     async def _probe(self, effect: fx.Probe) -> None:
         try:
-            seconds = await _answered(self._services, effect, self._state.limits.probe_interval)
+            seconds = await answered(self._services, effect, self._state.limits.probe_interval)
         except HostTroubleError as trouble:
             self._probe_missed(m.ProbeMissed(trouble.message, trouble.unauthorized))
             return
@@ -252,7 +220,7 @@ class HostActor(Actor[m.Message]):
             return
         began = perf_counter()
         self._postpone(effect, began - asked)
-        outcome = await _sent(self._services, self._call_of(effect, revealed))
+        outcome = await sent(self._services, self._call_of(effect, revealed))
         duration_ms = (perf_counter() - began) * 1000
         outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
@@ -294,7 +262,7 @@ class HostActor(Actor[m.Message]):
         # It may have waited behind others for longer than its asker did: then it is not sent.
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.is_pending(command.ask):
-            outcome = await _acted(self._services, effect)
+            outcome = await acted(self._services, effect)
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
@@ -305,7 +273,7 @@ class HostActor(Actor[m.Message]):
         call = self._calls.get(effect.device_id)
         if acknowledged and call is not None:
             # The step has ended, and what it printed is in its answer: that counts first.
-            await asyncio.wait({call}, timeout=_STOP_S)
+            await asyncio.wait({call}, timeout=STOP_S)
         self.tell(
             m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
         )
@@ -411,64 +379,6 @@ class HostActor(Actor[m.Message]):
         publish_changes(self._services.events, self._last_view, view, self._last_seen)
         self._last_view = view
         self._services.dispatcher.announce(view)
-
-
-async def _acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
-    """Send a manual action with its secrets; return what came of it, without them."""
-    command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
-    try:
-        revealed = await services.secrets.reveal_action(command, connect)
-    except HostTroubleError as trouble:
-        return m.NoAnswer.of(trouble)
-    call = _call_of_action(effect, revealed.action)
-    return await masked(await _sent(services, call), revealed.masker)
-
-
-async def _sent(services: HostServices, call: Call) -> m.Outcome:
-    # Another server may have taken over, and send the same step: then this one must not.
-    if not services.may_act():
-        return m.NoAnswer(Trouble.HELD_BACK, "The server's claim on its database ran out.")
-    try:
-        return await services.dialect.send(call)
-    except HostTroubleError as trouble:
-        return m.NoAnswer.of(trouble)
-
-
-async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
-    """Return how long (s) a host took to answer; HostTroubleError when it missed the probe.
-
-    What this server could not send says nothing of the host, so it is sent `pause` seconds later.
-    """
-    held_back = False
-    while True:
-        began = perf_counter()
-        try:
-            await services.dialect.probe(probe.host, services.probe_timeout)
-        except HostTroubleError as trouble:
-            if trouble.trouble is not Trouble.HELD_BACK:
-                raise
-            count_failure("probe")
-            if not held_back:
-                log.warning("probe_held_back", host_id=probe.host.id, error=trouble.message)
-            held_back = True
-            await asyncio.sleep(pause)
-        else:
-            return perf_counter() - began
-
-
-def _call_of_action(effect: fx.SendAction, action: Json) -> Call:
-    """Return the call of a manual action; it lasts longer than the host may act, to be answered."""
-    command = effect.command
-    return Call(
-        effect.host,
-        effect.device,
-        {**action, "device_model": effect.device.model},
-        command.key,
-        command.timeout_s + _STOP_S,
-        command.timeout_s * CONNECT_SHARE,
-        command.timeout_s,
-        effect.lease_id,
-    )
 
 
 def _log_end(

@@ -18,7 +18,6 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.eta import Etas
 from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
-from vpt.actors.host import HostServices
 from vpt.actors.leases import Leases
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
@@ -26,6 +25,7 @@ from vpt.actors.registry import Registry
 from vpt.actors.restore import Keys
 from vpt.actors.samples import Samples
 from vpt.actors.secrets import Secrets
+from vpt.actors.services import HostServices
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Supervisor
 from vpt.actors.unfit import Unfit

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
-from vpt.actors.host import HostActor, HostServices
+from vpt.actors.host import HostActor
 from vpt.actors.restore import Keys, Restored, restore, restore_all
+from vpt.actors.services import HostServices
 from vpt.actors.state import Limits, must_register, view_of
 from vpt.background import Background
 from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
