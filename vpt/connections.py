@@ -249,7 +249,7 @@ class Connections:
                 del self._by_peer[connection.peer]
 
     def after_loss(self, end: Callable[[], None]) -> None:
-        """End what a lost connection was doing, after those before it: thousands may be lost at once."""
+        """End what a lost connection was doing, behind those that were lost before it."""
         self._lost.append(end)
         if len(self._lost) == 1:
             asyncio.get_running_loop().call_soon(self._end_some)
