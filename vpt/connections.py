@@ -9,8 +9,6 @@ descriptor; when those run out the server reaches neither its database nor its h
   of whoever has the most make room for new ones: a client that asks something is served, also
   behind the same address (a proxy, a building) as one that holds silent connections;
 - only where all of a peer's connections are at work a new one is refused, by a 503.
-
-The server and the reference host listen by this.
 """
 
 from __future__ import annotations
@@ -227,18 +225,6 @@ class _Notice:
             self._write(count, self._detail)
 
 
-def _log_refused(count: int, peer: str) -> None:
-    log.warning("connections_refused", count=count, peer=peer)
-
-
-def _log_closed(count: int, peer: str) -> None:
-    log.warning("connections_closed", count=count, peer=peer)
-
-
-def _log_failed(count: int, error: str) -> None:
-    log.error("accept_failed", count=count, error=error)
-
-
 class Connections:
     """The open connections of a server, by peer, within their limits."""
 
@@ -253,7 +239,11 @@ class Connections:
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0
         self._lost: deque[Callable[[], None]] = deque()
-        self._notices = (_Notice(_log_refused), _Notice(_log_closed), _Notice(_log_failed))
+        self._notices = (
+            _Notice(lambda count, peer: log.warning("connections_refused", count=count, peer=peer)),
+            _Notice(lambda count, peer: log.warning("connections_closed", count=count, peer=peer)),
+            _Notice(lambda count, error: log.error("accept_failed", count=count, error=error)),
+        )
 
     def __len__(self) -> int:
         return self._open
@@ -283,10 +273,7 @@ class Connections:
                 del self._by_peer[connection.peer]
 
     def after_loss(self, end: Callable[[], None]) -> None:
-        """End what a connection that is gone was doing; others have their turn in between.
-
-        Somebody who closes thousands at once would otherwise hold up everybody else.
-        """
+        """End what a lost connection was doing, behind those that were lost before it."""
         self._lost.append(end)
         if len(self._lost) == 1:
             asyncio.get_running_loop().call_soon(self._end_some)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ATTACK = Path(__file__).parents[2] / "bench" / "attack.py"
-#: Attacks that must have been tried, and what each came to: refused by its values, not by its size.
-TRIED = ("end of a script", "host: action", "slow bodies", "readers", "floods of refusals", "bad")
+#: Attacks that must have been tried.
+TRIED = ("end of a script", "host: action", "100 slow", "3 readers", "floods of refusals", "bad")
 
 
 @pytest.mark.long
@@ -21,6 +21,4 @@ def test_small_attacks_stay_within_the_limits() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in TRIED:
-        assert f"| {name}" in done.stdout.replace("100 slow", "slow").replace(
-            "3 readers", "readers"
-        )
+        assert f"| {name}" in done.stdout
