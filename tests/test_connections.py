@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 
 from tests.actors.fake_host import until
 from vpt import connections as module
-from vpt.connections import ConnectionLimits, Connections, LimitedSite, peer_of
+from vpt.connections import ConnectionLimits, Connections, peer_of
+from vpt.listener import LimitedSite
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
 WHOLE = HALF + b"\r\n"

@@ -14,13 +14,11 @@ descriptor; when those run out the server reaches neither its database nor its h
 from __future__ import annotations
 
 import asyncio
-import errno
 import resource
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -30,8 +28,6 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-
-from vpt.upkeep import every
 
 log = structlog.get_logger(__name__)
 
@@ -57,15 +53,8 @@ _FEWEST = 16  # connections of clients, and descriptors beyond which the limit i
 _MOST_DESCRIPTORS = 2**20  # some programs close each number up to it when they start
 _PART_OF_PEER = 2  # one address may have half of all connections
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
-_BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
-_ACCEPTED_AT_ONCE = 64  # then others have their turn
-_BEGUN_AT_ONCE = 8  # of those that were accepted, the peers in turn: each may bring a request
-_PART_WAITING = 8  # this part of all connections may be accepted and not begun
 _LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
-_PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
-_SWEEP = 10.0  # seconds between sweeps
 _STUCK = 3  # sweeps in which a closed connection may send its rest
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost is ::1, too, but not everywhere
 _NOTICE = 60.0  # seconds between two log lines of a kind
 _IPV6_PREFIX = 64  # bits: one machine has as many addresses as it wants below them
 
@@ -79,7 +68,7 @@ def _closing_response(status: str, code: str, sentence: str, more: str = "") -> 
     ).encode()
 
 
-_BUSY = _closing_response(
+BUSY = _closing_response(
     "503 Service Unavailable",
     "unavailable",
     "Too many connections are open: close some, or try again in a moment.",
@@ -94,7 +83,6 @@ _LINE_TOO_LONG = (
     {"error": "The URL or a header of the request is too long.", "code": "too_large"},
 )
 _MALFORMED = (_BAD_REQUEST, {"error": "The request is no valid HTTP.", "code": "bad_request"})
-_SEEN = 64 * 1024  # bytes of a refused request that are read, so that its sender reads the refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,170 +341,3 @@ def peer_of(address: tuple[Any, ...]) -> str:
     if number.ipv4_mapped is not None:
         return str(number.ipv4_mapped)
     return str(IPv6Network((number, _IPV6_PREFIX), strict=False))
-
-
-class LimitedSite(web.BaseSite):
-    """Like aiohttp's TCPSite, within the limits of `connections`.
-
-    It accepts by itself: uvloop closes connections that come while there is no descriptor, and
-    says so to nobody.
-    """
-
-    def __init__(
-        self,
-        runner: web.BaseRunner,
-        host: str,
-        port: int,
-        connections: Connections,
-        **options: Any,
-    ) -> None:
-        """Listen at `host` and `port`; `options` are those of aiohttp's RequestHandler."""
-        super().__init__(runner)
-        self._address = (host, port)
-        self._connections = connections
-        self._options = options
-
-    @property
-    def name(self) -> str:
-        """Return where it listens."""
-        host, port = self._address
-        return f"http://{host}:{port}"
-
-    async def start(self) -> None:
-        """Listen; raise OSError when the address is not free or not of this machine."""
-        await super().start()
-        sockets = await _bound(*self._address)
-        server = self._runner.server
-        assert server is not None  # noqa: S101 (checked by BaseSite)
-        # It has what BaseSite and BaseRunner use of a server.
-        self._server = _Listener(  # type: ignore[assignment]
-            sockets, self._connections, server, self._options
-        )
-
-
-async def _bound(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of `host`; all of this machine when it is ''."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    sockets, missing = [], None
-    with ExitStack() as opened:
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                missing = error
-            else:
-                listener.setblocking(False)
-                sockets.append(opened.enter_context(listener))
-        if missing is not None and not sockets:
-            raise missing
-        opened.pop_all()
-    return sockets
-
-
-class _Listener:
-    """Accepts the connections of some sockets, and sweeps them."""
-
-    def __init__(
-        self,
-        sockets: list[socket.socket],
-        connections: Connections,
-        server: web.Server,
-        options: dict[str, Any],
-    ) -> None:
-        self.sockets = sockets
-        self._connections = connections
-        self._server = server
-        self._options = options
-        self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, deque[socket.socket]] = {}  # accepted and not begun, by peer
-        self._room = max(1, connections.limits.total // _PART_WAITING)  # for more of these
-        self._coming: set[asyncio.Task[None]] = set()
-        self._sweep = asyncio.create_task(every(_SWEEP, connections.sweep), name="connections")
-        for listener in sockets:
-            self._resume(listener)
-
-    def close(self) -> None:
-        """Accept no more."""
-        self._sweep.cancel()
-        for listener in self.sockets:
-            self._loop.remove_reader(listener)
-            listener.close()
-        for accepted in chain.from_iterable(self._waiting.values()):
-            accepted.close()
-        self._waiting.clear()
-        for task in self._coming:
-            task.cancel()
-        self.sockets = []
-
-    def _resume(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:  # it may have been closed meanwhile
-            self._loop.add_reader(listener, self._accept, listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        """Accept what waits, some at once."""
-        for _ in range(min(_ACCEPTED_AT_ONCE, self._room)):
-            try:
-                accepted, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._loop.remove_reader(listener)
-                self._loop.call_later(_PAUSE, self._resume, listener)
-                self._connections.accept_failed(error)
-                return
-            accepted.setblocking(False)
-            self._wait(accepted, peer_of(address))
-
-    def _wait(self, accepted: socket.socket, peer: str) -> None:
-        """Let a connection wait behind those of its own peer only."""
-        if not self._waiting:
-            self._loop.call_soon(self._begin_some)
-        self._waiting.setdefault(peer, deque()).append(accepted)
-        self._room -= 1
-
-    def _begin_some(self) -> None:
-        """Begin with some connections, one of each peer in turn, and let others have theirs."""
-        for _ in range(_BEGUN_AT_ONCE):
-            if not self._waiting:
-                return
-            peer, own = next(iter(self._waiting.items()))
-            accepted = own.popleft()
-            del self._waiting[peer]
-            if own:
-                self._waiting[peer] = own  # at the end
-            self._room += 1
-            self._serve(accepted, peer)
-        if self._waiting:
-            self._loop.call_soon(self._begin_some)
-
-    def _serve(self, accepted: socket.socket, peer: str) -> None:
-        connection = self._connections.open(peer, self._server, **self._options)
-        if connection is None:
-            _refuse(accepted)
-            return
-        task = self._loop.create_task(self._connect(connection, accepted), name="accepted")
-        self._coming.add(task)
-        task.add_done_callback(self._coming.discard)
-
-    async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted)
-        except BaseException as error:
-            self._connections.remove(connection)
-            accepted.close()
-            if not isinstance(error, Exception):
-                raise
-            self._connections.accept_failed(error)
-
-
-def _refuse(accepted: socket.socket) -> None:
-    """Answer 503 as far as the socket takes it at once, and close it."""
-    with suppress(OSError):
-        accepted.send(_BUSY)
-        accepted.shutdown(socket.SHUT_WR)
-        accepted.recv(_SEEN)
-    accepted.close()

@@ -154,7 +154,7 @@ async def test_a_registration_that_waits_for_its_proof_delays_nobody(lab: Kit) -
     changed = replace(host.registration(), secret=OTHER)
     joining = asyncio.create_task(registry.register(changed, peer=PEER))
     await gate.reached()
-    await registry.heartbeat("h", None, JOIN)
+    await registry.heartbeat("h", Heartbeat(), JOIN)
     await registry.devices_changed("h")
     await lab.join(host)
     await lab.join(await lab.stranger("i", "e1"))

@@ -153,7 +153,7 @@ async def test_a_host_that_is_not_there_was_not_sent_anything(
 
 async def test_no_more_is_read_than_was_asked_for(host: StandIn, client: SerialClient) -> None:
     host.files["/x.png"] = bytes(2 * 2**20 + 1)
-    with pytest.raises(HostTroubleError, match="over 2 MiB"):
+    with pytest.raises(HostTroubleError, match="more than 2 MiB"):
         await client.get(known(host), "/x.png", max_bytes=2 * 2**20)
 
 

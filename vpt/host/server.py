@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from vpt import bodies
 from vpt.config import proxy_of
-from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
+from vpt.connections import Connections, raise_descriptor_limit
 from vpt.host.description import HostDescription
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
@@ -27,6 +27,7 @@ from vpt.host.membership import HostReplacedError, Membership
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
+from vpt.listener import LimitedSite
 
 MAX_BODY = 16 * 1024 * 1024
 BODY_S = 60
