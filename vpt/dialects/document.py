@@ -84,9 +84,9 @@ class DocumentDialect:
                 timeout=_timeout(call.limit, call.connect),
                 allow_redirects=False,
             ) as response:
-                content = await http.read(response)
+                text = await http.read_text(response)
                 status = response.status
-        return await http.read_as(content, partial(_answer_of, status, content))
+        return await http.made_of(text, partial(_answer_of, status, text))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
@@ -131,12 +131,12 @@ def _headers(host: Host) -> dict[str, str]:
     return headers
 
 
-def _answer_of(status: int, content: bytes, raw: Mapping[str, Any] | None) -> Answer:
+def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answer:
     """Return the answer in a response; raise HostTroubleError when there is none."""
     if not http.is_good(status):
         http.raise_for_status(status, raw or {})
     if raw is None:
-        raise http.no_object(content)
+        raise http.no_object(text)
     success = raw.get("success")
     if not isinstance(success, bool):
         raise not_understood(_no_success(success))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import aiohttp
@@ -15,6 +16,7 @@ from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean, not_
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
+_PIECE = 32 * 1024  # bytes of an answer that are counted without a turn for others
 _KEEP = 1.5  # seconds; some hosts close an idle connection after 2
 UNAUTHORIZED = 401
 _UNKNOWN_SECRET = (UNAUTHORIZED, 403)  # refused whatever was asked
@@ -74,6 +76,20 @@ class _ErrorsAsTrouble:
 ERRORS_AS_TROUBLE = _ErrorsAsTrouble()
 
 
+class _TooMuchAsTrouble:
+    """Raises TooMuchError as HostTroubleError."""
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, bodies.TooMuchError):
+            raise not_understood(f"The host answered more than {error}.") from error
+
+
+_TOO_MUCH_AS_TROUBLE = _TooMuchAsTrouble()
+
+
 def _raise_trouble(error: BaseException) -> None:
     """Raise the trouble that an error means; the order counts, since the classes overlap."""
     if isinstance(error, _NOT_SENT):
@@ -108,37 +124,79 @@ def describe(error: BaseException) -> str:
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
     """Return the body, unpacked; raise HostTroubleError when it has more than `max_bytes`."""
-    content = await _received(response, max_bytes)
-    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
-    if encoding in ("identity", "") or not content:
-        return content
+    if _is_short(response):
+        return await response.read()
+    chunks = [chunk async for chunk in _pieces(response, max_bytes)]
+    return await _joined(lambda: b"".join(chunks), sum(map(len, chunks)))
+
+
+async def read_text(response: aiohttp.ClientResponse) -> bytes:
+    """Return the JSON text in a body as UTF-8, of a long one what `bodies` keeps of a host's text.
+
+    It is counted as it comes. Raises HostTroubleError when it has more than is read.
+    """
+    utf8 = bodies.Utf8()
+    if _is_short(response):
+        return utf8.add(await response.read(), last=True)
+    intake = bodies.Intake(of_host=True)
+    with _TOO_MUCH_AS_TROUBLE:
+        async for piece in _pieces(response, MAX_ANSWER):
+            intake.add(utf8.add(piece))
+            await asyncio.sleep(0)
+        intake.add(utf8.add(b"", last=True))
+        return await _joined(intake.text, intake.size)
+
+
+def _is_short(response: aiohttp.ClientResponse) -> bool:
+    return 0 < (response.content_length or 0) <= bodies.LONG and _encoding_of(response) is None
+
+
+def _encoding_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return how the body is packed, None when it is not."""
+    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    return None if encoding in ("", "identity") else encoding
+
+
+async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield a body, unpacked, in pieces of at most _PIECE bytes."""
+    encoding, size = _encoding_of(response), 0
+    if encoding is None:
+        async for piece in _received(response, max_bytes):
+            yield piece
+        return
     try:
-        # Some bytes may hold many, so this is never done beside the loop.
-        return await bodies.in_thread(lambda: bodies.unpack(content, encoding, max_bytes))
-    except bodies.TooMuchError as error:
-        raise not_understood(f"The host answered more than {error}.") from error
+        unpacker = bodies.Unpacker(encoding)
+        async for packed in _received(response, max_bytes):
+            for piece in unpacker.add(packed):
+                size += len(piece)
+                if size > max_bytes:
+                    raise _too_large("", max_bytes, " when it is unpacked")
+                yield piece
     except ValueError as error:
         said = f"The host answered in the Content-Encoding {encoding[:60]}, which is not unpacked."
         raise not_understood(said) from error
 
 
-async def _received(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    size = response.content_length
-    if size is not None and size <= max_bytes:
-        return await response.read()
-    if size is not None:
+async def _received(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    size = response.content_length or 0
+    if size > max_bytes:
         raise _too_large(f"{size / 1e6:.1f} MB, ", max_bytes)
-    chunks, received = [], 0
+    size = 0
     async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        received += len(chunk)
-        if received > max_bytes:
+        size += len(chunk)
+        if size > max_bytes:
             raise _too_large("", max_bytes)
-    return b"".join(chunks)
+        for start in range(0, len(chunk), _PIECE):
+            yield chunk[start : start + _PIECE]
 
 
-def _too_large(size: str, max_bytes: int) -> HostTroubleError:
-    return not_understood(f"The host answered {size}more than {max_bytes // 2**20} MiB.")
+async def _joined(join: Callable[[], bytes], size: int) -> bytes:
+    """Join in the thread what is long: the memory for it alone takes tens of milliseconds."""
+    return await bodies.in_thread(join) if size > bodies.LONG else join()
+
+
+def _too_large(size: str, max_bytes: int, when: str = "") -> HostTroubleError:
+    return not_understood(f"The host answered {size}more than {max_bytes // 2**20} MiB{when}.")
 
 
 def is_good(status: int) -> bool:
@@ -175,7 +233,10 @@ async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Mad
 
 
 def _object(content: bytes) -> Mapping[str, Any] | None:
-    try:
+    with _TOO_MUCH_AS_TROUBLE:
         return bodies.object_of_host(content)
-    except bodies.TooMuchError as error:
-        raise not_understood(f"The host answered more than {error}.") from error
+
+
+async def made_of(text: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:
+    """Return what `make` builds from the object in what `read_text` returned, or from None."""
+    return await bodies.beside_loop(text, lambda: make(bodies.parse_of_host(text)))
