@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from tests.actors.fake_host import until
 from vpt import connections as module
+from vpt import listener
 from vpt.connections import ConnectionLimits, Connections, peer_of
 from vpt.listener import LimitedSite
 
@@ -315,7 +316,7 @@ async def test_connections_that_break_at_once_end_a_few_in_each_turn_of_the_loop
 def test_an_accept_that_fails_is_logged_once_and_tried_again(
     run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PAUSE", 0.02)
+    monkeypatch.setattr(listener, "_PAUSE", 0.02)
     run(accept_without_descriptors())
 
 

@@ -297,6 +297,22 @@ def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
     assert "h1:d" in words
 
 
+def test_a_named_device_that_does_not_fit_is_told_and_not_one_that_would() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("h1"))
+    lab.dispatcher.announce(view("h2", model="oven"))
+    asked = {
+        DeviceRequest("phone", device_id="h2:d"): "h2:d is an oven; the test wants phone.",
+        DeviceRequest("phone", device_id="h3:d"): (
+            "h3:d is not registered any more: its host does not declare it."
+        ),
+        DeviceRequest("phone", host_id="h2"): (
+            "No registered host can run this; the nearest, h2:d, lacks device model phone."
+        ),
+    }
+    assert {request: lab.dispatcher.impossible(request) for request in asked} == asked
+
+
 def test_of_those_who_come_back_from_a_dead_actor_the_first_in_line_goes_first() -> None:
     lab = Lab()
     two = (*view("h").devices, DeviceView(Device("h:e", "e", "e", "phone"), DeviceStatus.ONLINE))

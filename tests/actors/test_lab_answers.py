@@ -190,3 +190,29 @@ async def test_a_picture_that_is_left_out_says_so_on_the_step(lab: Kit) -> None:
     assert noted == {
         name: why and f"The screenshot was left out: {why}." for name, (_, why) in _PICTURES.items()
     }
+
+
+# ---------------------------------------------------------------- the true reason
+
+
+async def test_an_error_is_the_first_cause_and_then_what_ended_it(lab: Kit) -> None:
+    one, two = await lab.host("one"), await lab.host("two")
+    one.on("a", replies(500, error="disk full"))
+    two.on("a", replies(422, error="never"))
+    row = await lab.done("a", queue_timeout_s=60)
+    assert row["error_kind"] == "host_refused"
+    causes = {"one:d1 answered 500: disk full", "two:d1 refused it: never"}
+    attempts = [attempt["error"] for attempt in await lab.attempts(row["id"])]
+    assert set(attempts) == causes
+    assert row["error"] == "; then: ".join(attempts)
+
+
+async def test_what_waited_too_long_after_a_failure_says_why_it_waited(lab: Kit) -> None:
+    one = await lab.host("one")
+    one.on("a", replies(422, error="never"))
+    await lab.host("two")
+    await lab.lab.registry.drain("two", on=True)
+    row = await lab.done("a", queue_timeout_s=0.5)
+    assert row["error_kind"] == "queue_timeout"
+    waited = "It waited too long for a device."
+    assert row["error"] == f"one:d1 refused it: never; then: {waited}"

@@ -169,6 +169,7 @@ async def test_the_time_is_that_of_the_request_so_the_next_of_a_campaign_does_no
     clock.add("a")
     assert [await clock.at(now) for now in (0.0, 99.0)] == [[], []]
     assert await clock.at(100.0) == ["a"]
+    assert await clock.at(100.5) == [], "nobody waits just now"
     clock.add("b")
     assert await clock.at(101.0) == ["b"], "it asks for what is gone for as long"
     assert await clock.at(150.0) == []

@@ -64,6 +64,7 @@ def wait_s(ahead: Ahead, busy: Mapping[str, float], lasts: Mapping[str, float]) 
     `busy` is for how long a machine is at work, `lasts` how long each execution before will be.
     """
     free_at = {machine: busy.get(machine, 0.0) for machine in ahead.machines.values()}
+    # As the dispatcher does: whoever is first gets the first of its machines that is free.
     for execution_id, machines in ahead.before.items():
         first = min(machines, key=lambda machine: (free_at[machine], machine))
         free_at[first] += lasts[execution_id]
@@ -87,6 +88,7 @@ class Etas:
         runs = await self._db.rows("runs_on", device_ids=list(found.machines))
         queued = await self._db.rows("kinds_of", execution_ids=list(found.before))
         usual = await self._usual([*map(_kind, runs), *map(_kind, queued)])
+        # A guess for one test alone could be wrong by hours, and nobody could tell that it is one.
         if any(usual.get(_kind(row)) is None for row in (*runs, *queued)):
             return None
         lasts = dict.fromkeys(found.before, 0.0)  # one that left meanwhile takes no time

@@ -39,6 +39,7 @@ class Unfit:
     async def look(self) -> None:
         """End what waited too long for something that fits."""
         now = self._now()
+        # One that nobody asks for just now is remembered: see above for the next entry.
         self._since = {
             request: (since, seen)
             for request, (since, seen) in self._since.items()
@@ -58,6 +59,7 @@ class Unfit:
         self._since[group.request] = since, now
         if now - since < self._grace:
             return
+        # Not all at once: each end is a statement, and the next look takes the rest.
         words = self._words(group)
         for waiting in group.first(_MOST):
             self._end(waiting, words)

@@ -139,12 +139,12 @@ def _headers(host: Host) -> dict[str, str]:
     return headers
 
 
-def _answer_of(status: int, content: bytes, raw: Mapping[str, Any] | None) -> Answer:
+def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answer:
     """Return the answer in a response; raise HostTroubleError when there is no verdict in it."""
     if not http.is_good(status):
         _raise_refusal(status, raw or {})
     if raw is None:
-        raise http.no_object(content)
+        raise http.no_object(text)
     if raw.get("outcome") == "error":
         answer = _said(raw)
         trouble = _TROUBLES.get(str(raw.get("kind")), Trouble.HOST_ERROR)

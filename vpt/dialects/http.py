@@ -124,55 +124,63 @@ def describe(error: BaseException) -> str:
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
     """Return the body, unpacked; raise HostTroubleError when it has more than `max_bytes`."""
-    content, encoding = await _received(response, max_bytes), _encoding_of(response)
-    if not encoding or not content:
-        return content
+    if _is_short(response):
+        return await response.read()
+    chunks = [chunk async for chunk in _pieces(response, max_bytes)]
+    return await _joined(lambda: b"".join(chunks), sum(map(len, chunks)))
+
+
+async def read_text(response: aiohttp.ClientResponse) -> bytes:
+    """Return the JSON text in a body as UTF-8, of a long one what `bodies` keeps of a host's text.
+
+    It is counted as it comes. Raises HostTroubleError when it has more than is read.
+    """
+    utf8 = bodies.Utf8()
+    if _is_short(response):
+        return utf8.add(await response.read(), last=True)
+    intake = bodies.Intake(of_host=True)
+    with _TOO_MUCH_AS_TROUBLE:
+        async for piece in _pieces(response, MAX_ANSWER):
+            intake.add(utf8.add(piece))
+            await asyncio.sleep(0)
+        intake.add(utf8.add(b"", last=True))
+        return await _joined(intake.text, intake.size)
+
+
+def _is_short(response: aiohttp.ClientResponse) -> bool:
+    return 0 < (response.content_length or 0) <= bodies.LONG and _encoding_of(response) is None
+
+
+def _encoding_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return how the body is packed, None when it is not."""
+    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    return None if encoding in ("", "identity") else encoding
+
+
+async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield a body, unpacked, in pieces of at most _PIECE bytes."""
+    encoding, size = _encoding_of(response), 0
+    if encoding is None:
+        async for piece in _received(response, max_bytes):
+            yield piece
+        return
     try:
-        # Some bytes may hold many, so this is never done beside the loop.
-        return await bodies.in_thread(lambda: bodies.unpack(content, encoding, max_bytes))
-    except bodies.TooMuchError as error:
-        raise not_understood(f"The host answered more than {error}.") from error
+        unpacker = bodies.Unpacker(encoding)
+        async for packed in _received(response, max_bytes):
+            for piece in unpacker.add(packed):
+                size += len(piece)
+                if size > max_bytes:
+                    raise _too_large("", max_bytes, " when it is unpacked")
+                yield piece
     except ValueError as error:
         said = f"The host answered in the Content-Encoding {encoding[:60]}, which is not unpacked."
         raise not_understood(said) from error
 
 
-async def read_text(response: aiohttp.ClientResponse) -> bytes:
-    """Return the JSON text in a body, of a long one what `bodies` keeps of a host's text.
-
-    It is counted as it comes. Raises HostTroubleError when it has more than is read.
-    """
-    if 0 < (response.content_length or 0) <= bodies.LONG or _encoding_of(response):
-        content = await read(response)
-        with _TOO_MUCH_AS_TROUBLE:
-            return await bodies.beside_loop(content, lambda: bodies.text_of_host(content))
-    intake = bodies.Intake(of_host=True)
-    utf8 = bodies.Utf8()
-    with _TOO_MUCH_AS_TROUBLE:
-        async for piece in _pieces(response, MAX_ANSWER):
-            intake.add(utf8.of(piece))
-            await asyncio.sleep(0)
-        intake.add(utf8.of(b"", last=True))
-        return await _joined(intake.text, intake.size)
-
-
-def _encoding_of(response: aiohttp.ClientResponse) -> str:
-    """Return how a body is packed, nothing when it is not."""
-    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    return "" if encoding == "identity" else encoding
-
-
-async def _received(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    if 0 < (response.content_length or 0) <= min(bodies.LONG, max_bytes):
-        return await response.read()
-    pieces = [piece async for piece in _pieces(response, max_bytes)]
-    return await _joined(lambda: b"".join(pieces), sum(map(len, pieces)))
-
-
-async def _pieces(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield a body in pieces of at most _PIECE bytes."""
-    if (response.content_length or 0) > max_bytes:
-        raise _too_large(f"{(response.content_length or 0) / 1e6:.1f} MB, ", max_bytes)
+async def _received(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    size = response.content_length or 0
+    if size > max_bytes:
+        raise _too_large(f"{size / 1e6:.1f} MB, ", max_bytes)
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
@@ -187,8 +195,8 @@ async def _joined(join: Callable[[], bytes], size: int) -> bytes:
     return await bodies.in_thread(join) if size > bodies.LONG else join()
 
 
-def _too_large(size: str, max_bytes: int) -> HostTroubleError:
-    return not_understood(f"The host answered {size}more than {max_bytes // 2**20} MiB.")
+def _too_large(size: str, max_bytes: int, when: str = "") -> HostTroubleError:
+    return not_understood(f"The host answered {size}more than {max_bytes // 2**20} MiB{when}.")
 
 
 def is_good(status: int) -> bool:
