@@ -11,7 +11,7 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json
 
 class Host(BaseHTTPRequestHandler):
     def do_GET(self):  # /host/health: any 2xx is alive, and proves that it knows the secret
-        self.answer(200 if self.headers["Authorization"] == f"Bearer {SECRET}" else 401, {"host_name": NAME})
+        self.answer(200 if self.headers["Authorization"] == f"Bearer {SECRET}" else 401, {})
 
     def do_POST(self):  # /host/remote/executeAction: one step
         if self.headers["Authorization"] != f"Bearer {SECRET}":
