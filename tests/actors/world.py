@@ -36,7 +36,7 @@ LIMITS = Limits(
     probe_interval=10,
 )
 _NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
-_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 

@@ -54,6 +54,8 @@ async def test_a_step_names_other_codes_of_the_infrastructure(host: Caller) -> N
     for expected in (4, 127):
         params |= {"command": f"exit {expected}", "expected_exit_code": expected}
         assert (await host.act("execute_bash_command", params))[1]["success"] is True
+    answered = await host.bash("exit 5", infra_exit_codes=[5])  # beside the params
+    assert error_of(answered) == ("host_error", "exit code 5, one of infra_exit_codes")
     params["infra_exit_codes"] = ["4"]
     assert (await host.act("execute_bash_command", params))[1]["code"] == "bad_params"
 

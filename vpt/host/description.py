@@ -27,6 +27,7 @@ class HostDescription:
         self._settings = settings
         self._workers = tuple(devices.workers.values())
         self._secret = secret
+        self._last: str | None = None
 
     async def registration(self) -> Mapping[str, Any]:
         """Return the body of a registration: the host, its devices, and what it supports."""
@@ -70,18 +71,25 @@ class HostDescription:
     async def _url(self) -> str:
         if self._settings.advertise is not None:
             return self._settings.advertise
-        return await asyncio.to_thread(own_url, self._settings, self.port)
+        found = await asyncio.to_thread(own_url, self._settings, self.port)
+        # Without a network nothing is found: that is no new address, and the last one stays.
+        self._last = found or self._last or _url_of(socket.gethostname(), self.port)
+        return self._last
 
 
-def own_url(settings: HostSettings, port: int) -> str:
-    """Return the URL at which the server can reach this host."""
-    address = settings.listen
+def own_url(settings: HostSettings, port: int) -> str | None:
+    """Return the URL at which the server can reach this host; None when it cannot be found out."""
+    address: str | None = settings.listen
     if address in {"", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
         address = _address_towards(URL(settings.server))
+    return None if address is None else _url_of(address, port)
+
+
+def _url_of(address: str, port: int) -> str:
     return str(URL.build(scheme="http", host=address, port=port))
 
 
-def _address_towards(server: URL) -> str:
+def _address_towards(server: URL) -> str | None:
     """Return the address of the interface that routes to the server; sends nothing."""
     with suppress(OSError):
         family, kind, protocol, _, target = socket.getaddrinfo(
@@ -90,4 +98,4 @@ def _address_towards(server: URL) -> str:
         with socket.socket(family, kind, protocol) as probe:
             probe.connect(target)
             return str(probe.getsockname()[0])
-    return socket.gethostname()
+    return None

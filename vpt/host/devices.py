@@ -160,7 +160,7 @@ class HostDevices:
             raise Refusal(400, "bad_request", "command: must be a string")
         if not isinstance(params or {}, dict):
             raise Refusal(400, "bad_request", "params: must be an object")
-        job = worker.driver.prepare(command, Params(params or {}))
+        job = worker.driver.prepare(command, Params({**_step_params(body), **(params or {})}))
         owner, limit_s = _owner_of(body, attempt), _limit_of(body)
         return worker, QueuedAction(command, job, key, attempt, owner, limit_s)
 
@@ -192,6 +192,11 @@ def _owner_of(body: Mapping[str, Any], attempt: AttemptKey | None) -> str:
         return f"{attempt.execution_id}/{attempt.attempt}"
     lease_id = body.get("lease_id")
     return f"lease {lease_id}" if isinstance(lease_id, str) else "people"
+
+
+def _step_params(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a step may say beside its `params`, as it says its time limit there."""
+    return {name: body[name] for name in ("infra_exit_codes",) if name in body}
 
 
 def _limit_of(body: Mapping[str, Any]) -> float | None:

@@ -11,6 +11,7 @@ from vpt.host.responses import Refusal
 LONGEST_LIMIT_S = 86400
 OUTPUT_LIMIT = 1024 * 1024
 LONGEST_REASON = 500
+LONGEST_PROPERTY = 256
 
 
 class BadAction(Refusal):
@@ -62,8 +63,14 @@ class DriverHealth:
         """Return it as it stands in registrations, heartbeats and responses."""
         words = (self.reason or "").encode(errors="replace").decode()[:LONGEST_REASON]
         reason = {"reason": words} if words else {}
-        properties = {"properties": dict(self.properties)} if self.properties else {}
+        facts = {name: _short(value) for name, value in self.properties.items()}
+        properties = {"properties": facts} if facts else {}
         return {"available": self.available, **reason, **properties}
+
+
+def _short(value: str | float | bool) -> str | float | bool:
+    """Return a property as the server takes it."""
+    return value[:LONGEST_PROPERTY] if isinstance(value, str) else value
 
 
 def _nothing() -> None:
