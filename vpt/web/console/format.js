@@ -90,6 +90,8 @@ const WAITS = {
   leased: "All matching devices are leased",
   draining: "The matching host is draining",
   paused: "The matching host has an unstable connection and is paused",
+  held_back: "All matching devices are held back after too many errors",
+  backoff: "It just failed on the matching device and is tried there again soon",
 };
 
 /** Return in one sentence why an execution waits. */
