@@ -166,6 +166,7 @@ class DeviceView:
     reason: DeviceReason | None = None
     reason_text: str | None = None
     pause_s: float | None = None  # seconds without new runs, from when the reason began
+    doubtful: bool = False  # the infrastructure failed the last attempt there
 
 
 @dataclass(frozen=True, slots=True)

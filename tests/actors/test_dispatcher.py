@@ -423,6 +423,22 @@ def test_another_device_of_the_host_comes_before_the_same_one_and_after_other_ho
     assert lab.dispatcher._sent["a"][1] == "bad:e"
 
 
+def test_a_retry_goes_to_where_the_last_attempt_of_others_did_not_fail() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    third = view("third")
+    doubtful = replace(third, devices=(replace(third.devices[0], doubtful=True),))
+    lab.dispatcher.announce(doubtful)
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+    assert lab.dispatcher.add(waiting("b")), "a first attempt may"
+    lab.dispatcher.begun("b")
+    lab.dispatcher.announce(doubtful)
+    busy = view("good", DeviceStatus.BUSY)
+    lab.dispatcher.announce(replace(busy, devices=(replace(busy.devices[0], doubtful=True),)))
+    assert lab.sent == [("third", "b"), ("third", "a")], "none is better by now"
+
+
 def test_what_failed_everywhere_goes_to_where_it_failed_longest_ago() -> None:
     lab = Lab()
     for name in ("one", "two"):

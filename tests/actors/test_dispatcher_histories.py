@@ -54,6 +54,8 @@ class DispatcherHistories(RuleBasedStateMachine):
         self.known = dict.fromkeys(HOSTS, HostStatus.LOST)  # as the dispatcher knows them
         self.shown = dict.fromkeys(DEVICES, _ONLINE)
         self.shown_busy: set[str] = set()
+        self.doubtful = dict.fromkeys(DEVICES, False)
+        self.known_doubtful = dict.fromkeys(DEVICES, False)
         self.resting: set[str] = set()
         self.down = dict.fromkeys(HOSTS, HostStatus.SUSPECT)
         self.in_line: dict[str, Waiting] = {}
@@ -98,7 +100,8 @@ class DispatcherHistories(RuleBasedStateMachine):
         request = waiting.request
         if device_id in request.failed_on:
             return 2
-        return int(device_id[:2] in request.failed_hosts)
+        doubtful = bool(request.failed_on) and self.known_doubtful[device_id]
+        return int(doubtful or device_id[:2] in request.failed_hosts)
 
     def is_hope(self, device_id: str) -> bool:
         host = device_id[:2]
@@ -118,7 +121,11 @@ class DispatcherHistories(RuleBasedStateMachine):
 
     def announce(self, host: str) -> None:
         views = tuple(
-            DeviceView(device, DeviceStatus.BUSY if name in self.running else self.status[name])
+            DeviceView(
+                device,
+                DeviceStatus.BUSY if name in self.running else self.status[name],
+                doubtful=self.doubtful[name],
+            )
             for name, device in DEVICES.items()
             if name.startswith(host)
         )
@@ -126,6 +133,7 @@ class DispatcherHistories(RuleBasedStateMachine):
         self.known[host] = status
         for name in (name for name in DEVICES if name.startswith(host)):
             self.shown[name] = self.status[name]
+            self.known_doubtful[name] = self.doubtful[name]
             self.shown_busy.discard(name)
             self.shown_busy |= {name} & self.running.keys()
         self.dispatcher.announce(HostView(Host(host, "http://h"), status, None, views))
@@ -182,6 +190,7 @@ class DispatcherHistories(RuleBasedStateMachine):
     def a_run_ends(self, pick: int, again: bool) -> None:
         device_id = list(self.running)[pick % len(self.running)]
         execution_id = self.running.pop(device_id)
+        self.doubtful[device_id] = again
         self.announce(device_id[:2])
         if again:
             failed = (*self.failed.get(execution_id, ()), device_id)

@@ -33,10 +33,10 @@ def one_step(**more: object) -> World:
 
 def test_three_errors_in_a_row_hold_a_device_back_and_two_do_not() -> None:
     w = broken(one_step(devices=2), 2)
-    assert shown(w) == DeviceView(device(1), DeviceStatus.ONLINE)
+    assert shown(w) == DeviceView(device(1), DeviceStatus.ONLINE, doubtful=True)
     broken(w, 1)
-    expected = DeviceView(device(1), DeviceStatus.OFFLINE, DeviceReason.HELD_BACK, "HOST_ERROR", 10)
-    assert shown(w) == expected
+    held = (DeviceStatus.OFFLINE, DeviceReason.HELD_BACK, "HOST_ERROR", 10, True)
+    assert shown(w) == DeviceView(device(1), *held)
     assert shown(w, 1).status is DeviceStatus.ONLINE, "the other one is well"
     w.run("e9")
     assert not w.records, "a run on a device that is held back"
@@ -54,7 +54,7 @@ def test_the_first_run_after_the_pause_is_a_trial_and_its_error_doubles_the_paus
     w = broken(one_step(), 3)
     for pause in (20, 40, 80):
         w.ring("pause:h:d1")
-        assert shown(w) == DeviceView(device(1), DeviceStatus.ONLINE)
+        assert shown(w) == DeviceView(device(1), DeviceStatus.ONLINE, doubtful=True)
         broken(w, 1)
         assert shown(w).pause_s == pause
     w.ring("pause:h:d1")

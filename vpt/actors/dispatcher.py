@@ -372,6 +372,7 @@ class Dispatcher:
             self._free.remove(device.device.id)
 
 
-def _hopes(view: HostView) -> set[str]:
-    """Return the ids of the devices that are worth waiting for."""
-    return {item.device.id for item in view.devices if matching.worth_waiting_for(view, item)}
+def _hopes(view: HostView) -> set[tuple[str, bool]]:
+    """Return the devices that are worth waiting for, and whether each is in doubt."""
+    good = (item for item in view.devices if matching.worth_waiting_for(view, item))
+    return {(item.device.id, item.doubtful) for item in good}

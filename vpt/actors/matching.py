@@ -53,7 +53,7 @@ class Failed(IntEnum):
     """Where an execution failed: devices of a lower level go before those of a higher one."""
 
     NOT_HERE = 0
-    ON_HOST = 1  # on another device of this host
+    ON_HOST = 1  # on another device of this host, or whatever ran on this device last did
     ON_DEVICE = 2
 
 
@@ -95,7 +95,8 @@ def failed(request: DeviceRequest, view: HostView, device: DeviceView) -> Failed
     """Return where the execution failed before, as seen from this device."""
     if device.device.id in request.failed_on:
         return Failed.ON_DEVICE
-    return Failed.ON_HOST if view.host.id in request.failed_hosts else Failed.NOT_HERE
+    doubtful = device.doubtful and request.failed_on  # it has no attempt to lose there
+    return Failed.ON_HOST if doubtful or view.host.id in request.failed_hosts else Failed.NOT_HERE
 
 
 def worth_waiting_for(view: HostView, device: DeviceView) -> bool:

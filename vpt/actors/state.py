@@ -268,11 +268,12 @@ def view_of(state: HostState) -> HostView:
 
 def device_view(state: HostState, lane: Lane) -> DeviceView:
     """Return the device as others see it."""
-    status = device_status(state, lane)
+    status, health = device_status(state, lane), lane.health
+    doubtful = health.errors > 0
     if not lane.held_back:
-        return DeviceView(lane.device, status)
-    health = lane.health
-    return DeviceView(lane.device, status, DeviceReason.HELD_BACK, health.error, health.pause)
+        return DeviceView(lane.device, status, doubtful=doubtful)
+    reason = DeviceReason.HELD_BACK
+    return DeviceView(lane.device, status, reason, health.error, health.pause, doubtful)
 
 
 def _held_back(state: HostState) -> list[Lane]:

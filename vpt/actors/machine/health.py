@@ -45,13 +45,16 @@ def attempt_over(
     t: Transition, lane: Lane, status: ExecutionStatus, kind: ErrorKind | None, error: str | None
 ) -> Lane:
     """Count the end of an attempt on the device; it is stored with the attempt's end."""
+    after = lane.health
     if status in _VERDICTS:
-        return t.put(lane, health=_CLEAR)
-    if status is not ExecutionStatus.ERROR or kind in _NOT_ITS_OWN:
+        after = _CLEAR
+    elif status is ExecutionStatus.ERROR and kind not in _NOT_ITS_OWN:
+        errors = after.errors + 1
+        after = Health(errors, error, pause_of(t.state.limits.device_pause, errors))
+    if after == lane.health:
         return lane
-    errors = lane.health.errors + 1
-    pause = pause_of(t.state.limits.device_pause, errors)
-    lane = t.put(lane, health=Health(errors, error, pause))
+    t.view_kept = False  # whether the device is in doubt shows
+    lane = t.put(lane, health=after)
     start_alarm(t, lane)
     return lane
 
