@@ -347,6 +347,7 @@ def test_a_retry_waits_for_a_busy_device_beside_the_free_one_where_it_failed() -
     [
         view("good", DeviceStatus.DISABLED),
         view("good", DeviceStatus.OFFLINE),
+        view("good", DeviceStatus.DISABLED, host_status=HostStatus.SUSPECT),
         view("good", host_status=HostStatus.LOST),
         view("good", host_status=HostStatus.DRAINING),
         replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.FLAPPING),

@@ -132,10 +132,12 @@ def test_people_clear_the_device_that_they_name_only() -> None:
 
 def test_it_is_leased_and_acted_on_meanwhile() -> None:
     w = broken(one_step(), 3)
-    w.run("e9")
     w.tell(m.RunAction(1, "h:d1", {}, 1, "k", "u"))
     assert len(w.acts) == 1
-    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0), m.TakeLease(2, "h:d1", "l", "u", 60))
+    w.run("e9").tell(m.RunAction(2, "h:d1", {}, 1, "k", "u"))
+    assert not w.replies, "a run that cannot begin keeps no action off"
+    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0), m.ActionAnswered("h:d1", 2, PASS, 1.0))
+    w.tell(m.TakeLease(3, "h:d1", "l", "u", 60))
     assert shown(w).status is DeviceStatus.LEASED
     assert shown(w).reason is DeviceReason.HELD_BACK
 
