@@ -46,15 +46,16 @@ def ahead(dispatcher: Dispatcher, waiting: Waiting) -> Ahead | None:
     position = 0
     for rival in group.rivals(dispatcher.groups):
         position += rival.before(waiting)
-        theirs = machines if rival is group else dispatcher.at_work(rival)
-        machines = {**machines, **theirs}
-        first += [
-            (one, frozenset(theirs.values())) for one in rival.ahead_of(waiting, _MOST_BEFORE)
-        ]
+        theirs = dispatcher.at_work(rival)
+        machines |= theirs
+        able = frozenset(theirs.values())
+        first += [(one, able) for one in rival.ahead_of(waiting, _MOST_BEFORE)]
     first.sort(key=lambda pair: rank(pair[0]))
     most = max(1, min(_MOST_BEFORE, _MOST_STEPS // len(machines)))
-    given = {name: {machines[at]} for name, at in dispatcher.given.items() if at in machines}
-    before = {**given, **{one.execution_id: able for one, able in first[:most] if able}}
+    before: dict[str, Set[str]] = {
+        name: {machines[at]} for name, at in dispatcher.given.items() if at in machines
+    }
+    before |= {one.execution_id: able for one, able in first[:most] if able}
     return Ahead(mine, before, max(0, position - most), machines)
 
 

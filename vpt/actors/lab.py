@@ -82,7 +82,13 @@ class Lab:
         self.tally = Tally()
         self.disk = Disk(config.vpt_data_dir, config.min_free_disk)
         self._dispatcher = Dispatcher(self._tell)
-        self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
+        self._queue = Queue(
+            db,
+            events,
+            self._dispatcher,
+            max_queued=config.max_queued,
+            retry_backoff=config.retry_backoff,
+        )
         self._waits = Waits(self._dispatcher, events)
         self._unfit = Unfit(self._dispatcher, self._queue.end_unfit, grace=config.fit_grace)
         self._etas = Etas(db, self._dispatcher)
@@ -304,4 +310,5 @@ def limits_of(config: Config) -> Limits:
         infra_retries=config.infra_retries,
         inbox_limit=config.inbox_limit,
         probe_interval=config.host_probe_interval,
+        device_pause=config.device_pause,
     )

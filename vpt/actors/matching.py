@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import IntEnum
 
 from vpt.model import (
     Device,
+    DeviceReason,
     DeviceRequest,
     DeviceStatus,
     DeviceView,
@@ -17,23 +19,42 @@ from vpt.model import (
     WaitReason,
 )
 
-_MOST_NAMES = 20
+MOST_NAMES = 20
 _OF_DEVICES = {
     DeviceStatus.BUSY: WaitReason.ALL_BUSY,
     DeviceStatus.LEASED: WaitReason.LEASED,
     DeviceStatus.OFFLINE: WaitReason.NO_ONLINE_HOST,
     DeviceStatus.DISABLED: WaitReason.NO_ONLINE_HOST,
 }
+_OF_SUSPECT: dict[Reason | None, WaitReason] = {
+    Reason.FLAPPING: WaitReason.PAUSED,
+    Reason.ERRORS: WaitReason.HELD_BACK,
+}
+#: Reasons that name devices; the others name hosts.
+_BY_DEVICE = (WaitReason.ALL_BUSY, WaitReason.LEASED, WaitReason.HELD_BACK)
 #: The reason that is likely to pass soonest is the one to name.
 _SOONEST = (
     WaitReason.ALL_BUSY,
     WaitReason.LANE_BUSY,
     WaitReason.LEASED,
     WaitReason.PAUSED,
+    WaitReason.HELD_BACK,
     WaitReason.HOST_SUSPECT,
     WaitReason.DRAINING,
     WaitReason.NO_ONLINE_HOST,
 )
+
+
+#: What keeps a device from a run and passes by itself before long: such a device is waited for.
+_PASSING = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY, WaitReason.LEASED, WaitReason.HOST_SUSPECT)
+
+
+class Failed(IntEnum):
+    """Where an execution failed: devices of a lower level go before those of a higher one."""
+
+    NOT_HERE = 0
+    ON_HOST = 1  # on another device of this host, or whatever ran on this device last did
+    ON_DEVICE = 2
 
 
 def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
@@ -68,6 +89,33 @@ def fits(request: DeviceRequest, host: Host, device: Device) -> bool:
 def is_free(view: HostView, device: DeviceView) -> bool:
     """Return True when a run may begin there now."""
     return view.status is HostStatus.AVAILABLE and device.status is DeviceStatus.ONLINE
+
+
+def failed(request: DeviceRequest, view: HostView, device: DeviceView) -> Failed:
+    """Return where the execution failed before, as seen from this device."""
+    if device.device.id in request.failed_on:
+        return Failed.ON_DEVICE
+    doubtful = device.doubtful and request.failed_on  # it has no attempt to lose there
+    return Failed.ON_HOST if doubtful or view.host.id in request.failed_hosts else Failed.NOT_HERE
+
+
+def worth_waiting_for(view: HostView, device: DeviceView) -> bool:
+    """Return True when the device takes runs, or will before long and without anybody's help."""
+    if device.status in (DeviceStatus.OFFLINE, DeviceStatus.DISABLED):
+        return False
+    broken = view.status is HostStatus.SUSPECT and view.reason not in (None, Reason.PROBES)
+    return not broken and hindrance(view, device) in _PASSING
+
+
+def preferred(
+    request: DeviceRequest, fitting: Iterable[tuple[HostView, DeviceView]]
+) -> list[tuple[HostView, DeviceView]]:
+    """Return those on which to wait, of devices that fit: none of a worse level than others."""
+    found = list(fitting)
+    levels = [failed(request, *pair) for pair in found]
+    good = {level for level, pair in zip(levels, found, strict=True) if worth_waiting_for(*pair)}
+    least = min(good, default=Failed.ON_DEVICE)
+    return [pair for level, pair in zip(levels, found, strict=True) if level <= least]
 
 
 def impossible(request: DeviceRequest, views: Iterable[HostView]) -> str | None:
@@ -155,12 +203,11 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
     for view, device in fitting:
         reason = hindrance(view, device)
         named = names.setdefault(reason, {})
-        of_device = reason in (WaitReason.ALL_BUSY, WaitReason.LEASED)
-        named[device.device.id if of_device else view.host.id] = None
-        if reason is _SOONEST[0] and len(named) == _MOST_NAMES:
+        named[device.device.id if reason in _BY_DEVICE else view.host.id] = None
+        if reason is _SOONEST[0] and len(named) == MOST_NAMES:
             break  # nothing can change the answer any more
     reason = next((one for one in _SOONEST if one in names), WaitReason.NO_ONLINE_HOST)
-    return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
+    return Wait(reason, tuple(names.get(reason, ()))[:MOST_NAMES])
 
 
 def at_work(fitting: Iterable[tuple[HostView, DeviceView]]) -> dict[str, str]:
@@ -180,12 +227,13 @@ def at_work(fitting: Iterable[tuple[HostView, DeviceView]]) -> dict[str, str]:
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:
     """Return what keeps a device from a run; a free one was just given to another execution."""
     if view.status is HostStatus.SUSPECT:
-        flaps = view.reason is Reason.FLAPPING
-        return WaitReason.PAUSED if flaps else WaitReason.HOST_SUSPECT
+        return _OF_SUSPECT.get(view.reason, WaitReason.HOST_SUSPECT)
     if view.status is HostStatus.DRAINING:
         return WaitReason.DRAINING
     if view.status in (HostStatus.LOST, HostStatus.OFFLINE):
         return WaitReason.NO_ONLINE_HOST
     if view.status is HostStatus.BUSY and device.status is DeviceStatus.ONLINE:
         return WaitReason.LANE_BUSY
+    if device.status is DeviceStatus.OFFLINE and device.reason is DeviceReason.HELD_BACK:
+        return WaitReason.HELD_BACK
     return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)

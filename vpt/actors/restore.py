@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from vpt.actors.ledger import secrets_of
-from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
+from vpt.actors.state import Health, Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import (
     Credential,
     Device,
@@ -139,12 +141,15 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
 
 def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
     devices = [device_of(item) for item in holdings.devices]
-    lanes = {device.id: Lane(device) for device in devices}
+    lanes = {
+        device.id: Lane(device, health=_health_of(item))
+        for device, item in zip(devices, holdings.devices, strict=True)
+    }
     for item in holdings.leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
-        lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
+        lanes[device_id] = replace(lane, lease=lease)
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
@@ -197,6 +202,13 @@ def device_of(row: Any) -> Device:
     )
 
 
+def _health_of(row: Any) -> Health:
+    """Build the health of a device from its row."""
+    left = row["held_s"]
+    pause = left if left is not None and left > 0 else None
+    return Health(row["infra_errors"], row["last_error"], pause)
+
+
 def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
     """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
@@ -204,10 +216,11 @@ def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState,
     if row["status"] == "running":
         run = _run_of(row)
         resumed.append((run, row["elapsed_s"]))
-        lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
+        health = replace(lane.health, pause=None)  # its run began when it was over
+        lanes[device_id] = replace(lane, run=run, lease=None, health=health)
     else:
         hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
-        lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
+        lanes[device_id] = replace(lane, hold=hold, lease=None)
 
 
 def _missing_device(device_id: str) -> Device:

@@ -130,9 +130,11 @@ class VirtualPyTestDialect:
             if trouble.trouble is Trouble.BROKEN:
                 raise HostTroubleError(Trouble.NOT_CONNECTED, trouble.message) from trouble
             raise
-        body = await response.parsed() or {}
+        body = await response.parsed()
         if not response.good:
-            http.raise_for_status(response.status, body)
+            http.raise_for_status(response.status, body or {})
+        if body is None:
+            raise http.no_object(response.content)
         if body.get("success") is not True:
             _raise_not_started("The host did not give control of the device", body)
 

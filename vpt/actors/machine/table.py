@@ -9,7 +9,18 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import actions, answers, cancel, ends, holds, leases, link, recovery, run
+from vpt.actors.machine import (
+    actions,
+    answers,
+    cancel,
+    ends,
+    health,
+    holds,
+    leases,
+    link,
+    recovery,
+    run,
+)
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import HostState, RunState
 
@@ -113,9 +124,12 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             t.state = replace(t.state, host=host)
         case m.Unregister():
             recovery.unregister(t, message)
-        case m.Drain(ask, on):
-            t.state = replace(t.state, draining=on)
-            t.add(fx.Resolve(ask))
+        case m.Drain():
+            recovery.drain(t, message)
+        case m.ForgetErrors():
+            health.forget_errors(t, message)
+        case m.DevicePauseOver():
+            health.pause_over(t, message)
         case m.Retire():
             recovery.retire(t, message)
         case m.ShutdownBegun():

@@ -91,6 +91,8 @@ const WAITS = {
   draining: "The matching host is draining",
   paused: "The matching host has an unstable connection and is paused",
   nothing_fits: "No registered device fits any more",
+  held_back: "All matching devices are held back after too many errors",
+  backoff: "It just failed on the matching device and is tried there again soon",
 };
 
 /** Return in one sentence why an execution waits. */
