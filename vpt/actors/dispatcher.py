@@ -6,7 +6,7 @@ method is one decision, whole before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 
 from sortedcontainers import SortedKeyList
@@ -93,10 +93,6 @@ class Dispatcher:
         """Return all groups: each waiting execution is in one."""
         return list(self._groups.values())
 
-    def group_for(self, request: DeviceRequest) -> QueueGroup | None:
-        """Return the group of those that ask for this, None when none waits."""
-        return self._groups.get(request)
-
     def newcomers(self, most: int) -> list[Waiting]:
         """Return the first that were queued since, still are, and were not returned before."""
         some = list(islice(self._new.values(), most))
@@ -112,13 +108,15 @@ class Dispatcher:
     def why(self, group: QueueGroup) -> Wait:
         """Return why no device that fits takes the first of a group now."""
         if not group.fitting and (self._views or group.change):
-            request = group.request
-            named = (request.device_id or request.host_id,)
-            return Wait(WaitReason.NOTHING_FITS, tuple(name for name in named if name is not None))
+            return group.unfit
+        return matching.why(self.awaited(group))
+
+    def awaited(self, group: QueueGroup) -> Iterator[Found]:
+        """Return the devices for which a group waits: those that fit."""
         # A group that became empty while a caller goes through all learns of no host any more,
         # so it may name devices that are gone.
         known = (self._devices.get(device_id) for device_id in group.fitting)
-        return matching.why(found for found in known if found is not None)
+        return (found for found in known if found is not None)
 
     def place(self, execution_id: str) -> Place:
         """Return its position and why it waits; position 0 when it does not wait (any more)."""
@@ -127,12 +125,8 @@ class Dispatcher:
             sent = self._sent.get(execution_id)
             return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
         group = self._groups[waiting.request]
-        able = len(set(self.at_work(group).values()))
+        able = len(set(matching.at_work(self.awaited(group)).values()))
         return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
-
-    def at_work(self, group: QueueGroup) -> dict[str, str]:
-        """Return the devices that fit a group and work through runs: see `matching.at_work`."""
-        return matching.at_work(self._devices[device_id] for device_id in group.fitting)
 
     def waiting(self, execution_id: str) -> Waiting | None:
         """Return the entry of an execution that waits."""
