@@ -96,10 +96,6 @@ class Dispatcher:
         """Return all groups: each waiting execution is in one."""
         return list(self._groups.values())
 
-    def group_for(self, request: DeviceRequest) -> QueueGroup | None:
-        """Return the group of those that ask for this, None when none waits."""
-        return self._groups.get(request)
-
     def newcomers(self, most: int) -> list[Waiting]:
         """Return the first that were queued since, still are, and were not returned before."""
         some = list(islice(self._new.values(), most))
@@ -115,24 +111,21 @@ class Dispatcher:
     def why(self, group: QueueGroup) -> Wait:
         """Return why no device that fits takes the first of a group now."""
         if not group.fitting and (self._views or group.change):
-            request = group.request
-            named = (request.device_id or request.host_id,)
-            return Wait(WaitReason.NOTHING_FITS, tuple(name for name in named if name is not None))
-        awaited = self._awaited(group)
+            return group.unfit
+        awaited = self.awaited(group)
         if group.request.failed_on:  # what is free is not given out: it failed there just now
             ready = [item.device.id for view, item in awaited if self._is_free(view, item)]
             if ready:
                 return Wait(WaitReason.BACKOFF, tuple(ready[: matching.MOST_NAMES]))
         return matching.why(awaited)
 
-    def _awaited(self, group: QueueGroup) -> list[Found] | Iterator[Found]:
+    def awaited(self, group: QueueGroup) -> list[Found] | Iterator[Found]:
         """Return the devices for which a group waits: all that fit, unless it failed on some."""
         known = self._fitting(group)
         return matching.preferred(group.request, known) if group.request.failed_on else known
 
     def _fitting(self, group: QueueGroup) -> Iterator[Found]:
-        # A group that became empty while a caller goes through all learns of no host any more,
-        # so it may name devices that are gone.
+        # An empty group learns of no host any more, so it may name devices that are gone.
         known = (self._devices.get(device_id) for device_id in group.fitting)
         return (found for found in known if found is not None)
 
@@ -140,19 +133,10 @@ class Dispatcher:
         """Return its position and why it waits; position 0 when it does not wait (any more)."""
         waiting = self._waiting.get(execution_id)
         if waiting is None:
-            sent = self._sent.get(execution_id)
-            return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
+            return Place(Wait(WaitReason.ALL_BUSY, self._sent.get(execution_id, ())[1:2]), 0, 0)
         group = self._groups[waiting.request]
-        able = len(set(self.at_work(group).values()))
+        able = len(set(matching.at_work(self.awaited(group)).values()))
         return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
-
-    def at_work(self, group: QueueGroup) -> dict[str, str]:
-        """Return the devices that fit a group and work through runs: see `matching.at_work`."""
-        return matching.at_work(self._awaited(group))
-
-    def waiting(self, execution_id: str) -> Waiting | None:
-        """Return the entry of an execution that waits."""
-        return self._waiting.get(execution_id)
 
     @property
     def given(self) -> dict[str, str]:
@@ -183,6 +167,10 @@ class Dispatcher:
     def waits(self, execution_id: str) -> bool:
         """Return True when it waits."""
         return execution_id in self._waiting
+
+    def waiting(self, execution_id: str) -> Waiting | None:
+        """Return its entry when it waits."""
+        return self._waiting.get(execution_id)
 
     def withdraw(self, execution_id: str) -> Waiting | None:
         """Remove it from the queue and return it; None when it does not wait."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from vpt.actors import matching
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.groups import rank
 from vpt.model import Waiting
@@ -38,20 +39,24 @@ class Ahead:
 def ahead(dispatcher: Dispatcher, waiting: Waiting) -> Ahead | None:
     """Return what is ahead of an execution, None when no device that fits works through runs."""
     group = dispatcher.group_of(waiting)
-    machines = dispatcher.at_work(group) if group is not None else {}
-    if group is None or not machines:
+    if group is None:
+        return None
+    machines = matching.at_work(dispatcher.awaited(group))
+    if not machines:
         return None
     mine = frozenset(machines.values())
     first: list[tuple[Waiting, Set[str]]] = []
     position = 0
     for rival in group.rivals(dispatcher.groups):
         position += rival.before(waiting)
-        theirs = dispatcher.at_work(rival)
+        theirs = matching.at_work(dispatcher.awaited(rival))
         machines |= theirs
         able = frozenset(theirs.values())
         first += [(one, able) for one in rival.ahead_of(waiting, _MOST_BEFORE)]
+    # Each group is in order, and their ranks make one order of all.
     first.sort(key=lambda pair: rank(pair[0]))
     most = max(1, min(_MOST_BEFORE, _MOST_STEPS // len(machines)))
+    # What was just given a device is before all others, and on that device only.
     before: dict[str, Set[str]] = {
         name: {machines[at]} for name, at in dispatcher.given.items() if at in machines
     }
@@ -67,8 +72,10 @@ def wait_s(ahead: Ahead, busy: Mapping[str, float], lasts: Mapping[str, float]) 
     free_at = {machine: busy.get(machine, 0.0) for machine in ahead.machines.values()}
     # As the dispatcher does: whoever is first gets the first of its machines that is free.
     for execution_id, machines in ahead.before.items():
+        # As the dispatcher does: the first in the queue gets what is free first.
         first = min(machines, key=lambda machine: (free_at[machine], machine))
         free_at[first] += lasts[execution_id]
+    # Where thousands wait, the order of those far behind changes nothing that one could notice.
     mean = sum(lasts.values()) / len(lasts) if lasts else 0.0
     return min(free_at[machine] for machine in ahead.mine) + ahead.more * mean / len(ahead.mine)
 
@@ -92,6 +99,7 @@ class Etas:
         # A guess for one test alone could be wrong by hours, and nobody could tell that it is one.
         if any(usual.get(_kind(row)) is None for row in (*runs, *queued)):
             return None
+        # Between the look at the queue and these rows somebody may have left.
         lasts = dict.fromkeys(found.before, 0.0)  # one that left meanwhile takes no time
         lasts |= {row["id"]: usual[_kind(row)] for row in queued}
         busy = [(found.machines[row["device_id"]], _left(row, usual)) for row in runs]

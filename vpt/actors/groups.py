@@ -8,7 +8,7 @@ from itertools import islice
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
-from vpt.model import DeviceRequest, HostView, Waiting, WaitReason
+from vpt.model import DeviceRequest, HostView, Wait, Waiting, WaitReason
 
 _SECONDS_A_POINT = 10.0  # ageing: so nobody waits for ever behind higher priorities
 
@@ -112,6 +112,12 @@ class QueueGroup:
             self.change = None
         elif fitted and old is not None:
             self.change = matching.change(self.request, old, new)
+
+    @property
+    def unfit(self) -> Wait:
+        """Return why it waits while nothing fits, with the device or host that it asks for."""
+        named = self.request.device_id or self.request.host_id
+        return Wait(WaitReason.NOTHING_FITS, (named,) if named else ())
 
     def ahead_of(self, waiting: Waiting, most: int) -> list[Waiting]:
         """Return the first `most` of those that go before another one."""

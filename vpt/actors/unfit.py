@@ -38,28 +38,24 @@ class Unfit:
 
     async def look(self) -> None:
         """End what waited too long for something that fits."""
-        now = self._now()
-        # One that nobody asks for just now is remembered: see above for the next entry.
+        now, groups = self._now(), self._dispatcher.groups
+        # There is nothing to forget most of the time, and making a set of all requests costs.
+        fit = {group.request: bool(group.fitting) for group in groups} if self._since else {}
         self._since = {
             request: (since, seen)
             for request, (since, seen) in self._since.items()
-            if self._is_unfit(request, now - seen)
+            if not fit.get(request, now - seen >= _REMEMBERED)
         }
-        for group in self._dispatcher.groups:
+        for group in groups:
             if not group.fitting:
                 self._look_at(group, now)
-
-    def _is_unfit(self, request: DeviceRequest, ago: float) -> bool:
-        """Return whether nothing fits a request still, as far as it is known."""
-        group = self._dispatcher.group_for(request)
-        return ago < _REMEMBERED if group is None else not group.fitting
 
     def _look_at(self, group: QueueGroup, now: float) -> None:
         since, _ = self._since.get(group.request, (now, now))
         self._since[group.request] = since, now
         if now - since < self._grace:
             return
-        # Not all at once: each end is a statement, and the next look takes the rest.
+        # A few at a time: each end is a statement, and the rest comes with the next look.
         words = self._words(group)
         for waiting in group.first(_MOST):
             self._end(waiting, words)

@@ -22,8 +22,6 @@ REFUSED = "The database refused to store what the step brought: see the server's
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 #: Nothing reached the host, either, and it does not go out with the next good probe.
 _NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.NO_DATABASE)
-#: The host answered, so that its device is the subject of the error.
-_SAID = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 #: A step whose connection broke so often, with a good probe each time before it, is not sent again:
 #: the host does not fail by chance.
 MOST_PARKS = 6
@@ -172,7 +170,7 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
             lane,
             run,
             _KINDS[trouble],
-            ends.words_of(lane, outcome.error) if trouble in _SAID else outcome.error,
+            outcome.error,
             same_again=outcome.same_again,
             answer=outcome.answer,
             over=trouble is Trouble.STOPPED,

@@ -103,8 +103,11 @@ def _avoided(t: Transition, lane: Lane, kind: ErrorKind, *, same_again: bool) ->
     return lane.device.id if same_again else None
 
 
-def words_of(lane: Lane, error: str) -> str:
-    """Return an error of a call with the device as its subject."""
+def _words_of(lane: Lane, kind: ErrorKind | None, error: str | None) -> str | None:
+    """Return the error of an attempt, where the host answered with the device as its subject."""
+    # An execution shows the error of its first attempt, which may have been on any device.
+    if error is None or kind not in _SAID_SO:
+        return error
     device_id, said = lane.device.id, error.removeprefix(_SUBJECT)
     return f"{device_id}: {error}" if said == error else f"{device_id} {said.rstrip('.')}"
 
@@ -144,7 +147,7 @@ def finish(
             spec,
             status,
             kind,
-            error,
+            _words_of(lane, kind, error),
             again,
             hold is None,
             run.step,
