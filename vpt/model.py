@@ -65,6 +65,7 @@ class WaitReason(StrEnum):
     LEASED = "leased"
     DRAINING = "draining"
     PAUSED = "paused"
+    DEVICE_AWAY = "device_away"
 
 
 class DeviceStatus(StrEnum):
@@ -260,14 +261,34 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Json | None = None
+
+    @property
+    def away(self) -> str | None:
+        """Return why the device is away, None while it is available."""
+        if self.available:
+            return None
+        return self.reason or "Its host says that it is not available."
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a host to a step; `raw` is its whole JSON body."""
+    """The response of a host to a step; `raw` is its whole JSON body.
+
+    `presence` is what it says of the device beside its outcome, None when it says nothing.
+    """
 
     success: bool
     output: str | None = None
     error: str | None = None
     screenshot: str | None = None
     raw: Mapping[str, Any] | None = None
+    presence: Presence | None = None
 
 
 class Credential(StrEnum):
@@ -284,15 +305,6 @@ class DeviceSchema:
 
     hash: bytes
     text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What a host says of one of its devices; `properties` None: it says nothing of them."""
-
-    available: bool = True
-    reason: str | None = None
-    properties: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

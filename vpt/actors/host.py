@@ -297,7 +297,9 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
+            return m.NoAnswer(
+                trouble.trouble, trouble.message, trouble.unauthorized, trouble.presence
+            )
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vpt.model import (
     Device,
+    DeviceReason,
     DeviceRequest,
     DeviceStatus,
     DeviceView,
@@ -18,6 +19,8 @@ from vpt.model import (
 )
 
 _MOST_NAMES = 20
+#: Reasons that name devices; the others name hosts.
+_BY_DEVICE = (WaitReason.ALL_BUSY, WaitReason.LEASED, WaitReason.DEVICE_AWAY)
 _OF_DEVICES = {
     DeviceStatus.BUSY: WaitReason.ALL_BUSY,
     DeviceStatus.LEASED: WaitReason.LEASED,
@@ -32,6 +35,7 @@ _SOONEST = (
     WaitReason.PAUSED,
     WaitReason.HOST_SUSPECT,
     WaitReason.DRAINING,
+    WaitReason.DEVICE_AWAY,
     WaitReason.NO_ONLINE_HOST,
 )
 
@@ -99,8 +103,7 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
     for view, device in fitting:
         reason = hindrance(view, device)
         named = names.setdefault(reason, {})
-        of_device = reason in (WaitReason.ALL_BUSY, WaitReason.LEASED)
-        named[device.device.id if of_device else view.host.id] = None
+        named[device.device.id if reason in _BY_DEVICE else view.host.id] = None
         if reason is _SOONEST[0] and len(named) == _MOST_NAMES:
             break  # nothing can change the answer any more
     reason = next((one for one in _SOONEST if one in names), WaitReason.NO_ONLINE_HOST)
@@ -131,4 +134,6 @@ def hindrance(view: HostView, device: DeviceView) -> WaitReason:
         return WaitReason.NO_ONLINE_HOST
     if view.status is HostStatus.BUSY and device.status is DeviceStatus.ONLINE:
         return WaitReason.LANE_BUSY
+    if device.status is DeviceStatus.OFFLINE and device.reason is DeviceReason.AWAY:
+        return WaitReason.DEVICE_AWAY
     return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from vpt.actors.ledger import secrets_of
 from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import (
     Credential,
     Device,
+    DeviceReason,
     DeviceStatus,
     DeviceView,
     Host,
@@ -108,7 +111,10 @@ def _broken_view(row: Any, holdings: _Holdings) -> HostView:
     """Return how a host looks that cannot be loaded: it is registered, and gets nothing."""
     # Without its secret, since nothing is sent there and the secret may be what cannot be read.
     host = Host(row["id"], row["host_url"], row["dialect"], frozenset(row["capabilities"]))
-    devices = tuple(DeviceView(device_of(item), DeviceStatus.OFFLINE) for item in holdings.devices)
+    devices = tuple(
+        DeviceView(device_of(item), DeviceStatus.OFFLINE, *_reason_of(item))
+        for item in holdings.devices
+    )
     return HostView(host, HostStatus.SUSPECT, Reason.BROKEN, devices)
 
 
@@ -138,13 +144,12 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
 
 
 def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
-    devices = [device_of(item) for item in holdings.devices]
-    lanes = {device.id: Lane(device) for device in devices}
+    lanes = {item["id"]: Lane(device_of(item), away=away_of(item)) for item in holdings.devices}
     for item in holdings.leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
-        lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
+        lanes[device_id] = replace(lane, lease=lease)
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
@@ -197,6 +202,16 @@ def device_of(row: Any) -> Device:
     )
 
 
+def away_of(row: Any) -> str | None:
+    """Return why a device is away, as its host said; None when it is not."""
+    reason, text = _reason_of(row)
+    return text if reason is DeviceReason.AWAY else None
+
+
+def _reason_of(row: Any) -> tuple[DeviceReason | None, str | None]:
+    return row["reason"] and DeviceReason(row["reason"]), row["reason_text"]
+
+
 def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
     """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
@@ -204,10 +219,10 @@ def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState,
     if row["status"] == "running":
         run = _run_of(row)
         resumed.append((run, row["elapsed_s"]))
-        lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
+        lanes[device_id] = replace(lane, run=run, lease=None)
     else:
         hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
-        lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
+        lanes[device_id] = replace(lane, hold=hold, lease=None)
 
 
 def _missing_device(device_id: str) -> Device:

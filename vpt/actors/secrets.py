@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace as struct_replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.dialects.base import CUT, Trouble
 from vpt.masking import Masker
-from vpt.model import Answer, Json
+from vpt.model import Answer, Json, Presence
 from vpt.secret_steps import revealed
 from vpt.store.db import Database
 from vpt.store.patience import patiently
@@ -86,12 +87,23 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
         if size > _LARGE:
             return await asyncio.to_thread(_masked_answer, outcome, masker)
         return _masked_answer(outcome, masker)
-    return m.NoAnswer(outcome.trouble, masker.text(outcome.error))
+    return struct_replace(
+        outcome,
+        error=masker.text(outcome.error),
+        presence=_masked_presence(outcome.presence, masker),
+    )
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
     output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
-    return replace(answer, output=output, error=error)
+    presence = _masked_presence(answer.presence, masker)
+    return replace(answer, output=output, error=error, presence=presence)
+
+
+def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:
+    if presence is None or presence.reason is None:
+        return presence
+    return replace(presence, reason=masker.text(presence.reason))
 
 
 def _masked_text(text: str | None, masker: Masker) -> str | None:

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from vpt.actors.messages import RunAction, StepKey
 from vpt.model import (
     Device,
+    DeviceReason,
     DeviceStatus,
     DeviceView,
     Host,
@@ -160,6 +161,7 @@ class Lane(Struct, frozen=True):
     wanted: bool = False  # a run waits for the actions to end: no further ones are accepted
     gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
+    away: str | None = None  # why its host says that it is not available; None: it is
 
     @property
     def idle(self) -> bool:
@@ -191,6 +193,7 @@ class HostState(Struct, frozen=True):
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
     paused: bool = False  # it flaps: no work until its pause is over
+    unknown_reported: bool = False  # it spoke of a device that it has not; logged once
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None
 
@@ -208,7 +211,7 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
     """Return the status by which others see a device."""
     if lane.device.disabled:
         return DeviceStatus.DISABLED
-    if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
+    if lane.gone or lane.away is not None or state.link in (Link.LOST, Link.OFFLINE):
         return DeviceStatus.OFFLINE
     if lane.run is not None or lane.hold is not None:
         return DeviceStatus.BUSY
@@ -217,6 +220,15 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
     if lane.wanted:  # manual actions alone do not make a device busy: runs wait for them briefly
         return DeviceStatus.BUSY
     return DeviceStatus.ONLINE
+
+
+def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None]:
+    """Return why a device gets no run though its host is well, as a word and in a sentence."""
+    # This comes before any other reason: the row that is shown is also what a later actor reads
+    # of it (`restore.py`), and while the device is away nothing else about it matters.
+    if lane.away is not None and not lane.gone:
+        return DeviceReason.AWAY, lane.away
+    return None, None
 
 
 _TAKEN = (DeviceStatus.BUSY, DeviceStatus.LEASED)
@@ -244,7 +256,8 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
 def view_of(state: HostState) -> HostView:
     """Return the host as others see it: the same object while nothing visible changed."""
     devices = tuple(
-        DeviceView(lane.device, device_status(state, lane)) for lane in state.lanes.values()
+        DeviceView(lane.device, device_status(state, lane), *device_reason(lane))
+        for lane in state.lanes.values()
     )
     reason, pause_s = _reason(state)
     view = HostView(state.host, host_status(state, devices), reason, devices, pause_s)

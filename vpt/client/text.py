@@ -22,6 +22,7 @@ _WAITS = {
     WaitReason.HOST_SUSPECT: "the matching host fails its probes",
     WaitReason.LEASED: "all matching devices are leased",
     WaitReason.DRAINING: "the matching host is draining",
+    WaitReason.DEVICE_AWAY: "the matching device is not available, says its host",
     WaitReason.PAUSED: "the matching host is paused because its connection is unstable",
 }
 _NAMED = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import orjson
 from msgspec import Struct
 
-from vpt.model import Answer, Device, Host, Json
+from vpt.bounds import LONGEST_REASON
+from vpt.model import Answer, Device, Host, Json, Presence
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
@@ -42,11 +43,20 @@ class HostTroubleError(Exception):
     """A call brought no answer; `message` is for people.
 
     `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    `presence` is what it said of the device all the same.
     """
 
-    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
+    def __init__(
+        self,
+        trouble: Trouble,
+        message: str,
+        *,
+        unauthorized: bool = False,
+        presence: Presence | None = None,
+    ) -> None:
         self.trouble = trouble
         self.unauthorized = unauthorized
+        self.presence = presence
         self.message = clean(message) or ""
         super().__init__(message)
 
@@ -115,6 +125,18 @@ def clean(said: Any) -> str | None:
     if len(encoded) > MAX_TEXT + len(CUT):
         text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
+
+
+def presence_of(raw: Mapping[str, Any]) -> Presence | None:
+    """Return what an answer says of its device beside the outcome; None when that is nothing.
+
+    What cannot be understood is nothing: it must not spoil the outcome.
+    """
+    said = raw.get("device")
+    if not isinstance(said, Mapping) or not isinstance(said.get("available"), bool):
+        return None
+    reason = clean(said.get("reason"))
+    return Presence(said["available"], reason[:LONGEST_REASON] if reason else None)
 
 
 def as_text(said: Any, *, ensure_ascii: bool = True) -> str:

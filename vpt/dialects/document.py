@@ -11,7 +11,7 @@ import orjson
 from yarl import URL
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean, presence_of
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
@@ -131,6 +131,9 @@ def _answer_of(status: int, raw: Mapping[str, Any] | None) -> Answer:
     """Return the answer in a response; raise HostTroubleError when there is none."""
     if not http.is_good(status):
         http.raise_for_status(status, raw or {})
+    presence = presence_of(raw or {})
     if raw is None or not isinstance(raw.get("success"), bool):
-        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer has no success in it.")
-    return Answer(raw["success"], clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+        message = "The host's answer has no success in it."
+        raise HostTroubleError(Trouble.HOST_ERROR, message, presence=presence)
+    output, error = clean(raw.get("output")), clean(raw.get("error"))
+    return Answer(raw["success"], output, error, raw=raw, presence=presence)

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.connector import SocketFactoryType
 
 from vpt import bodies
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean
+from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean, presence_of
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
@@ -115,11 +115,15 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     """Raise what a status means that is no 2xx."""
     reason = clean(body.get("error") or body.get("code"))
     message = f"The host answered {status}" + (f": {reason[:500]}" if reason else ".")
+    presence = presence_of(body)
     if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
-        raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
+        raise HostTroubleError(
+            Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.", presence=presence
+        )
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
     trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
-    raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
+    unauthorized = status == UNAUTHORIZED
+    raise HostTroubleError(trouble, message, unauthorized=unauthorized, presence=presence)
 
 
 async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:

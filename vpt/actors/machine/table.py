@@ -9,7 +9,18 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import actions, answers, cancel, ends, holds, leases, link, recovery, run
+from vpt.actors.machine import (
+    actions,
+    answers,
+    cancel,
+    ends,
+    holds,
+    leases,
+    link,
+    presence,
+    recovery,
+    run,
+)
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import HostState, RunState
 
@@ -89,6 +100,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             cancel.cancel_grace_over(t, message)
         case m.ProbeDue() | m.HeartbeatSeen():
             link.probe(t)  # a ping brings the next probe forward; it is no proof by itself
+        case m.DevicesReported():
+            presence.devices_reported(t, message)
         case m.ProbeAnswered():
             recovery.probe_answered(t, message)
         case m.ProbeMissed():

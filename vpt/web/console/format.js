@@ -89,6 +89,7 @@ const WAITS = {
   host_suspect: "The matching host does not answer its probes",
   leased: "All matching devices are leased",
   draining: "The matching host is draining",
+  device_away: "The matching device is not available, says its host",
   paused: "The matching host has an unstable connection and is paused",
 };
 
