@@ -228,6 +228,34 @@ async def test_a_host_is_drained_and_a_device_leased_by_hand(
         assert "look" in tv.commands()
 
 
+async def test_a_device_that_is_away_says_why_until_it_is_back(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    def told(**presence: object) -> dict[str, object]:
+        return {"devices": {"tv2": presence}}
+
+    path = "/api/hosts/tvs/heartbeat"
+    async with visit(browser, vpt) as seen:
+        row = seen.page.locator("[data-device='tvs:tv2']")
+        await expect(row.locator(".pill")).to_have_text("online")
+        facts = {"os": "14", "rooted": False}
+        await ask(api, "POST", path, told(available=False, reason=EVIL, properties=facts))
+        await expect(row).to_contain_text(f"Not available: {EVIL}")
+        await expect(row.locator(".pill")).to_have_text("offline")
+        await expect(row.get_by_role("button", name="Resume")).to_be_hidden()
+        await seen.go("/hosts/tvs")
+        await expect(row).to_contain_text(f"Not available: {EVIL}")
+        await seen.page.reload()
+        await row.get_by_role("button", name="Use tv2").click()
+        dialog = seen.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text(f"It is offline. Not available: {EVIL}.")
+        await expect(dialog.get_by_role("row", name="rooted false")).to_be_visible()
+        await ask(api, "POST", path, told(available=True))
+        await expect(row.locator(".pill")).to_have_text("online")
+        await expect(row).not_to_contain_text("available")
+        assert await seen.page.evaluate("window.evil") is None
+
+
 async def test_a_viewer_sees_all_and_no_control_that_writes(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:

@@ -75,11 +75,23 @@ const REASONS = {
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
   credential: "its token was revoked or has expired: it must register with a new one",
+  errors: "all its devices are held back after errors",
+  replaced: "another host took its place",
 };
 
-/** Return why a host gets no new runs. */
-export function hostReason(reason) {
-  return reason ? (REASONS[reason] ?? reason) : "";
+/** Return why a host gets no new runs, or cannot be reached, in the words of the last error. */
+export function hostReason({ reason, reason_text: text, trouble }) {
+  const words = trouble?.text ?? text;
+  return [reason && (REASONS[reason] ?? reason), words].filter(Boolean).join(": ");
+}
+
+const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };
+
+/** Return why a device gets no new runs, and until when. */
+export function deviceReason({ reason, reason_text: text, reason_until: until }) {
+  if (!reason) return "";
+  const word = OF_DEVICES[reason] ?? reason;
+  return [until ? `${word} until ${moment(until)}` : word, text].filter(Boolean).join(": ");
 }
 
 const WAITS = {
