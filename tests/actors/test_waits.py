@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from time import perf_counter
+from time import thread_time
 
 import pytest
 
+from tests.held import looks
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.waits import Waits
@@ -242,6 +242,7 @@ async def test_a_long_line_is_told_whole_each_once_and_in_order() -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.timeout(600)  # also on a loaded machine
 async def test_a_line_of_a_hundred_thousand_holds_nobody_up() -> None:
     """Hosts announce themselves all the time, and the loop is never kept for long."""
     hall = Hall()
@@ -254,22 +255,13 @@ async def test_a_line_of_a_hundred_thousand_holds_nobody_up() -> None:
         )
         hall.add(f"e{n}", request, priority=n % 101)
     await hall.news()
-    delays: list[float] = []
-
-    async def look() -> None:
-        while True:
-            asked = perf_counter()
-            await asyncio.sleep(0.001)
-            delays.append(perf_counter() - asked - 0.001)
-
-    looking = asyncio.create_task(look())
-    for turn in range(3):
-        status = HostStatus.SUSPECT if turn % 2 else HostStatus.BUSY
-        for n in range(100):
-            hall.dispatcher.announce(view(f"h{n}", *[BUSY] * 10, status=status))
-        await hall.news()
-    looking.cancel()
-    assert sorted(delays)[int(len(delays) * 0.99)] < 0.02
-    began = perf_counter()
+    async with looks() as found:
+        for turn in range(3):
+            status = HostStatus.SUSPECT if turn % 2 else HostStatus.BUSY
+            for n in range(100):
+                hall.dispatcher.announce(view(f"h{n}", *[BUSY] * 10, status=status))
+            await hall.news()
+    assert found[int(len(found) * 0.99)] < 0.02
+    began = thread_time()
     hall.dispatcher.place("e500")
-    assert perf_counter() - began < 0.02
+    assert thread_time() - began < 0.02

@@ -43,7 +43,7 @@ class LiveEvents:
         self._client.on("test_progress", self._progress)
         self._client.on("campaign_progress", self._campaign_progress)
         self._client.on("queue_changed", self._queue_changed)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = asyncio.TaskGroup()  # those that nobody waits for; `run` ends them
         self._failing = False
         self._moved = asyncio.Event()
 
@@ -53,32 +53,34 @@ class LiveEvents:
         if subject not in self._seqs:
             self._seqs[subject] = 0
             if self._client.connected:
-                self._spawn(self._subscribe(subject))
+                self._request(self._subscribe(subject))
 
     async def run(self) -> None:
-        """Connect, and reconnect with backoff, until cancelled."""
+        """Connect, and reconnect with backoff, until cancelled; once for each object."""
+        async with self._requests:
+            try:
+                while True:
+                    await self._stay_connected()
+                    await asyncio.sleep(_LONGEST_PAUSE)
+            finally:
+                with contextlib.suppress(SocketIOError, TimeoutError):
+                    async with asyncio.timeout(_DISCONNECT / 2):  # it waits for an open poll
+                        await self._client.disconnect()
+
+    async def _stay_connected(self) -> None:
+        """Connect, and return when the client gives up."""
         url = self._api.url
-        prefix = url.path.rstrip("/")
         try:
-            while True:
-                try:
-                    await self._client.connect(
-                        str(url.origin()),
-                        auth={"token": self._api.token},
-                        socketio_path=f"{prefix}/socket.io",
-                        wait_timeout=_ANSWER_TIMEOUT,
-                    )
-                    await self._client.wait()
-                except SocketIOError:
-                    self._failing = True
-                    self._moved.set()
-                await asyncio.sleep(_LONGEST_PAUSE)
-        finally:
-            with contextlib.suppress(SocketIOError, TimeoutError):
-                async with asyncio.timeout(_DISCONNECT / 2):  # it waits for an open poll
-                    await self._client.disconnect()
-            for task in self._tasks:
-                task.cancel()
+            await self._client.connect(
+                str(url.origin()),
+                auth={"token": self._api.token},
+                socketio_path=f"{url.path.rstrip('/')}/socket.io",
+                wait_timeout=_ANSWER_TIMEOUT,
+            )
+            await self._client.wait()
+        except SocketIOError:
+            self._failing = True
+            self._moved.set()
 
     async def caught_up(self, limit_s: float) -> None:
         """Wait for the final events of all followed executions, `limit_s` seconds at most."""
@@ -91,7 +93,7 @@ class LiveEvents:
     def _connected(self) -> None:
         self._failing = False
         for subject in self._seqs.keys() - self._over:
-            self._spawn(self._subscribe(subject))
+            self._request(self._subscribe(subject))
 
     async def _subscribe(self, subject: Subject) -> None:
         kind, name = subject
@@ -104,11 +106,12 @@ class LiveEvents:
         with contextlib.suppress(SocketIOError):
             await self._client.emit("unsubscribe", {kind: name})
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start a request that nobody waits for; `run` cancels it at its end."""
-        task = asyncio.create_task(work, name="live-request")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _request(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a request that nobody waits for."""
+        try:
+            self._requests.create_task(work, name="live-request")
+        except RuntimeError:  # `run` is ending
+            work.close()
 
     # --- incoming events
 
@@ -118,7 +121,7 @@ class LiveEvents:
         if self._is_next(subject, event):
             self._listener("test_progress", event)
         if subject in self._over:
-            self._spawn(self._unsubscribe(subject))
+            self._request(self._unsubscribe(subject))
 
     def _campaign_progress(self, event: Json) -> None:
         if self._is_next(("campaign_execution_id", event["campaign_execution_id"]), event):
