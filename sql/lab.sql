@@ -163,7 +163,7 @@ WHERE NOT d.withdrawn AND d.properties <> n.properties
 -- store_properties(id, properties)
 UPDATE devices
 SET properties = $2
-WHERE id = $1 AND properties <> $2
+WHERE id = $1
 
 -- schemas_changed(host_id, device_ids, hashes)
 SELECT EXISTS (

@@ -12,6 +12,7 @@ from msgspec.structs import replace as struct_replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.bounds import LONGEST_REASON
 from vpt.dialects.base import CUT, Trouble
 from vpt.masking import Masker
 from vpt.model import Answer, Json, Presence
@@ -103,7 +104,10 @@ def _masked_answer(answer: Answer, masker: Masker) -> Answer:
 def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:
     if presence is None or presence.reason is None:
         return presence
-    return replace(presence, reason=masker.text(presence.reason))
+    reason = masker.text(presence.reason)
+    if len(presence.reason) >= LONGEST_REASON:  # it was cut, perhaps in the middle of a value
+        reason = masker.cut_end(reason)
+    return replace(presence, reason=reason)
 
 
 def _masked_text(text: str | None, masker: Masker) -> str | None:
