@@ -3,7 +3,7 @@
 -- lab_hosts()
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
     sealed_api_key, draining, status, reason, last_seen,
-    coalesce(reason_until > now(), false) AS paused, credential_until,
+    coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 ORDER BY id
@@ -11,13 +11,14 @@ ORDER BY id
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
     sealed_api_key, draining, status, reason, last_seen,
-    coalesce(reason_until > now(), false) AS paused, credential_until,
+    coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 WHERE id = $1
 
 -- lab_devices(host_ids)
-SELECT host_id, id, local_id, name, model, capabilities, declared, disabled, reason, reason_text
+SELECT host_id, id, local_id, name, model, capabilities, declared, disabled, reason, reason_text,
+    infra_errors, last_error, extract(epoch FROM held_until - now())::float8 AS held_s
 FROM devices
 WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
 ORDER BY id
@@ -232,6 +233,7 @@ WITH host AS (
     UPDATE hosts h
     SET status = n.status, reason = n.reason, reason_text = n.text,
         reason_until = CASE
+            WHEN n.reason = 'errors' THEN (SELECT min(held_until) FROM devices WHERE host_id = h.id)
             WHEN (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
                 THEN now() + make_interval(secs => n.pause_s)
             ELSE h.reason_until END,
@@ -251,12 +253,20 @@ WITH host AS (
 )
 UPDATE devices d
 SET status = n.status, reason = n.reason, reason_text = n.text,
-    reason_until = now() + make_interval(secs => n.pause_s)
+    reason_until = CASE WHEN n.reason = 'held_back' THEN d.held_until
+        ELSE now() + make_interval(secs => n.pause_s) END
 FROM hosts_first,
     unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
         AS n (id, status, reason, text, pause_s)
 WHERE d.id = n.id
     AND (d.status, d.reason, d.reason_text) IS DISTINCT FROM (n.status, n.reason, n.text)
+
+-- forget_errors(host_id, device_id)
+-- Of one device, or (`device_id` NULL) of all of the host.
+UPDATE devices
+SET infra_errors = 0, last_error = NULL, held_until = NULL
+WHERE host_id = $1 AND ($2::text IS NULL OR id = $2)
+    AND (infra_errors > 0 OR last_error IS NOT NULL OR held_until IS NOT NULL)
 
 -- store_seen(host_ids)
 -- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.

@@ -92,13 +92,27 @@ UPDATE execution_steps
 SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
--- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step)
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step, infra_errors, last_error, pause_s)
+-- `failed_on` and `failed_hosts` have the failed attempts before this one. What the device's health
+-- became is stored with the end, so that neither is without the other.
 WITH ended AS (
     UPDATE execution_attempts
     SET status = $3, error_kind = $4, error = $5, completed_at = now(),
         released_at = CASE WHEN $7 THEN now() END
     WHERE execution_id = $1 AND attempt = $2 AND status = 'running'
-    RETURNING execution_id
+    RETURNING execution_id, device_id
+), device AS (
+    UPDATE devices
+    SET infra_errors = $12, last_error = $13, held_until = now() + make_interval(secs => $14::float8)
+    WHERE id = (SELECT device_id FROM ended)
+        AND (infra_errors, last_error, held_until IS NULL)
+            IS DISTINCT FROM ($12::int, $13::text, $14::float8 IS NULL)
+), failures AS (
+    SELECT coalesce(array_agg(host_id ORDER BY attempt), '{}') AS failed_hosts,
+        coalesce(array_agg(device_id ORDER BY attempt), '{}') AS failed_on
+    FROM execution_attempts
+    WHERE execution_id = $1 AND attempt < $2 AND status = 'error'
+        AND error_kind <> 'server_restarted'
 ), open_steps AS (
     UPDATE execution_steps
     SET status = CASE WHEN step = $8 THEN 'error' ELSE 'skipped' END,
@@ -147,13 +161,13 @@ WITH ended AS (
 )
 SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
-    extract(epoch FROM completed_at - started_at)::float8 AS duration_s
-FROM execution
+    extract(epoch FROM completed_at - started_at)::float8 AS duration_s, failed_hosts, failed_on
+FROM execution, failures
 UNION ALL
 SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8, queue_timeout_s,
-    extract(epoch FROM completed_at - started_at)::float8
-FROM test_executions
+    extract(epoch FROM completed_at - started_at)::float8, failed_hosts, failed_on
+FROM test_executions, failures
 WHERE id = $1 AND NOT EXISTS (SELECT FROM execution)
 
 -- release_device(execution_id, attempt)
@@ -191,10 +205,14 @@ WHERE id = $1
 SELECT id, queued_at AS at, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
     cancel_requested_at IS NOT NULL AS cancelled,
-    (SELECT a.host_id
-     FROM execution_attempts a
-     WHERE a.execution_id = e.id AND a.attempt = e.attempt) AS last_host
+    failed_hosts, failed_on
 FROM test_executions e
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(host_id ORDER BY attempt), '{}') AS failed_hosts,
+        coalesce(array_agg(device_id ORDER BY attempt), '{}') AS failed_on
+    FROM execution_attempts a
+    WHERE a.execution_id = e.id AND a.status = 'error' AND a.error_kind <> 'server_restarted'
+) failures
 WHERE status = 'queued'
     AND (e.queued_at, e.id) > (coalesce($1::timestamptz, '-infinity'), $2::text)
 ORDER BY e.queued_at, e.id

@@ -66,6 +66,8 @@ class WaitReason(StrEnum):
     DRAINING = "draining"
     PAUSED = "paused"
     DEVICE_AWAY = "device_away"
+    HELD_BACK = "held_back"  # too many errors in a row on the devices that fit
+    BACKOFF = "backoff"  # it just failed on the only devices that fit
 
 
 class DeviceStatus(StrEnum):
@@ -165,6 +167,7 @@ class DeviceView:
     reason: DeviceReason | None = None
     reason_text: str | None = None
     pause_s: float | None = None  # seconds without new runs, from when the reason began
+    doubtful: bool = False  # the infrastructure failed the last attempt there
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,25 +193,34 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """What an execution asks of a device; equal requests share a group of the queue."""
+    """What an execution asks of a device; equal requests share a group of the queue.
+
+    `failed_on` are the devices on which the infrastructure failed it, in order and as often as it
+    did, `failed_hosts` their hosts: these still fit, and others that fit are preferred.
+    """
 
     device_model: str
     requirements: frozenset[str] = frozenset()
     device_id: str | None = None
     host_id: str | None = None
     refused_by: frozenset[str] = frozenset()
+    failed_on: tuple[str, ...] = ()
+    failed_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An execution in the queue; times are seconds since the epoch, by the database's clock."""
+    """An execution in the queue; times are seconds since the epoch, by the database's clock.
+
+    Before `not_before` it is not sent to a device on which it failed.
+    """
 
     execution_id: str
     request: DeviceRequest
     priority: int
     queued_at: float
     expires_at: float
-    last_host: str | None = None
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.conftest import Kit
+from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import FakeHost, Gate, replies, until
 from tests.actors.hooks import crash_actor
 from vpt.model import (
@@ -198,6 +198,26 @@ async def test_a_restarted_server_knows_who_is_away(lab: Kit) -> None:
 
 async def _stored(lab: Kit, device_id: str) -> bool:
     return any(row[0] == device_id and row[2] == "away" for row in await rows(lab))
+
+
+async def test_away_goes_before_held_back_and_ends_neither(start_lab: StartLab) -> None:
+    lab = await start_lab(device_pause=600, infra_retries=0)
+    host = await lab.host()
+    host.on("a", replies(500, error="adb died"))
+    for _ in range(3):
+        await lab.done("a")
+    await until(lambda: seen(lab, "h:d1").reason is DeviceReason.HELD_BACK)
+    assert lab.status() is HostStatus.SUSPECT
+    await beat(lab, d1=AWAY)
+    await away(lab, "h:d1")
+    assert lab.status() is HostStatus.BUSY
+    await until(lambda: _is_stored(lab, "away", "adb: device offline"))
+    await lab.restart()
+    await away(lab, "h:d1")
+    await beat(lab, d1=Presence())
+    await until(lambda: seen(lab, "h:d1").reason is DeviceReason.HELD_BACK)
+    await until(lambda: _is_stored(lab, "held_back", "The host answered 500: adb died"))
+    assert await lab.fetch("SELECT FROM devices WHERE reason_until > now() + interval '1 min'")
 
 
 async def test_a_restarted_server_knows_it_of_a_device_that_is_at_work(lab: Kit) -> None:

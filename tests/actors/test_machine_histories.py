@@ -47,7 +47,7 @@ STEPS = (
 
 
 pytestmark = pytest.mark.timeout(300)
-_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
+_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver, m.DevicePauseOver)
 
 
 class Histories(RuleBasedStateMachine):
@@ -249,6 +249,21 @@ class Histories(RuleBasedStateMachine):
         """It refuses a step with 401, and is told to register anew until it did."""
         self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", unauthorized=True), 0)
         assert must_register(self.w.state) is not self.w.state.host.serial
+
+    @precondition(lambda self: self.w.state.link is Link.UP and not self.w.state.draining)
+    @rule(device_id=DEVICES, times=st.integers(3, 5))
+    def it_fails_again_and_again(self, device_id: str, times: int) -> None:
+        """Until the device is held back, and each trial after a pause, too."""
+        for _ in range(times):
+            if f"pause:{device_id}" in self.w.alarms:
+                self.w.ring(f"pause:{device_id}")
+            self.a_new_one_runs(device_id)
+            if device_id in self.w.forwards:
+                self.w.answer(trouble("HOST_ERROR"), device_id).settle()
+
+    @rule(device_id=st.none() | DEVICES)
+    def somebody_mends_it(self, device_id: str | None) -> None:
+        self.w.tell(m.ForgetErrors(self.ask(), device_id))
 
     @precondition(lambda self: self.w.forwards)
     @rule()

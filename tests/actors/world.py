@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
@@ -337,10 +337,16 @@ class World:
         attempt.released = effect.release
         status = ExecutionStatus.QUEUED if effect.again else effect.status
         if effect.again and self.dispatcher is not None:
-            request = DeviceRequest("model")
-            self.dispatcher.add(Waiting(spec.execution_id, request, 50, 0.0, 1e9, effect.device_id))
+            request = DeviceRequest("model", failed_on=self._failed(spec.execution_id))
+            request = replace(request, failed_hosts=frozenset("h" if request.failed_on else ""))
+            self.dispatcher.add(Waiting(spec.execution_id, request, 50, 0.0, 1e9))
         self.executions[spec.execution_id] = status
         return m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status)
+
+    def _failed(self, execution_id: str) -> tuple[str, ...]:
+        """Return the devices on which the infrastructure failed an execution."""
+        mine = (a for (execution, _), a in self.attempts.items() if execution == execution_id)
+        return tuple(a.device_id for a in mine if a.status == "error")
 
 
 def host(*, idempotency: bool = True, cancel: bool = True) -> Host:

@@ -256,6 +256,25 @@ async def test_a_device_that_is_away_says_why_until_it_is_back(
         assert await seen.page.evaluate("window.evil") is None
 
 
+async def test_a_device_that_is_held_back_says_why_until_when_and_is_resumed(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    tv.on("fail", replies(500, error="adb died"))
+    test_case_id = await make(api, "fail", model="tv")
+    ids = [await execute(api, test_case_id, device_id="tvs:tv2") for _ in range(3)]
+    async with visit(browser, vpt) as seen:
+        row = seen.page.locator("[data-device='tvs:tv2']")
+        said = re.compile(r"Held back after errors until .+: The host answered 500: adb died")
+        await expect(row).to_contain_text(said)
+        await expect(row.locator(".pill")).to_have_text("offline")
+        for execution_id in ids:
+            await ask(api, "POST", f"/api/executions/{execution_id}/cancel")
+        await row.get_by_role("button", name="Resume tv2").click()
+        await expect(row.locator(".pill")).to_have_text("online")
+        await expect(row).not_to_contain_text("Held back")
+        await expect(row.get_by_role("button", name="Resume tv2")).to_be_hidden()
+
+
 async def test_a_viewer_sees_all_and_no_control_that_writes(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:

@@ -74,8 +74,12 @@ _END = {
     "seq": 3,
     "refused_by": None,
     "last_step": 2,
+    "infra_errors": 3,
+    "last_error": "away",
+    "pause_s": 10.0,
 }
 _ENDED_ATTEMPT = {
+    "devices busy": {"infra_errors": 3, "last_error": "away", "held_until": "now +10 s"},
     "execution_attempts runs 2": {
         "status": "error",
         "error_kind": "host_lost",
@@ -689,6 +693,19 @@ LAB = {
         {"id": "free", "properties": '{"os": "14"}'},
         {"devices free": {"properties": {"os": "14"}}},
         {"they are stored already": with_args(properties="{}"), "unknown": with_args(id="unknown")},
+    ),
+    "forget_errors": Rule(
+        {"host_id": "host", "device_id": "busy"},
+        {"devices busy": {"infra_errors": 0, "last_error": None, "held_until": None}},
+        {
+            "nothing to forget": State(
+                "UPDATE devices SET infra_errors = 0, last_error = NULL, held_until = NULL"
+            ),
+            "of another host": with_args(host_id="offline_host"),
+            "unknown": with_args(device_id="unknown"),
+        },
+        sql="UPDATE devices SET infra_errors = 2, last_error = 'away', held_until = now()"
+        " WHERE id IN ('busy', 'free')",
     ),
     "store_seen": Rule(
         {"host_ids": ["host"]},

@@ -86,6 +86,9 @@ class NotedLab:
             raise NotFoundError
         return self.answer, 1.23456
 
+    async def forget_errors(self, host_id: str, device_id: str) -> None:
+        self._note("forget_errors", host_id, device_id)
+
     async def devices_changed(self, host_id: str) -> None:
         self._note("devices_changed", host_id)
 

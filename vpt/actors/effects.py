@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from vpt.actors.messages import Fact, RunAction, StepKey
+from vpt.actors.state import Health
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -99,7 +100,7 @@ class Alarm(Struct, frozen=True):
     It replaces the alarm of that name; without a fact it only cancels that.
     """
 
-    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, `lease:`
+    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, ...
     seconds: float
     fact: Fact | None
 
@@ -156,6 +157,7 @@ class StoreEnd(Struct, frozen=True):
     at: int
     step: StepKey | None  # the one that was in flight, which ends with its attempt
     seq: int  # of the event that tells it
+    health: Health  # the device's, from here on
 
 
 class StoreRelease(Struct, frozen=True):

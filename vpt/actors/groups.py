@@ -54,6 +54,10 @@ class QueueGroup:
         head: Waiting = self._queue[0]
         return head
 
+    def __iter__(self) -> Iterator[Waiting]:
+        """Return the executions in their order."""
+        return iter(self._queue)
+
     def add(self, waiting: Waiting) -> None:
         """Add an execution in its place."""
         self._queue.add(waiting)

@@ -398,9 +398,11 @@ class HostActor(Actor[m.Message]):
         fact, row = await self.ledger.end_attempt(effect)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
-        if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
-            last = self.name if effect.kind is ErrorKind.HOST_LOST else None
-            self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
+        if fact.status is ExecutionStatus.QUEUED:
+            # The row was read before this attempt ended; a restart of the server is no failure.
+            failed = effect.kind not in (None, ErrorKind.SERVER_RESTARTED)
+            failures = ((self.name, effect.device_id),) if failed else ()
+            self._services.requeue(waiting_of(effect.spec.execution_id, row, failures))
 
     # ------------------------------------------------------------ the view
 

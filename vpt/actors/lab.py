@@ -79,7 +79,13 @@ class Lab:
         self.tally = Tally()
         self.disk = Disk(config.vpt_data_dir, config.min_free_disk)
         self._dispatcher = Dispatcher(self._tell)
-        self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
+        self._queue = Queue(
+            db,
+            events,
+            self._dispatcher,
+            max_queued=config.max_queued,
+            retry_backoff=config.retry_backoff,
+        )
         self._waits = Waits(self._dispatcher, events)
         self._samples = Samples(db)
         self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
@@ -290,4 +296,5 @@ def limits_of(config: Config) -> Limits:
         infra_retries=config.infra_retries,
         inbox_limit=config.inbox_limit,
         probe_interval=config.host_probe_interval,
+        device_pause=config.device_pause,
     )

@@ -6,7 +6,7 @@ a device has at most one record under way.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,14 +63,20 @@ def secrets_of(row: Any) -> Json:
     }
 
 
-def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
-    """Build the queue's entry of an execution from its row."""
+def waiting_of(execution_id: str, row: Any, failures: Iterable[tuple[str, str]] = ()) -> Waiting:
+    """Build the queue's entry of an execution from its row.
+
+    `failures` are the host and the device of each failed attempt that the row does not have yet.
+    """
+    failed = [*zip(row["failed_hosts"], row["failed_on"], strict=True), *failures]
     request = DeviceRequest(
         row["device_model"],
         frozenset(row["requirements"]),
         row["wanted_device_id"],
         row["wanted_host_id"],
         frozenset(row["refused_by"]),
+        tuple(device_id for _, device_id in failed),
+        frozenset(host_id for host_id, _ in failed),
     )
     return Waiting(
         execution_id,
@@ -78,7 +84,6 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
         row["priority"],
         row["queued_at"],
         row["queued_at"] + row["queue_timeout_s"],
-        last_host,
     )
 
 
@@ -221,6 +226,9 @@ class Ledger:
             seq=effect.seq,
             refused_by=refused,
             last_step=effect.at,
+            infra_errors=effect.health.errors,
+            last_error=effect.health.error,
+            pause_s=effect.health.pause,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import IntEnum
 
 from vpt.model import (
     Device,
@@ -18,26 +19,52 @@ from vpt.model import (
     WaitReason,
 )
 
-_MOST_NAMES = 20
-#: Reasons that name devices; the others name hosts.
-_BY_DEVICE = (WaitReason.ALL_BUSY, WaitReason.LEASED, WaitReason.DEVICE_AWAY)
+MOST_NAMES = 20
 _OF_DEVICES = {
     DeviceStatus.BUSY: WaitReason.ALL_BUSY,
     DeviceStatus.LEASED: WaitReason.LEASED,
     DeviceStatus.OFFLINE: WaitReason.NO_ONLINE_HOST,
     DeviceStatus.DISABLED: WaitReason.NO_ONLINE_HOST,
 }
+_OF_SUSPECT: dict[Reason | None, WaitReason] = {
+    Reason.FLAPPING: WaitReason.PAUSED,
+    Reason.ERRORS: WaitReason.HELD_BACK,
+}
+_OF_REASON = {
+    DeviceReason.AWAY: WaitReason.DEVICE_AWAY,
+    DeviceReason.HELD_BACK: WaitReason.HELD_BACK,
+}
+#: Reasons that name devices; the others name hosts.
+_BY_DEVICE = (
+    WaitReason.ALL_BUSY,
+    WaitReason.LEASED,
+    WaitReason.HELD_BACK,
+    WaitReason.DEVICE_AWAY,
+)
 #: The reason that is likely to pass soonest is the one to name.
 _SOONEST = (
     WaitReason.ALL_BUSY,
     WaitReason.LANE_BUSY,
     WaitReason.LEASED,
     WaitReason.PAUSED,
+    WaitReason.HELD_BACK,
     WaitReason.HOST_SUSPECT,
     WaitReason.DRAINING,
     WaitReason.DEVICE_AWAY,
     WaitReason.NO_ONLINE_HOST,
 )
+
+
+#: What keeps a device from a run and passes by itself before long: such a device is waited for.
+_PASSING = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY, WaitReason.LEASED, WaitReason.HOST_SUSPECT)
+
+
+class Failed(IntEnum):
+    """Where an execution failed: devices of a lower level go before those of a higher one."""
+
+    NOT_HERE = 0
+    ON_HOST = 1  # on another device of this host, or whatever ran on this device last did
+    ON_DEVICE = 2
 
 
 def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
@@ -74,6 +101,33 @@ def is_free(view: HostView, device: DeviceView) -> bool:
     return view.status is HostStatus.AVAILABLE and device.status is DeviceStatus.ONLINE
 
 
+def failed(request: DeviceRequest, view: HostView, device: DeviceView) -> Failed:
+    """Return where the execution failed before, as seen from this device."""
+    if device.device.id in request.failed_on:
+        return Failed.ON_DEVICE
+    doubtful = device.doubtful and request.failed_on  # it has no attempt to lose there
+    return Failed.ON_HOST if doubtful or view.host.id in request.failed_hosts else Failed.NOT_HERE
+
+
+def worth_waiting_for(view: HostView, device: DeviceView) -> bool:
+    """Return True when the device takes runs, or will before long and without anybody's help."""
+    if device.status in (DeviceStatus.OFFLINE, DeviceStatus.DISABLED):
+        return False
+    broken = view.status is HostStatus.SUSPECT and view.reason not in (None, Reason.PROBES)
+    return not broken and hindrance(view, device) in _PASSING
+
+
+def preferred(
+    request: DeviceRequest, fitting: Iterable[tuple[HostView, DeviceView]]
+) -> list[tuple[HostView, DeviceView]]:
+    """Return those on which to wait, of devices that fit: none of a worse level than others."""
+    found = list(fitting)
+    levels = [failed(request, *pair) for pair in found]
+    good = {level for level, pair in zip(levels, found, strict=True) if worth_waiting_for(*pair)}
+    least = min(good, default=Failed.ON_DEVICE)
+    return [pair for level, pair in zip(levels, found, strict=True) if level <= least]
+
+
 def impossible(request: DeviceRequest, views: Iterable[HostView]) -> str | None:
     """Return what the nearest device lacks, when no registered one could ever run that."""
     best: tuple[int, str, list[str]] | None = None
@@ -104,10 +158,10 @@ def why(fitting: Iterable[tuple[HostView, DeviceView]]) -> Wait:
         reason = hindrance(view, device)
         named = names.setdefault(reason, {})
         named[device.device.id if reason in _BY_DEVICE else view.host.id] = None
-        if reason is _SOONEST[0] and len(named) == _MOST_NAMES:
+        if reason is _SOONEST[0] and len(named) == MOST_NAMES:
             break  # nothing can change the answer any more
     reason = next((one for one in _SOONEST if one in names), WaitReason.NO_ONLINE_HOST)
-    return Wait(reason, tuple(names.get(reason, ()))[:_MOST_NAMES])
+    return Wait(reason, tuple(names.get(reason, ()))[:MOST_NAMES])
 
 
 def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
@@ -126,14 +180,13 @@ def able(fitting: Iterable[tuple[HostView, DeviceView]]) -> int:
 def hindrance(view: HostView, device: DeviceView) -> WaitReason:
     """Return what keeps a device from a run; a free one was just given to another execution."""
     if view.status is HostStatus.SUSPECT:
-        flaps = view.reason is Reason.FLAPPING
-        return WaitReason.PAUSED if flaps else WaitReason.HOST_SUSPECT
+        return _OF_SUSPECT.get(view.reason, WaitReason.HOST_SUSPECT)
     if view.status is HostStatus.DRAINING:
         return WaitReason.DRAINING
     if view.status in (HostStatus.LOST, HostStatus.OFFLINE):
         return WaitReason.NO_ONLINE_HOST
     if view.status is HostStatus.BUSY and device.status is DeviceStatus.ONLINE:
         return WaitReason.LANE_BUSY
-    if device.status is DeviceStatus.OFFLINE and device.reason is DeviceReason.AWAY:
-        return WaitReason.DEVICE_AWAY
+    if device.status is DeviceStatus.OFFLINE and device.reason is not None:
+        return _OF_REASON[device.reason]
     return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)

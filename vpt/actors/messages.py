@@ -93,6 +93,13 @@ class Drain(Struct, frozen=True):
     on: bool
 
 
+class ForgetErrors(Struct, frozen=True):
+    """Give runs again to a device that is held back, or (None) to all of the host."""
+
+    ask: int
+    device_id: str | None
+
+
 class Retire(Struct, frozen=True):
     """Stop for good, since the host is to be deleted; refused while it runs something."""
 
@@ -139,6 +146,7 @@ Command = (
     | ChangeHost
     | Unregister
     | Drain
+    | ForgetErrors
     | Retire
     | RunAction
     | TakeLease
@@ -272,6 +280,12 @@ class PauseOver(Struct, frozen=True):
     """A host that flaps may have work again."""
 
 
+class DevicePauseOver(Struct, frozen=True):
+    """A device that was held back may have a run again."""
+
+    device_id: str
+
+
 class LeaseOver(Struct, frozen=True):
     """A lease ran out, was given back, or could not be stored."""
 
@@ -344,6 +358,7 @@ Fact = (
     | GraceOver
     | LossForgotten
     | PauseOver
+    | DevicePauseOver
     | LeaseOver
     | CancelGraceOver
     | CancelAnswered

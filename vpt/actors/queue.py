@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ import structlog
 
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
+from vpt.actors.resting import backoff
 from vpt.actors.state import action_name
 from vpt.background import Background
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
@@ -44,12 +45,19 @@ class Queue:
     """
 
     def __init__(
-        self, db: Database, events: Events, dispatcher: Dispatcher, *, max_queued: int
+        self,
+        db: Database,
+        events: Events,
+        dispatcher: Dispatcher,
+        *,
+        max_queued: int,
+        retry_backoff: float,
     ) -> None:
         self._db = db
         self._events = events
         self._dispatcher = dispatcher
         self._max_queued = max_queued
+        self._retry_backoff = retry_backoff
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background = Background()
         self._alarm: asyncio.TimerHandle | None = None
@@ -192,8 +200,9 @@ class Queue:
     # ------------------------------------------------------------ time over
 
     def _set_alarm(self) -> None:
-        """Set a timer for the moment at which the next one will have waited too long."""
-        first = self._dispatcher.next_expiry
+        """Set a timer for when the next one will have waited too long, or its back-off is over."""
+        moments = (self._dispatcher.next_expiry, self._dispatcher.next_rested)
+        first = min((moment for moment in moments if moment is not None), default=None)
         if first is None or (self._alarm is not None and self._alarm_at <= first):
             return  # one that is too early is set anew when it fires
         if self._alarm is not None:
@@ -205,6 +214,7 @@ class Queue:
     def _ring(self) -> None:
         self._alarm = None
         self._end_expired()
+        self._dispatcher.rested(self.now())
         self._set_alarm()
 
     def _end_expired(self) -> None:
@@ -260,12 +270,16 @@ class Queue:
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Queue again what could not begin on its device; its `submit` need not wait any longer."""
         self._dispatcher.not_taken(execution_id, device_id, gone=gone)
+        self._set_alarm()
         news = self._news.get(execution_id)
         if news is not None and not news.done() and self._dispatcher.waits(execution_id):
             news.set_result(None)
 
     def requeue(self, waiting: Waiting) -> None:
-        """Queue again what is to have another attempt."""
+        """Queue again what is to have another attempt, after a back-off where it failed."""
+        failures = len(waiting.request.failed_on)
+        rested = waiting.queued_at + backoff(self._retry_backoff, failures) if failures else 0.0
+        waiting = replace(waiting, not_before=rested)
         # Refusals make a request narrower: when no host is left it would wait for ever.
         why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
         if why is None:
@@ -286,6 +300,7 @@ class Queue:
         """
         await self._read_clock()
         self._end_expired()
+        self._dispatcher.rested(self.now())
         for execution_id, end in tuple(self._unsure.items()):
             await self.end(execution_id, *end)
         self._sweeps += 1
@@ -299,7 +314,7 @@ class Queue:
         if row["cancelled"]:
             await self.end(row["id"], ExecutionStatus.CANCELLED, None, None)
         else:
-            self.requeue(waiting_of(row["id"], row, row["last_host"]))
+            self.requeue(waiting_of(row["id"], row))
 
     def _end_later(self, execution_id: str, kind: ErrorKind, why: str) -> None:
         """End an execution as an error as soon as the database takes it."""

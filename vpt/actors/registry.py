@@ -269,10 +269,22 @@ class Registry:
         await self._send_stored(host_id, self._send_devices)
 
     async def drain(self, host_id: str, *, on: bool) -> None:
-        """Store and send that a host gets no new work (`on`), or gets it again."""
+        """Store and send that a host gets no new work (`on`), or gets it again.
+
+        Then its devices that are held back get it, too.
+        """
         if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
             raise NotFoundError("There is no such host.")
         await self._send_stored(host_id, self._send_draining)
+        if not on:
+            await self.forget_errors(host_id)
+
+    async def forget_errors(self, host_id: str, device_id: str | None = None) -> None:
+        """Let a device that is held back, or (None) all of the host, have runs again."""
+        # The actor first: what it stores after the row was cleared must not have the old errors.
+        async with self._supervisor.lock(host_id):
+            await self._supervisor.inform(host_id, lambda ask: m.ForgetErrors(ask, device_id))
+            await self._db.row("forget_errors", host_id=host_id, device_id=device_id)
 
     async def _send_stored(self, host_id: str, send: _Send) -> None:
         """Send an actor what is stored already, now or with the next sweep."""

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from vpt.actors.ledger import secrets_of
-from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
+from vpt.actors.state import Health, Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import (
     Credential,
     Device,
@@ -144,7 +144,10 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
 
 
 def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
-    lanes = {item["id"]: Lane(device_of(item), away=away_of(item)) for item in holdings.devices}
+    lanes = {
+        item["id"]: Lane(device_of(item), health=_health_of(item), away=away_of(item))
+        for item in holdings.devices
+    }
     for item in holdings.leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
@@ -212,6 +215,13 @@ def _reason_of(row: Any) -> tuple[DeviceReason | None, str | None]:
     return row["reason"] and DeviceReason(row["reason"]), row["reason_text"]
 
 
+def _health_of(row: Any) -> Health:
+    """Build the health of a device from its row."""
+    left = row["held_s"]
+    pause = left if left is not None and left > 0 else None
+    return Health(row["infra_errors"], row["last_error"], pause)
+
+
 def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
     """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
@@ -219,7 +229,8 @@ def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState,
     if row["status"] == "running":
         run = _run_of(row)
         resumed.append((run, row["elapsed_s"]))
-        lanes[device_id] = replace(lane, run=run, lease=None)
+        health = replace(lane.health, pause=None)  # its run began when it was over
+        lanes[device_id] = replace(lane, run=run, lease=None, health=health)
     else:
         hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
         lanes[device_id] = replace(lane, hold=hold, lease=None)

@@ -65,6 +65,7 @@ class Limits(Struct, frozen=True):
     infra_retries: int
     inbox_limit: int
     probe_interval: float
+    device_pause: float = FIRST_PAUSE
 
 
 class AttemptRef(Protocol):
@@ -148,6 +149,14 @@ class Lease(Struct, frozen=True):
     seconds: float
 
 
+class Health(Struct, frozen=True):
+    """How a device fares: what decides is in `machine/health.py`."""
+
+    errors: int = 0  # of the infrastructure, in a row: a verdict ends the row
+    error: str | None = None  # the last of them
+    pause: float | None = None  # seconds without runs, from when it was put on the lane
+
+
 class Lane(Struct, frozen=True):
     """A device and what holds it.
 
@@ -162,6 +171,12 @@ class Lane(Struct, frozen=True):
     gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
     away: str | None = None  # why its host says that it is not available; None: it is
+    health: Health = Health()
+
+    @property
+    def held_back(self) -> bool:
+        """Return whether the device gets no run since too many failed there in a row."""
+        return self.health.pause is not None and self.run is None
 
     @property
     def idle(self) -> bool:
@@ -217,18 +232,24 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
         return DeviceStatus.BUSY
     if lane.lease is not None:
         return DeviceStatus.LEASED
-    if lane.wanted:  # manual actions alone do not make a device busy: runs wait for them briefly
-        return DeviceStatus.BUSY
-    return DeviceStatus.ONLINE
+    if lane.held_back:
+        return DeviceStatus.OFFLINE
+    # Manual actions alone do not make a device busy: runs wait for them briefly.
+    return DeviceStatus.BUSY if lane.wanted else DeviceStatus.ONLINE
 
 
-def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None]:
-    """Return why a device gets no run though its host is well, as a word and in a sentence."""
-    # This comes before any other reason: the row that is shown is also what a later actor reads
-    # of it (`restore.py`), and while the device is away nothing else about it matters.
+def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None, float | None]:
+    """Return why a device gets no run though its host is well: a word, a sentence, for how long.
+
+    The seconds are None when nobody knows.
+    """
+    # `away` comes before any other reason: the row that is shown is also what a later actor reads
+    # of it (`restore.py`), and what holds the device back has columns of its own.
     if lane.away is not None and not lane.gone:
-        return DeviceReason.AWAY, lane.away
-    return None, None
+        return DeviceReason.AWAY, lane.away, None
+    if lane.held_back:
+        return DeviceReason.HELD_BACK, lane.health.error, lane.health.pause
+    return None, None, None
 
 
 _TAKEN = (DeviceStatus.BUSY, DeviceStatus.LEASED)
@@ -243,7 +264,7 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
     """Return the status by which others see the host."""
     if state.link in _OF_LINK:
         return _OF_LINK[state.link]
-    if state.paused:
+    if state.paused or _held_back(state):
         return HostStatus.SUSPECT
     if state.draining:
         return HostStatus.DRAINING
@@ -255,13 +276,26 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
 
 def view_of(state: HostState) -> HostView:
     """Return the host as others see it: the same object while nothing visible changed."""
-    devices = tuple(
-        DeviceView(lane.device, device_status(state, lane), *device_reason(lane))
-        for lane in state.lanes.values()
-    )
-    reason, pause_s = _reason(state)
-    view = HostView(state.host, host_status(state, devices), reason, devices, pause_s)
+    devices = tuple(device_view(state, lane) for lane in state.lanes.values())
+    reason, pause_s, text = _reason(state)
+    view = HostView(state.host, host_status(state, devices), reason, devices, pause_s, text)
     return state.view if view == state.view and state.view is not None else view
+
+
+def device_view(state: HostState, lane: Lane) -> DeviceView:
+    """Return the device as others see it."""
+    status, doubtful = device_status(state, lane), lane.health.errors > 0
+    return DeviceView(lane.device, status, *device_reason(lane), doubtful=doubtful)
+
+
+def _held_back(state: HostState) -> list[Lane]:
+    """Return the devices of a host that are held back when all are, nothing else."""
+    lanes = [lane for lane in state.lanes.values() if not _out(lane)]
+    return lanes if all(lane.held_back for lane in lanes) else []
+
+
+def _out(lane: Lane) -> bool:
+    return lane.gone or lane.device.disabled or lane.away is not None
 
 
 def must_register(state: HostState) -> bool:
@@ -273,14 +307,19 @@ def must_register(state: HostState) -> bool:
     return state.credential_ended or (state.unauthorized and not state.host.serial)
 
 
-def _reason(state: HostState) -> tuple[Reason | None, float | None]:
+def _reason(state: HostState) -> tuple[Reason | None, float | None, str | None]:
+    """Return why the host gets no runs, for how long (s) from then on, and why in words."""
     if state.credential_ended:
-        return Reason.CREDENTIAL, None
+        return Reason.CREDENTIAL, None, None
     if state.link in (Link.SUSPECT, Link.LOST):
-        return Reason.PROBES, None
+        return Reason.PROBES, None, None
     if state.link is Link.UP and state.paused:
-        return Reason.FLAPPING, pause_of(state.flaps)
-    return None, None
+        return Reason.FLAPPING, pause_of(state.flaps), None
+    if state.link is Link.UP and (held_back := _held_back(state)):
+        first = min(held_back, key=lambda lane: lane.health.pause or 0.0)
+        text = f"{first.device.id}: {first.health.error}"
+        return Reason.ERRORS, first.health.pause, text
+    return None, None, None
 
 
 def pause_of(flaps: int) -> float:
@@ -300,6 +339,10 @@ def check(state: HostState) -> None:
         )
         _must("a_started_run_has_a_spec", run is None or _has_spec(run))
         _must("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.actions))
+        _must(
+            "no_run_on_a_device_that_is_held_back",
+            lane.health.pause is None or run is None or run.phase is Phase.ENDING,
+        )
         _must("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
     at_work = [lane for lane in state.lanes.values() if lane.run or lane.hold]
     others = [lane for lane in state.lanes.values() if lane.actions or lane.lease]

@@ -24,6 +24,8 @@ _WAITS = {
     WaitReason.DRAINING: "the matching host is draining",
     WaitReason.DEVICE_AWAY: "the matching device is not available, says its host",
     WaitReason.PAUSED: "the matching host is paused because its connection is unstable",
+    WaitReason.HELD_BACK: "all matching devices are held back after too many errors",
+    WaitReason.BACKOFF: "it just failed on the matching device and is tried there again soon",
 }
 _NAMED = 3
 _COMMANDS, _BRIEF = ("command", "action_type"), 200

@@ -207,6 +207,20 @@ class Config:
     infra_retries: int = _setting(
         v.whole(0), 2, "More attempts after an infrastructure error.", public=True
     )
+    retry_backoff: float = _setting(
+        v.SECONDS_OR_0,
+        1.0,
+        "How long a device gets no run that just failed on it, when no other device fits; four"
+        " times as long with each failure.",
+        public=True,
+    )
+    device_pause: float = _setting(
+        v.SECONDS,
+        10.0,
+        "How long a device gets no runs after three infrastructure errors in a row; twice as long"
+        " with each further one, up to 360 times as long.",
+        public=True,
+    )
     queue_timeout: float = _setting(
         v.SECONDS, 3600.0, "Longest time in the queue of an execution that names none.", public=True
     )

@@ -22,6 +22,9 @@ REFUSED = "The database refused to store what the step brought: see the server's
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 #: Nothing reached the host, either, and sending it again would not help.
 _NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET)
+#: A step whose connection broke so often, with a good probe each time before it, is not sent again:
+#: the host does not fail by chance.
+MOST_PARKS = 6
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
@@ -131,9 +134,14 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
         link.connection_failed(t, run.parks)
     sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
-    run = replace(run, uncertain=sent, parks=run.parks + 1)
+    if trouble is not Trouble.HELD_BACK:  # that is the server's own doing
+        run = replace(run, parks=run.parks + 1)
+    run = replace(run, uncertain=sent)
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
+    elif resend and run.parks >= MOST_PARKS and trouble is not Trouble.HELD_BACK:
+        error = f"{outcome.error} So it was {MOST_PARKS} times, though the host answers its probes."
+        ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
     elif resend and not t.state.grace_over:
         t.put_run(lane, run, phase=Phase.PARKED)
     elif resend:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import holds, link
+from vpt.actors.machine import health, holds, link
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState
 from vpt.model import ErrorKind, ExecutionStatus, StepStatus, TestProgress
@@ -89,6 +89,7 @@ def finish(
     hold = holds.hold_for(t, spec, kind) if uncertain else None
     in_flight = run.phase in (Phase.SENT, Phase.PARKED)
     lane = t.put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
+    lane = health.attempt_over(t, lane, status, kind, error)
     if t.state.host.serial and hold is not None and hold.lost:
         # The open call keeps the host's turn: the good probes that this hold waits for would
         # stand behind it for as long as the host is silent.
@@ -107,6 +108,7 @@ def finish(
             run.step,
             run.key if in_flight else None,
             run.seq + 1,
+            lane.health,
         ),
     )
     if t.state.host.serial and not t.state.credential_ended:

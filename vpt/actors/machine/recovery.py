@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import ends, holds, leases, link
+from vpt.actors.machine import ends, health, holds, leases, link
 from vpt.actors.machine.run import can_tell, delay, run_alarm, send
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Link, Phase, RunState
@@ -126,6 +126,14 @@ def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
     t.put_lanes(lanes)
 
 
+def drain(t: Transition, command: m.Drain) -> None:
+    """Start no more runs on the host, or start them again, on devices that are held back, too."""
+    t.state = replace(t.state, draining=command.on)
+    for lane in t.lanes() if not command.on else ():
+        health.clear(t, lane)
+    t.add(fx.Resolve(command.ask))
+
+
 def unregister(t: Transition, command: m.Unregister) -> None:
     """Note that the host said goodbye; its runs keep RUN_GRACE, since it may only restart."""
     link.set_link(t, Link.OFFLINE)
@@ -152,6 +160,7 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
     if t.state.link in link.DOWN and not t.state.credential_ended:
         t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     for lane in t.lanes():
+        health.start_alarm(t, lane)
         if lane.run is not None:
             _resume(t, lane, lane.run, by_execution[lane.run.execution_id])
         elif lane.hold is not None and not lane.hold.lost:

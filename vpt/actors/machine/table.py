@@ -14,6 +14,7 @@ from vpt.actors.machine import (
     answers,
     cancel,
     ends,
+    health,
     holds,
     leases,
     link,
@@ -126,9 +127,12 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             t.state = replace(t.state, host=host)
         case m.Unregister():
             recovery.unregister(t, message)
-        case m.Drain(ask, on):
-            t.state = replace(t.state, draining=on)
-            t.add(fx.Resolve(ask))
+        case m.Drain():
+            recovery.drain(t, message)
+        case m.ForgetErrors():
+            health.forget_errors(t, message)
+        case m.DevicePauseOver():
+            health.pause_over(t, message)
         case m.Retire():
             recovery.retire(t, message)
         case m.ShutdownBegun():

@@ -136,7 +136,7 @@ async def drain_host(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(HostResponse)
 async def resume_host(request: web.Request) -> web.Response:
-    """End the drain of a host."""
+    """End the drain of a host; its devices that are held back get runs again."""
     return await _drained(request, on=False)
 
 
@@ -201,6 +201,7 @@ async def _drained(request: web.Request, *, on: bool) -> web.Response:
     for view in lab.views():  # the database gets the status of the actor later
         if view.host.id == host_id:
             item |= {"status": view.status, "reason": view.reason}
+            item |= {"reason_text": view.reason_text}
     return json_response(item)
 
 

@@ -103,6 +103,8 @@ const WAITS = {
   draining: "The matching host is draining",
   device_away: "The matching device is not available, says its host",
   paused: "The matching host has an unstable connection and is paused",
+  held_back: "All matching devices are held back after too many errors",
+  backoff: "It just failed on the matching device and is tried there again soon",
 };
 
 /** Return in one sentence why an execution waits. */
