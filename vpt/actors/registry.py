@@ -377,23 +377,11 @@ class Registry:
         self._supervisor.tell(host_id, m.HeartbeatSeen())
         if heartbeat.presences:
             self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
-            await self._store_properties(host_id, heartbeat.presences)
+            await _store_properties(self._db, host_id, heartbeat.presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
         if self._supervisor.must_register(host_id):
             raise NotRegisteredError
-
-    async def _store_properties(self, host_id: str, presences: Mapping[str, Presence]) -> None:
-        """Store what a host says of its devices, where that is other than what is stored."""
-        # One row at a time: statements that lock several could meet those of the actors halfway.
-        told = {n: p.properties for n, p in presences.items() if p.properties is not None}
-        if not told:
-            return
-        changed = await self._db.rows(
-            "changed_properties", host_id=host_id, names=list(told), properties=list(told.values())
-        )
-        for row in changed:
-            await self._db.row("store_properties", id=row["id"], properties=told[row["name"]])
 
     def probed(self, host_id: str, ms: float | None) -> None:
         """Note how long (ms) a host took to answer a probe, None when it did not."""
@@ -458,6 +446,17 @@ async def _store_devices(session: Session, registration: Registration) -> None:
     await session.many("upsert_device", rows)
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
     await session.row("drop_withdrawn", host_id=host_id, kept=_MOST_WITHDRAWN)
+
+
+async def _store_properties(db: Database, host_id: str, presences: Mapping[str, Presence]) -> None:
+    """Store what a host says of its devices, where that is other than what is stored."""
+    # One row at a time: statements that lock several could meet those of the actors halfway.
+    told = {n: p.properties for n, p in presences.items() if p.properties is not None}
+    if not told:
+        return
+    named = {"host_id": host_id, "names": list(told), "properties": list(told.values())}
+    for row in await db.rows("changed_properties", **named):
+        await db.row("store_properties", id=row["id"], properties=told[row["name"]])
 
 
 def _presence_row(presence: Presence) -> Json:
