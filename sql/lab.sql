@@ -17,8 +17,8 @@ FROM hosts
 WHERE id = $1
 
 -- lab_devices(host_ids)
-SELECT host_id, id, local_id, name, model, capabilities, declared, disabled, infra_errors, last_error,
-    extract(epoch FROM held_until - now())::float8 AS held_s
+SELECT host_id, id, local_id, name, model, capabilities, declared, disabled, reason, reason_text,
+    infra_errors, last_error, extract(epoch FROM held_until - now())::float8 AS held_s
 FROM devices
 WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
 ORDER BY id
@@ -135,15 +135,36 @@ WHERE (d.id = $1 OR d.local_id = $1)
     AND NOT EXISTS (SELECT FROM hosts WHERE id = $1)
 LIMIT 1
 
--- upsert_device(id, host_id, local_id, name, model, capabilities)
-INSERT INTO devices AS d (id, host_id, local_id, name, model, capabilities, declared)
-VALUES ($1, $2, $3, $4, $5, $6, true)
+-- upsert_device(id, host_id, local_id, name, model, capabilities, away, properties)
+-- `away` NULL: the device is available; another reason than that stays. `properties` NULL: nothing new.
+INSERT INTO devices AS d (
+    id, host_id, local_id, name, model, capabilities, reason, reason_text, properties, declared
+)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7::text IS NOT NULL THEN 'away' END, $7::text,
+    coalesce($8::jsonb, '{}'), true)
 ON CONFLICT (id) DO UPDATE
 SET local_id = excluded.local_id, model = excluded.model, declared = true, withdrawn = false,
     name = CASE WHEN d.name_edited THEN d.name ELSE excluded.name END,
     capabilities = CASE
-        WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END
+        WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END,
+    reason = CASE
+        WHEN $7::text IS NOT NULL THEN 'away' WHEN d.reason <> 'away' THEN d.reason END,
+    reason_text = CASE WHEN $7::text IS NOT NULL THEN $7 WHEN d.reason <> 'away' THEN d.reason_text END,
+    reason_until = CASE WHEN $7::text IS NULL AND d.reason <> 'away' THEN d.reason_until END,
+    properties = coalesce($8::jsonb, d.properties)
 WHERE d.host_id = excluded.host_id
+
+-- changed_properties(host_id, names, properties)
+-- The devices, by their host's names for them, of which something else is stored.
+SELECT d.id, n.name
+FROM unnest($2::text[], $3::jsonb[]) AS n (name, properties)
+JOIN devices AS d ON d.host_id = $1 AND coalesce(d.local_id, d.id) = n.name
+WHERE NOT d.withdrawn AND d.properties <> n.properties
+
+-- store_properties(id, properties)
+UPDATE devices
+SET properties = $2
+WHERE id = $1
 
 -- schemas_changed(host_id, device_ids, hashes)
 SELECT EXISTS (

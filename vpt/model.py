@@ -66,6 +66,7 @@ class WaitReason(StrEnum):
     DRAINING = "draining"
     PAUSED = "paused"
     NOTHING_FITS = "nothing_fits"  # no registered device could ever run it, as things are
+    DEVICE_AWAY = "device_away"
     HELD_BACK = "held_back"  # too many errors in a row on the devices that fit
     BACKOFF = "backoff"  # it just failed on the only devices that fit
 
@@ -274,10 +275,27 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Json | None = None
+
+    @property
+    def away(self) -> str | None:
+        """Return why the device is away, None while it is available."""
+        if self.available:
+            return None
+        return self.reason or "Its host says that it is not available."
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The response of a host to a step; `raw` is its whole JSON body.
 
     `notes` is what the server has to say of it: that a picture was left out, and why.
+    `presence` is what it says of the device beside its outcome, None when it says nothing.
     """
 
     success: bool
@@ -286,6 +304,7 @@ class Answer:
     screenshot: str | None = None
     raw: Mapping[str, Any] | None = None
     notes: str | None = None
+    presence: Presence | None = None
 
 
 class Credential(StrEnum):
@@ -302,15 +321,6 @@ class DeviceSchema:
 
     hash: bytes
     text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What a host says of one of its devices; `properties` None: it says nothing of them."""
-
-    available: bool = True
-    reason: str | None = None
-    properties: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link, Phase, must_register
 from vpt.dialects.base import Trouble
-from vpt.model import DeviceRequest, DeviceStatus, Host, HostStatus, Reason, Waiting
+from vpt.model import DeviceRequest, DeviceStatus, Host, HostStatus, Presence, Reason, Waiting
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
@@ -102,6 +102,8 @@ class Histories(RuleBasedStateMachine):
         self.probes(good=True, times=2)
         if "pause" in self.w.alarms:
             self.w.ring("pause")
+        for device_id in ("h:d1", "h:d2"):
+            self.a_device_goes_or_comes(device_id, available=True)
         self.drain(on=False)
 
     @precondition(lambda self: self.w.state.link is not Link.UP or self.w.state.paused)
@@ -216,6 +218,13 @@ class Histories(RuleBasedStateMachine):
 
     def known(self, *, idempotency: bool = True) -> Host:
         return host(idempotency=idempotency)
+
+    @rule(device_id=DEVICES, available=st.sampled_from([True, True, False]))
+    def a_device_goes_or_comes(self, device_id: str, available: bool) -> None:
+        """It is on the word of its host, in a heartbeat; what it runs goes on."""
+        ran = {name for name, lane in self.w.state.lanes.items() if lane.run}
+        self.w.tell(m.DevicesReported({device_id.partition(":")[2]: Presence(available)}))
+        assert ran == {name for name, lane in self.w.state.lanes.items() if lane.run}
 
     @rule(on=st.sampled_from([True, False, False]))
     def drain(self, on: bool) -> None:

@@ -199,6 +199,8 @@ class World:
                 | fx.StoreRelease()
             ):
                 self.records.append(effect)
+                if isinstance(effect, fx.StoreAttempt):
+                    assert self.state.lanes[effect.device_id].away is None, "a run on what is away"
                 self._ordered(effect)
             case fx.SendStep():
                 self._forwarded(effect)

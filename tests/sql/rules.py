@@ -464,7 +464,16 @@ _DEVICE = {
     "name": "new name",
     "model": "phone",
     "capabilities": ["touch"],
+    "away": "no cable",
+    "properties": '{"os": "14"}',
 }
+_DECLARED = {
+    "local_id": "one",
+    "name": "new name",
+    "model": "phone",
+    "capabilities": ["touch"],
+}
+_BACK = {**_DECLARED, "reason": None, "reason_text": None}
 _LOOKS = {
     "host_ids": ["host", "other_host"],
     "host_statuses": ["suspect", "available"],
@@ -535,6 +544,9 @@ LAB = {
                 "name": "new name",
                 "model": "phone",
                 "capabilities": ["touch"],
+                "reason": "away",
+                "reason_text": "no cable",
+                "properties": {"os": "14"},
             }
         },
         {
@@ -548,10 +560,36 @@ LAB = {
             "it is new": State(args={"id": "new"}, does={"devices new": "new"}),
             "a person named it": State(
                 "UPDATE devices SET name_edited = true, capabilities_edited = true",
-                does={"devices free": {"local_id": "one", "model": "phone"}},
+                does={
+                    "devices free": {
+                        "local_id": "one",
+                        "model": "phone",
+                        "reason": "away",
+                        "reason_text": "no cable",
+                        "properties": {"os": "14"},
+                    }
+                },
+            ),
+            "it is back, and nothing is said of its properties": State(
+                "UPDATE devices SET reason = 'away', reason_text = 'no cable',"
+                " properties = '{\"a\": 1}' WHERE id = 'free'",
+                args={"away": None, "properties": None},
+                does={"devices free": _BACK},
+            ),
+            "it is available and held back": State(
+                "UPDATE devices SET reason = 'held_back', reason_text = 'errors',"
+                " reason_until = now() WHERE id = 'free'",
+                args={"away": None, "properties": None},
+                does={"devices free": _DECLARED},
             ),
             "it was withdrawn": State(
-                args={"id": "withdrawn", "name": "withdrawn", "capabilities": []},
+                args={
+                    "id": "withdrawn",
+                    "name": "withdrawn",
+                    "capabilities": [],
+                    "away": None,
+                    "properties": None,
+                },
                 does={
                     "devices withdrawn": {
                         "local_id": "one",
@@ -658,6 +696,11 @@ LAB = {
             ),
             "unknown": with_args(host_ids=["a", "b"], device_ids=["a", "b"]),
         },
+    ),
+    "store_properties": Rule(
+        {"id": "free", "properties": '{"os": "14"}'},
+        {"devices free": {"properties": {"os": "14"}}},
+        {"they are stored already": with_args(properties="{}"), "unknown": with_args(id="unknown")},
     ),
     "forget_errors": Rule(
         {"host_id": "host", "device_id": "busy"},

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 import socketio
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace as struct_replace
 
 from tests.actors.fake_host import until
 from tests.conftest import Client, ClientFactory, token
@@ -20,12 +21,13 @@ from tests.web.kit import FakeHost, got, made, refused, test_case
 from vpt.actors.lab import Lab
 from vpt.actors.messages import NoAnswer
 from vpt.actors.secrets import masked
+from vpt.bounds import LONGEST_REASON
 from vpt.config import Config
 from vpt.dialects.base import CUT, MAX_TEXT, Trouble, clean
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.masking import Masker
-from vpt.model import Answer, Json, Role
+from vpt.model import Answer, Json, Presence, Role
 from vpt.store.db import Database
 from vpt.web.app import make_app
 
@@ -235,6 +237,23 @@ async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> Non
     answer = await masked(Answer(success=False, output=said, error=said), masker)
     assert refusal == NoAnswer(Trouble.HOST_REFUSED, f"{'x' * size} ***")
     assert answer == Answer(success=False, output=refusal.error, error=refusal.error)
+
+
+async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answer_stays() -> None:
+    masker, long = Masker([PASSWORD]), "x" * (LONGEST_REASON - 4)
+    for said, shown in (
+        (f"not {PASSWORD}", "not ***"),
+        (long + PASSWORD[:4], f"{long}***"),
+        (None, None),
+    ):
+        told, wanted = (
+            Presence(available=False, reason=said),
+            Presence(available=False, reason=shown),
+        )
+        refusal = NoAnswer(Trouble.HOST_REFUSED, "no", unauthorized=True, presence=told)
+        assert await masked(refusal, masker) == struct_replace(refusal, presence=wanted)
+        answer = Answer(success=False, presence=told)
+        assert await masked(answer, masker) == Answer(success=False, presence=wanted)
 
 
 async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:

@@ -14,6 +14,10 @@ from vpt.store.db import Database
 TV = {"name": "TV", "model": "stb"}
 
 
+#: Of a device that is available and has no properties.
+SAYS_NOTHING = {"away": None, "properties": None}
+
+
 async def declare(db: Database, name: str = "TV", local_id: str = "tv") -> None:
     """Do what a registration does to a device."""
     row = {
@@ -23,6 +27,7 @@ async def declare(db: Database, name: str = "TV", local_id: str = "tv") -> None:
         "name": name,
         "model": "stb",
         "capabilities": ["declared"],
+        **SAYS_NOTHING,
     }
     async with db.session() as session:
         await session.many("upsert_device", [row])
@@ -200,7 +205,7 @@ async def test_a_device_whose_id_is_anothers_name_is_neither_leased_nor_changed(
     await store(db, "pi-1")
     async with db.session() as session:
         row = {"id": "tv", "host_id": "tv", "local_id": None, "name": "tv", "model": None}
-        await session.many("upsert_device", [{**row, "capabilities": []}])
+        await session.many("upsert_device", [{**row, "capabilities": [], **SAYS_NOTHING}])
     await declare(db)  # as before a server refused such names
     headers = bearer(client, Role.OPERATOR)
     for method, path in (("POST", "/lease"), ("PUT", ""), ("DELETE", "")):

@@ -30,8 +30,17 @@ _OF_SUSPECT: dict[Reason | None, WaitReason] = {
     Reason.FLAPPING: WaitReason.PAUSED,
     Reason.ERRORS: WaitReason.HELD_BACK,
 }
+_OF_REASON = {
+    DeviceReason.AWAY: WaitReason.DEVICE_AWAY,
+    DeviceReason.HELD_BACK: WaitReason.HELD_BACK,
+}
 #: Reasons that name devices; the others name hosts.
-_BY_DEVICE = (WaitReason.ALL_BUSY, WaitReason.LEASED, WaitReason.HELD_BACK)
+_BY_DEVICE = (
+    WaitReason.ALL_BUSY,
+    WaitReason.LEASED,
+    WaitReason.HELD_BACK,
+    WaitReason.DEVICE_AWAY,
+)
 #: The reason that is likely to pass soonest is the one to name.
 _SOONEST = (
     WaitReason.ALL_BUSY,
@@ -41,6 +50,7 @@ _SOONEST = (
     WaitReason.HELD_BACK,
     WaitReason.HOST_SUSPECT,
     WaitReason.DRAINING,
+    WaitReason.DEVICE_AWAY,
     WaitReason.NO_ONLINE_HOST,
 )
 
@@ -234,6 +244,6 @@ def hindrance(view: HostView, device: DeviceView) -> WaitReason:
         return WaitReason.NO_ONLINE_HOST
     if view.status is HostStatus.BUSY and device.status is DeviceStatus.ONLINE:
         return WaitReason.LANE_BUSY
-    if device.status is DeviceStatus.OFFLINE and device.reason is DeviceReason.HELD_BACK:
-        return WaitReason.HELD_BACK
+    if device.status is DeviceStatus.OFFLINE and device.reason is not None:
+        return _OF_REASON[device.reason]
     return _OF_DEVICES.get(device.status, WaitReason.ALL_BUSY)

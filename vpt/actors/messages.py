@@ -6,7 +6,9 @@ A command is what somebody wants; it may carry `ask`, the number of the pending 
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Mapping
+
+from msgspec import Struct, field
 
 from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
@@ -15,6 +17,7 @@ from vpt.model import (
     ExecutionStatus,
     Host,
     Json,
+    Presence,
     RunSpec,
     StepStatus,
 )
@@ -23,18 +26,29 @@ from vpt.model import (
 
 
 class NoAnswer(Struct, frozen=True):
-    """Why a call brought no verdict; `error` is for people."""
+    """Why a call brought no verdict; `error` is for people.
+
+    `presence` is what the host says of the device all the same, None when it says nothing.
+    """
 
     trouble: Trouble
     error: str
     unauthorized: bool = False  # the host refused it with 401: it has another secret
     same_again: bool = False  # an answer came; sending the step again would bring the same
     answer: Answer | None = None  # what the host answered all the same: its output is stored
+    presence: Presence | None = None
 
     @classmethod
     def of(cls, error: HostTroubleError) -> NoAnswer:
         """Return the outcome of a call that ended with this error."""
-        return cls(error.trouble, error.message, error.unauthorized, error.same_again, error.answer)
+        return cls(
+            error.trouble,
+            error.message,
+            error.unauthorized,
+            error.same_again,
+            error.answer,
+            error.presence,
+        )
 
 
 Outcome = Answer | NoAnswer
@@ -56,11 +70,15 @@ class StepKey(Struct, frozen=True):
 
 
 class Register(Struct, frozen=True):
-    """Store what a host says of itself and its devices; its process may have begun anew."""
+    """Store what a host says of itself and its devices; its process may have begun anew.
+
+    `away` are the devices that it says are not available, by id, and why.
+    """
 
     ask: int
     host: Host
     devices: tuple[Device, ...]
+    away: Mapping[str, str] = field(default_factory=dict)
 
 
 class ChangeDevices(Struct, frozen=True):
@@ -171,6 +189,12 @@ class CredentialEnded(Struct, frozen=True):
 
 class HeartbeatSeen(Struct, frozen=True):
     """The host sent a ping, so it may be back."""
+
+
+class DevicesReported(Struct, frozen=True):
+    """The host said of devices whether they are available; by its own names for them."""
+
+    presences: Mapping[str, Presence]
 
 
 class ProbeDue(Struct, frozen=True):
@@ -335,6 +359,7 @@ Fact = (
     | ProbeMissed
     | CredentialEnded
     | HeartbeatSeen
+    | DevicesReported
     | AttemptStored
     | AttemptRefused
     | RecordRefused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import structlog
 
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.restore import Keys, device_of, host_of
+from vpt.actors.restore import Keys, away_of, device_of, host_of
 from vpt.actors.samples import Samples
 from vpt.actors.supervisor import Supervisor
 from vpt.background import each
@@ -26,6 +26,8 @@ from vpt.model import (
     Host,
     HostStatus,
     HostView,
+    Json,
+    Presence,
     Registration,
 )
 from vpt.names import check_names
@@ -47,6 +49,7 @@ class StoredHost:
 
     host: Host
     devices: tuple[Device, ...]
+    away: Mapping[str, str]  # why, by id, of those that the host says are not available
     draining: bool
     credential_ended: bool
 
@@ -301,7 +304,7 @@ class Registry:
             # A new actor begins with the rows, so it need not be told of them.
             if stored is not None and not await self._supervisor.load(host_id):
                 await self._supervisor.inform(
-                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices)
+                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices, stored.away)
                 )
                 self._tell_ended(host_id, stored)
 
@@ -356,6 +359,7 @@ class Registry:
                 yield StoredHost(
                     host_of(row, self._keys),
                     tuple(map(device_of, devices)),
+                    {item["id"]: away for item in devices if (away := away_of(item)) is not None},
                     row["draining"],
                     row["credential_ended"],
                 )
@@ -372,6 +376,9 @@ class Registry:
         await self._check_known(host_id, credential)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
+        if heartbeat.presences:
+            self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
+            await _store_properties(self._db, host_id, heartbeat.presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
         if self._supervisor.must_register(host_id):
@@ -433,6 +440,7 @@ async def _store_devices(session: Session, registration: Registration) -> None:
             "name": device.name,
             "model": device.model,
             "capabilities": sorted(device.capabilities),
+            **_presence_row(registration.presences.get(device.id, Presence())),
         }
         for device in registration.devices
     ]
@@ -440,6 +448,21 @@ async def _store_devices(session: Session, registration: Registration) -> None:
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
     kept = {"kept": _MOST_WITHDRAWN, "bytes": _WITHDRAWN_BYTES}
     await session.row("drop_withdrawn", host_id=host_id, **kept)
+
+
+async def _store_properties(db: Database, host_id: str, presences: Mapping[str, Presence]) -> None:
+    """Store what a host says of its devices, where that is other than what is stored."""
+    # One row at a time: statements that lock several could meet those of the actors halfway.
+    told = {n: p.properties for n, p in presences.items() if p.properties is not None}
+    if not told:
+        return
+    named = {"host_id": host_id, "names": list(told), "properties": list(told.values())}
+    for row in await db.rows("changed_properties", **named):
+        await db.row("store_properties", id=row["id"], properties=told[row["name"]])
+
+
+def _presence_row(presence: Presence) -> Json:
+    return {"away": presence.away, "properties": presence.properties}
 
 
 async def _store_schemas(session: Session, registration: Registration) -> None:

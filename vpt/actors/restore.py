@@ -17,6 +17,7 @@ from vpt.actors.state import Health, Hold, HostState, Lane, Lease, Limits, Link,
 from vpt.model import (
     Credential,
     Device,
+    DeviceReason,
     DeviceStatus,
     DeviceView,
     Host,
@@ -110,7 +111,10 @@ def _broken_view(row: Any, holdings: _Holdings) -> HostView:
     """Return how a host looks that cannot be loaded: it is registered, and gets nothing."""
     # Without its secret, since nothing is sent there and the secret may be what cannot be read.
     host = Host(row["id"], row["host_url"], row["dialect"], frozenset(row["capabilities"]))
-    devices = tuple(DeviceView(device_of(item), DeviceStatus.OFFLINE) for item in holdings.devices)
+    devices = tuple(
+        DeviceView(device_of(item), DeviceStatus.OFFLINE, *_reason_of(item))
+        for item in holdings.devices
+    )
     return HostView(host, HostStatus.SUSPECT, Reason.BROKEN, devices)
 
 
@@ -140,10 +144,9 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
 
 
 def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
-    devices = [device_of(item) for item in holdings.devices]
     lanes = {
-        device.id: Lane(device, health=_health_of(item))
-        for device, item in zip(devices, holdings.devices, strict=True)
+        item["id"]: Lane(device_of(item), health=_health_of(item), away=away_of(item))
+        for item in holdings.devices
     }
     for item in holdings.leases:
         device_id = item["device_id"]
@@ -200,6 +203,16 @@ def device_of(row: Any) -> Device:
         declared=row["declared"],
         disabled=row["disabled"],
     )
+
+
+def away_of(row: Any) -> str | None:
+    """Return why a device is away, as its host said; None when it is not."""
+    reason, text = _reason_of(row)
+    return text if reason is DeviceReason.AWAY else None
+
+
+def _reason_of(row: Any) -> tuple[DeviceReason | None, str | None]:
+    return row["reason"] and DeviceReason(row["reason"]), row["reason_text"]
 
 
 def _health_of(row: Any) -> Health:

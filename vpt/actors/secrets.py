@@ -13,10 +13,11 @@ from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.bounds import LONGEST_REASON
 from vpt.dialects.base import CUT, HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
-from vpt.model import Answer, Json
+from vpt.model import Answer, Json, Presence
 from vpt.secret_steps import revealed, revealed_action
 from vpt.store.db import Database
 from vpt.store.patience import patiently
@@ -113,8 +114,12 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
         return outcome
     if isinstance(outcome, Answer):
         return await _masked(outcome, masker)
-    answer = outcome.answer and await _masked(outcome.answer, masker)
-    return structs.replace(outcome, error=masker.text(outcome.error), answer=answer)
+    return structs.replace(
+        outcome,
+        error=masker.text(outcome.error),
+        answer=outcome.answer and await _masked(outcome.answer, masker),
+        presence=_masked_presence(outcome.presence, masker),
+    )
 
 
 async def _masked(answer: Answer, masker: Masker) -> Answer:
@@ -127,11 +132,21 @@ async def _masked(answer: Answer, masker: Masker) -> Answer:
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
     output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
+    presence = _masked_presence(answer.presence, masker)
     raw = answer.raw and {
         masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
         for key, item in answer.raw.items()
     }
-    return replace(answer, output=output, error=error, raw=raw)
+    return replace(answer, output=output, error=error, presence=presence, raw=raw)
+
+
+def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:
+    if presence is None or presence.reason is None:
+        return presence
+    reason = masker.text(presence.reason)
+    if len(presence.reason) >= LONGEST_REASON:  # it was cut, perhaps in the middle of a value
+        reason = masker.cut_end(reason)
+    return replace(presence, reason=reason)
 
 
 def _masked_json(item: Any, masker: Masker) -> Any:

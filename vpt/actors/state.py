@@ -172,6 +172,7 @@ class Lane(Struct, frozen=True):
     wanted: bool = False  # a run waits for the actions to end: no further ones are accepted
     gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
+    away: str | None = None  # why its host says that it is not available; None: it is
     health: Health = Health()
 
     @property
@@ -214,6 +215,7 @@ class HostState(Struct, frozen=True):
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
     paused: bool = False  # it flaps: no work until its pause is over
+    unknown_reported: bool = False  # it spoke of a device that it has not; logged once
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None
 
@@ -231,7 +233,7 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
     """Return the status by which others see a device."""
     if lane.device.disabled:
         return DeviceStatus.DISABLED
-    if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
+    if lane.gone or lane.away is not None or state.link in (Link.LOST, Link.OFFLINE):
         return DeviceStatus.OFFLINE
     if lane.run is not None or lane.hold is not None:
         return DeviceStatus.BUSY
@@ -241,6 +243,20 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
         return DeviceStatus.OFFLINE
     # Manual actions alone do not make a device busy: runs wait for them briefly.
     return DeviceStatus.BUSY if lane.wanted else DeviceStatus.ONLINE
+
+
+def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None, float | None]:
+    """Return why a device gets no run though its host is well: a word, a sentence, for how long.
+
+    The seconds are None when nobody knows.
+    """
+    # `away` comes before any other reason: the row that is shown is also what a later actor reads
+    # of it (`restore.py`), and what holds the device back has columns of its own.
+    if lane.away is not None and not lane.gone:
+        return DeviceReason.AWAY, lane.away, None
+    if lane.held_back:
+        return DeviceReason.HELD_BACK, lane.health.error, lane.health.pause
+    return None, None, None
 
 
 _TAKEN = (DeviceStatus.BUSY, DeviceStatus.LEASED)
@@ -276,18 +292,18 @@ def view_of(state: HostState) -> HostView:
 
 def device_view(state: HostState, lane: Lane) -> DeviceView:
     """Return the device as others see it."""
-    status, health = device_status(state, lane), lane.health
-    doubtful = health.errors > 0
-    if not lane.held_back:
-        return DeviceView(lane.device, status, doubtful=doubtful)
-    reason = DeviceReason.HELD_BACK
-    return DeviceView(lane.device, status, reason, health.error, health.pause, doubtful)
+    status, doubtful = device_status(state, lane), lane.health.errors > 0
+    return DeviceView(lane.device, status, *device_reason(lane), doubtful=doubtful)
 
 
 def _held_back(state: HostState) -> list[Lane]:
     """Return the devices of a host that are held back when all are, nothing else."""
-    lanes = [lane for lane in state.lanes.values() if not (lane.gone or lane.device.disabled)]
+    lanes = [lane for lane in state.lanes.values() if not _out(lane)]
     return lanes if all(lane.held_back for lane in lanes) else []
+
+
+def _out(lane: Lane) -> bool:
+    return lane.gone or lane.device.disabled or lane.away is not None
 
 
 def must_register(state: HostState) -> bool:

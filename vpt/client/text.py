@@ -23,6 +23,7 @@ _WAITS = {
     WaitReason.LEASED: "all matching devices are leased",
     WaitReason.DRAINING: "the matching host is draining",
     WaitReason.NOTHING_FITS: "no registered device fits any more",
+    WaitReason.DEVICE_AWAY: "the matching device is not available, says its host",
     WaitReason.PAUSED: "the matching host is paused because its connection is unstable",
     WaitReason.HELD_BACK: "all matching devices are held back after too many errors",
     WaitReason.BACKOFF: "it just failed on the matching device and is tried there again soon",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import orjson
 from msgspec import Struct
 
-from vpt.model import Answer, Device, Host, Json
+from vpt.bounds import LONGEST_REASON
+from vpt.model import Answer, Device, Host, Json, Presence
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
@@ -47,6 +48,7 @@ class HostTroubleError(Exception):
     `same_again`: the answer came and cannot be understood, so that sending the step once more would
     bring the same.
     `answer` is what the host answered all the same, such as what the step printed.
+    `presence` is what it said of the device all the same.
     """
 
     def __init__(
@@ -57,18 +59,20 @@ class HostTroubleError(Exception):
         unauthorized: bool = False,
         same_again: bool = False,
         answer: Answer | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.trouble = trouble
         self.unauthorized = unauthorized
         self.same_again = same_again
         self.answer = answer
+        self.presence = presence
         self.message = clean(message) or ""
         super().__init__(message)
 
 
-def not_understood(message: str) -> HostTroubleError:
+def not_understood(message: str, presence: Presence | None = None) -> HostTroubleError:
     """Return the trouble of an answer that came and cannot be understood."""
-    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True)
+    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True, presence=presence)
 
 
 class Call(Struct, frozen=True):
@@ -138,6 +142,18 @@ def clean(said: Any) -> str | None:
     if len(encoded) > MAX_TEXT + len(CUT):
         text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
+
+
+def presence_of(raw: Mapping[str, Any]) -> Presence | None:
+    """Return what an answer says of its device beside the outcome; None when that is nothing.
+
+    What cannot be understood is nothing: it must not spoil the outcome.
+    """
+    said = raw.get("device")
+    if not isinstance(said, Mapping) or not isinstance(said.get("available"), bool):
+        return None
+    reason = clean(said.get("reason"))
+    return Presence(said["available"], reason[:LONGEST_REASON] if reason else None)
 
 
 def as_text(said: Any, *, ensure_ascii: bool = True) -> str:

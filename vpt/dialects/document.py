@@ -12,7 +12,14 @@ import orjson
 from yarl import URL
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean, not_understood
+from vpt.dialects.base import (
+    Call,
+    HostTroubleError,
+    Trouble,
+    clean,
+    not_understood,
+    presence_of,
+)
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
@@ -145,14 +152,16 @@ def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answe
         _raise_refusal(status, raw or {})
     if raw is None:
         raise http.no_object(text)
+    presence = presence_of(raw)
     if raw.get("outcome") == "error":
         answer = _said(raw)
         trouble = _TROUBLES.get(str(raw.get("kind")), Trouble.HOST_ERROR)
-        raise HostTroubleError(trouble, answer.error or _NO_REASON, answer=answer)
+        error = answer.error or _NO_REASON
+        raise HostTroubleError(trouble, error, answer=answer, presence=presence)
     success = raw.get("success")
     if not isinstance(success, bool):
-        raise not_understood(_no_success(success))
-    return replace(_said(raw), success=success)
+        raise not_understood(_no_success(success), presence)
+    return replace(_said(raw), success=success, presence=presence)
 
 
 def _no_success(success: Any) -> str:

@@ -12,7 +12,14 @@ from aiohttp import hdrs
 from aiohttp.connector import SocketFactoryType
 
 from vpt import bodies
-from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble, clean, not_understood
+from vpt.dialects.base import (
+    MAX_ANSWER,
+    HostTroubleError,
+    Trouble,
+    clean,
+    not_understood,
+    presence_of,
+)
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
@@ -207,14 +214,18 @@ def is_good(status: int) -> bool:
 def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     """Raise what a status means that is no 2xx."""
     reason = clean(body.get("error") or body.get("code"))
+    presence = presence_of(body)
     if status == 503 and body.get("code") == "fate_unknown":  # noqa: PLR2004
-        raise HostTroubleError(Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.")
+        raise HostTroubleError(
+            Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.", presence=presence
+        )
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
     trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
     told = refused and reason and status not in _UNKNOWN_SECRET
     said = "refused it" if told else f"answered {status}"
     message = f"The host {said}" + (f": {reason[:500]}" if reason else ".")
-    raise HostTroubleError(trouble, message, unauthorized=status == UNAUTHORIZED)
+    unauthorized = status == UNAUTHORIZED
+    raise HostTroubleError(trouble, message, unauthorized=unauthorized, presence=presence)
 
 
 def no_object(content: bytes) -> HostTroubleError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import link
+from vpt.actors.machine import link, presence
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane
 from vpt.dialects.base import Trouble
@@ -100,6 +100,7 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     # have removed the device while it ran.
     outcome = fact.outcome
     link.note_authority(t, outcome)
+    presence.note_answer(t, fact.device_id, outcome)
     answer = _answer_in(outcome)
     if answer is not None:
         t.add(fx.Resolve(fact.ask, (answer, fact.duration_ms)))
@@ -111,7 +112,7 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     if lane is None or not lane.actions or lane.actions[0].ask != fact.ask:
         return
     # The end of the last action may free a wanted lane, or remove one that is gone: both show.
-    t.view_kept = not lane.wanted and not lane.gone
+    t.view_kept = t.view_kept and not lane.wanted and not lane.gone
     lane = t.put(lane, actions=lane.actions[1:])
     following = min(acting(t, lane), key=lambda each: each.actions[0].ask, default=None)
     if following is not None:

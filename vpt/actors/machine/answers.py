@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import ends, holds, link
+from vpt.actors.machine import ends, holds, link, presence
 from vpt.actors.machine.run import can_tell, go_on
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState, action_name
@@ -63,6 +63,7 @@ def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
 def step_answered(t: Transition, fact: m.StepAnswered) -> None:
     """Deal with the end of a step's call."""
     link.note_authority(t, fact.outcome)
+    presence.note_answer(t, fact.device_id, fact.outcome)
     found = t.open_call(fact.device_id, fact.key)
     if found is None:
         holds.late_answer(t, fact)

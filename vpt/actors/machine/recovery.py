@@ -78,7 +78,10 @@ def register(t: Transition, command: m.Register) -> None:
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
     t.state = replace(t.state, host=host, credential_ended=False, unauthorized=False)
+    t.state = replace(t.state, unknown_reported=False)
     _change_devices(t, command.devices)
+    for lane in t.lanes():
+        t.put(lane, away=command.away.get(lane.device.id))
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
     if moved or t.state.link is not Link.UP:

@@ -34,7 +34,7 @@ def start_run(t: Transition, command: m.StartRun) -> None:
     held_back = state.draining or state.halted or state.paused
     ready = lane is not None and state.link is Link.UP and not held_back
     if lane is None or not ready or not _can_run(t, lane):
-        if lane is not None and not lane.held_back:
+        if lane is not None and lane.away is None and not lane.held_back:  # else people mend it
             _want(t, lane)
         t.add(fx.ReturnRun(command.execution_id, command.device_id, gone=False))
         return
@@ -46,7 +46,7 @@ def start_run(t: Transition, command: m.StartRun) -> None:
 def _can_run(t: Transition, lane: Lane) -> bool:
     lanes = (lane, *t.excluded_by(lane))
     return all(each.idle and each.lease is None for each in lanes) and not (
-        lane.gone or lane.device.disabled or lane.held_back
+        lane.gone or lane.device.disabled or lane.away is not None or lane.held_back
     )
 
 

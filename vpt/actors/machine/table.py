@@ -18,6 +18,7 @@ from vpt.actors.machine import (
     holds,
     leases,
     link,
+    presence,
     recovery,
     run,
 )
@@ -100,6 +101,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             cancel.cancel_grace_over(t, message)
         case m.ProbeDue() | m.HeartbeatSeen():
             link.probe(t)  # a ping brings the next probe forward; it is no proof by itself
+        case m.DevicesReported():
+            presence.devices_reported(t, message)
         case m.ProbeAnswered():
             recovery.probe_answered(t, message)
         case m.ProbeMissed():

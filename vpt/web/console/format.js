@@ -75,11 +75,23 @@ const REASONS = {
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
   credential: "its token was revoked or has expired: it must register with a new one",
+  errors: "all its devices are held back after errors",
+  replaced: "another host took its place",
 };
 
-/** Return why a host gets no new runs. */
-export function hostReason(reason) {
-  return reason ? (REASONS[reason] ?? reason) : "";
+/** Return why a host gets no new runs, or cannot be reached, in the words of the last error. */
+export function hostReason({ reason, reason_text: text, trouble }) {
+  const words = trouble?.text ?? text;
+  return [reason && (REASONS[reason] ?? reason), words].filter(Boolean).join(": ");
+}
+
+const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };
+
+/** Return why a device gets no new runs, and until when. */
+export function deviceReason({ reason, reason_text: text, reason_until: until }) {
+  if (!reason) return "";
+  const word = OF_DEVICES[reason] ?? reason;
+  return [until ? `${word} until ${moment(until)}` : word, text].filter(Boolean).join(": ");
 }
 
 const WAITS = {
@@ -89,6 +101,7 @@ const WAITS = {
   host_suspect: "The matching host does not answer its probes",
   leased: "All matching devices are leased",
   draining: "The matching host is draining",
+  device_away: "The matching device is not available, says its host",
   paused: "The matching host has an unstable connection and is paused",
   nothing_fits: "No registered device fits any more",
   held_back: "All matching devices are held back after too many errors",
