@@ -32,6 +32,7 @@ from vpt.model import (
     Answer,
     ErrorKind,
     ExecutionStatus,
+    Host,
     HostView,
     Waiting,
 )
@@ -208,7 +209,10 @@ class HostActor(Actor[m.Message]):
         try:
             seconds = await _answered(self._services, effect, self._state.limits.probe_interval)
         except HostTroubleError as trouble:
-            self._probe_missed(m.ProbeMissed(trouble.message, trouble.unauthorized))
+            if _is_called_otherwise(effect.host, self._state.host):
+                await self._probe(fx.Probe(self._state.host))
+            else:
+                self._probe_missed(m.ProbeMissed(trouble.message, trouble.reason))
             return
         except Exception as error:  # noqa: BLE001 (logged: a host must not lose its actor by it)
             note_failure(error, "probe")
@@ -297,7 +301,7 @@ class HostActor(Actor[m.Message]):
         try:
             return await self._services.dialect.send(call)
         except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
+            return m.NoAnswer(trouble.trouble, trouble.message, trouble.reason)
 
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
@@ -430,6 +434,15 @@ async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> fl
             await asyncio.sleep(pause)
         else:
             return perf_counter() - began
+
+
+def _is_called_otherwise(probed: Host, present: Host) -> bool:
+    """Return whether a host registered anew while it was probed: a miss says nothing of it now."""
+    return probed is not present and (probed.url, probed.secret, probed.instance_id) != (
+        present.url,
+        present.secret,
+        present.instance_id,
+    )
 
 
 def _slim(outcome: m.Outcome) -> m.Outcome:

@@ -14,6 +14,7 @@ from vpt.model import (
     Device,
     ExecutionStatus,
     Host,
+    HostTrouble,
     Json,
     RunSpec,
     StepStatus,
@@ -27,7 +28,7 @@ class NoAnswer(Struct, frozen=True):
 
     trouble: Trouble
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None  # why the host cannot be reached, or is not taken for itself
 
 
 Outcome = Answer | NoAnswer
@@ -146,11 +147,17 @@ class ProbeMissed(Struct, frozen=True):
     """A probe was not answered well."""
 
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None
 
 
 class CredentialEnded(Struct, frozen=True):
     """The last token of a host that joined with its own was revoked or has expired."""
+
+
+class Replaced(Struct, frozen=True):
+    """Another host registered with this one's URL, and was found there."""
+
+    words: str
 
 
 class HeartbeatSeen(Struct, frozen=True):
@@ -312,6 +319,7 @@ Fact = (
     | ProbeAnswered
     | ProbeMissed
     | CredentialEnded
+    | Replaced
     | HeartbeatSeen
     | AttemptStored
     | AttemptRefused

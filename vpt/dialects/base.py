@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import orjson
 from msgspec import Struct
 
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, HostTrouble, Json, TroubleKind
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
@@ -35,20 +35,50 @@ class Trouble(Enum):
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
+    SOMEBODY_ELSE = auto()  # never acted on: what answers at the host's URL is not this host
     TIMEOUT = auto()  # no answer in time: it may be acting
 
 
 class HostTroubleError(Exception):
     """A call brought no answer; `message` is for people.
 
-    `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    `reason` is why the host cannot be reached or is not taken for itself; None: it was reached.
     """
 
-    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
+    def __init__(
+        self, trouble: Trouble, message: str, *, reason: HostTrouble | None = None
+    ) -> None:
         self.trouble = trouble
-        self.unauthorized = unauthorized
+        self.reason = reason
         self.message = clean(message) or ""
         super().__init__(message)
+
+
+class Identity(Struct, frozen=True):
+    """Who a host says it is in its health; None: it does not say."""
+
+    host_name: str | None = None
+    instance_id: str | None = None
+
+
+def check_identity(host: Host, identity: Identity) -> None:
+    """Raise HostTroubleError when what answers at a host's URL says that it is somebody else.
+
+    A host that does not say who it is may be any; one that said so when it registered must do so
+    again, or another service at its address would pass for it.
+    """
+    if identity.host_name not in (None, host.id):
+        _raise_somebody_else(f"another host answers at its URL: {identity.host_name}")
+    known, said = host.instance_id, identity.instance_id
+    if known is not None and said is not None and known != said:
+        _raise_somebody_else("another installation with its name answers at its URL")
+    if host.named and identity.host_name is None:
+        _raise_somebody_else("what answers at its URL does not say that it is this host")
+
+
+def _raise_somebody_else(words: str) -> NoReturn:
+    reason = HostTrouble(TroubleKind.SOMEBODY_ELSE, words)
+    raise HostTroubleError(Trouble.SOMEBODY_ELSE, words, reason=reason)
 
 
 class Call(Struct, frozen=True):
@@ -77,8 +107,8 @@ class Dialect(Protocol):
     async def close(self) -> None:
         """Close all connections."""
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """Return when the host is alive, else raise HostTroubleError."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """Return who a host says it is that is alive and is itself, else raise HostTroubleError."""
 
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""

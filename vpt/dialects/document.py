@@ -11,7 +11,7 @@ import orjson
 from yarl import URL
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.base import Call, HostTroubleError, Identity, Trouble, check_identity, clean
 from vpt.model import Answer, Device, Host, Json
 from vpt.urls import CheckedResolver
 
@@ -31,34 +31,45 @@ class DocumentDialect:
         await self._fresh.close()
         await self._resolver.close()
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """GET /host/health: any 2xx is alive."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """GET /host/health: any 2xx of the host itself is alive."""
         request = self._kept.get(
             self._url(host, "/host/health"),
             headers=_headers(host),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=limit),
+            timeout=aiohttp.ClientTimeout(total=limit, sock_connect=limit * http.PROBE_CONNECT),
         )
         try:
             async with request as response:
-                if not http.is_good(response.status):
-                    raise HostTroubleError(
-                        Trouble.HOST_ERROR,
-                        f"The probe got {response.status}.",
-                        unauthorized=response.status == http.UNAUTHORIZED,
-                    )
+                http.check_probe(response.status)
+                identity = await http.identity_of(await http.read_health(response))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise http.not_connected(error) from error
+        check_identity(host, identity)
+        return identity
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         data = orjson.dumps({**call.body, "device_id": call.device.local_id})
+        if call.host.named and call.host.secret is None:
+            await self._check_named(call)
         try:
             return await self._post(call, data)
         except HostTroubleError as error:
             if error.trouble is not Trouble.BROKEN or not call.host.idempotency:
                 raise
             return await self._post_again(call, data, error)
+
+    async def _check_named(self, call: Call) -> None:
+        """Raise HostTroubleError when somebody else answers at the URL of a host without a secret.
+
+        A secret tells the two apart; without one nothing else would. Other troubles are the call's.
+        """
+        try:
+            await self.probe(call.host, call.connect)
+        except HostTroubleError as trouble:
+            if trouble.trouble is Trouble.SOMEBODY_ELSE:
+                raise
 
     async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
         """Send it again; when that cannot connect the first error stays: it may be at work."""

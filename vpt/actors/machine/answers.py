@@ -21,7 +21,7 @@ REFUSED = "The database refused to store what the step brought: see the server's
 #: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 #: Nothing reached the host, either, and sending it again would not help.
-_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET)
+_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.SOMEBODY_ELSE)
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
@@ -29,6 +29,7 @@ _KINDS = {
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
     Trouble.NO_SECRET: ErrorKind.CONFIG,
+    Trouble.SOMEBODY_ELSE: ErrorKind.HOST_LOST,
 }
 
 # ---------------------------------------------------------------- under way
@@ -127,10 +128,12 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     # became of it.
     trouble = outcome.trouble
     resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
-    if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
-        link.connection_failed(t, run.parks)
+    if trouble in link.NO_LINK:
+        link.connection_failed(t, run.parks, outcome.reason)
     sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
     run = replace(run, uncertain=sent, parks=run.parks + 1)
+    if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
+        run = replace(run, phase=Phase.PARKED)
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
     elif resend and not t.state.grace_over:
@@ -138,7 +141,14 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     elif resend:
         ends.lose(t, lane, run)
     else:
-        ends.fail(t, lane, run, _KINDS[trouble], outcome.error)
+        ends.fail(t, lane, run, _KINDS[trouble], _words(t, outcome))
+
+
+def _words(t: Transition, outcome: m.NoAnswer) -> str:
+    """Return why there is no answer; with the host's name when that is why it is not reached."""
+    if outcome.reason is None:
+        return outcome.error
+    return f"{t.state.host.id}: {outcome.reason.text}"
 
 
 # ---------------------------------------------------------------- stored

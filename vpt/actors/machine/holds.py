@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Hold, Lane
+from vpt.actors.state import Hold, Lane, is_silenced
 from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, RunSpec
 
@@ -58,8 +58,8 @@ def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
-    """Ask the host to stop an attempt, unless its credential ended: then it is sent nothing."""
-    if not t.state.credential_ended:
+    """Ask the host to stop an attempt, unless nothing may be sent there."""
+    if not is_silenced(t.state):
         t.add(fx.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
 
 
