@@ -58,6 +58,8 @@ class Proofs:
 
         A host with two addresses stays where it answers.
         """
+        # Only where the known URL fails: else a host that tells two addresses by turns, or one
+        # whose other address the server does not reach, would register again and again.
         said = (said_url or "").rstrip("/")
         if said in ("", known.url) or self._is_at_work(known):
             return False

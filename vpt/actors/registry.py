@@ -102,9 +102,11 @@ class Registry:
         """
         self._check_open()
         host = registration.host
+        # One at a time: of two names that register one URL at once each would take it from the
+        # other.
         async with self._url_locks.setdefault(host.url, asyncio.Lock()):
             row = await self._db.row("lab_host", id=host.id)
-            new = self._as_called(registration, row)
+            new = _as_called(registration, row, self._keys)
             identity = await self._check_proofs(registration, row, new)
             await self._register(registration, row, identity, peer)
 
@@ -115,7 +117,10 @@ class Registry:
         try:
             replaced = await self._store_registration(registration, row, identity)
             log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
-            self._tell_replaced(host.id, replaced)
+            # What is stored is told first: from here on nothing more goes out at that URL for them.
+            for other in replaced:
+                log.warning("host_replaced", host_id=other, by=host.id)
+                self._supervisor.tell(other, m.Replaced(_replaced_words(host.id)))
             await self._send_registration(host.id)
         except ConflictError:  # nothing was stored
             raise
@@ -196,10 +201,10 @@ class Registry:
     ) -> Identity | None:
         """Refuse a registration that would take a name, or a URL, from a host that is still there.
 
-        Return who the host says it is, None when it does not answer now. A better credential needs no proof for
-        the name: whoever has it may take it. With an equal one, a new URL or secret is tried before
-        it replaces what stands, or anybody with the join token could cut a host off by a
-        registration with a secret that it does not have.
+        Return who the host says it is, None when it does not answer now. A better credential needs
+        no proof for the name: whoever has it may take it. With an equal one, a new URL or secret is
+        tried before it replaces what stands, or anybody with the join token could cut a host off by
+        a registration with a secret that it does not have.
         """
         if row is None:
             return await self._proofs.identify(None, new, must_prove=False)
@@ -215,19 +220,6 @@ class Registry:
         if moved:
             _log_move(old, new)
         return identity
-
-    def _as_called(self, registration: Registration, row: Any) -> Host:
-        """Return the host as it would be called from now on: with the secret that it shows."""
-        secret = registration.secret
-        if registration.host.dialect != "document" and row is not None:
-            shown = {**row, "dialect": registration.host.dialect}
-            secret = self._keys.secret_of({**shown, "credential": registration.credential})
-        return replace(registration.host, secret=secret, instance_id=registration.instance_id)
-
-    def _tell_replaced(self, host_id: str, replaced: list[str]) -> None:
-        for other in replaced:
-            log.warning("host_replaced", host_id=other, by=host_id)
-            self._supervisor.tell(other, m.Replaced(_replaced_words(host_id)))
 
     async def _store_registration(
         self, registration: Registration, row: Any, identity: Identity | None
@@ -413,6 +405,16 @@ class Registry:
         # Taken out first: a change that fails in the meantime puts it in again.
         self._unsent.discard((host_id, send))
         await self._send_or_keep(host_id, send)
+
+
+def _as_called(registration: Registration, row: Any, keys: Keys) -> Host:
+    """Return the host as it would be called from now on: with the secret that it shows."""
+    secret = registration.secret
+    if registration.host.dialect != "document" and row is not None:
+        # These hosts show no secret: theirs is a key of the server's, by how they joined.
+        shown = {**row, "dialect": registration.host.dialect}
+        secret = keys.secret_of({**shown, "credential": registration.credential})
+    return replace(registration.host, secret=secret, instance_id=registration.instance_id)
 
 
 def _is_named(host: Host, identity: Identity | None, row: Any) -> bool:

@@ -76,6 +76,7 @@ def note_authority(t: Transition, outcome: m.Outcome) -> None:
     if isinstance(outcome, Answer):
         t.state = replace(t.state, unauthorized=False, call_refused=False)
     elif outcome.reason is not None and outcome.reason.kind is TroubleKind.CREDENTIAL:
+        # A step's own refusal (400, 404, 422) says nothing of other steps, but this one does.
         # It would refuse every other run, too, each of which would lose an attempt by it.
         t.state = replace(t.state, unauthorized=True, call_refused=True)
         count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))

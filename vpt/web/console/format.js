@@ -74,12 +74,19 @@ const REASONS = {
   probes: "does not answer its probes",
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
+  errors: "all of its devices are held back",
+  replaced: "another host has its URL",
   credential: "its token was revoked or has expired: it must register with a new one",
 };
 
-/** Return why a host gets no new runs. */
-export function hostReason(reason) {
-  return reason ? (REASONS[reason] ?? reason) : "";
+/** The reasons whose text says more than the sentence above does. */
+const SAYS_MORE = new Set(["errors", "replaced"]);
+
+/** Return why a host gets no new runs, and what is known of that in words. */
+export function hostReason(host) {
+  const reason = host.reason ? (REASONS[host.reason] ?? host.reason) : "";
+  const words = host.trouble?.text ?? (SAYS_MORE.has(host.reason) ? host.reason_text : "");
+  return [reason, words].filter(Boolean).join(": ");
 }
 
 const WAITS = {

@@ -123,9 +123,9 @@ export function drainButton(id, wrong) {
 
 /** Return when a host was last seen and why it gets no new runs. */
 export function hostLine(host) {
-  const reason = hostReason(host.reason);
+  const reason = hostReason(host);
   const seen =
-    host.status === "offline"
+    host.status === "offline" && !host.reason
       ? `unregistered, last seen ${ago(host.last_seen)}`
       : `seen ${ago(host.last_seen)}`;
   return [reason, host.draining && host.status !== "draining" && "draining", seen]
