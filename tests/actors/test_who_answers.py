@@ -67,7 +67,10 @@ async def test_a_renamed_host_is_the_host_and_its_old_name_is_replaced(lab: Kit)
         await lab.lab.registry.heartbeat("old", Heartbeat(), JOIN)
 
 
-async def test_a_run_of_the_old_name_goes_on_nowhere_else_than_at_its_own_host(lab: Kit) -> None:
+async def test_a_run_of_the_old_name_goes_on_nowhere_else_than_at_its_own_host(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(run_grace=20.0)
     old, gate = await lab.host("old", named=True), Gate()
     old.on("a", gate.held())
     execution_id = await lab.run("a", host_id="old")

@@ -53,6 +53,20 @@ class HostTroubleError(Exception):
         self.message = clean(message) or ""
         super().__init__(message)
 
+    @property
+    def is_of_another_host(self) -> bool:
+        """Return whether it may be another host that answered: see `may_be_another_host`."""
+        return may_be_another_host(self.reason)
+
+
+def may_be_another_host(reason: HostTrouble | None) -> bool:
+    """Return whether a call may have been refused by another host at the same URL.
+
+    So it does when it says so, and when it does not know the secret.
+    """
+    kinds = (TroubleKind.SOMEBODY_ELSE, TroubleKind.CREDENTIAL)
+    return reason is not None and reason.kind in kinds
+
 
 class Identity(Struct, frozen=True):
     """Who a host says it is in its health; None: it does not say."""

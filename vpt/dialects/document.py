@@ -12,8 +12,10 @@ from yarl import URL
 
 from vpt.dialects import http
 from vpt.dialects.base import Call, HostTroubleError, Identity, Trouble, check_identity, clean
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, Json, TroubleKind
 from vpt.urls import CheckedResolver
+
+_NOT_THERE = (Trouble.SOMEBODY_ELSE, Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
 
 
 class DocumentDialect:
@@ -51,8 +53,7 @@ class DocumentDialect:
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         data = orjson.dumps({**call.body, "device_id": call.device.local_id})
-        if call.host.named and call.host.secret is None:
-            await self._check_named(call)
+        await self._check_named(call.host, call.connect)
         try:
             return await self._post(call, data)
         except HostTroubleError as error:
@@ -60,23 +61,30 @@ class DocumentDialect:
                 raise
             return await self._post_again(call, data, error)
 
-    async def _check_named(self, call: Call) -> None:
+    async def _check_named(self, host: Host, limit: float) -> None:
         """Raise HostTroubleError when somebody else answers at the URL of a host without a secret.
 
-        A secret tells the two apart; without one nothing else would. Other troubles are the call's.
+        A secret tells the two apart; without one nothing else would. Where nobody answers it is
+        raised, too: another host may appear there before the call. Other troubles are the call's.
         """
+        if not host.named or host.secret is not None:
+            return
         try:
-            await self.probe(call.host, call.connect)
+            await self.probe(host, limit)
         except HostTroubleError as trouble:
-            if trouble.trouble is Trouble.SOMEBODY_ELSE:
+            if trouble.trouble in _NOT_THERE and not _is_slow(trouble):
                 raise
 
     async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
-        """Send it again; when that cannot connect the first error stays: it may be at work."""
+        """Send it again; when that reaches nobody, or another host, the first error stays.
+
+        The host may be at work, and have another address by now.
+        """
         try:
+            await self._check_named(call.host, call.connect)
             return await self._post(call, data)
         except HostTroubleError as error:
-            if error.trouble is Trouble.NOT_CONNECTED:
+            if error.trouble is Trouble.NOT_CONNECTED or error.is_of_another_host:
                 raise broken from error
             raise
 
@@ -98,6 +106,7 @@ class DocumentDialect:
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
         try:
+            await self._check_named(host, limit)
             async with self._fresh.post(
                 self._url(host, "/host/cancel"),
                 data=orjson.dumps({"execution_id": execution_id, "attempt": attempt}),
@@ -106,7 +115,7 @@ class DocumentDialect:
                 timeout=aiohttp.ClientTimeout(total=limit, sock_connect=http.CONNECT),
             ) as response:
                 return http.is_good(response.status)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        except (HostTroubleError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
@@ -124,6 +133,11 @@ class DocumentDialect:
                 self._urls.clear()
             url = self._urls[host.url, path] = URL(host.url + path)
         return url
+
+
+def _is_slow(trouble: HostTroubleError) -> bool:
+    """Return whether somebody is there, and may be at work."""
+    return trouble.reason is not None and trouble.reason.kind is TroubleKind.TOO_SLOW
 
 
 @lru_cache(maxsize=1000)  # a handful of limits for all steps

@@ -14,7 +14,7 @@ from vpt.actors.machine import ends, holds, link
 from vpt.actors.machine.run import can_tell, go_on
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState, action_name
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import Trouble, may_be_another_host
 from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, StepStatus
 
 REFUSED = "The database refused to store what the step brought: see the server's log."
@@ -125,12 +125,18 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     # It may be sent again when nothing was sent, or when the connection broke and the host can
     # tell a repeated step. It goes out after the next good probe, since before that it would fail
     # the same way. All else ends the attempt: the host refused the step, or nobody can tell what
-    # became of it.
+    # became of it. What another host says, which has the address by now, is no answer to a step
+    # that this host may have begun.
     trouble = outcome.trouble
-    resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
+    broke = trouble is Trouble.BROKEN or (run.uncertain and may_be_another_host(outcome.reason))
+    resend = trouble in _NOT_SENT or (broke and can_tell(t, run))
     if trouble in link.NO_LINK:
         link.connection_failed(t, run.parks, outcome.reason)
-    sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
+    # An earlier sending of the try counts, too, even if this one was refused: who refuses without
+    # looking at the key does not know of it.
+    sent = run.uncertain or trouble not in (*_NEVER_SENT, *holds.DONE)
+    if trouble in holds.DONE and run.handle is not None:  # the host was asked for just this step
+        sent = False
     run = replace(run, uncertain=sent, parks=run.parks + 1)
     if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
         run = replace(run, phase=Phase.PARKED)

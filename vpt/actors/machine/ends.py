@@ -60,7 +60,7 @@ def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) 
     )
     # A step whose secret is gone was never sent, though its call was open.
     sent = run.phase is Phase.SENT and kind is not ErrorKind.CONFIG
-    uncertain = kind not in _SAID_SO and (run.uncertain or sent)
+    uncertain = run.uncertain or (sent and kind not in _SAID_SO)
     finish(
         t,
         lane,

@@ -8,7 +8,8 @@ until the host is known to have stopped. There are two kinds, and they wait for 
 `lost` is false: the host is there, its answer is late. Whatever comes first releases the device:
 - the step's late answer, since then the host is done with it;
 - the host's acknowledgement of the cancel, which is sent when the host can cancel;
-- a registration: the host's process began anew, and nothing of the old one runs;
+- a registration: the host's process began anew, and nothing of the old one runs. But one that was
+  asked to register, or has another address, may be the same process: it is asked to cancel again;
 - CANCEL_GRACE. A host that is alive and says nothing for so long never will, and a device must not
   be out of use for ever because of one answer that went missing.
 
@@ -34,7 +35,7 @@ from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, RunSpec
 
 #: The host is done with the step, though it brought no verdict.
-_DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
 
 
 def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:
@@ -135,6 +136,6 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     )
     lane = t.state.lanes.get(fact.device_id)
     hold = lane.hold if lane else None
-    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in _DONE
+    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in DONE
     if lane and hold and not hold.lost and done and hold.is_of(key):
         release(t, lane, hold)

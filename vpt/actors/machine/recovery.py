@@ -20,6 +20,7 @@ from vpt.actors.state import (
     Phase,
     RunState,
     answers_as_other,
+    must_register,
     unreachable_words,
 )
 from vpt.errors import ConflictError, HostUnreachableError
@@ -115,6 +116,8 @@ def register(t: Transition, command: m.Register) -> None:
     # one: the URL may be one that the server cannot reach.
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
+    # A host that was asked to register, or has another address, may be the same process as before.
+    same_process = moved or must_register(t.state)
     t.state = replace(
         t.state,
         host=host,
@@ -131,17 +134,19 @@ def register(t: Transition, command: m.Register) -> None:
         link.set_link(t, Link.SUSPECT)
         t.state = replace(t.state, missed=0, good=t.state.limits.recover_after - 1)
     for lane in t.lanes():
-        _host_began_anew(t, lane)
+        _host_began_anew(t, lane, same_process=same_process)
     link.probe(t)
     t.add(fx.Resolve(command.ask))
 
 
-def _host_began_anew(t: Transition, lane: Lane) -> None:
+def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
     """Let go of what waited for the old process; ask again what a host that can tell was asked."""
     # The open call is of the old process and may never end. A run whose host cannot tell keeps it
     # all the same: a registration alone does not prove that the process is another one.
     if lane.hold is not None and lane.hold.lost:
         holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
+    elif lane.hold is not None and same_process and t.state.host.cancel:
+        holds.cancel_on_host(t, lane, lane.hold.execution_id, lane.hold.attempt)
     elif lane.hold is not None:
         holds.release(t, lane, lane.hold)
     run = lane.run
