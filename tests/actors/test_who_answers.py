@@ -126,7 +126,10 @@ async def test_a_url_of_another_host_is_refused(lab: Kit) -> None:
     assert lab.status("a") is HostStatus.AVAILABLE
 
 
-async def test_a_url_that_leads_to_several_hosts_by_turns_is_taken_from_nobody(lab: Kit) -> None:
+async def test_a_url_that_leads_to_several_hosts_by_turns_is_taken_from_nobody(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(host_probe_interval=3600.0)  # its probes would take turns, too
     host = await lab.host("a", named=True)
     other = await lab.stranger("b", named=True)
     other.port = host.port
