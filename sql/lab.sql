@@ -2,7 +2,8 @@
 
 -- lab_hosts()
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, reason, last_seen,
+    sealed_api_key, draining, status, reason, reason_text, trouble_kind, trouble_text, instance_id,
+    named, registered_at, last_seen,
     coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
@@ -10,7 +11,8 @@ ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, reason, last_seen,
+    sealed_api_key, draining, status, reason, reason_text, trouble_kind, trouble_text, instance_id,
+    named, registered_at, last_seen,
     coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
@@ -54,21 +56,29 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE a.host_id = ANY ($1::text[]) AND a.released_at IS NULL
 
--- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url, instance_id)
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url, instance_id, named)
 -- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
-    page_url, instance_id, last_seen
+    page_url, instance_id, named, last_seen
 )
-VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, $14, now())
+VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, $14, $15, now())
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
     idempotency = excluded.idempotency, cancel = excluded.cancel, page_url = excluded.page_url,
-    instance_id = excluded.instance_id,
+    instance_id = excluded.instance_id, named = excluded.named,
     sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
     status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
 WHERE h.host_url = $3 AND h.credential = $11 AND h.dialect = $12
+RETURNING id
+
+-- replace_hosts(host_url, id, text)
+-- A URL is one host's: those that registered with it before are offline until they register anew.
+UPDATE hosts
+SET status = 'offline', reason = 'replaced', reason_text = $3, reason_until = NULL,
+    trouble_kind = NULL, trouble_text = NULL, trouble_since = NULL
+WHERE host_url = $1 AND id <> $2 AND status <> 'offline'
 RETURNING id
 
 -- lock_host(id)

@@ -140,6 +140,8 @@ class Host:
     idempotency: bool = False
     cancel: bool = False
     secret: str | None = field(default=None, repr=False)
+    instance_id: str | None = None  # of its installation, when it told it
+    named: bool = False  # its health said its name when it registered
 
     @property
     def serial(self) -> bool:

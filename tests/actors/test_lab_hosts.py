@@ -120,7 +120,8 @@ async def test_a_heartbeat_sets_last_seen_and_never_makes_a_host_available(lab: 
     await lab.is_now("h", HostStatus.LOST)
     changes = len(lab.host_changes())
     for _ in range(5):
-        await lab.lab.registry.heartbeat("h", Heartbeat(), Credential.JOIN)
+        with pytest.raises(NotRegisteredError):  # it may have another address by now
+            await lab.lab.registry.heartbeat("h", Heartbeat(), Credential.JOIN)
     await asyncio.sleep(0)
     assert lab.status() is HostStatus.LOST
     assert len(lab.host_changes()) == changes

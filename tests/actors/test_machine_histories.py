@@ -33,7 +33,17 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link, Phase, must_register
 from vpt.dialects.base import Trouble
-from vpt.model import DeviceRequest, DeviceStatus, Host, HostStatus, Presence, Reason, Waiting
+from vpt.model import (
+    DeviceRequest,
+    DeviceStatus,
+    Host,
+    HostStatus,
+    HostTrouble,
+    Presence,
+    Reason,
+    TroubleKind,
+    Waiting,
+)
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
@@ -47,6 +57,8 @@ STEPS = (
 
 
 pytestmark = pytest.mark.timeout(300)
+REFUSES = HostTrouble(TroubleKind.CREDENTIAL, "answers 401")
+ANOTHER = HostTrouble(TroubleKind.SOMEBODY_ELSE, "another host answers at its URL: x")
 _ENDS = (m.StepDue, m.LeaseOver, m.PauseOver, m.DevicePauseOver)
 
 
@@ -247,7 +259,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def the_host_has_another_secret(self) -> None:
         """It refuses a step with 401, and is told to register anew until it did."""
-        self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", unauthorized=True), 0)
+        self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", REFUSES), 0)
         assert must_register(self.w.state) is not self.w.state.host.serial
 
     @precondition(lambda self: self.w.state.link is Link.UP and not self.w.state.draining)
@@ -264,6 +276,26 @@ class Histories(RuleBasedStateMachine):
     @rule(device_id=st.none() | DEVICES)
     def somebody_mends_it(self, device_id: str | None) -> None:
         self.w.tell(m.ForgetErrors(self.ask(), device_id))
+
+    @precondition(lambda self: self.w.forwards or self.w.acts or self.w.records)
+    @rule()
+    def another_host_has_its_url(self) -> None:
+        """Whatever is under way there is given up, and nothing more is sent until it registers."""
+        self.w.tell(m.Replaced("x registered with its URL"))
+        assert not self.w.forwards
+        assert self.w.state.view is not None
+        assert self.w.state.view.status is HostStatus.OFFLINE
+        assert self.w.state.view.reason in (Reason.REPLACED, Reason.CREDENTIAL)
+        assert must_register(self.w.state)
+
+    @rule()
+    def somebody_else_answers(self) -> None:
+        """A probe finds another host: nothing is sent there (`World` sees to it)."""
+        self.w.tell(m.ProbeDue())
+        if self.w.probing:
+            self.w.probe(good=False, reason=ANOTHER)
+            assert self.w.state.link is not Link.UP
+            assert must_register(self.w.state)
 
     @precondition(lambda self: self.w.forwards)
     @rule()

@@ -9,7 +9,15 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
-from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
+from vpt.actors.state import (
+    HostState,
+    Lane,
+    Limits,
+    Link,
+    answers_as_other,
+    check,
+    view_of,
+)
 from vpt.dialects.base import Trouble
 from vpt.model import (
     Answer,
@@ -18,6 +26,7 @@ from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     Host,
+    HostTrouble,
     Json,
     RunSpec,
     Waiting,
@@ -35,7 +44,7 @@ LIMITS = Limits(
     inbox_limit=3,
     probe_interval=10,
 )
-_NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
+_NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK, Trouble.SOMEBODY_ELSE)
 _ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
@@ -131,9 +140,9 @@ class World:
             self.probe(good=True)
         return self
 
-    def probe(self, *, good: bool) -> World:
+    def probe(self, *, good: bool, reason: HostTrouble | None = None) -> World:
         self.probing = False
-        return self.tell(m.ProbeAnswered() if good else m.ProbeMissed("no"))
+        return self.tell(m.ProbeAnswered() if good else m.ProbeMissed("no", reason))
 
     def run(self, execution_id: str = "e1", device_id: str = "h:d1") -> World:
         self.executions.setdefault(execution_id, "queued")
@@ -189,6 +198,9 @@ class World:
     def _do(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave | fx.Probe):
             assert not self.state.credential_ended, "sent to a host whose credential ended"
+            assert self.state.replaced is None, "sent to a URL that another host has"
+        if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave):
+            assert not answers_as_other(self.state), "sent to somebody else"
         match effect:
             case (
                 fx.StoreAttempt()

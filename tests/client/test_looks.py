@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from tests.actors.fake_host import until
 from tests.client.kit import Cli, Terminal
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, got, made, test_case
@@ -72,6 +73,17 @@ async def test_on_a_terminal_a_list_is_a_table_with_a_heading(host: FakeHost, vp
     with Terminal(vpt, "ls", "hosts") as terminal:
         assert await terminal.ended() == 0
         assert "last seen" in terminal.drawn and "host-1" in terminal.drawn
+
+
+async def test_a_list_of_hosts_says_why_one_cannot_be_reached(operator: Client, vpt: Cli) -> None:
+    server = await FakeHost("silent").join(operator)
+    await server.close()
+
+    async def told() -> bool:
+        listed = (await vpt("ls", "hosts")).out
+        return any(f"{word} (probes: connection refused)" in listed for word in ("suspect", "lost"))
+
+    await until(told)
 
 
 async def test_on_a_narrow_terminal_ids_and_devices_stay_whole(

@@ -456,6 +456,7 @@ _HOST = {
     "old_dialect": "document",
     "page_url": None,
     "instance_id": "instance",
+    "named": True,
 }
 _DEVICE = {
     "id": "free",
@@ -501,6 +502,7 @@ LAB = {
                 "sealed_secret": "\\x736563726574",
                 "last_seen": "now",
                 "instance_id": "instance",
+                "named": True,
                 "registered_at": "now",
             }
         },
@@ -529,11 +531,27 @@ LAB = {
                         "sealed_secret": "\\x736563726574",
                         "last_seen": "now",
                         "instance_id": "instance",
+                        "named": True,
                         "registered_at": "now",
                         "status": "suspect",
                     }
                 },
             ),
+        },
+    ),
+    "replace_hosts": Rule(
+        {"host_url": "http://host", "id": "new", "text": "new registered with its URL"},
+        {
+            "hosts host": {
+                "status": "offline",
+                "reason": "replaced",
+                "reason_text": "new registered with its URL",
+            }
+        },
+        {
+            "nobody is there": with_args(host_url="http://elsewhere"),
+            "it is the host itself": with_args(id="host"),
+            "it said goodbye": State("UPDATE hosts SET status = 'offline' WHERE id = 'host'"),
         },
     ),
     "upsert_device": Rule(

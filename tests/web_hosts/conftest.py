@@ -64,7 +64,9 @@ class NotedLab:
         self._note("task_complete", task_id, said, host_id)
         return False
 
-    async def unregister(self, host_id: str, credential: Credential) -> None:
+    async def unregister(
+        self, host_id: str, credential: Credential, instance_id: str | None = None
+    ) -> None:
         self._note("unregister", host_id, credential)
 
     async def delete_host(self, host_id: str) -> None:

@@ -29,6 +29,7 @@ from vpt.errors import VptError
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
+    Host,
     HostView,
 )
 from vpt.store.artifacts import Artifacts
@@ -177,7 +178,10 @@ class HostActor(Actor[m.Message]):
         try:
             seconds = await answered(self._services, effect, self._state.limits.probe_interval)
         except HostTroubleError as trouble:
-            self._probe_missed(m.ProbeMissed(trouble.message, trouble.unauthorized))
+            if _is_called_otherwise(effect.host, self._state.host):
+                await self._probe(fx.Probe(self._state.host))
+            else:
+                self._probe_missed(m.ProbeMissed(trouble.message, trouble.reason))
             return
         except Exception as error:  # noqa: BLE001 (logged: a host must not lose its actor by it)
             note_failure(error, "probe")
@@ -381,6 +385,15 @@ class HostActor(Actor[m.Message]):
         publish_changes(self._services.events, self._last_view, view, self._last_seen)
         self._last_view = view
         self._services.dispatcher.announce(view)
+
+
+def _is_called_otherwise(probed: Host, present: Host) -> bool:
+    """Return whether a host registered anew while it was probed: a miss says nothing of it now."""
+    return probed is not present and (probed.url, probed.secret, probed.instance_id) != (
+        present.url,
+        present.secret,
+        present.instance_id,
+    )
 
 
 def _log_end(

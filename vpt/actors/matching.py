@@ -199,6 +199,15 @@ def change(request: DeviceRequest, old: HostView, new: HostView | None) -> str |
     return f"{device.id} lacks {', '.join(lacks(request, new.host, device))} now"
 
 
+def expiry_words(request: DeviceRequest, views: Iterable[HostView]) -> str:
+    """Return that a request waited too long, and for which host that could not be reached."""
+    for view in views:
+        words = view.trouble.text if view.trouble else None
+        if words and any(fits(request, view.host, item.device) for item in view.devices):
+            return f"It waited too long for a device; {view.host.id}: {words}."
+    return "It waited too long for a device."
+
+
 def same(old: HostView, new: HostView) -> bool:
     """Return True when what fits the one fits the other: only statuses may differ."""
     # Comparing costs; most views share the very same host.

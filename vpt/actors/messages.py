@@ -16,6 +16,7 @@ from vpt.model import (
     Device,
     ExecutionStatus,
     Host,
+    HostTrouble,
     Json,
     Presence,
     RunSpec,
@@ -33,7 +34,7 @@ class NoAnswer(Struct, frozen=True):
 
     trouble: Trouble
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None  # why the host cannot be reached, or is not taken for itself
     same_again: bool = False  # an answer came; sending the step again would bring the same
     answer: Answer | None = None  # what the host answered all the same: its output is stored
     presence: Presence | None = None
@@ -44,7 +45,7 @@ class NoAnswer(Struct, frozen=True):
         return cls(
             error.trouble,
             error.message,
-            error.unauthorized,
+            error.reason,
             error.same_again,
             error.answer,
             error.presence,
@@ -180,11 +181,17 @@ class ProbeMissed(Struct, frozen=True):
     """A probe was not answered well."""
 
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None
 
 
 class CredentialEnded(Struct, frozen=True):
     """The last token of a host that joined with its own was revoked or has expired."""
+
+
+class Replaced(Struct, frozen=True):
+    """Another host registered with this one's URL, and was found there."""
+
+    words: str
 
 
 class HeartbeatSeen(Struct, frozen=True):
@@ -358,6 +365,7 @@ Fact = (
     | ProbeAnswered
     | ProbeMissed
     | CredentialEnded
+    | Replaced
     | HeartbeatSeen
     | DevicesReported
     | AttemptStored

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import structlog
 
+from vpt.actors import matching
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
 from vpt.actors.resting import backoff
@@ -218,9 +219,12 @@ class Queue:
         self._set_alarm()
 
     def _end_expired(self) -> None:
-        words = "It waited too long for a device."
+        words: dict[DeviceRequest, str] = {}
         for waiting in self._dispatcher.expired(self.now()):
-            self._end_later(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
+            request = waiting.request
+            if request not in words:
+                words[request] = matching.expiry_words(request, self._dispatcher.views)
+            self._end_later(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words[request])
 
     # ------------------------------------------------------------ ends without a run
 

@@ -22,15 +22,18 @@ from vpt.model import (
     DeviceView,
     Host,
     HostStatus,
+    HostTrouble,
     HostView,
     Reason,
     RunSpec,
+    TroubleKind,
 )
 from vpt.store.db import Database, Session
 from vpt.store.seal import Sealer
 
 #: Hosts whose rows one statement reads: few statements, and each within the time limit of one.
 _PAGE = 1000
+_REPLACED = "another host registered with its URL"
 _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
 
 
@@ -97,14 +100,28 @@ async def restore_all(
         holdings: dict[str, _Holdings] = {}
         for page in _pages([row["id"] for row in rows]):
             holdings |= await _holdings(session, page)
+    replaced = _replaced_ids(rows)
     restored: list[Restored] = []
     failed: list[Unrestored] = []
     for row in rows:
         try:
-            restored.append(_restored(row, keys, limits, holdings[row["id"]], crashes=0))
+            holding = holdings[row["id"]]
+            is_replaced = row["id"] in replaced
+            restored.append(_restored(row, keys, limits, holding, 0, is_replaced=is_replaced))
         except Exception as error:  # noqa: BLE001 (whatever is wrong with it is wrong with it alone)
             failed.append(Unrestored(row["id"], _broken_view(row, holdings[row["id"]]), error))
     return restored, failed
+
+
+def _replaced_ids(rows: list[Any]) -> set[str]:
+    """Return the hosts at whose URL another one registered later: a URL is one host's.
+
+    Mostly that is stored; it may not be after a crash, or since before there was such a rule.
+    """
+    there = [row for row in rows if row["status"] != HostStatus.OFFLINE]
+    there.sort(key=lambda row: (row["registered_at"], row["id"]))
+    newest = {row["host_url"]: row["id"] for row in there}
+    return {row["id"] for row in there if newest[row["host_url"]] != row["id"]}
 
 
 def _broken_view(row: Any, holdings: _Holdings) -> HostView:
@@ -143,7 +160,15 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
     return holdings
 
 
-def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
+def _restored(
+    row: Any,
+    keys: Keys,
+    limits: Limits,
+    holdings: _Holdings,
+    crashes: int,
+    *,
+    is_replaced: bool = False,
+) -> Restored:
     lanes = {
         item["id"]: Lane(device_of(item), health=_health_of(item), away=away_of(item))
         for item in holdings.devices
@@ -158,7 +183,9 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
         _put_attempt(lanes, item, resumed)
     # Once it ended, a new token alone does not bring the host back: it has to register with it.
     ended = row["credential_ended"] or row["reason"] == Reason.CREDENTIAL
-    link = Link.OFFLINE if ended else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    off = ended or is_replaced
+    link = Link.OFFLINE if off else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    is_replaced = is_replaced or (link is Link.OFFLINE and row["reason"] == Reason.REPLACED)
     # Nothing is known against the host, so its first good probe makes it UP; without any it gets
     # no work, since its answers of before the restart are old.
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
@@ -175,8 +202,17 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
         flaps=int(paused),
         paused=paused,
         lanes=lanes,
+        replaced=(row["reason_text"] or _REPLACED) if is_replaced and not ended else None,
+        trouble=_trouble(row),
     )
     return Restored(state, resumed, row["last_seen"])
+
+
+def _trouble(row: Any) -> HostTrouble | None:
+    """Return why the host could not be reached; who answered in its place is asked anew."""
+    if row["trouble_kind"] in (None, TroubleKind.SOMEBODY_ELSE):
+        return None
+    return HostTrouble(TroubleKind(row["trouble_kind"]), row["trouble_text"] or "")
 
 
 def host_of(row: Any, keys: Keys) -> Host:
@@ -189,6 +225,8 @@ def host_of(row: Any, keys: Keys) -> Host:
         idempotency=row["idempotency"],
         cancel=row["cancel"],
         secret=keys.secret_of(row),
+        instance_id=row["instance_id"],
+        named=row["named"],
     )
 
 

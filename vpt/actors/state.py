@@ -17,10 +17,12 @@ from vpt.model import (
     ErrorKind,
     Host,
     HostStatus,
+    HostTrouble,
     HostView,
     Json,
     Reason,
     RunSpec,
+    TroubleKind,
 )
 
 #: A host that is lost so often within so many seconds flaps.
@@ -32,6 +34,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0
 #: that needs more for one round trip would not answer in time, which needs another one.
 CONNECT_SHARE = 0.5
 
+CREDENTIAL_ENDED = (
+    "The host's last token was revoked or has expired: it must register with a new one."
+)
+
 
 class Link(Enum):
     """What the probes say of a host; only UP gets new work."""
@@ -39,7 +45,7 @@ class Link(Enum):
     UP = auto()
     SUSPECT = auto()
     LOST = auto()  # its runs end when it does not come back within RUN_GRACE
-    OFFLINE = auto()  # it unregistered itself, or its credential ended
+    OFFLINE = auto()  # it unregistered itself, its credential ended, or another host has its URL
 
 
 class Phase(Enum):
@@ -210,7 +216,10 @@ class HostState(Struct, frozen=True):
     halted: bool = False  # the server stops: nothing more goes out
     grace_over: bool = False  # it is away for longer than RUN_GRACE: runs end as lost
     credential_ended: bool = False  # its last token was revoked or expired: it must register anew
-    unauthorized: bool = False  # it answered a call of ours with 401: it has another secret
+    unauthorized: bool = False  # it answered 401 or 403: it has another secret
+    call_refused: bool = False  # it answered so to a call, of which its good probes say nothing
+    replaced: str | None = None  # in words, which host has its URL now: it must register anew
+    trouble: HostTrouble | None = None  # why it cannot be reached, since it was reached last
     losses: int = 0  # those of the last FLAP_WINDOW
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
@@ -286,7 +295,15 @@ def view_of(state: HostState) -> HostView:
     lanes = (lane for lane in state.lanes.values() if not lane.absent)
     devices = tuple(device_view(state, lane) for lane in lanes)
     reason, pause_s, text = _reason(state)
-    view = HostView(state.host, host_status(state, devices), reason, devices, pause_s, text)
+    view = HostView(
+        state.host,
+        host_status(state, devices),
+        reason,
+        devices,
+        pause_s,
+        _reason_text(state, reason) or text,
+        state.trouble if state.link in (Link.SUSPECT, Link.LOST) else None,
+    )
     return state.view if view == state.view and state.view is not None else view
 
 
@@ -311,14 +328,39 @@ def must_register(state: HostState) -> bool:
 
     A registration brings what the server lacks: a credential, or the present secret.
     """
-    # A VirtualPyTest host would not send its key with the registration, so it is no help there.
-    return state.credential_ended or (state.unauthorized and not state.host.serial)
+    # A VirtualPyTest host would not send its key with the registration, so it is no help there. A
+    # host that is heard of and lost has another address by now, or will prove that it is back.
+    unreached = state.link is Link.LOST or is_silenced(state)
+    return unreached or (state.unauthorized and not state.host.serial)
+
+
+def is_silenced(state: HostState) -> bool:
+    """Return whether nothing may be sent to the host's URL.
+
+    Nobody vouches for the host any more, or somebody else answers there.
+    """
+    return state.credential_ended or state.replaced is not None or answers_as_other(state)
+
+
+def answers_as_other(state: HostState) -> bool:
+    """Return whether somebody else answered at the host's URL when it was asked last."""
+    return state.trouble is not None and state.trouble.kind is TroubleKind.SOMEBODY_ELSE
+
+
+def unreachable_words(state: HostState) -> str:
+    """Return why a host cannot be reached, with its name, for people."""
+    if state.credential_ended:
+        return f"{state.host.id}: {CREDENTIAL_ENDED}"
+    words = state.replaced or (state.trouble and state.trouble.text)
+    return f"{state.host.id} is not reachable{f': {words}' if words else ''}."
 
 
 def _reason(state: HostState) -> tuple[Reason | None, float | None, str | None]:
     """Return why the host gets no runs, for how long (s) from then on, and why in words."""
     if state.credential_ended:
         return Reason.CREDENTIAL, None, None
+    if state.replaced is not None:
+        return Reason.REPLACED, None, None
     if state.link in (Link.SUSPECT, Link.LOST):
         return Reason.PROBES, None, None
     if state.link is Link.UP and state.paused:
@@ -328,6 +370,19 @@ def _reason(state: HostState) -> tuple[Reason | None, float | None, str | None]:
         text = f"{first.device.id}: {first.health.error}"
         return Reason.ERRORS, first.health.pause, text
     return None, None, None
+
+
+def _reason_text(state: HostState, reason: Reason | None) -> str | None:
+    match reason:
+        case Reason.CREDENTIAL:
+            return CREDENTIAL_ENDED
+        case Reason.REPLACED:
+            return state.replaced
+        case Reason.PROBES:
+            return state.trouble.text if state.trouble else None
+        case Reason.FLAPPING:
+            return "It was lost several times in a short time."
+    return None
 
 
 def pause_of(flaps: int) -> float:
@@ -368,6 +423,10 @@ def check(state: HostState) -> None:
     _must(
         "a_host_without_credential_is_sent_nothing",
         not state.credential_ended or not (calls or acts),
+    )
+    _must(
+        "a_replaced_host_is_offline_and_is_sent_nothing",
+        state.replaced is None or (state.link is Link.OFFLINE and not (calls or acts)),
     )
     _must("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
 

@@ -43,7 +43,11 @@ class _TimeColumn:
 
 
 def _host_status(item: Json) -> str:
-    return f"{item['status']} ({item['reason']})" if item["reason"] else str(item["status"])
+    """Return the status, and in words why; an older server says neither text nor trouble."""
+    trouble = item.get("trouble") or {}
+    words = item.get("reason_text") or trouble.get("text")
+    why = ": ".join(filter(None, (item["reason"], words)))
+    return f"{item['status']} ({why})" if why else str(item["status"])
 
 
 def _host_why(item: Json) -> object:

@@ -15,17 +15,18 @@ from vpt.dialects import http
 from vpt.dialects.base import (
     Call,
     HostTroubleError,
+    Identity,
     Trouble,
+    check_identity,
     clean,
     not_understood,
     presence_of,
 )
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, Json, TroubleKind
 from vpt.urls import CheckedResolver
 
 _JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
-_MISDIRECTED = 421
-_SOMEBODY_ELSE = "Another host answers at the host's URL, and did nothing."
+_NOT_THERE = (Trouble.SOMEBODY_ELSE, Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
 _NO_REASON = "The host could not run the step and gives no reason."
 #: What the `kind` of an answer with `"outcome": "error"` means, where it is not the host's error.
 _TROUBLES = {"step_timeout": Trouble.STOPPED}
@@ -46,30 +47,29 @@ class DocumentDialect:
         await self._fresh.close()
         await self._resolver.close()
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """GET /host/health: any 2xx is alive."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """GET /host/health: any 2xx of the host itself is alive."""
         request = self._kept.get(
             self._url(host, "/host/health"),
             headers=_headers(host),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=limit),
+            timeout=aiohttp.ClientTimeout(total=limit, sock_connect=limit * http.PROBE_CONNECT),
         )
         try:
             async with request as response:
-                if not http.is_good(response.status):
-                    raise HostTroubleError(
-                        Trouble.HOST_ERROR,
-                        f"The probe got {response.status}.",
-                        unauthorized=response.status == http.UNAUTHORIZED,
-                    )
+                http.check_probe(response.status)
+                identity = await http.identity_of(await http.read_health(response))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise http.not_connected(error) from error
+        check_identity(host, identity)
+        return identity
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
         told = {name: value for name, value in more.items() if value is not None}
         data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
+        await self._check_named(call.host, call.connect)
         try:
             return await self._post(call, data)
         except HostTroubleError as error:
@@ -77,12 +77,30 @@ class DocumentDialect:
                 raise
             return await self._post_again(call, data, error)
 
-    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
-        """Send it again; when that cannot connect the first error stays: it may be at work."""
+    async def _check_named(self, host: Host, limit: float) -> None:
+        """Raise HostTroubleError when somebody else answers at the URL of a host without a secret.
+
+        A secret tells the two apart; without one nothing else would. Where nobody answers it is
+        raised, too: another host may appear there before the call. Other troubles are the call's.
+        """
+        if not host.named or host.secret is not None:
+            return
         try:
+            await self.probe(host, limit)
+        except HostTroubleError as trouble:
+            if trouble.trouble in _NOT_THERE and not _is_slow(trouble):
+                raise
+
+    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
+        """Send it again; when that reaches nobody, or another host, the first error stays.
+
+        The host may be at work, and have another address by now.
+        """
+        try:
+            await self._check_named(call.host, call.connect)
             return await self._post(call, data)
         except HostTroubleError as error:
-            if error.trouble is Trouble.NOT_CONNECTED:
+            if error.trouble is Trouble.NOT_CONNECTED or error.is_of_another_host:
                 raise broken from error
             if error.message == broken.message == http.BROKE_OFF:  # so it does each time
                 raise not_understood(error.message) from error
@@ -106,6 +124,7 @@ class DocumentDialect:
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
         try:
+            await self._check_named(host, limit)
             async with self._fresh.post(
                 self._url(host, "/host/cancel"),
                 data=orjson.dumps({"execution_id": execution_id, "attempt": attempt}),
@@ -114,7 +133,7 @@ class DocumentDialect:
                 timeout=aiohttp.ClientTimeout(total=limit, sock_connect=http.CONNECT),
             ) as response:
                 return http.is_good(response.status)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        except (HostTroubleError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
@@ -132,6 +151,11 @@ class DocumentDialect:
                 self._urls.clear()
             url = self._urls[host.url, path] = URL(host.url + path)
         return url
+
+
+def _is_slow(trouble: HostTroubleError) -> bool:
+    """Return whether somebody is there, and may be at work."""
+    return trouble.reason is not None and trouble.reason.kind is TroubleKind.TOO_SLOW
 
 
 @lru_cache(maxsize=1000)  # a handful of limits for all steps
@@ -174,8 +198,6 @@ def _no_success(success: Any) -> str:
 
 def _raise_refusal(status: int, raw: Mapping[str, Any]) -> NoReturn:
     """Raise what a status means that is no 2xx, with what the step printed before."""
-    if status == _MISDIRECTED:
-        raise HostTroubleError(Trouble.NOT_CONNECTED, _SOMEBODY_ELSE)
     try:
         http.raise_for_status(status, raw)
     except HostTroubleError as error:

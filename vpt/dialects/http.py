@@ -15,11 +15,14 @@ from vpt import bodies
 from vpt.dialects.base import (
     MAX_ANSWER,
     HostTroubleError,
+    Identity,
     Trouble,
     clean,
     not_understood,
     presence_of,
 )
+from vpt.dialects.reasons import MISDIRECTED, reason_of, reason_of_status
+from vpt.model import HostTrouble, TroubleKind
 from vpt.urls import CheckedResolver, checked_socket
 
 CONNECT = 5.0  # seconds
@@ -30,6 +33,11 @@ _UNKNOWN_SECRET = (UNAUTHORIZED, 403)  # refused whatever was asked
 _MAX_HEAD = 64 * 1024  # bytes of a line or a field of a response's head
 #: What an answer is that begins so.
 _BEGINNINGS = {b"": "nothing", b"[": "an array", b'"': "a JSON text", b"<": "HTML or XML"}
+#: Of the time for a probe, the part within which it must be connected: so a host that is too slow
+#: is told from one that is not there.
+PROBE_CONNECT = 0.9
+MAX_HEALTH = 2**20
+_LONGEST_IDENTITY = 200
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
 #: What a connection fails with when this process, or its machine, has no more to give.
@@ -106,13 +114,13 @@ def _raise_trouble(error: BaseException) -> None:
     if isinstance(error, aiohttp.ClientPayloadError):
         raise HostTroubleError(Trouble.BROKEN, BROKE_OFF) from error
     if isinstance(error, _BROKEN):
-        raise HostTroubleError(Trouble.BROKEN, describe(error)) from error
+        raise _trouble(Trouble.BROKEN, reason_of(error)) from error
     if isinstance(error, aiohttp.ClientResponseError):
         # What follows the colon is the host's: it may hold secrets, of which it may be a part.
         why = error.message.partition(":")[0]
         raise not_understood(f"The host answered with a head that is not HTTP: {why}.") from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
-        raise HostTroubleError(Trouble.HOST_ERROR, describe(error)) from error
+        raise _trouble(Trouble.HOST_ERROR, reason_of(error)) from error
 
 
 def not_connected(error: BaseException) -> HostTroubleError:
@@ -120,13 +128,45 @@ def not_connected(error: BaseException) -> HostTroubleError:
     reason = getattr(error, "os_error", None) or error
     if isinstance(reason, OSError) and reason.errno in _OWN_ERRORS:
         return HostTroubleError(Trouble.HELD_BACK, _OWN_LACK)
-    return HostTroubleError(Trouble.NOT_CONNECTED, describe(error))
+    return _trouble(Trouble.NOT_CONNECTED, reason_of(error))
 
 
-def describe(error: BaseException) -> str:
-    """Return what went wrong, without the host's URL, which not everybody may see."""
-    reason = getattr(error, "os_error", None) or error
-    return f"{type(error).__name__}: {getattr(reason, 'strerror', None) or 'no connection'}"
+def _trouble(trouble: Trouble, reason: HostTrouble) -> HostTroubleError:
+    return HostTroubleError(trouble, reason.text, reason=reason)
+
+
+def check_probe(status: int) -> None:
+    """Raise HostTroubleError when a probe got another status than a 2xx."""
+    if is_good(status):
+        return
+    reason = reason_of_status(status)
+    trouble = Trouble.SOMEBODY_ELSE if status == MISDIRECTED else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, f"The probe got {status}.", reason=reason)
+
+
+async def read_health(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of a host's health, nothing when it is too long to say only who it is."""
+    try:
+        return await read(response, MAX_HEALTH)
+    except HostTroubleError:
+        return b""
+
+
+async def identity_of(content: bytes) -> Identity:
+    """Return who a host says it is in the body of its health; it need not say anything."""
+    try:
+        return await read_as(content, _identity)
+    except HostTroubleError:
+        return Identity()
+
+
+def _identity(body: Mapping[str, Any] | None) -> Identity:
+    said = body or {}
+    return Identity(_word(said.get("host_name")), _word(said.get("instance_id")))
+
+
+def _word(said: Any) -> str | None:
+    return said[:_LONGEST_IDENTITY] if isinstance(said, str) and said else None
 
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER) -> bytes:
@@ -219,13 +259,16 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
         raise HostTroubleError(
             Trouble.FATE_UNKNOWN, "The host died and cannot tell what it did.", presence=presence
         )
+    if status == MISDIRECTED:
+        why = reason_of_status(status)
+        raise HostTroubleError(Trouble.SOMEBODY_ELSE, why.text, reason=why)
     refused = 400 <= status < 500 and status not in _BUSY  # noqa: PLR2004
     trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
     told = refused and reason and status not in _UNKNOWN_SECRET
     said = "refused it" if told else f"answered {status}"
     message = f"The host {said}" + (f": {reason[:500]}" if reason else ".")
-    unauthorized = status == UNAUTHORIZED
-    raise HostTroubleError(trouble, message, unauthorized=unauthorized, presence=presence)
+    why_not = _reason_if_credential(status)
+    raise HostTroubleError(trouble, message, reason=why_not, presence=presence)
 
 
 def no_object(content: bytes) -> HostTroubleError:
@@ -233,6 +276,12 @@ def no_object(content: bytes) -> HostTroubleError:
     # Of the text itself nothing is shown: it may hold secrets, of which a cut could leave a part.
     what = _BEGINNINGS.get(content.lstrip()[:1], "text that is not JSON")
     return not_understood(f"The host answered {what}, not a JSON object.")
+
+
+def _reason_if_credential(status: int) -> HostTrouble | None:
+    # Other statuses are about the step, not about the host.
+    reason = reason_of_status(status)
+    return reason if reason.kind is TroubleKind.CREDENTIAL else None
 
 
 async def read_as(content: bytes, make: Callable[[Mapping[str, Any] | None], Made]) -> Made:

@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 import structlog
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean, not_understood
+from vpt.dialects.base import (
+    Call,
+    HostTroubleError,
+    Identity,
+    Trouble,
+    check_identity,
+    clean,
+    not_understood,
+)
 from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
 from vpt.dialects.serial import SerialClient, SerialResponse, own_url
@@ -68,15 +76,34 @@ class VirtualPyTestDialect:
         """Close all connections."""
         await self._client.close()
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """GET the health: any 2xx is alive."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """GET the health: any 2xx of the host itself is alive."""
         try:
             async with asyncio.timeout(limit):
-                response = await self._client.get(host, _HEALTH, with_key=False)
+                return await self._identity(host)
         except TimeoutError as error:
-            raise HostTroubleError(Trouble.NOT_CONNECTED, "The probe got no answer.") from error
-        if not response.good:
-            raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
+            raise http.not_connected(error) from error
+
+    async def _identity(self, host: Host) -> Identity:
+        response = await self._client.get(host, _HEALTH, with_key=False)
+        http.check_probe(response.status)
+        identity = await http.identity_of(response.content)
+        check_identity(host, identity)
+        return identity
+
+    async def _check_named(self, host: Host) -> None:
+        """Raise HostTroubleError when somebody else answers at the host's URL.
+
+        These hosts share one key, so another one would take the step. Other troubles are the
+        step's own.
+        """
+        if not host.named:
+            return
+        try:
+            await self._identity(host)
+        except HostTroubleError as trouble:
+            if trouble.trouble is Trouble.SOMEBODY_ELSE:
+                raise
 
     async def send(self, call: Call) -> Answer:
         """Start the step, unless the call has a handle, and wait for its end."""
@@ -112,6 +139,7 @@ class VirtualPyTestDialect:
             if kind is StepKind.SCRIPT:
                 return await self._script_end(call, number, None)
             return await self._polled(call, kind, number, pause=0.0)
+        await self._check_named(call.host)
         if call.opens:
             await self._take_control(call)
         request = build_request(call)
@@ -128,7 +156,7 @@ class VirtualPyTestDialect:
             response = await self._client.post(call.host, "/host/takeControl", asked)
         except HostTroubleError as trouble:
             if trouble.trouble is Trouble.BROKEN:
-                raise HostTroubleError(Trouble.NOT_CONNECTED, trouble.message) from trouble
+                raise _as(Trouble.NOT_CONNECTED, trouble) from trouble
             raise
         body = await response.parsed()
         if not response.good:
@@ -179,7 +207,7 @@ class VirtualPyTestDialect:
             except HostTroubleError as trouble:
                 pause = next(pauses, None)
                 if pause is None and trouble.trouble in _AWAY:
-                    raise HostTroubleError(Trouble.BROKEN, trouble.message) from trouble
+                    raise _as(Trouble.BROKEN, trouble) from trouble
                 if pause is None or trouble.trouble in _FINAL:
                     raise
             await asyncio.sleep(pause)
@@ -282,6 +310,11 @@ class VirtualPyTestDialect:
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
+
+
+def _as(trouble: Trouble, error: HostTroubleError) -> HostTroubleError:
+    """Return the same error as another trouble."""
+    return HostTroubleError(trouble, error.message, reason=error.reason)
 
 
 def _read_poll(

@@ -8,14 +8,11 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import health, holds, link
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane, Phase, RunState
+from vpt.actors.state import CREDENTIAL_ENDED, Lane, Phase, RunState, is_silenced
 from vpt.model import Answer, ErrorKind, ExecutionStatus, StepStatus, TestProgress
 
 RUN_TIMEOUT = "The run did not end in time."
 STEP_TIMEOUT = "The step did not end in time."
-CREDENTIAL_ENDED = (
-    "The host's last token was revoked or has expired: it must register with a new one."
-)
 
 #: Errors of the infrastructure, which INFRA_RETRIES bounds. A timeout is none of them: most often
 #: the test case itself is too slow, and trying it again would only take as long again.
@@ -47,7 +44,13 @@ def lose(t: Transition, lane: Lane, run: RunState) -> None:
     elif t.state.credential_ended:
         fail(t, lane, run, ErrorKind.HOST_LOST, CREDENTIAL_ENDED)
     else:
-        fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
+        fail(t, lane, run, ErrorKind.HOST_LOST, _lost_words(t))
+
+
+def _lost_words(t: Transition) -> str:
+    words = t.state.replaced or (t.state.trouble and t.state.trouble.text)
+    why = f": {words.rstrip('.')}" if words else ""
+    return f"{t.state.host.id} was lost and did not come back{why}."
 
 
 def fail_late(
@@ -81,7 +84,8 @@ def fail(
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and run.loaded.infra_failures < retries
     )
-    uncertain = not over and kind not in _SAID_SO and (run.uncertain or run.phase is Phase.SENT)
+    sent = run.phase is Phase.SENT and kind not in _SAID_SO
+    uncertain = not over and (run.uncertain or sent)
     finish(
         t,
         lane,
@@ -158,7 +162,7 @@ def finish(
             answer,
         ),
     )
-    if t.state.host.serial and not t.state.credential_ended:
+    if t.state.host.serial and not is_silenced(t.state):
         t.add(fx.Leave(t.state.host, lane.device))
     if hold is not None and not hold.lost:
         holds.await_late(t, lane, hold)

@@ -20,7 +20,7 @@ from vpt.actors import messages as m
 from vpt.actors.machine import ends
 from vpt.actors.machine.link import DOWN
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState
+from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState, is_silenced
 from vpt.model import ErrorKind, ExecutionStatus, RunSpec
 
 # ---------------------------------------------------------------- the start
@@ -152,7 +152,7 @@ def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> No
         ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
         return
     away = t.state.link in DOWN and not alive
-    if t.state.halted or away:
+    if t.state.halted or away or is_silenced(t.state):
         t.put_run(lane, run, phase=Phase.PARKED)
         return
     t.put_run(lane, run, phase=Phase.SENT)

@@ -109,6 +109,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             link.probe_missed(t, message)
         case m.CredentialEnded():
             recovery.credential_ended(t, message)
+        case m.Replaced():
+            recovery.replaced(t, message)
         case m.GraceOver():
             recovery.grace_over(t, message)
         case m.LossForgotten():
@@ -123,8 +125,8 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             recovery.register(t, message)
         case m.ChangeDevices():
             recovery.change_devices(t, message)
-        case m.ChangeHost(host):
-            t.state = replace(t.state, host=host)
+        case m.ChangeHost():
+            recovery.change_host(t, message)
         case m.Unregister():
             recovery.unregister(t, message)
         case m.Drain():

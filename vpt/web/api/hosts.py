@@ -265,8 +265,9 @@ async def heartbeat(request: web.Request) -> web.Response:
 @operation(HeardResponse, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
 async def unregister_host(request: web.Request) -> web.Response:
     """Unregister a host: it is offline until it registers again."""
-    host_id, speaker, _body = await _message_of_host(request)
-    await request.app[LAB].registry.unregister(host_id, speaker.credential)
+    host_id, speaker, body = await _message_of_host(request)
+    instance_id = body.get("instance_id")
+    await request.app[LAB].registry.unregister(host_id, speaker.credential, instance_id)
     return json_response({"status": "success", "host_id": host_id})
 
 

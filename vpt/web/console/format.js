@@ -74,15 +74,21 @@ const REASONS = {
   probes: "does not answer its probes",
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
+  errors: "all of its devices are held back",
+  replaced: "another host has its URL",
   credential: "its token was revoked or has expired: it must register with a new one",
   errors: "all its devices are held back after errors",
   replaced: "another host took its place",
 };
 
-/** Return why a host gets no new runs, or cannot be reached, in the words of the last error. */
-export function hostReason({ reason, reason_text: text, trouble }) {
-  const words = trouble?.text ?? text;
-  return [reason && (REASONS[reason] ?? reason), words].filter(Boolean).join(": ");
+/** The reasons whose text says more than the sentence above does. */
+const SAYS_MORE = new Set(["errors", "replaced"]);
+
+/** Return why a host gets no new runs, and what is known of that in words. */
+export function hostReason(host) {
+  const reason = host.reason ? (REASONS[host.reason] ?? host.reason) : "";
+  const words = host.trouble?.text ?? (SAYS_MORE.has(host.reason) ? host.reason_text : "");
+  return [reason, words].filter(Boolean).join(": ");
 }
 
 const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };

@@ -151,7 +151,7 @@ export function drainButton(id, wrong) {
 export function hostLine(host) {
   const reason = hostReason(host);
   const seen =
-    host.status === "offline"
+    host.status === "offline" && !host.reason
       ? `unregistered, last seen ${ago(host.last_seen)}`
       : `seen ${ago(host.last_seen)}`;
   return [reason, host.draining && host.status !== "draining" && "draining", seen]
