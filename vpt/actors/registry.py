@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,8 +16,9 @@ from vpt.actors import messages as m
 from vpt.actors.declared import store_devices, store_properties, store_schemas
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.proofs import Proofs
-from vpt.actors.restore import Keys, away_of, device_of, host_of
+from vpt.actors.restore import Keys, host_of
 from vpt.actors.samples import Samples
+from vpt.actors.stored import StoredHosts
 from vpt.actors.supervisor import Supervisor
 from vpt.background import each
 from vpt.dialects.base import Dialect, Identity
@@ -30,7 +31,6 @@ from vpt.errors import (
 )
 from vpt.model import (
     Credential,
-    Device,
     Heartbeat,
     Host,
     HostStatus,
@@ -44,17 +44,6 @@ log = structlog.get_logger(__name__)
 #: A host that joined with a credential is not replaced by one that has a lower one.
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 _JUST_NOW = "Another host registered under that name just now."
-
-
-@dataclass(frozen=True, slots=True)
-class StoredHost:
-    """A host as the database has it."""
-
-    host: Host
-    devices: tuple[Device, ...]
-    away: Mapping[str, str]  # why, by id, of those that the host says are not available
-    draining: bool
-    credential_ended: bool
 
 
 #: Sends a host's actor something that is stored.
@@ -89,6 +78,7 @@ class Registry:
         self._check_open = check_open
         self._url_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._seen: set[str] = set()
+        self._stored = StoredHosts(db, supervisor, keys)
         self._unsent: set[tuple[str, _Send]] = set()
 
     # ------------------------------------------------------------ joining and leaving
@@ -121,13 +111,13 @@ class Registry:
             for other in replaced:
                 log.warning("host_replaced", host_id=other, by=host.id)
                 self._supervisor.tell(other, m.Replaced(_replaced_words(host.id)))
-            await self._send_registration(host.id)
+            await self._stored.reading.send_registration(host.id)
         except ConflictError:  # nothing was stored
             raise
         except BaseException:
             # The host is answered to try again, but may not do it; and if there is a row, it
             # needs an actor: without one the host would never be probed or get any work.
-            self._unsent.add((host.id, self._send_all))
+            self._unsent.add((host.id, self._stored.reading.send_all))
             raise
 
     async def unregister(
@@ -168,7 +158,7 @@ class Registry:
         Under the host's lock: a registration with a new token is stored before this looks, or its
         actor hears of that registration after it has heard of this.
         """
-        async with self._stored(host_id) as stored:
+        async with self._stored.reading(host_id) as stored:
             if stored is not None and stored.credential_ended:
                 log.warning("host_credential_ended", host_id=host_id)
                 self._supervisor.tell(host_id, m.CredentialEnded())
@@ -273,11 +263,11 @@ class Registry:
 
     async def host_edited(self, host_id: str) -> None:
         """Send the host's actor what people changed of the host."""
-        await self._send_stored(host_id, self._send_host)
+        await self._send_stored(host_id, self._stored.reading.send_host)
 
     async def devices_changed(self, host_id: str) -> None:
         """Send the host's actor what people changed of its devices."""
-        await self._send_stored(host_id, self._send_devices)
+        await self._send_stored(host_id, self._stored.reading.send_devices)
 
     async def drain(self, host_id: str, *, on: bool) -> None:
         """Store and send that a host gets no new work (`on`), or gets it again.
@@ -286,7 +276,7 @@ class Registry:
         """
         if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
             raise NotFoundError("There is no such host.")
-        await self._send_stored(host_id, self._send_draining)
+        await self._send_stored(host_id, self._stored.reading.send_draining)
         if not on:
             await self.forget_errors(host_id)
 
@@ -308,71 +298,6 @@ class Registry:
         except BaseException:
             self._unsent.add((host_id, send))
             raise
-
-    async def _send_registration(self, host_id: str) -> None:
-        async with self._stored(host_id) as stored:
-            # A new actor begins with the rows, so it need not be told of them.
-            if stored is not None and not await self._supervisor.load(host_id):
-                await self._supervisor.inform(
-                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices, stored.away)
-                )
-                self._tell_ended(host_id, stored)
-
-    async def _send_all(self, host_id: str) -> None:
-        """Send an actor all that is stored, some time after the host registered.
-
-        It does not get `Register` any more: that means that the host has just started, so that
-        nothing acts on its devices, and one might be given out on which a step still acts.
-        """
-        async with self._stored(host_id) as stored:
-            if stored is not None and not await self._supervisor.load(host_id):
-                self._supervisor.tell(host_id, m.ChangeHost(stored.host))
-                await self._supervisor.inform(
-                    host_id, lambda ask: m.ChangeDevices(ask, stored.devices)
-                )
-
-    def _tell_ended(self, host_id: str, stored: StoredHost) -> None:
-        """Put a host out again whose token was revoked while it registered with it."""
-        if stored.credential_ended:
-            self._supervisor.tell(host_id, m.CredentialEnded())
-
-    async def _send_host(self, host_id: str) -> None:
-        async with self._stored(host_id) as stored:
-            if stored is not None:
-                self._supervisor.tell(host_id, m.ChangeHost(stored.host))
-
-    async def _send_devices(self, host_id: str) -> None:
-        async with self._stored(host_id) as stored:
-            if stored is not None:
-                await self._supervisor.inform(
-                    host_id, lambda ask: m.ChangeDevices(ask, stored.devices)
-                )
-
-    async def _send_draining(self, host_id: str) -> None:
-        async with self._stored(host_id) as stored:
-            if stored is not None:
-                await self._supervisor.inform(host_id, lambda ask: m.Drain(ask, stored.draining))
-
-    @asynccontextmanager
-    async def _stored(self, host_id: str) -> AsyncIterator[StoredHost | None]:
-        """Read a host, under its lock until the caller has sent its actor what it read.
-
-        So of two changes the actor never gets the older one last.
-        """
-        async with self._supervisor.lock(host_id):
-            async with self._db.session() as session:
-                row = await session.row("lab_host", id=host_id)
-                devices = await session.rows("lab_devices", host_ids=[host_id])
-            if row is None:
-                yield None
-            else:
-                yield StoredHost(
-                    host_of(row, self._keys),
-                    tuple(map(device_of, devices)),
-                    {item["id"]: away for item in devices if (away := away_of(item)) is not None},
-                    row["draining"],
-                    row["credential_ended"],
-                )
 
     # ------------------------------------------------------------ signs of life
 
