@@ -111,13 +111,13 @@ class Registry:
             for other in replaced:
                 log.warning("host_replaced", host_id=other, by=host.id)
                 self._supervisor.tell(other, m.Replaced(_replaced_words(host.id)))
-            await self._stored.reading.send_registration(host.id)
+            await self._stored.send_registration(host.id)
         except ConflictError:  # nothing was stored
             raise
         except BaseException:
             # The host is answered to try again, but may not do it; and if there is a row, it
             # needs an actor: without one the host would never be probed or get any work.
-            self._unsent.add((host.id, self._stored.reading.send_all))
+            self._unsent.add((host.id, self._stored.send_all))
             raise
 
     async def unregister(
@@ -263,11 +263,11 @@ class Registry:
 
     async def host_edited(self, host_id: str) -> None:
         """Send the host's actor what people changed of the host."""
-        await self._send_stored(host_id, self._stored.reading.send_host)
+        await self._send_stored(host_id, self._stored.send_host)
 
     async def devices_changed(self, host_id: str) -> None:
         """Send the host's actor what people changed of its devices."""
-        await self._send_stored(host_id, self._stored.reading.send_devices)
+        await self._send_stored(host_id, self._stored.send_devices)
 
     async def drain(self, host_id: str, *, on: bool) -> None:
         """Store and send that a host gets no new work (`on`), or gets it again.
@@ -276,7 +276,7 @@ class Registry:
         """
         if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
             raise NotFoundError("There is no such host.")
-        await self._send_stored(host_id, self._stored.reading.send_draining)
+        await self._send_stored(host_id, self._stored.send_draining)
         if not on:
             await self.forget_errors(host_id)
 
