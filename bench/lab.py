@@ -80,21 +80,21 @@ class BenchLab:
         self.join_token = secrets.token_hex(16)
         self.token = self._user_token()
         self.dsn = ""
-        self.host_url = ""
+        self.host_url, self.host_pid = "", 0
         self.ports: dict[str, int] = {}
         self.pids: dict[str, int] = {}
         self.newest = ""
-        self._folder = Path()
+        self.folder = Path()
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> BenchLab:
         """Start PostgreSQL, fill it, and start the instant host."""
         async with contextlib.AsyncExitStack() as stack:
-            self._folder = Path(tempfile.mkdtemp(prefix="vpt-bench-"))
-            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self._folder.chmod(0o711)  # as root PostgreSQL runs as another user
+            self.folder = Path(tempfile.mkdtemp(prefix="vpt-bench-"))
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder.chmod(0o711)  # as root PostgreSQL runs as another user
             structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-            database = await embedded.start(self._folder / "data")
+            database = await embedded.start(self.folder / "data")
             stack.push_async_callback(database.stop)
             self.dsn, self.pids["db"] = database.dsn, database.pid
             await migrate(self.dsn)
@@ -119,7 +119,7 @@ class BenchLab:
         command, env = getattr(self, f"_{peer}")(port)
         process = await self.start(peer, command, env)
         self.pids[peer] = process.pid
-        await self._answers(peer, process)
+        await self.answers(peer, self.ports[peer], process)
         if peer == "before":
             await _fill(self.dsn_of(peer))
         if peer in OURS:
@@ -145,7 +145,7 @@ class BenchLab:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 env={**clean_environment(), **env},
-                cwd=self._folder,
+                cwd=self.folder,
                 stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if piped else log,
                 stderr=log,
@@ -164,31 +164,33 @@ class BenchLab:
         result: dict[str, Any] = json.loads(answer)
         return result
 
-    def tail(self, name: str) -> str:
-        """Return the last lines of a process's log."""
-        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
-
-    def _log(self, name: str) -> Path:
-        return self._folder / f"{name}.log"
-
-    async def _start_host(self) -> None:
-        command = [sys.executable, str(BENCH / "hosts.py")]
-        process = await self.start("hosts.py", command, {}, piped=True)
-        assert process.stdout is not None
-        self.host_url = (await process.stdout.readline()).decode().strip()
-        if not self.host_url:
-            raise BadAnswerError(f"hosts.py did not start:\n{self.tail('hosts.py')}")
-
-    async def _answers(self, peer: str, process: asyncio.subprocess.Process) -> None:
+    async def answers(self, peer: str, port: int, process: asyncio.subprocess.Process) -> None:
+        """Wait until the server on a port answers; BadAnswerError when it ends instead."""
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 while process.returncode is None:
-                    if await _speaks(self.ports[peer]):
+                    if await _speaks(port):
                         return
                     await asyncio.sleep(0.1)
         except TimeoutError:
             pass
         raise BadAnswerError(f"{peer} did not start:\n{self.tail(peer)}")
+
+    def tail(self, name: str) -> str:
+        """Return the last lines of a process's log."""
+        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    async def _start_host(self) -> None:
+        command = [sys.executable, str(BENCH / "hosts.py")]
+        process = await self.start("hosts.py", command, {}, piped=True)
+        assert process.stdout is not None
+        self.host_pid = process.pid
+        self.host_url = (await process.stdout.readline()).decode().strip()
+        if not self.host_url:
+            raise BadAnswerError(f"hosts.py did not start:\n{self.tail('hosts.py')}")
 
     def _vpt(self, port: int) -> tuple[list[str], dict[str, str]]:
         return [sys.executable, "-m", "vpt", "serve"], {
@@ -197,7 +199,7 @@ class BenchLab:
             "LOG_FORMAT": "json",
             "SECRET_KEY": self.secret,
             "SERVER_PORT": str(port),
-            "VPT_DATA_DIR": str(self._folder / "vpt"),
+            "VPT_DATA_DIR": str(self.folder / "vpt"),
         }
 
     def _before(self, port: int) -> tuple[list[str], dict[str, str]]:
@@ -205,7 +207,7 @@ class BenchLab:
         return command, env | {
             "DATABASE_URL": self.dsn_of("before"),
             "PYTHONPATH": str(self._before_checkout),
-            "VPT_DATA_DIR": str(self._folder / "before"),
+            "VPT_DATA_DIR": str(self.folder / "before"),
         }
 
     async def _make_database(self, name: str) -> None:
@@ -225,7 +227,7 @@ class BenchLab:
             "DATABASE_URL": self.dsn,
             "HOST_URL": self.host_url,
             "SECRET_KEY": self.secret,
-            "HOME": str(self._folder),
+            "HOME": str(self.folder),
         }
 
     def _user_token(self) -> str:

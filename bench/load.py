@@ -104,8 +104,7 @@ class Load:
 
     async def run(self) -> dict[str, Any]:
         """Warm up, measure and return the measurements."""
-        for looper in self._loopers:
-            looper.go()
+        self.begin()
         await asyncio.sleep(self._job["warmup"])
         self._times.clear()
         before = all_used(self._job["pids"])
@@ -114,9 +113,19 @@ class Load:
         self.over = True
         own, took = time.process_time() - own, time.perf_counter() - began
         spent = since(before, self._job["pids"])
+        self.end()
+        return self._measures(took, own, spent)
+
+    def begin(self) -> None:
+        """Send the first request of each connection."""
+        for looper in self._loopers:
+            looper.go()
+
+    def end(self) -> None:
+        """Send no more and close all connections."""
+        self.over = True
         for looper in self._loopers:
             looper.close()
-        return self._measures(took, own, spent)
 
     def _measures(self, took: float, own: float, spent: dict[str, float]) -> dict[str, Any]:
         times = sorted(self._times)

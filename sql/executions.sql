@@ -112,7 +112,8 @@ LATERAL (
                     CASE
                         WHEN s.screenshot IS NOT NULL
                         THEN concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '.png')
-                    END AS screenshot_url
+                    END AS screenshot_url,
+                    s.notes
             ) AS one
             WHERE a.execution_id = e.id
                 AND a.attempt = shown.n
@@ -209,15 +210,30 @@ SELECT json_build_object(
 FROM campaign_executions
 WHERE id = $1;
 
--- usual_duration(execution_id)
--- The mean seconds that recent executions of the same test case held a device, else of the same device
--- model; NULL when there are none. Recent: the last 1,000 that completed and the last 1,000 that failed,
--- so that the query takes the same time however many there are.
-WITH asked AS (
-    SELECT test_case_id, device_model
-    FROM test_executions
-    WHERE id = $1
-), lately AS (
+-- runs_on(device_ids)
+-- What holds these devices, and for how long it has.
+SELECT held.device_id, e.test_case_id, e.device_model,
+    extract(epoch FROM now() - held.started_at)::float8 AS elapsed_s
+FROM unnest($1::text[]) AS asked (device_id)
+CROSS JOIN LATERAL (
+    SELECT a.device_id, a.execution_id, a.started_at
+    FROM execution_attempts AS a
+    WHERE a.device_id = asked.device_id AND a.released_at IS NULL
+    OFFSET 0
+) AS held
+JOIN test_executions AS e ON e.id = held.execution_id;
+
+-- kinds_of(execution_ids)
+SELECT e.id, e.test_case_id, e.device_model
+FROM unnest($1::text[]) AS asked (id)
+JOIN test_executions AS e ON e.id = asked.id;
+
+-- usual_durations(test_case_ids, device_models)
+-- For each pair the mean seconds that recent executions of the same test case on the same device model
+-- held a device, else those of the test case on any, else those of other test cases on the device model;
+-- NULL when there are none. Recent: the last 1,000 that completed and the last 1,000 that failed, so that
+-- the query takes the same time however many there are; and of these the last 20 of a kind.
+WITH lately AS MATERIALIZED (
     (
         SELECT id, attempt, test_case_id, device_model, completed_at
         FROM test_executions
@@ -233,17 +249,23 @@ WITH asked AS (
         ORDER BY created_at DESC, id DESC
         LIMIT 1000
     )
-), alike AS (
-    SELECT lately.*, lately.test_case_id = asked.test_case_id AS same_test
-    FROM lately
-    JOIN asked ON lately.test_case_id = asked.test_case_id
-        OR lately.device_model = asked.device_model
-    ORDER BY same_test DESC, completed_at DESC
-    LIMIT 20
 )
-SELECT avg(extract(epoch FROM run.completed_at - run.started_at)::float8)
-FROM alike
-JOIN execution_attempts AS run ON run.execution_id = alike.id AND run.attempt = alike.attempt
-GROUP BY same_test
-ORDER BY same_test DESC
-LIMIT 1;
+SELECT asked.test_case_id, asked.device_model, usual.seconds
+FROM unnest($1::text[], $2::text[]) AS asked (test_case_id, device_model)
+LEFT JOIN LATERAL (
+    SELECT avg(extract(epoch FROM run.completed_at - run.started_at)::float8) AS seconds
+    FROM (
+        SELECT lately.id, lately.attempt,
+            (lately.test_case_id = asked.test_case_id)::int * 2
+                + (lately.device_model = asked.device_model)::int AS likeness
+        FROM lately
+        WHERE lately.test_case_id = asked.test_case_id OR lately.device_model = asked.device_model
+        ORDER BY likeness DESC, lately.completed_at DESC
+        LIMIT 20
+    ) AS alike
+    JOIN execution_attempts AS run
+        ON run.execution_id = alike.id AND run.attempt = alike.attempt
+    GROUP BY alike.likeness
+    ORDER BY alike.likeness DESC
+    LIMIT 1
+) AS usual ON true;

@@ -2,22 +2,25 @@
 
 -- lab_hosts()
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, reason, last_seen,
-    coalesce(reason_until > now(), false) AS paused, credential_until,
+    sealed_api_key, draining, status, reason, reason_text, trouble_kind, trouble_text, instance_id,
+    named, registered_at, last_seen,
+    coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 ORDER BY id
 
 -- lab_host(id)
 SELECT id, host_url, dialect, credential, capabilities, idempotency, cancel, sealed_secret,
-    sealed_api_key, draining, status, reason, last_seen,
-    coalesce(reason_until > now(), false) AS paused, credential_until,
+    sealed_api_key, draining, status, reason, reason_text, trouble_kind, trouble_text, instance_id,
+    named, registered_at, last_seen,
+    coalesce(reason = 'flapping' AND reason_until > now(), false) AS paused, credential_until,
     credential_ended(id, credential, credential_until) AS credential_ended
 FROM hosts
 WHERE id = $1
 
 -- lab_devices(host_ids)
-SELECT host_id, id, local_id, name, model, capabilities, declared, disabled
+SELECT host_id, id, local_id, name, model, capabilities, declared, disabled, reason, reason_text,
+    infra_errors, last_error, extract(epoch FROM held_until - now())::float8 AS held_s
 FROM devices
 WHERE host_id = ANY ($1::text[]) AND NOT withdrawn
 ORDER BY id
@@ -53,21 +56,29 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE a.host_id = ANY ($1::text[]) AND a.released_at IS NULL
 
--- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url, instance_id)
+-- upsert_host(id, host_url, old_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret, old_credential, old_dialect, page_url, instance_id, named)
 -- `old_url` NULL: there was no such host, so one that appeared meanwhile stays as it is.
 INSERT INTO hosts AS h (
     id, host_url, dialect, credential, capabilities, hardware, idempotency, cancel, sealed_secret,
-    page_url, instance_id, last_seen
+    page_url, instance_id, named, last_seen
 )
-VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, $14, now())
+VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $13, $14, $15, now())
 ON CONFLICT (id) DO UPDATE
 SET host_url = excluded.host_url, dialect = excluded.dialect, credential = excluded.credential,
     capabilities = excluded.capabilities, hardware = excluded.hardware,
     idempotency = excluded.idempotency, cancel = excluded.cancel, page_url = excluded.page_url,
-    instance_id = excluded.instance_id,
+    instance_id = excluded.instance_id, named = excluded.named,
     sealed_secret = excluded.sealed_secret, last_seen = now(), registered_at = now(),
     status = CASE WHEN h.status = 'offline' THEN 'suspect' ELSE h.status END
 WHERE h.host_url = $3 AND h.credential = $11 AND h.dialect = $12
+RETURNING id
+
+-- replace_hosts(host_url, id, text)
+-- A URL is one host's: those that registered with it before are offline until they register anew.
+UPDATE hosts
+SET status = 'offline', reason = 'replaced', reason_text = $3, reason_until = NULL,
+    trouble_kind = NULL, trouble_text = NULL, trouble_since = NULL
+WHERE host_url = $1 AND id <> $2 AND status <> 'offline'
 RETURNING id
 
 -- lock_host(id)
@@ -134,15 +145,36 @@ WHERE (d.id = $1 OR d.local_id = $1)
     AND NOT EXISTS (SELECT FROM hosts WHERE id = $1)
 LIMIT 1
 
--- upsert_device(id, host_id, local_id, name, model, capabilities)
-INSERT INTO devices AS d (id, host_id, local_id, name, model, capabilities, declared)
-VALUES ($1, $2, $3, $4, $5, $6, true)
+-- upsert_device(id, host_id, local_id, name, model, capabilities, away, properties)
+-- `away` NULL: the device is available; another reason than that stays. `properties` NULL: nothing new.
+INSERT INTO devices AS d (
+    id, host_id, local_id, name, model, capabilities, reason, reason_text, properties, declared
+)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7::text IS NOT NULL THEN 'away' END, $7::text,
+    coalesce($8::jsonb, '{}'), true)
 ON CONFLICT (id) DO UPDATE
 SET local_id = excluded.local_id, model = excluded.model, declared = true, withdrawn = false,
     name = CASE WHEN d.name_edited THEN d.name ELSE excluded.name END,
     capabilities = CASE
-        WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END
+        WHEN d.capabilities_edited THEN d.capabilities ELSE excluded.capabilities END,
+    reason = CASE
+        WHEN $7::text IS NOT NULL THEN 'away' WHEN d.reason <> 'away' THEN d.reason END,
+    reason_text = CASE WHEN $7::text IS NOT NULL THEN $7 WHEN d.reason <> 'away' THEN d.reason_text END,
+    reason_until = CASE WHEN $7::text IS NULL AND d.reason <> 'away' THEN d.reason_until END,
+    properties = coalesce($8::jsonb, d.properties)
 WHERE d.host_id = excluded.host_id
+
+-- changed_properties(host_id, names, properties)
+-- The devices, by their host's names for them, of which something else is stored.
+SELECT d.id, n.name
+FROM unnest($2::text[], $3::jsonb[]) AS n (name, properties)
+JOIN devices AS d ON d.host_id = $1 AND coalesce(d.local_id, d.id) = n.name
+WHERE NOT d.withdrawn AND d.properties <> n.properties
+
+-- store_properties(id, properties)
+UPDATE devices
+SET properties = $2
+WHERE id = $1
 
 -- schemas_changed(host_id, device_ids, hashes)
 SELECT EXISTS (
@@ -186,17 +218,26 @@ SET declared = false, withdrawn = true, status = 'offline', reason = NULL, reaso
     reason_until = NULL
 WHERE host_id = $1 AND declared AND NOT id = ANY ($2::text[])
 
--- drop_withdrawn(host_id, kept)
--- The oldest beyond `kept` of those that the host declares no more. What people made of a device, or
--- wait for it with, is not lost: such a one stays.
+-- drop_withdrawn(host_id, kept, bytes)
+-- The oldest beyond `kept`, or beyond `bytes` of capabilities, of those that the host declares no more:
+-- an item of a list has them all. What people made of a device, or wait for it with, is not lost: such
+-- a one stays.
 DELETE FROM devices AS d
 WHERE d.host_id = $1
     AND d.id IN (
         SELECT id
-        FROM devices
-        WHERE host_id = $1 AND withdrawn
-        ORDER BY coalesce(last_seen, created_at) DESC, id
-        OFFSET $2::int
+        FROM (
+            SELECT
+                id,
+                row_number() OVER newest AS place,
+                sum(octet_length(capabilities::text)) OVER newest AS bytes
+            FROM devices
+            WHERE host_id = $1 AND withdrawn
+            WINDOW newest AS (
+                ORDER BY coalesce(last_seen, created_at) DESC, id ROWS UNBOUNDED PRECEDING
+            )
+        ) AS withdrawn
+        WHERE place > $2::int OR bytes > $3::int
     )
     AND NOT (d.name_edited OR d.capabilities_edited OR d.disabled OR d.tags <> '{}')
     AND NOT EXISTS (SELECT FROM leases WHERE device_id = d.id)
@@ -211,6 +252,7 @@ WITH host AS (
     UPDATE hosts h
     SET status = n.status, reason = n.reason, reason_text = n.text,
         reason_until = CASE
+            WHEN n.reason = 'errors' THEN (SELECT min(held_until) FROM devices WHERE host_id = h.id)
             WHEN (h.status, h.reason) IS DISTINCT FROM (n.status, n.reason)
                 THEN now() + make_interval(secs => n.pause_s)
             ELSE h.reason_until END,
@@ -230,12 +272,20 @@ WITH host AS (
 )
 UPDATE devices d
 SET status = n.status, reason = n.reason, reason_text = n.text,
-    reason_until = now() + make_interval(secs => n.pause_s)
+    reason_until = CASE WHEN n.reason = 'held_back' THEN d.held_until
+        ELSE now() + make_interval(secs => n.pause_s) END
 FROM hosts_first,
     unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
         AS n (id, status, reason, text, pause_s)
 WHERE d.id = n.id
     AND (d.status, d.reason, d.reason_text) IS DISTINCT FROM (n.status, n.reason, n.text)
+
+-- forget_errors(host_id, device_id)
+-- Of one device, or (`device_id` NULL) of all of the host.
+UPDATE devices
+SET infra_errors = 0, last_error = NULL, held_until = NULL
+WHERE host_id = $1 AND ($2::text IS NULL OR id = $2)
+    AND (infra_errors > 0 OR last_error IS NOT NULL OR held_until IS NOT NULL)
 
 -- store_seen(host_ids)
 -- Hosts are locked before their devices, as deleting a host does: else the two could deadlock.

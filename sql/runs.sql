@@ -42,7 +42,7 @@ FROM test_executions e
 JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
--- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions)
+-- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions, notes)
 -- No join with execution_steps: on a new database its plan would be made while the table is empty, as a
 -- scan of the whole table, and be kept while it fills. So each row is looked up by its key (OFFSET 0
 -- keeps `begun` a lookup), and it is updated by an INSERT that always conflicts. The next step's row is
@@ -52,10 +52,10 @@ WITH done AS (
     SELECT d.*, begun.action
     FROM unnest(
         $1::text[], $2::int[], $3::int[], $4::int[], $5::text[], $6::float8[], $7::text[],
-        $8::text[], $9::text[], $10::int[], $11::text[]
+        $8::text[], $9::text[], $10::int[], $11::text[], $12::text[]
     ) AS d (
         execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq,
-        next_action)
+        next_action, notes)
     CROSS JOIN LATERAL (
         SELECT action
         FROM execution_steps s
@@ -64,14 +64,14 @@ WITH done AS (
     ) AS begun
 ), finished AS (
     INSERT INTO execution_steps AS s (execution_id, attempt, step, action, status, tries,
-        finished_at, duration_ms, output, error, screenshot, seq)
+        finished_at, duration_ms, output, error, screenshot, seq, notes)
     SELECT execution_id, attempt, step, action, status, tries, now(), duration_ms, output, error,
-        screenshot, seq
+        screenshot, seq, notes
     FROM done
     ON CONFLICT (execution_id, attempt, step) DO UPDATE
     SET status = excluded.status, tries = excluded.tries, finished_at = excluded.finished_at,
         duration_ms = excluded.duration_ms, output = excluded.output, error = excluded.error,
-        screenshot = excluded.screenshot, seq = excluded.seq
+        screenshot = excluded.screenshot, seq = excluded.seq, notes = excluded.notes
     WHERE s.status = 'running'
     RETURNING execution_id, attempt, step
 )
@@ -92,17 +92,32 @@ UPDATE execution_steps
 SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
--- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step)
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step, output, infra_errors, last_error, pause_s)
+-- `failed_on` and `failed_hosts` have the failed attempts before this one. What the device's health
+-- became is stored with the end, so that neither is without the other.
 WITH ended AS (
     UPDATE execution_attempts
     SET status = $3, error_kind = $4, error = $5, completed_at = now(),
         released_at = CASE WHEN $7 THEN now() END
     WHERE execution_id = $1 AND attempt = $2 AND status = 'running'
-    RETURNING execution_id
+    RETURNING execution_id, device_id
+), device AS (
+    UPDATE devices
+    SET infra_errors = $13, last_error = $14, held_until = now() + make_interval(secs => $15::float8)
+    WHERE id = (SELECT device_id FROM ended)
+        AND (infra_errors, last_error, held_until IS NULL)
+            IS DISTINCT FROM ($13::int, $14::text, $15::float8 IS NULL)
+), failures AS (
+    SELECT coalesce(array_agg(host_id ORDER BY attempt), '{}') AS failed_hosts,
+        coalesce(array_agg(device_id ORDER BY attempt), '{}') AS failed_on
+    FROM execution_attempts
+    WHERE execution_id = $1 AND attempt < $2 AND status = 'error'
+        AND error_kind <> 'server_restarted'
 ), open_steps AS (
     UPDATE execution_steps
     SET status = CASE WHEN step = $8 THEN 'error' ELSE 'skipped' END,
         error = CASE WHEN step = $8 THEN coalesce($5, $3) END,
+        output = CASE WHEN step = $8 THEN $12::text END,
         finished_at = CASE WHEN step = $8 THEN now() END,
         started_at = CASE WHEN step = $8 THEN started_at END
     WHERE execution_id = $1 AND attempt = $2 AND status = 'running'
@@ -119,7 +134,10 @@ WITH ended AS (
     UPDATE test_executions e
     SET status = v.status,
         error_kind = CASE WHEN v.status = 'error' THEN $4 END,
-        error = CASE WHEN v.status IN ('error', 'failed') THEN $5 END,
+        error = CASE
+            WHEN v.status = 'error' THEN true_reason($1, $2 - 1, $4, $5)
+            WHEN v.status = 'failed' THEN $5
+        END,
         infra_failures = infra_failures + ($3 = 'error' AND $4 <> 'server_restarted')::int,
         test_failures = test_failures + ($3 = 'failed')::int,
         refused_by = CASE WHEN $10::text IS NULL THEN refused_by ELSE refused_by || $10::text END,
@@ -147,13 +165,13 @@ WITH ended AS (
 )
 SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
-    extract(epoch FROM completed_at - started_at)::float8 AS duration_s
-FROM execution
+    extract(epoch FROM completed_at - started_at)::float8 AS duration_s, failed_hosts, failed_on
+FROM execution, failures
 UNION ALL
 SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8, queue_timeout_s,
-    extract(epoch FROM completed_at - started_at)::float8
-FROM test_executions
+    extract(epoch FROM completed_at - started_at)::float8, failed_hosts, failed_on
+FROM test_executions, failures
 WHERE id = $1 AND NOT EXISTS (SELECT FROM execution)
 
 -- release_device(execution_id, attempt)
@@ -162,17 +180,26 @@ SET released_at = now()
 WHERE execution_id = $1 AND attempt = $2 AND released_at IS NULL
 
 -- end_queued(execution_id, status, error_kind, error)
-UPDATE test_executions
-SET status = $2, error_kind = $3, error = $4, completed_at = now(), seq = seq + 1,
+-- An error without kind and words is what its attempts ended with.
+UPDATE test_executions e
+SET status = $2, completed_at = now(), seq = seq + 1,
+    error_kind = CASE
+        WHEN $3::text IS NULL AND $2 = 'error' THEN (
+            SELECT a.error_kind
+            FROM execution_attempts a
+            WHERE a.execution_id = e.id AND a.attempt = e.attempt)
+        ELSE $3
+    END,
+    error = CASE WHEN $2 = 'error' THEN true_reason(e.id, e.attempt, $3, $4) END,
     secret_steps = NULL, sealed_values = NULL,
     results = jsonb_build_object(
         'total_steps', cardinality(actions), 'passed', 0, 'failed', 0, 'attempts', attempt)
 WHERE id = $1 AND status = 'queued'
-RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+RETURNING id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id, error
 
 -- ended_queued(execution_id)
 -- An execution that ended in the queue has no host.
-SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id
+SELECT id, status, seq, attempt, cardinality(actions) AS total_steps, campaign_execution_id, error
 FROM test_executions
 WHERE id = $1 AND completed_at IS NOT NULL AND host_id IS NULL
 
@@ -191,10 +218,14 @@ WHERE id = $1
 SELECT id, queued_at AS at, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
     cancel_requested_at IS NOT NULL AS cancelled,
-    (SELECT a.host_id
-     FROM execution_attempts a
-     WHERE a.execution_id = e.id AND a.attempt = e.attempt) AS last_host
+    failed_hosts, failed_on
 FROM test_executions e
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(host_id ORDER BY attempt), '{}') AS failed_hosts,
+        coalesce(array_agg(device_id ORDER BY attempt), '{}') AS failed_on
+    FROM execution_attempts a
+    WHERE a.execution_id = e.id AND a.status = 'error' AND a.error_kind <> 'server_restarted'
+) failures
 WHERE status = 'queued'
     AND (e.queued_at, e.id) > (coalesce($1::timestamptz, '-infinity'), $2::text)
 ORDER BY e.queued_at, e.id

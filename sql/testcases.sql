@@ -61,7 +61,8 @@ WHERE id = $1
     AND parameters::text <> $2::json::text;
 
 -- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
--- `versions`: only one of these is overwritten (from If-Match); NULL for any.
+-- `versions`: only one of these is overwritten (from If-Match); NULL for any. The answer has the
+-- parameters as they were.
 UPDATE test_cases
 SET
     version = version + 1,
@@ -76,7 +77,7 @@ SET
     test_retries = $10
 WHERE id = $1
     AND ($2::int[] IS NULL OR version = ANY ($2))
-RETURNING id;
+RETURNING parameters;
 
 -- delete_test_case(id, versions)
 DELETE FROM test_cases

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import random
 import re
 import sys
+import zlib
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -97,3 +100,33 @@ def test_a_text_that_is_no_json_does_not_become_json(raw: bytes, of_host: bool) 
     intake.add(text)
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(intake.text())
+
+
+def test_a_report_in_another_encoding_is_read() -> None:
+    text = '{"stdout": "Gr\u00fc\u00dfe"}'
+    assert bodies.parse_of_host(text.encode("latin-1")) == {"stdout": "Gr\ufffd\ufffde"}
+    assert bodies.parse_of_host(text.encode("utf-16")) == {"stdout": "Gr\u00fc\u00dfe"}
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000, 10**6])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be", "latin-1"])
+def test_a_text_becomes_utf8_in_whatever_pieces_it_comes(encoding: str, size: int) -> None:
+    text = '{"a": "' + "Gr\u00fc\u00dfe " * 200 + '"}'
+    sent, utf8 = text.encode(encoding), bodies.Utf8()
+    pieces = [utf8.add(sent[at : at + size]) for at in range(0, len(sent), size)]
+    made = b"".join([*pieces, utf8.add(b"", last=True)]).decode()
+    replaced = text.replace("\u00fc\u00df", "\ufffd\ufffd")
+    assert made == (replaced if encoding == "latin-1" else text)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_a_text_is_unpacked_in_whatever_pieces_it_comes(
+    pack: Callable[[bytes], bytes], size: int
+) -> None:
+    text = b'{"a": "' + bytes(range(33, 127)) * 5000 + b'"}'
+    sent = pack(text)
+    unpacker = bodies.Unpacker("gzip" if pack is gzip.compress else "deflate")
+    made = [p for at in range(0, len(sent), size) for p in unpacker.add(sent[at : at + size])]
+    assert b"".join(made) == text
+    assert max(map(len, made)) <= 32 * 1024

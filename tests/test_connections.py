@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_network
 from typing import Any
 
@@ -17,10 +18,13 @@ from structlog.testing import capture_logs
 
 from tests.actors.fake_host import until
 from vpt import connections as module
-from vpt.connections import ConnectionLimits, Connections, LimitedSite, peer_of
+from vpt import listener
+from vpt.connections import ConnectionLimits, Connections, peer_of
+from vpt.listener import LimitedSite
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
 WHOLE = HALF + b"\r\n"
+SLOW = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun"
 SOON = ConnectionLimits(40, 20, silent_s=0.3, proxy_silent_s=60)
 PATIENT = ConnectionLimits(40, 20, silent_s=60)
 
@@ -32,6 +36,8 @@ class Site:
         self.connections = connections
         self.gate = asyncio.Event()
         self.port = 0
+        self.answered: list[str | None] = []  # the peers, in their order
+        self.begun = self.broken = 0  # requests with a body, and those whose client left
 
     @asynccontextmanager
     async def running(self, address: str = "127.0.0.1") -> AsyncIterator[Site]:
@@ -39,6 +45,7 @@ class Site:
         app.router.add_get("/", self._answer)
         app.router.add_get("/held", self._hold)
         app.router.add_get("/big", self._send_much)
+        app.router.add_post("/read", self._read)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await LimitedSite(runner, address, 0, self.connections, access_log=None).start()
@@ -49,12 +56,21 @@ class Site:
             self.gate.set()
             await runner.cleanup()
 
-    async def _answer(self, _: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.answered.append(request.remote)
         return web.Response(text="hello")
 
     async def _hold(self, _: web.Request) -> web.Response:
         await self.gate.wait()
         return web.Response(text="held")
+
+    async def _read(self, request: web.Request) -> web.Response:
+        self.begun += 1
+        try:
+            return web.Response(text=await request.text())
+        except ConnectionError:
+            self.broken += 1
+            return web.Response(status=400)
 
     async def _send_much(self, _: web.Request) -> web.Response:
         return web.Response(body=bytes(40_000_000), headers={"Connection": "close"})
@@ -173,6 +189,26 @@ async def test_a_head_that_is_too_long_is_refused() -> None:
         assert await client.status() == 431
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"secret" * 2000), 431, "too_large"),
+        (HALF + b"X: %s\r\n\r\n" % (b"secret" * 2000), 431, "too_large"),
+        (b"\x16\x03 secret\r\n\r\n", 400, "bad_request"),
+        (HALF + b"Content-Length: secret\r\n\r\n", 400, "bad_request"),
+        (HALF + b"Transfer-Encoding: chunked, secret\r\n\r\n", 400, "bad_request"),
+    ],
+    ids=["URL", "header", "no HTTP", "length", "encoding"],
+)
+async def test_a_malformed_head_is_an_error_of_the_api(said: bytes, status: int, code: str) -> None:
+    async with site(PATIENT) as one, await one.opened(said) as client:
+        answer = await client.reader.read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["code"] == code
+    assert b"secret" not in answer
+
+
 async def test_silent_connections_make_room_for_those_who_ask_behind_the_same_address() -> None:
     async with site(PATIENT) as one:
         with capture_logs() as logs:
@@ -252,11 +288,35 @@ async def test_what_nobody_reads_is_cut_some_time_after_its_connection_was_close
         await until(lambda: len(one.connections) == 0)
 
 
+async def test_a_connection_waits_behind_those_of_its_own_peer_only() -> None:
+    async with site(ConnectionLimits(4000, 2000)) as one:
+        with ExitStack() as opened:
+            for source in ["127.0.0.2"] * 200 + ["127.0.0.1"]:
+                to = ("127.0.0.1", one.port)
+                client = opened.enter_context(socket.create_connection(to, 5, (source, 0)))
+                client.send(WHOLE)  # into the kernel's queue: the loop has no turn meanwhile
+            await until(lambda: len(one.answered) == 201, 30)
+        assert one.answered.index("127.0.0.1") < 100
+
+
+async def test_connections_that_break_at_once_end_a_few_in_each_turn_of_the_loop() -> None:
+    async with site(ConnectionLimits(300, 300)) as one:
+        clients = [await one.opened(SLOW) for _ in range(200)]
+        await until(lambda: one.begun == len(clients), 30)
+        for client in clients:
+            client.writer.transport.abort()
+        ended, most = one.broken, 0
+        while ended < len(clients):
+            await asyncio.sleep(0)
+            most, ended = max(most, one.broken - ended), one.broken
+        assert most <= 32, f"{most} requests ended in one turn"
+
+
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])  # each has its own ways to accept
 def test_an_accept_that_fails_is_logged_once_and_tried_again(
     run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PAUSE", 0.02)
+    monkeypatch.setattr(listener, "_PAUSE", 0.02)
     run(accept_without_descriptors())
 
 

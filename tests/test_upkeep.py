@@ -31,7 +31,15 @@ from vpt.upkeep import Work, attempt, every
 
 #: Every task of a server that lives as long as the server, or until nothing is left to do.
 TASKS = {
-    *("queue sweep", "lab sweep", "queue reasons", "last seen", "samples", "means of samples"),
+    *(
+        "queue sweep",
+        "lab sweep",
+        "queue reasons",
+        "queue without a fit",
+        "last seen",
+        "samples",
+        "means of samples",
+    ),
     *("pruning", "disk", "pulse", "external-checks", "claim on the database", "connections"),
     *("socket-strangers", "socket-recheck", "socket-revoked-tokens", "audit", "unread answers"),
 }

@@ -9,15 +9,19 @@ import traceback
 import click
 
 from vpt.client.exits import ExitCode
-from vpt.client.text import sanitized
 from vpt.commands.cli import cli
 from vpt.config import ConfigError
-from vpt.printable import escape_lines
+from vpt.host.shell_supervisor import forbid_inspection
+from vpt.printable import escape_lines, sanitized
 
 
 def main() -> None:
-    """Run a command; print any error in one line and exit with the documented exit code."""
+    """Run a command; print any error in one line and exit with the documented exit code.
+
+    Nearly each has a key or a token in its memory, which is not for others of the account.
+    """
     code: object
+    forbid_inspection()
     try:
         code = cli.main(prog_name="vpt", standalone_mode=False)
     except ConfigError as error:

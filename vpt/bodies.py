@@ -9,9 +9,11 @@ is: it cannot hold much.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ MOST_KEPT, MOST_WIDE, MOST_OUTSIDE = 16 * 2**20, 8 * 2**20, 4 * 2**20
 #: What stands, in JSON, in place of the rest of a string of a host.
 CUT = rb"\n[cut at 1 MiB]"
 
+_PACKED = ("gzip", "x-gzip", "deflate")
+_GZIP = 16 + zlib.MAX_WBITS
+_TELLING = 4  # bytes of a text that tell its encoding
 _PIECE = 32 * 1024  # bytes: no operation on so few takes a millisecond
 _SHORT = 64 * 1024  # bytes of each string that are kept when others took the most
 _MOST_QUOTES = 4 * MOST_VALUES  # a name and a text for each value
@@ -193,9 +198,87 @@ def object_of_host(text: bytes) -> dict[str, Any] | None:
     """Return the object in what a host sent, None when there is none; raise TooMuchError.
 
     Of long strings it has the beginning. Lone surrogates and NaN, which orjson refuses, a host may
-    well send.
+    well send, and texts in another encoding.
     """
-    return parse_of_host(_taken_in(Intake(of_host=True), text) if len(text) > LONG else text)
+    utf8 = Utf8()
+    if len(text) <= LONG:
+        return parse_of_host(utf8.add(text, last=True))
+    intake = Intake(of_host=True)
+    for start in range(0, len(text), _PIECE):
+        piece = text[start : start + _PIECE]
+        intake.add(utf8.add(piece, last=start + _PIECE >= len(text)))
+    return parse_of_host(intake.text())
+
+
+class Utf8:
+    """Turns a JSON text into UTF-8 without a BOM, piece by piece.
+
+    UTF-16 and UTF-32 are told by their first bytes; what is not of the encoding is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._ascii = True  # so far, in UTF-8: then nothing is to be done
+
+    def add(self, piece: bytes, *, last: bool = False) -> bytes:
+        """Return the next bytes in UTF-8; of a character that is cut the whole comes later."""
+        if self._decoder is None:
+            piece = self._head = self._head + piece
+            if len(piece) < _TELLING and not last:
+                return b""
+            encoding = json.detect_encoding(piece)
+            self._ascii = encoding == "utf-8"
+            self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._ascii = self._ascii and piece.isascii()
+        return piece if self._ascii else self._decoder.decode(piece, last).encode()
+
+
+class Unpacker:
+    """Unpacks gzip or deflate piece by piece; ValueError for another encoding, or broken data.
+
+    A text that was not packed at all is left as it is: some hosts only name an encoding.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        if encoding not in _PACKED:
+            raise ValueError(encoding)
+        self._encoding = encoding
+        self._head = b""
+        self._inflate: Any = None
+        self._plain = False
+
+    def add(self, packed: bytes) -> Iterator[bytes]:
+        """Yield what the next bytes hold, in pieces that take no time."""
+        if self._inflate is None and not self._plain:
+            packed = self._head = self._head + packed
+            if len(packed) < _TELLING:
+                return
+            self._plain = packed.lstrip().startswith(b"{")
+            self._inflate = None if self._plain else zlib.decompressobj(self._window(packed))
+        if self._plain:
+            yield packed
+            return
+        more = True
+        while more and not self._inflate.eof:
+            piece = self._inflated(packed)
+            packed = self._inflate.unconsumed_tail
+            more = bool(packed) or len(piece) == _PIECE  # zlib may hold more than it returned
+            yield piece
+
+    def _window(self, head: bytes) -> int:
+        """Return how zlib is told what it unpacks: deflate is sent with its header and without."""
+        if self._encoding != "deflate":
+            return _GZIP
+        has_header = head[0] & 0x0F == zlib.DEFLATED and int.from_bytes(head[:2], "big") % 31 == 0
+        return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+
+    def _inflated(self, packed: bytes) -> bytes:
+        try:
+            inflated: bytes = self._inflate.decompress(packed, _PIECE)
+        except zlib.error as error:
+            raise ValueError(self._encoding) from error
+        return inflated
 
 
 def parse_of_host(text: bytes) -> dict[str, Any] | None:
@@ -204,7 +287,8 @@ def parse_of_host(text: bytes) -> dict[str, Any] | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(text)
+            # What is not of the encoding is replaced: a host's report comes once only.
+            value = json.loads(text.decode(json.detect_encoding(text), "replace"))
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None

@@ -9,29 +9,25 @@ descriptor; when those run out the server reaches neither its database nor its h
   of whoever has the most make room for new ones: a client that asks something is served, also
   behind the same address (a proxy, a building) as one that holds silent connections;
 - only where all of a peer's connections are at work a new one is refused, by a 503.
-
-The server and the reference host listen by this.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import resource
-import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import chain, islice
 from typing import Any, cast
 
 import structlog
 from aiohttp import web
-
-from vpt.upkeep import every
+from aiohttp.http_exceptions import LineTooLong
 
 log = structlog.get_logger(__name__)
 
@@ -57,12 +53,8 @@ _FEWEST = 16  # connections of clients, and descriptors beyond which the limit i
 _MOST_DESCRIPTORS = 2**20  # some programs close each number up to it when they start
 _PART_OF_PEER = 2  # one address may have half of all connections
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
-_BACKLOG = 1024  # connections that wait in the kernel while the loop is busy
-_ACCEPTED_AT_ONCE = 64  # then others have their turn
-_PAUSE = 0.5  # seconds without accepting after that failed, or it would fail in a busy loop
-_SWEEP = 10.0  # seconds between sweeps
+_LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
 _STUCK = 3  # sweeps in which a closed connection may send its rest
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost is ::1, too, but not everywhere
 _NOTICE = 60.0  # seconds between two log lines of a kind
 _IPV6_PREFIX = 64  # bits: one machine has as many addresses as it wants below them
 
@@ -76,7 +68,7 @@ def _closing_response(status: str, code: str, sentence: str, more: str = "") -> 
     ).encode()
 
 
-_BUSY = _closing_response(
+BUSY = _closing_response(
     "503 Service Unavailable",
     "unavailable",
     "Too many connections are open: close some, or try again in a moment.",
@@ -85,7 +77,12 @@ _BUSY = _closing_response(
 _TOO_LONG = _closing_response(
     "431 Request Header Fields Too Large", "too_large", "The head of the request is too long."
 )
-_SEEN = 64 * 1024  # bytes of a refused request that are read, so that its sender reads the refusal
+_BAD_REQUEST = 400
+_LINE_TOO_LONG = (
+    431,
+    {"error": "The URL or a header of the request is too long.", "code": "too_large"},
+)
+_MALFORMED = (_BAD_REQUEST, {"error": "The request is no valid HTTP.", "code": "bad_request"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +162,27 @@ class HttpConnection(web.RequestHandler):
             self.link.write(_TOO_LONG)
             self.force_close()
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Log the error; answer a malformed request as the API does, and repeat nothing of it."""
+        response = super().handle_error(request, status, exc, message)
+        if status != _BAD_REQUEST:
+            return response
+        refused = _LINE_TOO_LONG if isinstance(exc, LineTooLong) else _MALFORMED
+        refusal = web.json_response(refused[1], status=refused[0])
+        refusal.headers["X-Content-Type-Options"] = "nosniff"
+        refusal.force_close()
+        return refusal
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Free the place of this connection."""
         self._connections.remove(self)
-        super().connection_lost(exc)
+        self._connections.after_loss(partial(super().connection_lost, exc))
 
     def abort(self) -> None:
         """Close it at once; nothing that it was still to be sent is sent."""
@@ -199,18 +213,6 @@ class _Notice:
             self._write(count, self._detail)
 
 
-def _log_refused(count: int, peer: str) -> None:
-    log.warning("connections_refused", count=count, peer=peer)
-
-
-def _log_closed(count: int, peer: str) -> None:
-    log.warning("connections_closed", count=count, peer=peer)
-
-
-def _log_failed(count: int, error: str) -> None:
-    log.error("accept_failed", count=count, error=error)
-
-
 class Connections:
     """The open connections of a server, by peer, within their limits."""
 
@@ -224,7 +226,12 @@ class Connections:
         self._proxies = tuple(proxies)
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0
-        self._notices = (_Notice(_log_refused), _Notice(_log_closed), _Notice(_log_failed))
+        self._lost: deque[Callable[[], None]] = deque()
+        self._notices = (
+            _Notice(lambda count, peer: log.warning("connections_refused", count=count, peer=peer)),
+            _Notice(lambda count, peer: log.warning("connections_closed", count=count, peer=peer)),
+            _Notice(lambda count, error: log.error("accept_failed", count=count, error=error)),
+        )
 
     def __len__(self) -> int:
         return self._open
@@ -252,6 +259,20 @@ class Connections:
             self._open -= 1
             if not own:
                 del self._by_peer[connection.peer]
+
+    def after_loss(self, end: Callable[[], None]) -> None:
+        """End what a lost connection was doing, behind those that were lost before it."""
+        self._lost.append(end)
+        if len(self._lost) == 1:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        try:
+            for _ in range(min(len(self._lost), _LOST_AT_ONCE)):
+                self._lost.popleft()()
+        finally:
+            if self._lost:
+                asyncio.get_running_loop().call_soon(self._end_some)
 
     def accept_failed(self, error: Exception) -> None:
         """Count a connection that could not be accepted, and make room, which may have lacked."""
@@ -320,143 +341,3 @@ def peer_of(address: tuple[Any, ...]) -> str:
     if number.ipv4_mapped is not None:
         return str(number.ipv4_mapped)
     return str(IPv6Network((number, _IPV6_PREFIX), strict=False))
-
-
-class LimitedSite(web.BaseSite):
-    """Like aiohttp's TCPSite, within the limits of `connections`.
-
-    It accepts by itself: uvloop closes connections that come while there is no descriptor, and
-    says so to nobody.
-    """
-
-    def __init__(
-        self,
-        runner: web.BaseRunner,
-        host: str,
-        port: int,
-        connections: Connections,
-        **options: Any,
-    ) -> None:
-        """Listen at `host` and `port`; `options` are those of aiohttp's RequestHandler."""
-        super().__init__(runner)
-        self._address = (host, port)
-        self._connections = connections
-        self._options = options
-
-    @property
-    def name(self) -> str:
-        """Return where it listens."""
-        host, port = self._address
-        return f"http://{host}:{port}"
-
-    async def start(self) -> None:
-        """Listen; raise OSError when the address is not free or not of this machine."""
-        await super().start()
-        sockets = await _bound(*self._address)
-        server = self._runner.server
-        assert server is not None  # noqa: S101 (checked by BaseSite)
-        # It has what BaseSite and BaseRunner use of a server.
-        self._server = _Listener(  # type: ignore[assignment]
-            sockets, self._connections, server, self._options
-        )
-
-
-async def _bound(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of `host`; all of this machine when it is ''."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    sockets, missing = [], None
-    with ExitStack() as opened:
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                missing = error
-            else:
-                listener.setblocking(False)
-                sockets.append(opened.enter_context(listener))
-        if missing is not None and not sockets:
-            raise missing
-        opened.pop_all()
-    return sockets
-
-
-class _Listener:
-    """Accepts the connections of some sockets, and sweeps them."""
-
-    def __init__(
-        self,
-        sockets: list[socket.socket],
-        connections: Connections,
-        server: web.Server,
-        options: dict[str, Any],
-    ) -> None:
-        self.sockets = sockets
-        self._connections = connections
-        self._server = server
-        self._options = options
-        self._loop = asyncio.get_running_loop()
-        self._coming: set[asyncio.Task[None]] = set()
-        self._sweep = asyncio.create_task(every(_SWEEP, connections.sweep), name="connections")
-        for listener in sockets:
-            self._resume(listener)
-
-    def close(self) -> None:
-        """Accept no more."""
-        self._sweep.cancel()
-        for listener in self.sockets:
-            self._loop.remove_reader(listener)
-            listener.close()
-        for task in self._coming:
-            task.cancel()
-        self.sockets = []
-
-    def _resume(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:  # it may have been closed meanwhile
-            self._loop.add_reader(listener, self._accept, listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        """Accept what waits, some at once."""
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                accepted, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._loop.remove_reader(listener)
-                self._loop.call_later(_PAUSE, self._resume, listener)
-                self._connections.accept_failed(error)
-                return
-            accepted.setblocking(False)
-            self._serve(accepted, peer_of(address))
-
-    def _serve(self, accepted: socket.socket, peer: str) -> None:
-        connection = self._connections.open(peer, self._server, **self._options)
-        if connection is None:
-            _refuse(accepted)
-            return
-        task = self._loop.create_task(self._connect(connection, accepted), name="accepted")
-        self._coming.add(task)
-        task.add_done_callback(self._coming.discard)
-
-    async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted)
-        except BaseException as error:
-            self._connections.remove(connection)
-            accepted.close()
-            if not isinstance(error, Exception):
-                raise
-            self._connections.accept_failed(error)
-
-
-def _refuse(accepted: socket.socket) -> None:
-    """Answer 503 as far as the socket takes it at once, and close it."""
-    with suppress(OSError):
-        accepted.send(_BUSY)
-        accepted.shutdown(socket.SHUT_WR)
-        accepted.recv(_SEEN)
-    accepted.close()

@@ -71,6 +71,12 @@ class ConflictError(VptError):
     status, code = 409, "conflict"
 
 
+class ReplacedError(ConflictError):
+    """Another host has this name now: give this one a name of its own, or stop the other."""
+
+    code = "replaced"
+
+
 class KeyReusedError(VptError):
     """This Idempotency-Key was already used with a different body; use a new key."""
 

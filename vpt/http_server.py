@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for which a client may leave an answer unread, and between two looks at all connections.
 UNREAD_TIMEOUT, LOOK = 30.0, 5.0
+#: Of an answer of which more than `LITTLE` bytes are unread, so many bytes a second have to be read
+#: on average; of less, which costs little memory, anything.
+SLOWEST, LITTLE = 8 * 1024, 128 * 1024
 _EXPECTATION_FAILED = 417
 
 
@@ -51,21 +54,27 @@ def answer_expectations(
 
 @dataclass(slots=True)
 class _Unread:
-    """Bytes that a connection's peer has not read, and since when there are not fewer."""
+    """Bytes that a connection's peer has not read, and how many it has read since when."""
 
     size: int
     since: float
+    read: int = 0
+
+    def note(self, size: int) -> None:
+        """Count what was read; more may have been written meanwhile."""
+        self.read += max(0, self.size - size)
+        self.size = size
 
 
 class UnreadAnswers:
-    """Ends connections whose peers do not read what they asked for.
+    """Ends connections whose peers do not read what they asked for, or hardly.
 
     An answer that is not read stays in memory for as long as the connection is open, which may be
     for ever: closing it would wait for the reader, too, so it is aborted.
     """
 
     def __init__(self, timeout: float = UNREAD_TIMEOUT, pause: float = LOOK) -> None:
-        """Allow `timeout` seconds in which nothing is read; look each `pause` seconds."""
+        """Allow `timeout` seconds in which too little is read; look each `pause` seconds."""
         self.ended = 0
         self._timeout = timeout
         self._pause = pause
@@ -80,7 +89,7 @@ class UnreadAnswers:
         await every(self._pause, look)
 
     def look(self, connections: Iterable[Any], now: float) -> None:
-        """Abort those connections of which nothing was read for too long."""
+        """Abort those connections of which too little was read for too long."""
         unread: dict[Any, _Unread] = {}
         ended = 0
         for connection in connections:
@@ -88,10 +97,10 @@ class UnreadAnswers:
             if transport is None or not transport.get_write_buffer_size():
                 continue
             size = transport.get_write_buffer_size() + _sent(transport)
-            before = self._unread.get(connection)
-            if before is None or size < before.size:
+            before = self._unread.get(connection) or _Unread(size, now)
+            before.note(size)
+            if before.read >= (SLOWEST * self._timeout if size > LITTLE else 1):
                 before = _Unread(size, now)
-            before.size = size  # more may have been written meanwhile
             if now - before.since < self._timeout:
                 unread[connection] = before
                 continue

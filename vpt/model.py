@@ -65,6 +65,10 @@ class WaitReason(StrEnum):
     LEASED = "leased"
     DRAINING = "draining"
     PAUSED = "paused"
+    NOTHING_FITS = "nothing_fits"  # no registered device could ever run it, as things are
+    DEVICE_AWAY = "device_away"
+    HELD_BACK = "held_back"  # too many errors in a row on the devices that fit
+    BACKOFF = "backoff"  # it just failed on the only devices that fit
 
 
 class DeviceStatus(StrEnum):
@@ -122,6 +126,7 @@ class ErrorKind(StrEnum):
     SERVER_RESTARTED = "server_restarted"
     INTERNAL = "internal"
     CONFIG = "config"
+    NOTHING_FITS = "nothing_fits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,8 @@ class Host:
     idempotency: bool = False
     cancel: bool = False
     secret: str | None = field(default=None, repr=False)
+    instance_id: str | None = None  # of its installation, when it told it
+    named: bool = False  # its health said its name when it registered
 
     @property
     def serial(self) -> bool:
@@ -164,6 +171,7 @@ class DeviceView:
     reason: DeviceReason | None = None
     reason_text: str | None = None
     pause_s: float | None = None  # seconds without new runs, from when the reason began
+    doubtful: bool = False  # the infrastructure failed the last attempt there
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,25 +197,34 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """What an execution asks of a device; equal requests share a group of the queue."""
+    """What an execution asks of a device; equal requests share a group of the queue.
+
+    `failed_on` are the devices on which the infrastructure failed it, in order and as often as it
+    did, `failed_hosts` their hosts: these still fit, and others that fit are preferred.
+    """
 
     device_model: str
     requirements: frozenset[str] = frozenset()
     device_id: str | None = None
     host_id: str | None = None
     refused_by: frozenset[str] = frozenset()
+    failed_on: tuple[str, ...] = ()
+    failed_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An execution in the queue; times are seconds since the epoch, by the database's clock."""
+    """An execution in the queue; times are seconds since the epoch, by the database's clock.
+
+    Before `not_before` it is not sent to a device on which it failed.
+    """
 
     execution_id: str
     request: DeviceRequest
     priority: int
     queued_at: float
     expires_at: float
-    last_host: str | None = None
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +277,36 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Json | None = None
+
+    @property
+    def away(self) -> str | None:
+        """Return why the device is away, None while it is available."""
+        if self.available:
+            return None
+        return self.reason or "Its host says that it is not available."
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a host to a step; `raw` is its whole JSON body."""
+    """The response of a host to a step; `raw` is its whole JSON body.
+
+    `notes` is what the server has to say of it: that a picture was left out, and why.
+    `presence` is what it says of the device beside its outcome, None when it says nothing.
+    """
 
     success: bool
     output: str | None = None
     error: str | None = None
     screenshot: str | None = None
     raw: Mapping[str, Any] | None = None
+    notes: str | None = None
+    presence: Presence | None = None
 
 
 class Credential(StrEnum):
@@ -284,15 +323,6 @@ class DeviceSchema:
 
     hash: bytes
     text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What a host says of one of its devices; `properties` None: it says nothing of them."""
-
-    available: bool = True
-    reason: str | None = None
-    properties: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,12 @@ def references_of(names: Iterable[str]) -> set[str]:
 
 def references_in(item: Any) -> set[str]:
     """Return the references to named secrets in a parameter's value."""
-    return references_of(match for text in _texts(item) for match in _REFERENCE.findall(text))
+    return set(reference_counts(item))
+
+
+def reference_counts(item: Any) -> Counter[str]:
+    """Count the references to named secrets in a JSON value."""
+    return Counter(match for text in _texts(item) for match in _REFERENCE.findall(text))
 
 
 def secret_of(reference: str) -> str:

@@ -16,10 +16,18 @@ _CHARACTERS = (
 #: second # is replaced.
 _COMMAND = r"(?<=#)#(?=\w*\[)"
 
-CONTROL = re.compile(f"[{_CHARACTERS}]")
-CI_COMMAND = re.compile(_COMMAND)
+_CONTROL = re.compile(f"[{_CHARACTERS}]")
+_CI_COMMAND = re.compile(_COMMAND)
 _UNSAFE = re.compile(f"[{_CHARACTERS}]|{_COMMAND}")
 _UNSAFE_IN_LINE = re.compile(f"[\\t\\n{_CHARACTERS}]|{_COMMAND}")
+
+
+def sanitized(text: str) -> str:
+    """Return text of a device or server without control characters (tabs and newlines stay).
+
+    It also breaks ##[error] and ##vso[...], which CI systems would execute anywhere in a line.
+    """
+    return _CI_COMMAND.sub(" #", _CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def is_safe(line: bytes) -> bool:

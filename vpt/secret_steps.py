@@ -40,6 +40,23 @@ def secret_names(declared: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, about in declared.items() if about.get("secret"))
 
 
+def check_still_secret(
+    before: Mapping[str, Any], now: Mapping[str, Any], steps: Sequence[Json]
+) -> None:
+    """Raise InvalidError when a secret parameter would be one no more, and nobody says so."""
+    unsaid = secret_names(before) - now.keys()
+    if used := unsaid and unsaid & parameters.uses_of(steps).keys():
+        names = ", ".join(sorted(used))
+        raise InvalidError(
+            {
+                "parameters": [
+                    f'Secret until now, and not named here: {names}. Name each with "secret" true,'
+                    " or false if everybody may read its values from now on."
+                ]
+            }
+        )
+
+
 def check_values(values: Mapping[str, Any], secret: Collection[str]) -> None:
     """Raise InvalidError when a secret parameter's value is none that can be masked."""
     wrong = {
@@ -167,6 +184,30 @@ def revealed(
         return value or ""
 
     return _each_text(marked, lambda text: _MARK.sub(value_of, text)), missing
+
+
+def secrets_in(action: Json) -> tuple[str, ...]:
+    """Return the names of the secrets that a manual action refers to by `${secret:name}`.
+
+    Raises BadRequestError when there are too many, or the action would grow too much.
+    """
+    uses = parameters.reference_counts(action)
+    if len(uses) > MOST_SECRETS or LONGEST_SECRET * uses.total() > parameters.MOST_ADDED:
+        raise BadRequestError(
+            f"An action may refer to {MOST_SECRETS} secrets at most, and"
+            f" {parameters.MOST_ADDED // LONGEST_SECRET} times."
+        )
+    return tuple(sorted(map(parameters.secret_of, uses)))
+
+
+def revealed_action(action: Json, named: Mapping[str, str]) -> Json:
+    """Return a manual action with the values of its secrets; other `${name}`s stay."""
+
+    def value_of(reference: str) -> str:
+        return named[parameters.secret_of(reference)]
+
+    filled: Json = _each_text(action, lambda text: parameters.with_references(text, value_of))
+    return filled
 
 
 def _each_text(item: Any, change: Callable[[str], str]) -> Any:

@@ -26,12 +26,13 @@ from vpt import embedded, logs
 from vpt.actors.lab import Lab
 from vpt.background import Background
 from vpt.config import Config, ConfigError, log_level_now
-from vpt.connections import LimitedSite, raise_descriptor_limit
+from vpt.connections import raise_descriptor_limit
 from vpt.dialects.both import Dialects
 from vpt.dialects.document import DocumentDialect
 from vpt.dialects.virtualpytest import VirtualPyTestDialect
 from vpt.errors import DatabaseAwayError
 from vpt.events import Events
+from vpt.listener import LimitedSite
 from vpt.store import grafana_role
 from vpt.store.db import Database
 from vpt.store.instance import Instance

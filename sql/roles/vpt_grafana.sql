@@ -4,10 +4,10 @@ REVOKE ALL ON hosts, devices, test_cases, campaigns, campaign_executions, test_e
     execution_attempts, execution_steps, host_health, health_means, server_instance, grafana_page
     FROM vpt_grafana;
 GRANT USAGE ON SCHEMA public TO vpt_grafana;
-GRANT SELECT (id, dialect, capabilities, tags, draining, status, reason, reason_until, last_seen,
-    registered_at, created_at) ON hosts TO vpt_grafana;
+GRANT SELECT (id, dialect, capabilities, tags, draining, status, reason, reason_until, trouble_kind,
+    trouble_since, last_seen, registered_at, created_at) ON hosts TO vpt_grafana;
 GRANT SELECT (id, host_id, local_id, name, model, capabilities, tags, declared, withdrawn, disabled,
-    status, last_seen, created_at) ON devices TO vpt_grafana;
+    status, reason, reason_until, last_seen, created_at) ON devices TO vpt_grafana;
 GRANT SELECT (id, name, device_model, tags, version, created_at, updated_at)
     ON test_cases TO vpt_grafana;
 GRANT SELECT (id, name, parallelism, priority, created_at, updated_at) ON campaigns TO vpt_grafana;

@@ -51,6 +51,8 @@ FAST = {
     "cancel_grace": 0.3,
     "step_timeout": 20.0,
     "infra_retries": 1,
+    "retry_backoff": 0.02,
+    "device_pause": 0.05,
 }
 LIMIT = 20.0  # seconds; a test that waits that long has failed
 

@@ -151,6 +151,8 @@ class FakeHost:
         capabilities: tuple[str, ...] = (),
         believes: str | None = None,
         tls: ssl.SSLContext | None = None,
+        named: bool = False,
+        instance_id: str | None = None,
     ) -> None:
         self.name = name
         self.devices = devices
@@ -160,6 +162,8 @@ class FakeHost:
         self.secret = secret
         self.capabilities = capabilities
         self.tls = tls
+        self.named = named  # its health says its name
+        self.instance_id = instance_id
         self.believes = believes or secret  # the secret that it asks for
         self.health: Behaviour = replies(status="ok")
         self.on_cancel: Behaviour = replies(cancelled=True)
@@ -202,7 +206,19 @@ class FakeHost:
             Device(f"{self.name}:{name}", name, name, self.model) for name in self.devices
         )
         implicit = (Device(self.name, None, self.name, None),)
-        return Registration(host, devices or implicit, {}, self.secret, credential)
+        return Registration(
+            host,
+            devices or implicit,
+            {},
+            self.secret,
+            credential,
+            instance_id=self.instance_id,
+        )
+
+    def exchange_address(self, other: FakeHost) -> None:
+        """Exchange the ports of two hosts that vanished."""
+        self.port, other.port = other.port, self.port
+        self._reserved, other._reserved = other._reserved, self._reserved
 
     def on(self, command: str, *behaviours: Behaviour) -> None:
         """Let a command be answered so, one after the other; the last one stays."""
@@ -277,6 +293,9 @@ class FakeHost:
         call = await self._note(request, self.probes)
         if not self._knows(call):
             return web.json_response({"error": "who are you"}, status=401)
+        if self.named:
+            said = {"host_name": self.name, "instance_id": self.instance_id}
+            return web.json_response(said)
         return await self._sent(request, await self.health(self, call.body))
 
     async def _action(self, request: web.Request) -> web.StreamResponse:

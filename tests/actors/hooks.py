@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tests.actors.conftest import Kit
 from vpt.errors import DatabaseAwayError
-from vpt.store.db import Session
+from vpt.store.db import Database, Session
+
+
+class HasDatabase(Protocol):
+    """What has the database that the lab under test uses."""
+
+    db: Database
 
 
 @dataclass
@@ -26,7 +32,9 @@ class Pause:
 
 
 @contextmanager
-def at_statement(lab: Kit, name: str, *, before: Any = None, after: Any = None) -> Iterator[None]:
+def at_statement(
+    lab: HasDatabase, name: str, *, before: Any = None, after: Any = None
+) -> Iterator[None]:
     """Do something just before or after the database carries a statement out."""
     row_of = lab.db.row
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vpt.actors import matching
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher, rank
+from vpt.actors.resting import backoff
 from vpt.model import (
     Device,
     DeviceRequest,
@@ -19,7 +20,10 @@ from vpt.model import (
     Host,
     HostStatus,
     HostView,
+    Reason,
+    Wait,
     Waiting,
+    WaitReason,
 )
 
 
@@ -78,7 +82,8 @@ def test_a_free_device_is_found_without_a_look_at_all(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(matching, "lacks", counted)
     assert lab.dispatcher.add(waiting("a"))
-    assert lab.dispatcher.add(replace(waiting("b"), last_host="h1"))
+    failed = DeviceRequest("phone", failed_on=("h1:d",), failed_hosts=frozenset({"h1"}))
+    assert lab.dispatcher.add(waiting("b", request=failed))
     assert lab.sent == [("h0", "a"), ("h2", "b")]
     assert len(looks) <= 3
 
@@ -246,7 +251,8 @@ def test_a_lost_run_prefers_another_host() -> None:
     lab = Lab()
     lab.dispatcher.announce(view("h1"))
     lab.dispatcher.announce(view("h2"))
-    lab.dispatcher.add(Waiting("a", DeviceRequest("phone"), 50, 0.0, 1.0, last_host="h1"))
+    failed = DeviceRequest("phone", failed_on=("h1:d",), failed_hosts=frozenset({"h1"}))
+    lab.dispatcher.add(waiting("a", request=failed))
     assert lab.sent == [("h2", "a")]
 
 
@@ -297,6 +303,22 @@ def test_an_impossible_wish_names_what_is_missing_and_who_is_nearest() -> None:
     assert "h1:d" in words
 
 
+def test_a_named_device_that_does_not_fit_is_told_and_not_one_that_would() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("h1"))
+    lab.dispatcher.announce(view("h2", model="oven"))
+    asked = {
+        DeviceRequest("phone", device_id="h2:d"): "h2:d is an oven; the test wants phone.",
+        DeviceRequest("phone", device_id="h3:d"): (
+            "h3:d is not registered any more: its host does not declare it."
+        ),
+        DeviceRequest("phone", host_id="h2"): (
+            "No registered host can run this; the nearest, h2:d, lacks device model phone."
+        ),
+    }
+    assert {request: lab.dispatcher.impossible(request) for request in asked} == asked
+
+
 def test_of_those_who_come_back_from_a_dead_actor_the_first_in_line_goes_first() -> None:
     lab = Lab()
     two = (*view("h").devices, DeviceView(Device("h:e", "e", "e", "phone"), DeviceStatus.ONLINE))
@@ -307,3 +329,143 @@ def test_of_those_who_come_back_from_a_dead_actor_the_first_in_line_goes_first()
     lab.sent.clear()
     lab.dispatcher.host_gone("h")
     assert lab.sent == [("i", "high")]
+
+
+# ---------------------------------------------------------------- where it failed
+
+
+def failed_on(*devices: str, name: str = "a", rest_until: float = 0.0) -> Waiting:
+    """Return an execution that failed on devices, each of a host."""
+    hosts = frozenset(device.partition(":")[0] for device in devices)
+    request = DeviceRequest("phone", failed_on=devices, failed_hosts=hosts)
+    return replace(waiting(name, request=request), not_before=rest_until)
+
+
+HELD = DeviceStatus.OFFLINE
+
+
+def test_a_retry_waits_for_a_busy_device_beside_the_free_one_where_it_failed() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    assert not lab.dispatcher.add(failed_on("bad:d"))
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.offer_all()
+    assert lab.sent == []
+    assert lab.dispatcher.place("a").wait == Wait(WaitReason.ALL_BUSY, ("good:d",))
+    assert lab.dispatcher.add(waiting("b")), "the free device is for those who did not fail there"
+    lab.dispatcher.announce(view("good"))
+    assert lab.sent == [("bad", "b"), ("good", "a")]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        view("good", DeviceStatus.DISABLED),
+        view("good", DeviceStatus.OFFLINE),
+        view("good", DeviceStatus.DISABLED, host_status=HostStatus.SUSPECT),
+        view("good", host_status=HostStatus.LOST),
+        view("good", host_status=HostStatus.DRAINING),
+        replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.FLAPPING),
+        replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.BROKEN),
+        replace(view("good", HELD, host_status=HostStatus.SUSPECT), reason=Reason.ERRORS),
+        view("good", model="tv"),
+        None,
+    ],
+)
+def test_the_same_device_is_taken_when_no_other_is_worth_waiting_for(lost: HostView | None) -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+    if lost is None:
+        lab.dispatcher.host_gone("good")
+    else:
+        lab.dispatcher.announce(lost)
+    assert lab.sent == [("bad", "a")], "at once, not with the next sweep"
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        view("good", DeviceStatus.LEASED),
+        replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.PROBES),
+    ],
+)
+def test_what_is_back_soon_is_waited_for(away: HostView) -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.announce(away)
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+
+
+def test_the_same_device_is_taken_after_a_back_off_only() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.add(failed_on("bad:d", rest_until=5.0))
+    lab.dispatcher.add(failed_on("bad:d", name="b", rest_until=7.0))
+    lab.dispatcher.rested(4.9)
+    lab.dispatcher.offer_all()
+    assert lab.sent == []
+    assert lab.dispatcher.place("a").wait == Wait(WaitReason.BACKOFF, ("bad:d",))
+    assert lab.dispatcher.next_rested == 5.0
+    lab.dispatcher.rested(5.0)
+    assert lab.sent == [("bad", "a")]
+    assert lab.dispatcher.next_rested == 7.0
+    lab.dispatcher.withdraw("b")
+    assert lab.dispatcher.next_rested is None
+
+
+def test_another_device_is_taken_during_the_back_off() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.add(failed_on("bad:d", rest_until=5.0))
+    lab.dispatcher.announce(view("good"))
+    assert lab.sent == [("good", "a")]
+    assert lab.dispatcher.next_rested is None
+
+
+def test_another_device_of_the_host_comes_before_the_same_one_and_after_other_hosts() -> None:
+    lab = Lab()
+    two = tuple(
+        DeviceView(Device(f"bad:{n}", n, n, "phone"), DeviceStatus.ONLINE) for n in ("d", "e")
+    )
+    lab.dispatcher.announce(HostView(Host("bad", "http://h"), HostStatus.AVAILABLE, None, two))
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+    lab.dispatcher.host_gone("good")
+    assert lab.dispatcher._sent["a"][1] == "bad:e"
+
+
+def test_a_retry_goes_to_where_the_last_attempt_of_others_did_not_fail() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    third = view("third")
+    doubtful = replace(third, devices=(replace(third.devices[0], doubtful=True),))
+    lab.dispatcher.announce(doubtful)
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+    assert lab.dispatcher.add(waiting("b")), "a first attempt may"
+    lab.dispatcher.begun("b")
+    lab.dispatcher.announce(doubtful)
+    busy = view("good", DeviceStatus.BUSY)
+    lab.dispatcher.announce(replace(busy, devices=(replace(busy.devices[0], doubtful=True),)))
+    assert lab.sent == [("third", "b"), ("third", "a")], "none is better by now"
+
+
+def test_what_failed_everywhere_goes_to_where_it_failed_longest_ago() -> None:
+    lab = Lab()
+    for name in ("one", "two"):
+        lab.dispatcher.announce(view(name))
+    lab.dispatcher.add(failed_on("two:d", "one:d"))
+    assert lab.sent == [("two", "a")]
+
+
+def test_the_back_off_grows_with_each_failure() -> None:
+    assert [backoff(1.0, failures) for failures in (0, 1, 2, 3, 4, 5, 50)] == [
+        *(0, 1, 4, 16),
+        *(64, 64, 64),
+    ]

@@ -1,8 +1,9 @@
-"""The dispatcher by hypothesis: in any history the first in line gets what is free, and only he.
+"""The dispatcher by hypothesis: in any history the first in line gets what is free, and only it.
 
-The invariants: a device has one run at most; whoever is sent was first, by priority + 1 for each
-10 s waited, of all whom the device fits; nobody waits while a device that fits him is free; and
-everybody's turn comes.
+The invariants: a device has one run at most; whatever is sent was first, by priority + 1 for each
+10 s waited, of all that may have the device; nothing waits while a device that it may have is free;
+and everybody's turn comes. What failed somewhere may have a device there only when no better one is
+worth waiting for, and the very device only after its back-off.
 """
 
 from __future__ import annotations
@@ -50,9 +51,17 @@ class DispatcherHistories(RuleBasedStateMachine):
         self.number = 0
         self.up = dict.fromkeys(HOSTS, True)
         self.status = dict.fromkeys(DEVICES, _ONLINE)
+        self.known = dict.fromkeys(HOSTS, HostStatus.LOST)  # as the dispatcher knows them
+        self.shown = dict.fromkeys(DEVICES, _ONLINE)
+        self.shown_busy: set[str] = set()
+        self.doubtful = dict.fromkeys(DEVICES, False)
+        self.known_doubtful = dict.fromkeys(DEVICES, False)
+        self.resting: set[str] = set()
+        self.down = dict.fromkeys(HOSTS, HostStatus.SUSPECT)
         self.in_line: dict[str, Waiting] = {}
         self.sent: dict[str, tuple[Waiting, str]] = {}  # on the way to a host
         self.running: dict[str, str] = {}  # device to execution
+        self.failed: dict[str, tuple[str, ...]] = {}
         self.dispatcher = Dispatcher(self.tell)
         for host in HOSTS:
             self.announce(host)
@@ -64,9 +73,9 @@ class DispatcherHistories(RuleBasedStateMachine):
         device_id, waiting = message.device_id, self.in_line.pop(message.execution_id)
         assert self.is_free(device_id), "a run for a device that is not free"
         assert device_id.startswith(host_id)
-        assert self.fits(waiting, device_id)
+        assert self.may_have(waiting, device_id)
         for other in self.in_line.values():
-            if self.fits(other, device_id):
+            if self.may_have(other, device_id):
                 assert self.points(other) <= self.points(waiting) + 1e-6, "out of order"
         self.sent[message.execution_id] = (waiting, device_id)
 
@@ -76,6 +85,31 @@ class DispatcherHistories(RuleBasedStateMachine):
     def fits(self, waiting: Waiting, device_id: str) -> bool:
         host = Host(device_id[:2], "http://h")
         return matching.fits(waiting.request, host, DEVICES[device_id])
+
+    def may_have(self, waiting: Waiting, device_id: str) -> bool:
+        """Whether it fits, no better one runs again soon, and its back-off is over."""
+        if not self.fits(waiting, device_id):
+            return False
+        level = self.level(waiting, device_id)
+        others = (one for one in DEVICES if self.fits(waiting, one) and self.is_hope(one))
+        if any(self.level(waiting, one) < level for one in others):
+            return False
+        return level < 2 or waiting.execution_id not in self.resting
+
+    def level(self, waiting: Waiting, device_id: str) -> int:
+        request = waiting.request
+        if device_id in request.failed_on:
+            return 2
+        doubtful = bool(request.failed_on) and self.known_doubtful[device_id]
+        return int(doubtful or device_id[:2] in request.failed_hosts)
+
+    def is_hope(self, device_id: str) -> bool:
+        host = device_id[:2]
+        gone = (DeviceStatus.OFFLINE, DeviceStatus.DISABLED)
+        running = device_id in self.shown_busy  # as it was announced
+        return self.known[host] is not HostStatus.LOST and (
+            running or self.shown[device_id] not in gone
+        )
 
     def is_free(self, device_id: str) -> bool:
         taken = {device for _, device in self.sent.values()} | set(self.running)
@@ -87,11 +121,21 @@ class DispatcherHistories(RuleBasedStateMachine):
 
     def announce(self, host: str) -> None:
         views = tuple(
-            DeviceView(device, DeviceStatus.BUSY if name in self.running else self.status[name])
+            DeviceView(
+                device,
+                DeviceStatus.BUSY if name in self.running else self.status[name],
+                doubtful=self.doubtful[name],
+            )
             for name, device in DEVICES.items()
             if name.startswith(host)
         )
-        status = HostStatus.AVAILABLE if self.up[host] else HostStatus.SUSPECT
+        status = HostStatus.AVAILABLE if self.up[host] else self.down[host]
+        self.known[host] = status
+        for name in (name for name in DEVICES if name.startswith(host)):
+            self.shown[name] = self.status[name]
+            self.known_doubtful[name] = self.doubtful[name]
+            self.shown_busy.discard(name)
+            self.shown_busy |= {name} & self.running.keys()
         self.dispatcher.announce(HostView(Host(host, "http://h"), status, None, views))
 
     # ------------------------------------------------------------ what happens
@@ -133,28 +177,51 @@ class DispatcherHistories(RuleBasedStateMachine):
     def refuse(self, execution_id: str) -> None:
         waiting, device_id = self.sent.pop(execution_id)
         self.in_line[execution_id] = waiting
+        self.rest_again(waiting)
         self.dispatcher.not_taken(execution_id, device_id, gone=False)
+
+    def rest_again(self, waiting: Waiting) -> None:
+        """Until the clock rings, whatever the time: the dispatcher has none."""
+        if waiting.not_before:
+            self.resting.add(waiting.execution_id)
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 9), again=st.booleans())
     def a_run_ends(self, pick: int, again: bool) -> None:
         device_id = list(self.running)[pick % len(self.running)]
         execution_id = self.running.pop(device_id)
+        self.doubtful[device_id] = again
         self.announce(device_id[:2])
         if again:
-            request = DeviceRequest(DEVICES[device_id].model or "")
-            waiting = Waiting(execution_id, request, 50, self.now, self.now + 1e9, device_id[:2])
+            failed = (*self.failed.get(execution_id, ()), device_id)
+            self.failed[execution_id] = failed
+            hosts = frozenset(one[:2] for one in failed)
+            model = DEVICES[device_id].model or ""
+            request = DeviceRequest(model, failed_on=failed, failed_hosts=hosts)
+            waiting = Waiting(execution_id, request, 50, self.now, self.now + 1e9, self.now + 5)
             self.in_line[execution_id] = waiting
+            self.resting.add(execution_id)
             self.dispatcher.add(waiting)
+
+    @rule()
+    def the_clock_rings(self) -> None:
+        """The back-off of some is over."""
+        for waiting in self.in_line.values():
+            if waiting.not_before <= self.now:
+                self.resting.discard(waiting.execution_id)
+        self.dispatcher.rested(self.now)
 
     @rule(device_id=st.sampled_from(sorted(DEVICES)), status=st.sampled_from(DeviceStatus))
     def a_device_is_leased_or_disabled_or_back(self, device_id: str, status: DeviceStatus) -> None:
         self.status[device_id] = status
         self.announce(device_id[:2])
 
-    @rule(host=st.sampled_from(sorted(HOSTS)))
-    def a_host_goes_or_comes(self, host: str) -> None:
-        self.up[host] = not self.up[host]
+    @rule(
+        host=st.sampled_from(sorted(HOSTS)),
+        down=st.sampled_from([HostStatus.SUSPECT, HostStatus.LOST]),
+    )
+    def a_host_goes_or_comes(self, host: str, down: HostStatus) -> None:
+        self.up[host], self.down[host] = not self.up[host], down
         self.announce(host)
 
     @rule(host=st.sampled_from(sorted(HOSTS)))
@@ -164,6 +231,8 @@ class DispatcherHistories(RuleBasedStateMachine):
             if device_id.startswith(host):
                 del self.sent[execution_id]
                 self.in_line[execution_id] = waiting
+                self.rest_again(waiting)
+        self.known[host] = HostStatus.LOST
         self.dispatcher.host_gone(host)
         self.up[host] = True
         self.announce(host)
@@ -185,7 +254,7 @@ class DispatcherHistories(RuleBasedStateMachine):
     def nobody_waits_while_a_device_that_fits_is_free(self) -> None:
         free = [device_id for device_id in DEVICES if self.is_free(device_id)]
         for waiting in self.in_line.values():
-            assert not [one for one in free if self.fits(waiting, one)]
+            assert not [one for one in free if self.may_have(waiting, one)]
             assert self.dispatcher.waits(waiting.execution_id)
         assert len(self.dispatcher) == len(self.in_line)
 
@@ -209,11 +278,15 @@ class DispatcherHistories(RuleBasedStateMachine):
         self.status = dict.fromkeys(DEVICES, _ONLINE)
         for host in HOSTS:
             self.announce(host)
+        self.now += 5
+        self.the_clock_rings()
         while self.sent or self.running:
             while self.sent:
                 self.a_run_begins(0)
             while self.running:
                 self.a_run_ends(0, again=False)
+            self.now += 5
+            self.the_clock_rings()
             self.nobody_waits_while_a_device_that_fits_is_free()
         assert self.in_line == {}
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.actors.conftest import PEER, Kit
-from tests.actors.fake_host import FakeHost, Gate, until
-from tests.actors.hooks import Pause, after_reading
+from tests.actors.fake_host import FakeHost, Gate, replies, until
+from tests.actors.hooks import Pause, after_reading, at_statement
+from vpt.actors.registry import Registry
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, UnprocessableError
 from vpt.model import Credential, Heartbeat, HostStatus, Reason
 from vpt.store.tokens import make_token, revoke_tokens
@@ -107,6 +108,19 @@ async def test_withdrawn_devices_are_bounded_and_those_that_people_made_theirs_s
     assert "mine" in {row["local_id"] for row in rows}
 
 
+async def test_what_withdrawn_devices_can_do_is_bounded(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpt.actors.registry._WITHDRAWN_BYTES", 2500)
+    host = await lab.host("a", "d0")
+    for turn in range(1, 5):
+        await lab.fetch("UPDATE devices SET capabilities = ARRAY[repeat('x', 1000)]")
+        host.devices = (f"d{turn}",)
+        await lab.join(host)
+    rows = await lab.fetch("SELECT local_id FROM devices WHERE withdrawn ORDER BY 1")
+    assert [row["local_id"] for row in rows] == ["d2", "d3"]
+
+
 # ---------------------------------------------------------------- secrets and URLs
 
 
@@ -132,6 +146,24 @@ async def test_a_url_where_nobody_answers_replaces_none(lab: Kit) -> None:
     await moved.appear()
     await lab.join(moved)
     assert lab.lab.views()[0].host.url == moved.url
+
+
+async def test_a_registration_that_waits_for_its_proof_delays_nobody(lab: Kit) -> None:
+    host, gate, registry = await lab.host(secret=SECRET), Gate(), lab.lab.registry
+    host.health, host.believes = gate.held(replies(status="ok")), None
+    changed = replace(host.registration(), secret=OTHER)
+    joining = asyncio.create_task(registry.register(changed, peer=PEER))
+    await gate.reached()
+    await registry.heartbeat("h", Heartbeat(), JOIN)
+    await registry.devices_changed("h")
+    await lab.join(host)
+    await lab.join(await lab.stranger("i", "e1"))
+    assert (await lab.done("a"))["status"] == "completed"
+    await registry.unregister("h", JOIN)
+    assert not joining.done()
+    host.health = replies(status="ok")
+    gate.open()
+    await joining
 
 
 async def test_a_better_credential_takes_a_name_whoever_answers_there(lab: Kit) -> None:
@@ -161,6 +193,28 @@ async def test_of_two_secrets_at_once_one_is_stored(lab: Kit) -> None:
     row = (await lab.fetch("SELECT sealed_secret FROM hosts"))[0]
     stored = lab.lab.registry._keys.sealer.open(row["sealed_secret"])
     await until(lambda: lab.lab._supervisor._actors["h"].state.host.secret == stored)
+
+
+async def test_a_secret_that_was_proved_against_an_older_one_replaces_no_newer_one(
+    lab: Kit,
+) -> None:
+    host, pause = await lab.host(secret=SECRET), Pause()
+    host.believes = None
+    late, early = (replace(host.registration(), secret=secret * 32) for secret in "cd")
+
+    async def first_waits() -> None:
+        if not pause.reached.is_set():
+            await pause.here()
+
+    with at_statement(lab, "lab_host", after=first_waits):
+        joining = asyncio.create_task(lab.lab.registry.register(late, peer=PEER))
+        await pause.reached.wait()
+        await lab.lab.registry.register(early, peer=PEER)
+        pause.go.set()
+        with pytest.raises(ConflictError, match="just now"):
+            await joining
+    row = (await lab.fetch("SELECT sealed_secret FROM hosts"))[0]
+    assert lab.lab.registry._keys.sealer.open(row["sealed_secret"]) == "d" * 32
 
 
 async def test_a_host_that_refuses_calls_is_told_to_register_anew(lab: Kit) -> None:
@@ -271,8 +325,16 @@ async def test_a_host_of_the_join_token_has_no_credential_that_could_end(lab: Ki
     assert lab.status() is HostStatus.AVAILABLE
 
 
-async def test_a_token_that_is_revoked_while_its_host_registers_allows_nothing(lab: Kit) -> None:
+async def _nothing(_: object) -> None:
+    pass
+
+
+async def test_a_token_that_is_revoked_while_its_host_registers_allows_nothing(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = await with_token(lab)
+    # The registration itself is to notice it: a sweep would do so later.
+    monkeypatch.setattr(Registry, "end_credentials", _nothing)
     pause = Pause()
     with after_reading(lab, "transaction", pause.here):
         joining = asyncio.create_task(lab.join(host, credential=OWN))

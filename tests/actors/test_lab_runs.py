@@ -52,7 +52,9 @@ async def test_a_step_carries_what_the_host_must_know(lab: Kit) -> None:
     execution_id = (await lab.done(step))["id"]
     [call] = host.actions
     names = {"execution_id": execution_id, "attempt": 1, "step": 1}
-    assert call.body == step | names | {"device_id": "d1", "device_model": "tv"}
+    limit = {"limit_s": lab.config.step_timeout}
+    assert call.body == step | names | {"device_id": "d1", "device_model": "tv"} | limit
+    assert call.headers["Vpt-Host"] == "h"
     assert call.key == f"{execution_id}/1/1/1"
 
 

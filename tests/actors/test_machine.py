@@ -8,6 +8,7 @@ from tests.actors.world import FAIL, PASS, World, device, host, trouble, world
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.state import Link
+from vpt.dialects.base import Trouble
 from vpt.errors import (
     ConflictError,
     HostUnreachableError,
@@ -17,7 +18,7 @@ from vpt.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from vpt.model import Device, DeviceStatus, ExecutionStatus, HostStatus, StepStatus
+from vpt.model import Answer, Device, DeviceStatus, ExecutionStatus, HostStatus, StepStatus
 
 
 def test_a_new_host_gets_no_work_before_its_first_good_probe() -> None:
@@ -89,6 +90,12 @@ def test_infrastructure_is_never_a_failed_test(name: str, *, again: bool) -> Non
 def test_a_step_whose_secret_is_gone_was_never_sent_and_is_not_tried_again() -> None:
     w = world(idempotency=False).up().run().settle().answer(trouble("NO_SECRET")).settle()
     assert w.executions == {"e1": "error"}
+    assert w.attempts["e1", 1].released
+
+
+def test_a_step_whose_secrets_do_not_come_was_never_sent_and_is_tried_again() -> None:
+    w = world(idempotency=False).up().run().settle().answer(trouble("NO_DATABASE")).settle()
+    assert w.executions == {"e1": "queued"}
     assert w.attempts["e1", 1].released
 
 
@@ -179,18 +186,65 @@ def test_a_late_step_keeps_the_device_until_its_answer() -> None:
 @pytest.mark.parametrize("way", ["acknowledged", "registered", "grace"])
 def test_a_late_step_frees_the_device_at_last(way: str) -> None:
     w = world().up().run().settle().ring("step:h:d1").settle()
+    assert w.executions == {"e1": "running"}, "the host may answer with what the step printed"
     if way == "acknowledged":
         w.cancel_answered(acknowledged=True)
     elif way == "registered":
         w.tell(m.Register(1, host(), (device(),)))
     else:
+        w.ring("cancel:h:d1").settle()
+        assert not w.attempts["e1", 1].released
         w.ring("cancel:h:d1")
     w.settle()
+    assert w.executions == {"e1": "error"}
     assert w.attempts["e1", 1].released
 
 
+@pytest.mark.parametrize("limit", ["step", "run"])
+@pytest.mark.parametrize("success", [True, False])
+def test_a_step_that_is_stopped_at_a_limit_keeps_its_output(limit: str, success: bool) -> None:
+    w = world().up().run().settle().ring(f"{limit}:h:d1")
+    assert [cancel.execution_id for cancel in w.cancels] == ["e1"]
+    w.answer(Answer(success, output="so far"))
+    end = w.records[0]
+    assert isinstance(end, fx.StoreEnd)
+    assert (end.kind, end.answer) == (f"{limit}_timeout", Answer(success, output="so far"))
+    w.settle()
+    assert w.executions == {"e1": "error"}
+    assert w.attempts["e1", 1].released
+
+
+@pytest.mark.parametrize("name", ["STOPPED", "HOST_ERROR"])
+def test_an_answer_without_a_verdict_keeps_its_output_and_frees_the_device(name: str) -> None:
+    said = Answer(False, output="so far")
+    outcome = m.NoAnswer(Trouble[name], "because", answer=said)
+    for tell in ((), (m.Cancel("e1"),)):
+        w = world().up().run().settle().tell(*tell).answer(outcome)
+        end = w.records[0]
+        assert isinstance(end, fx.StoreEnd)
+        kind, after = {
+            "STOPPED": ("step_timeout", "error"),
+            "HOST_ERROR": ("host_error", "queued"),
+        }[name]
+        if tell:
+            kind, after = None, "cancelled"
+        assert (end.kind, end.answer, end.release) == (kind, said, True)
+        w.settle()
+        assert w.executions == {"e1": after}
+
+
+def test_a_host_that_cannot_stop_a_step_is_not_waited_for_at_its_limit() -> None:
+    w = world(cancel=False).up().run().settle().ring("step:h:d1").settle()
+    assert w.executions == {"e1": "error"}
+    w = world().up().run().settle()
+    for _ in range(6):
+        w.tell(m.ProbeDue()).probe(good=False)
+    w.ring("step:h:d1").settle()
+    assert w.executions == {"e1": "error"}
+
+
 def test_a_run_over_its_time_ends_and_nothing_more_is_sent() -> None:
-    w = world().up().run().settle().ring("run:h:d1").settle()
+    w = world().up().run().settle().ring("run:h:d1").ring("cancel:h:d1").settle()
     assert w.executions == {"e1": "error"}
     w = world().up().run().settle().answer(PASS).ring("run:h:d1").settle()
     assert w.executions == {"e1": "error"}
@@ -240,7 +294,7 @@ def test_a_cancel_of_an_old_attempt_frees_nothing() -> None:
     w = world().up().run().settle()
     w.answer(trouble("HOST_ERROR")).settle()
     w.run().settle()
-    w.ring("step:h:d1").settle()
+    w.ring("step:h:d1").ring("cancel:h:d1").settle()
     assert w.state.lanes["h:d1"].hold
     w.tell(m.CancelAnswered("h:d1", "e1", 1, True), m.CancelGraceOver("h:d1", "e1", 1))
     assert not w.records

@@ -33,7 +33,17 @@ from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link, Phase, must_register
 from vpt.dialects.base import Trouble
-from vpt.model import DeviceRequest, DeviceStatus, Host, HostStatus, Reason, Waiting
+from vpt.model import (
+    DeviceRequest,
+    DeviceStatus,
+    Host,
+    HostStatus,
+    HostTrouble,
+    Presence,
+    Reason,
+    TroubleKind,
+    Waiting,
+)
 
 OUTCOMES = st.sampled_from([PASS, PASS, PASS, FAIL]) | st.sampled_from(list(Trouble)).map(
     lambda t: trouble(t.name)
@@ -47,7 +57,9 @@ STEPS = (
 
 
 pytestmark = pytest.mark.timeout(300)
-_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver)
+REFUSES = HostTrouble(TroubleKind.CREDENTIAL, "answers 401")
+ANOTHER = HostTrouble(TroubleKind.SOMEBODY_ELSE, "another host answers at its URL: x")
+_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver, m.DevicePauseOver)
 
 
 class Histories(RuleBasedStateMachine):
@@ -102,6 +114,8 @@ class Histories(RuleBasedStateMachine):
         self.probes(good=True, times=2)
         if "pause" in self.w.alarms:
             self.w.ring("pause")
+        for device_id in ("h:d1", "h:d2"):
+            self.a_device_goes_or_comes(device_id, available=True)
         self.drain(on=False)
 
     @precondition(lambda self: self.w.state.link is not Link.UP or self.w.state.paused)
@@ -217,6 +231,13 @@ class Histories(RuleBasedStateMachine):
     def known(self, *, idempotency: bool = True) -> Host:
         return host(idempotency=idempotency)
 
+    @rule(device_id=DEVICES, available=st.sampled_from([True, True, False]))
+    def a_device_goes_or_comes(self, device_id: str, available: bool) -> None:
+        """It is on the word of its host, in a heartbeat; what it runs goes on."""
+        ran = {name for name, lane in self.w.state.lanes.items() if lane.run}
+        self.w.tell(m.DevicesReported({device_id.partition(":")[2]: Presence(available)}))
+        assert ran == {name for name, lane in self.w.state.lanes.items() if lane.run}
+
     @rule(on=st.sampled_from([True, False, False]))
     def drain(self, on: bool) -> None:
         self.w.tell(m.Drain(self.ask(), on))
@@ -238,8 +259,43 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def the_host_has_another_secret(self) -> None:
         """It refuses a step with 401, and is told to register anew until it did."""
-        self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", unauthorized=True), 0)
+        self.host_answers(m.NoAnswer(Trouble.HOST_REFUSED, "401", REFUSES), 0)
         assert must_register(self.w.state) is not self.w.state.host.serial
+
+    @precondition(lambda self: self.w.state.link is Link.UP and not self.w.state.draining)
+    @rule(device_id=DEVICES, times=st.integers(3, 5))
+    def it_fails_again_and_again(self, device_id: str, times: int) -> None:
+        """Until the device is held back, and each trial after a pause, too."""
+        for _ in range(times):
+            if f"pause:{device_id}" in self.w.alarms:
+                self.w.ring(f"pause:{device_id}")
+            self.a_new_one_runs(device_id)
+            if device_id in self.w.forwards:
+                self.w.answer(trouble("HOST_ERROR"), device_id).settle()
+
+    @rule(device_id=st.none() | DEVICES)
+    def somebody_mends_it(self, device_id: str | None) -> None:
+        self.w.tell(m.ForgetErrors(self.ask(), device_id))
+
+    @precondition(lambda self: self.w.forwards or self.w.acts or self.w.records)
+    @rule()
+    def another_host_has_its_url(self) -> None:
+        """Whatever is under way there is given up, and nothing more is sent until it registers."""
+        self.w.tell(m.Replaced("x registered with its URL"))
+        assert not self.w.forwards
+        assert self.w.state.view is not None
+        assert self.w.state.view.status is HostStatus.OFFLINE
+        assert self.w.state.view.reason in (Reason.REPLACED, Reason.CREDENTIAL)
+        assert must_register(self.w.state)
+
+    @rule()
+    def somebody_else_answers(self) -> None:
+        """A probe finds another host: nothing is sent there (`World` sees to it)."""
+        self.w.tell(m.ProbeDue())
+        if self.w.probing:
+            self.w.probe(good=False, reason=ANOTHER)
+            assert self.w.state.link is not Link.UP
+            assert must_register(self.w.state)
 
     @precondition(lambda self: self.w.forwards)
     @rule()

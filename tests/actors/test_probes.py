@@ -12,7 +12,7 @@ from tests.actors.fake_host import FakeHost, until
 from tests.test_connections import no_descriptors
 from vpt import upkeep
 from vpt.actors import effects as fx
-from vpt.actors.host import _answered
+from vpt.actors.calls import answered
 from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.dialects.document import DocumentDialect
 
@@ -27,7 +27,7 @@ async def test_a_probe_without_descriptors_is_sent_later_and_not_missed() -> Non
         with pytest.raises(HostTroubleError) as trouble:
             await dialect.probe(probe.host, 10)
         assert trouble.value.trouble is Trouble.HELD_BACK
-        probing = asyncio.create_task(_answered(services, probe, 0.01))
+        probing = asyncio.create_task(answered(services, probe, 0.01))
         await until(lambda: upkeep.failures["probe"] >= before + 2)
     assert await probing >= 0
     await dialect.close()

@@ -14,6 +14,7 @@ from vpt.actors.waits import Waits
 from vpt.events import Events
 from vpt.model import (
     Device,
+    DeviceReason,
     DeviceRequest,
     DeviceStatus,
     DeviceView,
@@ -33,9 +34,10 @@ def view(
     *devices: DeviceStatus,
     status: HostStatus = HostStatus.BUSY,
     reason: Reason | None = None,
+    why: DeviceReason | None = None,
 ) -> HostView:
     views = tuple(
-        DeviceView(Device(f"{host}:d{n}", f"d{n}", "d", "tv"), one)
+        DeviceView(Device(f"{host}:d{n}", f"d{n}", "d", "tv"), one, why)
         for n, one in enumerate(devices or (BUSY,))
     )
     return HostView(Host(host, "http://h"), status, reason, views)
@@ -92,6 +94,20 @@ class Hall:
         ([view("h", DeviceStatus.OFFLINE, status=HostStatus.OFFLINE)], "no_online_host", ("h",)),
         ([view("h", DeviceStatus.DISABLED)], "no_online_host", ("h",)),
         ([], "no_online_host", ()),
+        ([view("h", DeviceStatus.OFFLINE, why=DeviceReason.AWAY)], "device_away", ("h:d0",)),
+        (
+            [
+                view("h1", DeviceStatus.OFFLINE, why=DeviceReason.AWAY),
+                view("h2", DeviceStatus.DISABLED),
+            ],
+            "device_away",
+            ("h1:d0",),
+        ),
+        (
+            [view("h", DeviceStatus.OFFLINE, status=HostStatus.LOST, why=DeviceReason.AWAY)],
+            "no_online_host",
+            ("h",),
+        ),
         (
             [view("h1", ONLINE, status=HostStatus.DRAINING), view("h2", LEASED)],
             "leased",

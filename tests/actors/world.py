@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.machine import transition, wake
-from vpt.actors.state import HostState, Lane, Limits, Link, check, view_of
+from vpt.actors.state import (
+    HostState,
+    Lane,
+    Limits,
+    Link,
+    answers_as_other,
+    check,
+    view_of,
+)
 from vpt.dialects.base import Trouble
 from vpt.model import (
     Answer,
@@ -18,6 +26,7 @@ from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     Host,
+    HostTrouble,
     Json,
     RunSpec,
     Waiting,
@@ -35,8 +44,8 @@ LIMITS = Limits(
     inbox_limit=3,
     probe_interval=10,
 )
-_NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
-_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+_NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK, Trouble.SOMEBODY_ELSE)
+_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 
@@ -131,9 +140,9 @@ class World:
             self.probe(good=True)
         return self
 
-    def probe(self, *, good: bool) -> World:
+    def probe(self, *, good: bool, reason: HostTrouble | None = None) -> World:
         self.probing = False
-        return self.tell(m.ProbeAnswered() if good else m.ProbeMissed("no"))
+        return self.tell(m.ProbeAnswered() if good else m.ProbeMissed("no", reason))
 
     def run(self, execution_id: str = "e1", device_id: str = "h:d1") -> World:
         self.executions.setdefault(execution_id, "queued")
@@ -189,6 +198,9 @@ class World:
     def _do(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave | fx.Probe):
             assert not self.state.credential_ended, "sent to a host whose credential ended"
+            assert self.state.replaced is None, "sent to a URL that another host has"
+        if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave):
+            assert not answers_as_other(self.state), "sent to somebody else"
         match effect:
             case (
                 fx.StoreAttempt()
@@ -199,6 +211,8 @@ class World:
                 | fx.StoreRelease()
             ):
                 self.records.append(effect)
+                if isinstance(effect, fx.StoreAttempt):
+                    assert self.state.lanes[effect.device_id].away is None, "a run on what is away"
                 self._ordered(effect)
             case fx.SendStep():
                 self._forwarded(effect)
@@ -335,10 +349,16 @@ class World:
         attempt.released = effect.release
         status = ExecutionStatus.QUEUED if effect.again else effect.status
         if effect.again and self.dispatcher is not None:
-            request = DeviceRequest("model")
-            self.dispatcher.add(Waiting(spec.execution_id, request, 50, 0.0, 1e9, effect.device_id))
+            request = DeviceRequest("model", failed_on=self._failed(spec.execution_id))
+            request = replace(request, failed_hosts=frozenset("h" if request.failed_on else ""))
+            self.dispatcher.add(Waiting(spec.execution_id, request, 50, 0.0, 1e9))
         self.executions[spec.execution_id] = status
         return m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status)
+
+    def _failed(self, execution_id: str) -> tuple[str, ...]:
+        """Return the devices on which the infrastructure failed an execution."""
+        mine = (a for (execution, _), a in self.attempts.items() if execution == execution_id)
+        return tuple(a.device_id for a in mine if a.status == "error")
 
 
 def host(*, idempotency: bool = True, cancel: bool = True) -> Host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from tests.actors.fake_host import until
 from tests.client.kit import Cli, Terminal
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, got, made, test_case
@@ -23,9 +24,39 @@ async def test_lists_have_columns_filters_and_all_pages_up_to_the_limit(
     objects = await vpt("ls", "testcases", "--name", "case 1", "--json")
     assert [json.loads(line)["name"] for line in objects.out.splitlines()] == ["Case 1\t!"]
     assert (await vpt("ls", "devices", "--model", "pixel", "--host", "host-1")).out == (
-        "host-1:tv-1\ttv-1\tpixel\tonline\thost-1\n"
+        "host-1:tv-1\ttv-1\tpixel\tonline\thost-1\t\t\n"
     )
     assert (await vpt("ls", "executions", "--since", "yesterday")).code == 4
+
+
+#: No actor knows of it, so nobody writes its rows but the test.
+QUIET = (
+    """
+INSERT INTO hosts (id, host_url, dialect, credential, status, reason, reason_text)
+VALUES ('h', 'http://127.0.0.1:1', 'document', 'join', 'suspect', 'broken', 'three errors')
+""",
+    """
+INSERT INTO devices (id, host_id, name, status, reason, reason_text, reason_until)
+VALUES ('h:d', 'h', 'd', 'offline', 'held_back', E'no\tcable', '2026-11-29T10:00:00Z')
+""",
+)
+
+
+async def test_lists_say_why_a_device_or_a_host_gets_no_runs(vpt: Cli, db: Database) -> None:
+    async def listed(what: str) -> list[str]:
+        return (await vpt("ls", what)).out.rstrip("\n").split("\t")
+
+    async with db.session() as session:
+        for statement in QUIET:
+            await session._connection.execute(statement)
+    until = "2026-11-29T10:00:00.000000Z"
+    assert (await listed("devices"))[3:] == ["offline (held_back)", "h", "no cable", until]
+    assert (await listed("hosts"))[1:2] == ["suspect (broken)"]
+    assert (await listed("hosts"))[5:] == ["three errors", ""]
+    async with db.session() as session:
+        trouble = "trouble_kind = 'refused', trouble_text = 'refused', trouble_since = now()"
+        await session._connection.execute(f"UPDATE hosts SET {trouble}")
+    assert (await listed("hosts"))[5:] == ["refused", ""]
 
 
 async def test_a_list_goes_on_page_after_page(vpt: Cli, db: Database) -> None:
@@ -42,6 +73,17 @@ async def test_on_a_terminal_a_list_is_a_table_with_a_heading(host: FakeHost, vp
     with Terminal(vpt, "ls", "hosts") as terminal:
         assert await terminal.ended() == 0
         assert "last seen" in terminal.drawn and "host-1" in terminal.drawn
+
+
+async def test_a_list_of_hosts_says_why_one_cannot_be_reached(operator: Client, vpt: Cli) -> None:
+    server = await FakeHost("silent").join(operator)
+    await server.close()
+
+    async def told() -> bool:
+        listed = (await vpt("ls", "hosts")).out
+        return any(f"{word} (probes: connection refused)" in listed for word in ("suspect", "lost"))
+
+    await until(told)
 
 
 async def test_on_a_narrow_terminal_ids_and_devices_stay_whole(

@@ -9,7 +9,9 @@ import pytest
 
 from tests.client.kit import Cli
 from tests.system.kit import process
-from vpt.config import ConfigError, from_env
+from vpt.commands.cli import cli
+from vpt.config import ConfigError, from_env, from_file
+from vpt.store.tokens import read_token
 
 READERS = [("serve",), ("demo", "--once"), ("migrate",), ("host", "--name", "h")]
 #: Lines of a .env that nobody may take for settings, and what the one line of error names.
@@ -41,6 +43,8 @@ def test_what_nobody_may_take_for_settings_is_refused(tmp_path: Path, wrong: str
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=words):
         from_env(folder=tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        from_file(tmp_path / ".env")
 
 
 def test_a_good_file_may_have_a_mark_and_be_missing(tmp_path: Path) -> None:
@@ -95,3 +99,65 @@ async def test_a_host_sends_no_token_of_the_environment_where_a_file_says(tmp_pa
     async with process(tmp_path, *command, cwd=tmp_path, HOST_JOIN_TOKEN="mine") as one:
         assert await one.ended() == 4
     assert "not sent to the server that .env names" in one.said()
+
+
+SERVERS_COMMANDS = [
+    ("token", "--user", "ann"),
+    ("host-token", "--list"),
+    ("grafana-env",),
+    ("prune", "--dry-run"),
+    ("db", "dump", "dump.vpt"),
+    ("db", "load", "dump.vpt", "--force"),
+]
+
+
+@pytest.mark.parametrize("command", SERVERS_COMMANDS, ids=" ".join)
+def test_other_commands_of_a_server_read_only_the_file_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VPT_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "dump.vpt").touch()
+    (tmp_path / "named").write_text("SERVER_PORT=named\n")
+    (tmp_path / ".env").write_text("KEEP_STEPS_DAYS=wrong\nSERVER_PORT=1\n")
+    wanted = {
+        (): "KEEP_STEPS_DAYS, SERVER_PORT: set in the .env here, .* use --env-file .env",
+        ("--env-file", "named"): "^SERVER_PORT: expected",
+        ("--env-file", ".env"): "^KEEP_STEPS_DAYS: expected",
+        ("--env-file", "none"): "--env-file: there is no file none",
+    }
+    if command[:2] == ("db", "dump"):
+        (tmp_path / "dump.vpt").unlink()
+    for option, words in wanted.items():
+        with pytest.raises(ConfigError, match=words):
+            cli.main([*command, *option], standalone_mode=False)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "option"),
+    [
+        ("SECRET_KEY=" + "x" * 32, ("--env-file", "/dev/null")),
+        ("LOG_LEVEL=debug\nSOMETHING=else\n", ()),
+        ("SECRET_KEY=" + "s" * 32, ()),
+        ("\udcff", ()),
+    ],
+    ids=["none is wanted", "nothing that matters", "the same in the environment", "no UTF-8"],
+)
+def test_a_file_that_changes_nothing_is_no_hindrance(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+    option: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VPT_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SECRET_KEY", "s" * 32)
+    if content == "SECRET_KEY=" + "x" * 32:
+        monkeypatch.delenv("SECRET_KEY")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "secret_key").write_text("s" * 32)
+    (tmp_path / ".env").write_text(content, errors="surrogateescape")
+    cli.main(["token", "--user", "ann", *option], standalone_mode=False)
+    assert read_token("s" * 32, capsys.readouterr().out.strip()).user_id == "ann"

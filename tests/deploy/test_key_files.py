@@ -110,6 +110,20 @@ async def test_what_is_below_the_data_folder_is_for_the_server_alone(folder: Pat
 
 
 @as_root
+async def test_a_child_of_a_closed_process_gets_an_id_that_has_a_name(tmp_path: Path) -> None:
+    become = (
+        "import os\n"
+        "from vpt.embedded.home import _become_known\n"
+        "from vpt.host.shell_supervisor import forbid_inspection\n"
+        f"os.setgid({STRANGER}); os.setuid({STRANGER}); forbid_inspection()\n"
+        f"_become_known({STRANGER}, {STRANGER}, 1)\n"
+        "assert os.getuid() == 1, os.getuid()\n"
+    )
+    async with process(tmp_path, "-c", become) as one:
+        assert await one.ended() == 0, one.said()
+
+
+@as_root
 async def test_a_user_without_account_and_home_gets_a_server() -> None:
     """As in a container that is given any user id."""
     folder = Path(f"/var/tmp/vpt-{STRANGER}")
@@ -134,6 +148,10 @@ async def test_a_user_without_account_and_home_gets_a_server() -> None:
                         await asyncio.sleep(0.05)
                 assert folder.stat().st_uid == STRANGER
                 assert open_to_others(folder) == {}
+                # Root has what nobody else of the account may read.
+                (database,) = psutil.Process(one.pid).children()
+                owners = [Path(f"/proc/{pid}/environ").stat() for pid in (one.pid, database.pid)]
+                assert [info.st_uid for info in owners] == [0, STRANGER]
                 one.child.send_signal(signal.SIGTERM)
                 assert await one.ended() == 0, one.said()
         finally:

@@ -168,6 +168,7 @@ async def supervised() -> AsyncIterator[Supervised]:
             "LOG_FORMAT": "json",
             "GF_SERVER_HTTP_PORT": free_port(),
         }
+        (folder / ".env").write_text("KEEP_STEPS_DAYS=100\n")  # for both programs
         command = ("-m", "supervisor.supervisord", "-c", str(CONF))
         async with process(folder, *command, cwd=folder, **settings) as one:
             one.url = f"http://127.0.0.1:{settings['SERVER_PORT']}"
@@ -206,7 +207,7 @@ async def test_both_run_come_back_when_killed_and_stop_without_a_trace(
     assert server.said().count('"event":"server_stopped"') == 1, server.said()
     assert server.said().count("stand-in Grafana listens") == 2
     assert sorted(path.name for path in server.log.parent.iterdir()) == sorted(
-        ["commands", "data", "docker.log", "tmp", server.log.name]
+        [".env", "commands", "data", "docker.log", "tmp", server.log.name]
     )
 
 

@@ -46,7 +46,12 @@ BROKEN: dict[str, tuple[str, set[tuple[str, ...]]]] = {
     ),
     "vpt-host-hot": ("UPDATE host_health SET temperature = 85 WHERE host_id = 'pi-2'", {("pi-2",)}),
     "vpt-device-away": (
-        "UPDATE devices SET status = 'offline', withdrawn = true WHERE id = 'pi-1-1'",
+        "UPDATE devices SET status = 'offline', withdrawn = true WHERE id = 'pi-1-1';"
+        "UPDATE devices SET status = 'offline', reason = 'away' WHERE id = 'pi-2-1'",
+        {("pi-1-1", "pi-1"), ("pi-2-1", "pi-2")},
+    ),
+    "vpt-device-held-back": (
+        "UPDATE devices SET status = 'offline', reason = 'held_back' WHERE id = 'pi-1-1'",
         {("pi-1-1", "pi-1")},
     ),
     "vpt-pass-rate-low": (_ENDED_NOW.format("failed", "NULL"), {()}),
@@ -85,6 +90,9 @@ HARMLESS: dict[str, str] = {
     "vpt-host-disk-full": "UPDATE host_health SET disk_percent = 94",
     "vpt-host-hot": "UPDATE host_health SET temperature = 80",
     "vpt-device-away": "UPDATE hosts SET status = 'lost'; UPDATE devices SET status = 'offline'",
+    "vpt-device-held-back": "UPDATE devices SET status = 'offline', reason = 'away';"
+    "UPDATE devices SET status = 'disabled', disabled = true, reason = 'held_back'"
+    " WHERE id = 'pi-1-1'",
     "vpt-pass-rate-low": "UPDATE test_executions SET status = 'failed', error_kind = NULL"
     " WHERE completed_at < now() - interval '61 m' OR id IN ('e1', 'e2')",
     "vpt-infrastructure-errors": "UPDATE test_executions SET status = 'error',"

@@ -26,6 +26,7 @@ class FakeServer:
 
     calls: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     say: dict[str, int] = field(default_factory=dict)
+    status: str = "said"
     url: str = ""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     runner: web.AppRunner | None = None
@@ -51,7 +52,7 @@ class FakeServer:
             self.changed.notify_all()
         status = self.say.get(call, 200)
         headers = {"Location": "/api/hosts/x/redirected"} if status == 307 else {}
-        return web.json_response({"status": "said"}, status=status, headers=headers)
+        return web.json_response({"status": self.status}, status=status, headers=headers)
 
     def count(self, call: str) -> int:
         return sum(1 for name, _, _ in self.calls if name == call)
@@ -134,7 +135,7 @@ def alive(pid: int) -> bool:
 @contextlib.asynccontextmanager
 async def running(server: FakeServer, folder: Path, **settings: Any) -> AsyncIterator[Caller]:
     """A host in this process, registered."""
-    ready = asyncio.Event()
+    ready, before = asyncio.Event(), server.count("register")
     settings = {"join_token": TOKEN, "allow_shell": True, "heartbeat_s": 0.05, **settings}
     chosen = HostSettings(server=server.url, name="lab", data_dir=folder, **settings)
     task = asyncio.create_task(run_host(chosen, ready=ready))
@@ -144,7 +145,7 @@ async def running(server: FakeServer, folder: Path, **settings: Any) -> AsyncIte
         )
         if task.done():
             await task
-        card = await server.heard("register")
+        card = await server.heard("register", before + 1)
         async with aiohttp.ClientSession() as session:
             yield Caller(session, card["host_url"], card["host_secret"])
     finally:

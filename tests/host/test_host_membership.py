@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,25 @@ async def test_a_host_speaks_by_way_of_the_proxy_that_the_environment_names(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert server.calls[0][2]["Host"] == "vpt.invalid:5109"
+
+
+@pytest.mark.parametrize("module", ["vpt.host", "vpt"])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--\x1b]0;x\x07\x9b2J\u202e##[error]",), ("\x1b]0;x\x07\x9b2J\u202e##[error]",)],
+    ids=["option", "argument"],
+)
+async def test_an_error_that_quotes_arguments_steers_no_terminal(
+    module: str, wrong: tuple[str, ...]
+) -> None:
+    command = [*(["host"] if module == "vpt" else []), "--server", "http://127.0.0.1:9", *wrong]
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *command),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    said = (await child.communicate())[1].decode()
+    assert child.returncode == 4
+    assert "Error: " in said
+    assert not set("\x1b\x07\x9b\u202e") & set(said)
+    assert "##[" not in said

@@ -157,7 +157,9 @@ async def test_a_command_that_is_stopped_while_its_supervisor_starts_is_ended(
 ) -> None:
     mark = tmp_path / "mark"
     shell = Shell(child_environment(os.environ))
-    running = asyncio.create_task(shell.run(f"sleep 2; echo x >> {mark}", OutputTail()))
+    running = asyncio.create_task(
+        shell.run(f"sleep 2; echo x >> {mark}", str(tmp_path), OutputTail())
+    )
     await asyncio.sleep(0)
     running.cancel()
     await shell.stop()

@@ -23,7 +23,11 @@ real_browser = pytest.mark.skipif(not ready, reason="needs Playwright and a Chro
 
 PAGE = """<title>Lab</title><h1>Welcome</h1>
 <input id=who><button id="go:1" onclick="said.textContent='Hello ' + who.value">Greet</button>
-<p id=said></p><form onsubmit="said.textContent='entered'; return false"><input id=line></form>"""
+<p id=said></p><form onsubmit="said.textContent='entered'; return false"><input id=line></form>
+<p id=visits></p><script>
+document.cookie = 'visits=' + (1 + Number(document.cookie.split('=')[1] || 0));
+visits.textContent = document.cookie.replace('=', ': ');
+</script>"""
 
 
 @pytest.fixture
@@ -54,9 +58,9 @@ def browsers(root: int | None = None) -> list[int]:
     return [child.pid for child in children if alive(child.pid) and "chrom" in child.name()]
 
 
-async def opened(host: Caller, site: str) -> None:
-    assert (await host.act("open_browser"))[1]["success"] is True
-    status, answer = await host.act("navigate_to_url", {"url": site})
+async def opened(host: Caller, site: str, **more: object) -> None:
+    assert (await host.act("open_browser", **more))[1]["success"] is True
+    status, answer = await host.act("navigate_to_url", {"url": site}, **more)
     assert (status, answer["success"]) == (200, True)
     assert answer["output"] == f"HTTP 200 {site} Lab"
 
@@ -114,7 +118,7 @@ async def test_the_files_of_the_host_cannot_be_read(browser: Caller) -> None:
 
 @real_browser
 async def test_cancel_closes_the_page(browser: Caller, site: str) -> None:
-    await opened(browser, site)
+    await opened(browser, site, execution_id="e", attempt=1)
     waiting = asyncio.create_task(
         browser.act("wait_for_text", {"text": "never"}, execution_id="e", attempt=1)
     )
@@ -181,3 +185,36 @@ async def test_a_web_device_without_playwright_is_refused_in_one_line(tmp_path: 
     assert child.returncode == 4
     assert "Error: a web device needs Playwright: pip install 'vpt[web]'" in said
     assert "Traceback" not in said
+
+
+@real_browser
+async def test_another_attempt_gets_a_browser_without_page_or_cookies(
+    browser: Caller, site: str
+) -> None:
+    first, second = ({"execution_id": "e", "attempt": number} for number in (1, 2))
+    await opened(browser, site, **first)
+    answer = (await browser.act("press_key", {"key": "Enter"}, **second))[1]
+    assert answer["error"] == "no browser is open: use open_browser first"
+    await opened(browser, site, **second)
+    visits = {"text": "visits: 1", "timeout": 2}
+    assert (await browser.act("wait_for_text", visits, **second))[1]["success"] is True
+    assert (await browser.act("navigate_to_url", {"url": site}, **second))[1]["success"] is True
+    visits["text"] = "visits: 2"
+    assert (await browser.act("wait_for_text", visits, **second))[1]["success"] is True
+
+
+@real_browser
+async def test_a_browser_that_does_not_start_is_no_verdict(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho no display >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with running(server, tmp_path / "data", devices=("web",)) as host:
+        status, answer = await host.act("open_browser")
+        assert (status, answer["success"], answer["kind"]) == (200, False, "host_error")
+        assert answer["error"].startswith("the browser did not start: ")
+        broken.unlink()
+        status, answer = await host.act("open_browser", limit_s=30)
+        assert (answer["success"], answer["kind"]) == (False, "host_error")

@@ -57,7 +57,7 @@ def configuration(folder: Path, below: int, root: int, target: str) -> str:
     documented = re.sub(r"(ssl_certificate(?:_key)?\s+)[^;]+", rf"\1{folder}/own.pem", documented)
     documented = documented.replace("127.0.0.1:5109", target.removeprefix("http://"))
     assert next(ports, None) is None
-    user = "user root;" if os.geteuid() == 0 else ""
+    user = "user nobody nogroup;" if os.geteuid() == 0 else ""
     return _MAIN.format(user=user, documented=documented)
 
 

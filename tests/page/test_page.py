@@ -228,6 +228,53 @@ async def test_a_host_is_drained_and_a_device_leased_by_hand(
         assert "look" in tv.commands()
 
 
+async def test_a_device_that_is_away_says_why_until_it_is_back(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    def told(**presence: object) -> dict[str, object]:
+        return {"devices": {"tv2": presence}}
+
+    path = "/api/hosts/tvs/heartbeat"
+    async with visit(browser, vpt) as seen:
+        row = seen.page.locator("[data-device='tvs:tv2']")
+        await expect(row.locator(".pill")).to_have_text("online")
+        facts = {"os": "14", "rooted": False}
+        await ask(api, "POST", path, told(available=False, reason=EVIL, properties=facts))
+        await expect(row).to_contain_text(f"Not available: {EVIL}")
+        await expect(row.locator(".pill")).to_have_text("offline")
+        await expect(row.get_by_role("button", name="Resume")).to_be_hidden()
+        await seen.go("/hosts/tvs")
+        await expect(row).to_contain_text(f"Not available: {EVIL}")
+        await seen.page.reload()
+        await row.get_by_role("button", name="Use tv2").click()
+        dialog = seen.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text(f"It is offline. Not available: {EVIL}.")
+        await expect(dialog.get_by_role("row", name="rooted false")).to_be_visible()
+        await ask(api, "POST", path, told(available=True))
+        await expect(row.locator(".pill")).to_have_text("online")
+        await expect(row).not_to_contain_text("available")
+        assert await seen.page.evaluate("window.evil") is None
+
+
+async def test_a_device_that_is_held_back_says_why_until_when_and_is_resumed(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    tv.on("fail", replies(500, error="adb died"))
+    test_case_id = await make(api, "fail", model="tv")
+    ids = [await execute(api, test_case_id, device_id="tvs:tv2") for _ in range(3)]
+    async with visit(browser, vpt) as seen:
+        row = seen.page.locator("[data-device='tvs:tv2']")
+        said = re.compile(r"Held back after errors until .+: The host answered 500: adb died")
+        await expect(row).to_contain_text(said)
+        await expect(row.locator(".pill")).to_have_text("offline")
+        for execution_id in ids:
+            await ask(api, "POST", f"/api/executions/{execution_id}/cancel")
+        await row.get_by_role("button", name="Resume tv2").click()
+        await expect(row.locator(".pill")).to_have_text("online")
+        await expect(row).not_to_contain_text("Held back")
+        await expect(row.get_by_role("button", name="Resume tv2")).to_be_hidden()
+
+
 async def test_a_viewer_sees_all_and_no_control_that_writes(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:

@@ -61,6 +61,7 @@ _FINISHED = {
     "output": "hello",
     "screenshot": "png",
     "seq": 3,
+    "notes": "no picture",
 }
 _END = {
     "execution_id": "runs",
@@ -74,8 +75,13 @@ _END = {
     "seq": 3,
     "refused_by": None,
     "last_step": 2,
+    "output": "so far",
+    "infra_errors": 3,
+    "last_error": "away",
+    "pause_s": 10.0,
 }
 _ENDED_ATTEMPT = {
+    "devices busy": {"infra_errors": 3, "last_error": "away", "held_until": "now +10 s"},
     "execution_attempts runs 2": {
         "status": "error",
         "error_kind": "host_lost",
@@ -83,7 +89,12 @@ _ENDED_ATTEMPT = {
         "completed_at": "now",
         "released_at": "now",
     },
-    "execution_steps runs 2 2": {"status": "error", "error": "away", "finished_at": "now"},
+    "execution_steps runs 2 2": {
+        "status": "error",
+        "error": "away",
+        "output": "so far",
+        "finished_at": "now",
+    },
 }
 _QUEUED_AGAIN = {
     "test_executions runs": {
@@ -151,6 +162,7 @@ RUNS = {
             "screenshots": ["png"],
             "seqs": [3],
             "next_actions": ["three"],
+            "notes": ["no picture"],
         },
         {"execution_steps runs 2 2": _FINISHED, "execution_steps runs 2 3": "new"},
         {
@@ -444,6 +456,7 @@ _HOST = {
     "old_dialect": "document",
     "page_url": None,
     "instance_id": "instance",
+    "named": True,
 }
 _DEVICE = {
     "id": "free",
@@ -452,7 +465,16 @@ _DEVICE = {
     "name": "new name",
     "model": "phone",
     "capabilities": ["touch"],
+    "away": "no cable",
+    "properties": '{"os": "14"}',
 }
+_DECLARED = {
+    "local_id": "one",
+    "name": "new name",
+    "model": "phone",
+    "capabilities": ["touch"],
+}
+_BACK = {**_DECLARED, "reason": None, "reason_text": None}
 _LOOKS = {
     "host_ids": ["host", "other_host"],
     "host_statuses": ["suspect", "available"],
@@ -480,6 +502,7 @@ LAB = {
                 "sealed_secret": "\\x736563726574",
                 "last_seen": "now",
                 "instance_id": "instance",
+                "named": True,
                 "registered_at": "now",
             }
         },
@@ -508,11 +531,27 @@ LAB = {
                         "sealed_secret": "\\x736563726574",
                         "last_seen": "now",
                         "instance_id": "instance",
+                        "named": True,
                         "registered_at": "now",
                         "status": "suspect",
                     }
                 },
             ),
+        },
+    ),
+    "replace_hosts": Rule(
+        {"host_url": "http://host", "id": "new", "text": "new registered with its URL"},
+        {
+            "hosts host": {
+                "status": "offline",
+                "reason": "replaced",
+                "reason_text": "new registered with its URL",
+            }
+        },
+        {
+            "nobody is there": with_args(host_url="http://elsewhere"),
+            "it is the host itself": with_args(id="host"),
+            "it said goodbye": State("UPDATE hosts SET status = 'offline' WHERE id = 'host'"),
         },
     ),
     "upsert_device": Rule(
@@ -523,6 +562,9 @@ LAB = {
                 "name": "new name",
                 "model": "phone",
                 "capabilities": ["touch"],
+                "reason": "away",
+                "reason_text": "no cable",
+                "properties": {"os": "14"},
             }
         },
         {
@@ -536,10 +578,36 @@ LAB = {
             "it is new": State(args={"id": "new"}, does={"devices new": "new"}),
             "a person named it": State(
                 "UPDATE devices SET name_edited = true, capabilities_edited = true",
-                does={"devices free": {"local_id": "one", "model": "phone"}},
+                does={
+                    "devices free": {
+                        "local_id": "one",
+                        "model": "phone",
+                        "reason": "away",
+                        "reason_text": "no cable",
+                        "properties": {"os": "14"},
+                    }
+                },
+            ),
+            "it is back, and nothing is said of its properties": State(
+                "UPDATE devices SET reason = 'away', reason_text = 'no cable',"
+                " properties = '{\"a\": 1}' WHERE id = 'free'",
+                args={"away": None, "properties": None},
+                does={"devices free": _BACK},
+            ),
+            "it is available and held back": State(
+                "UPDATE devices SET reason = 'held_back', reason_text = 'errors',"
+                " reason_until = now() WHERE id = 'free'",
+                args={"away": None, "properties": None},
+                does={"devices free": _DECLARED},
             ),
             "it was withdrawn": State(
-                args={"id": "withdrawn", "name": "withdrawn", "capabilities": []},
+                args={
+                    "id": "withdrawn",
+                    "name": "withdrawn",
+                    "capabilities": [],
+                    "away": None,
+                    "properties": None,
+                },
                 does={
                     "devices withdrawn": {
                         "local_id": "one",
@@ -588,7 +656,7 @@ LAB = {
         sql="UPDATE hosts SET credential = 'own' WHERE id = 'host'",
     ),
     "drop_withdrawn": Rule(
-        {"host_id": "host", "kept": 0},
+        {"host_id": "host", "kept": 0, "bytes": 1000},
         {"devices withdrawn": "gone"},
         {
             "so many are kept": with_args(kept=1),
@@ -646,6 +714,24 @@ LAB = {
             ),
             "unknown": with_args(host_ids=["a", "b"], device_ids=["a", "b"]),
         },
+    ),
+    "store_properties": Rule(
+        {"id": "free", "properties": '{"os": "14"}'},
+        {"devices free": {"properties": {"os": "14"}}},
+        {"they are stored already": with_args(properties="{}"), "unknown": with_args(id="unknown")},
+    ),
+    "forget_errors": Rule(
+        {"host_id": "host", "device_id": "busy"},
+        {"devices busy": {"infra_errors": 0, "last_error": None, "held_until": None}},
+        {
+            "nothing to forget": State(
+                "UPDATE devices SET infra_errors = 0, last_error = NULL, held_until = NULL"
+            ),
+            "of another host": with_args(host_id="offline_host"),
+            "unknown": with_args(device_id="unknown"),
+        },
+        sql="UPDATE devices SET infra_errors = 2, last_error = 'away', held_until = now()"
+        " WHERE id IN ('busy', 'free')",
     ),
     "store_seen": Rule(
         {"host_ids": ["host"]},

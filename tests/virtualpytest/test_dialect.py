@@ -499,7 +499,15 @@ async def test_a_screenshot_from_elsewhere_is_not_fetched(lab: VKit) -> None:
     assert other.asked("/x.png") == []
 
 
-@pytest.mark.parametrize("how", ["too large", "a redirect", "gone", "no picture"])
+LEFT_OUT = {
+    "too large": "The host answered 9.4 MB, more than 8 MiB.",
+    "a redirect": "The host answered 302.",
+    "gone": "The host answered 404.",
+    "no picture": "it is neither PNG nor JPEG.",
+}
+
+
+@pytest.mark.parametrize("how", LEFT_OUT)
 async def test_a_screenshot_that_cannot_be_had_is_no_failure(lab: VKit, how: str) -> None:
     host, other = await lab.pi(), await lab.pi("other", model="radio")
     other.files["/elsewhere"] = host.files["/elsewhere"] = PNG
@@ -515,6 +523,9 @@ async def test_a_screenshot_that_cannot_be_had_is_no_failure(lab: VKit, how: str
     assert row["status"] == "completed"
     assert await screenshot_of(lab, row["id"]) is None
     assert host.asked("/x.png") and not host.asked("/elsewhere")
+    assert (await lab.steps(row["id"]))[0][
+        "notes"
+    ] == f"The screenshot was left out: {LEFT_OUT[how]}"
 
 
 # ---------------------------------------------------------------- a mixed lab

@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from tests.conftest import Client
 from tests.host.kit import until
-from vpt.http_server import UnreadAnswers
+from vpt.http_server import LITTLE, SLOWEST, UnreadAnswers
 from vpt.web.api.screenshots import _signature as signature_of
 
 MIB = 2**20
@@ -37,7 +37,7 @@ async def read(client: socket.socket, size: int) -> int:
     loop, seen = asyncio.get_running_loop(), 0
     while seen < size:
         try:
-            part = await loop.sock_recv(client, 64 * 1024)
+            part = await loop.sock_recv(client, min(size - seen, 64 * 1024))
         except ConnectionResetError:
             return seen
         if not part:
@@ -81,6 +81,54 @@ async def test_an_answer_that_is_not_read_for_30_s_is_ended_and_others_are_not(
         assert await read(silent, len(ANSWER)) < len(ANSWER)
         assert first + await read(slow, len(ANSWER) - first) >= len(ANSWER)
         watch.look(server.connections, now=3 * UNREAD)
+    assert watch.ended == 1
+
+
+async def test_an_answer_that_is_read_drop_by_drop_is_ended_and_a_slow_one_is_not(
+    runner: web.AppRunner,
+) -> None:
+    server, port = runner.server, runner.addresses[0][1]
+    assert server is not None
+    watch = UnreadAnswers(UNREAD)
+    with closing(await asked(port)) as dripping, closing(await asked(port)) as slow:
+        await until(lambda: sum(map(held, server.connections)) > 2 * MIB)
+        seen = 0
+        # A tenth of the time each; what the system of a reader takes by itself counts in the first.
+        for turn in range(25):
+            watch.look(server.connections, now=turn * UNREAD / 10)
+            await read(dripping, 12 * 1024)
+            seen += await read(slow, SLOWEST * int(UNREAD) // 4)
+        assert watch.ended == 1
+        await until(lambda: len(server.connections) == 1)
+        assert seen + await read(slow, len(ANSWER) - seen) >= len(ANSWER)
+        assert await read(dripping, len(ANSWER)) < len(ANSWER)
+
+
+class Link:
+    """A connection, and its transport, of which so much is unread."""
+
+    unread = 0
+
+    @property
+    def transport(self) -> Link:
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.unread = 0
+
+
+async def test_of_a_short_rest_anything_is_enough() -> None:
+    """As of live events: a client that reads them all may have some unread at each look."""
+    link, watch = Link(), UnreadAnswers(UNREAD)
+    for turn in range(60):
+        link.unread = LITTLE - turn % 2
+        watch.look([link], now=turn * 10.0)
+    assert watch.ended == 0
+    for turn in range(5):
+        watch.look([link], now=600 + turn * 10.0)
     assert watch.ended == 1
 
 

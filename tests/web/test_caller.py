@@ -13,6 +13,7 @@ from tests.conftest import Client, ClientFactory
 from tests.web.kit import FakeHost, test_case
 from vpt.config import Config
 from vpt.model import Role
+from vpt.web.http import caller
 from vpt.web.http.caller import client_address
 
 #: 127.0.0.1 is the proxy; 10.9.0.0/16 are more of them.
@@ -237,3 +238,17 @@ async def test_the_documents_name_the_prefix(client: ClientFactory) -> None:
     where = events["servers"]["vpt"]
     assert (where["host"], where["pathname"]) == ("lab.example", "/vpt/socket.io/")
     assert where["protocol"] == "wss"
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded"])
+def test_a_chain_of_thousands_costs_no_more_than_one_that_is_too_long(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    parse = caller.parse_address
+    monkeypatch.setattr(caller, "parse_address", lambda text: read.append(text) or parse(text))
+    part = CLIENT if name == "X-Forwarded-For" else f"for={CLIENT}"
+    lines = [(name, ",".join([part] * 500))] * 10
+    headers = CIMultiDictProxy(CIMultiDict(lines))
+    assert client_address(headers, TRUSTED, "127.0.0.1") == ""
+    assert len(read) < 100

@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_parsed
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from tests.conftest import Client, token
+from tests.actors.fake_host import until
+from tests.conftest import JOIN_TOKEN, Client, token
 from tests.web.kit import FakeHost, got, made, test_case
 from vpt.actors.lab import Lab
 from vpt.config import Config
@@ -105,6 +106,25 @@ async def test_what_waits_is_shown(operator: Client, host: FakeHost) -> None:
     assert value(found, "vpt_queue_length") == 2
     assert value(found, "vpt_queue_oldest_seconds") > 0
     assert value(found, "vpt_devices", status="busy") == 1
+
+
+async def test_devices_that_are_away_are_counted(operator: Client, host: FakeHost) -> None:
+    found = await families(operator)
+    assert value(found, "vpt_devices_without_runs", reason="away") == 0
+    body = {"devices": {host.devices[0]: {"available": False}}}
+    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    path = f"/api/hosts/{host.name}/heartbeat"
+    assert (await operator.post(path, json=body, headers=headers)).status == 200
+
+    async def is_away() -> bool:
+        found = await families(operator)
+        return value(found, "vpt_devices_without_runs", reason="away") == 1
+
+    await until(is_away)
+    found = await families(operator)
+    assert value(found, "vpt_devices", status="offline") == 1
+    assert value(found, "vpt_devices_without_runs", reason="held_back") == 0
+    assert value(found, "vpt_hosts_in_trouble", kind="refused") == 0
 
 
 async def test_no_label_grows_with_ids(operator: Client, host: FakeHost) -> None:

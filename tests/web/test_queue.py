@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from msgspec import structs
 
 from tests.actors.fake_host import until
+from tests.actors.hooks import Pause, at_statement
 from tests.conftest import Client
 from tests.web.kit import FakeHost, Json, got, made, refused, test_case
 from vpt.actors.lab import Lab
@@ -75,6 +77,30 @@ async def test_what_does_not_wait_has_no_place(operator: Client, host: FakeHost)
     host.gate.set()
     await got(operator, f"/api/executions/{running}", wait=30)
     assert (await refused(operator, "GET", path))[1]["code"] == "not_queued"
+
+
+@pytest.mark.usefixtures("host")
+async def test_what_has_a_device_is_never_told_to_wait(operator: Client, lab: Lab) -> None:
+    case = await made(operator, "/api/testcases", test_case())
+    body = {"name": "all", "test_cases": [{"test_case_id": case["id"]}]}
+    path = f"/api/campaigns/{(await made(operator, '/api/campaigns', body))['id']}/execute"
+    pause = Pause()
+    with at_statement(SimpleNamespace(db=lab._db), "start_attempt", before=pause.here):
+        campaign = (await made(operator, path, {}))["campaign_execution_id"]
+        await pause.reached.wait()
+        results = (await got(operator, f"/api/campaign-executions/{campaign}"))["results"]
+        [execution] = [result["execution_id"] for result in results]
+        assert (await got(operator, f"/api/executions/{execution}"))["status"] == "queued"
+        assert await refused(operator, "GET", f"/api/executions/{execution}/queue") == (
+            409,
+            {
+                "error": "The execution has a device, where it is about to begin.",
+                "code": "not_queued",
+            },
+        )
+        pause.go.set()
+        done = await got(operator, f"/api/executions/{execution}", wait=30)
+    assert done["status"] == "completed"
 
 
 async def test_nobody_without_a_token_learns_of_it(nobody: Client) -> None:
@@ -174,6 +200,25 @@ class TestFull:
         assert len(waiting) <= 3, "one is under way, two wait"
         host.gate.set()
         assert {(await one).status for one in waiting} == {200}
+
+
+@pytest.mark.usefixtures("host")
+async def test_a_named_device_that_does_not_fit_is_told_with_what_the_test_wants(
+    operator: Client,
+) -> None:
+    for requirements, words in (
+        ([], "host-1:tv-1 is a pixel; the test wants android_mobile."),
+        (["nfc"], "host-1:tv-1 is a pixel; the test wants android_mobile. It lacks nfc, too."),
+    ):
+        asked = test_case(device_model="android_mobile", requirements=requirements)
+        case = await made(operator, "/api/testcases", asked)
+        status, answer = await refused(
+            operator,
+            "POST",
+            f"/api/testcases/{case['id']}/execute",
+            json={"device_id": "host-1:tv-1"},
+        )
+        assert (status, answer["code"], answer["error"]) == (422, "nothing_fits", words)
 
 
 @pytest.mark.usefixtures("host")

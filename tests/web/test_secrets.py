@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 import socketio
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace as struct_replace
 
 from tests.actors.fake_host import until
 from tests.conftest import Client, ClientFactory, token
@@ -16,12 +21,13 @@ from tests.web.kit import FakeHost, got, made, refused, test_case
 from vpt.actors.lab import Lab
 from vpt.actors.messages import NoAnswer
 from vpt.actors.secrets import masked
+from vpt.bounds import LONGEST_REASON
 from vpt.config import Config
 from vpt.dialects.base import CUT, MAX_TEXT, Trouble, clean
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.masking import Masker
-from vpt.model import Answer, Role
+from vpt.model import Answer, Json, Presence, Role
 from vpt.store.db import Database
 from vpt.web.app import make_app
 
@@ -233,8 +239,141 @@ async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> Non
     assert answer == Answer(success=False, output=refusal.error, error=refusal.error)
 
 
+async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answer_stays() -> None:
+    masker, long = Masker([PASSWORD]), "x" * (LONGEST_REASON - 4)
+    for said, shown in (
+        (f"not {PASSWORD}", "not ***"),
+        (long + PASSWORD[:4], f"{long}***"),
+        (None, None),
+    ):
+        told, wanted = (
+            Presence(available=False, reason=said),
+            Presence(available=False, reason=shown),
+        )
+        refusal = NoAnswer(Trouble.HOST_REFUSED, "no", unauthorized=True, presence=told)
+        assert await masked(refusal, masker) == struct_replace(refusal, presence=wanted)
+        answer = Answer(success=False, presence=told)
+        assert await masked(answer, masker) == Answer(success=False, presence=wanted)
+
+
 async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:
     said = clean("x" * (MAX_TEXT - 8) + PASSWORD)
     answer = await masked(Answer(success=True, output=said), Masker([PASSWORD]))
     assert isinstance(answer, Answer)
     assert answer.output == "x" * (MAX_TEXT - 8) + f"***{CUT}"
+
+
+@pytest.mark.parametrize("said", [{}, {"parameters": {}}, {"parameters": {"user": {}}}])
+async def test_a_secret_parameter_stays_one_until_somebody_says_otherwise(
+    operator: Client, said: Json
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+    path = f"/api/testcases/{case['id']}"
+    async with operator.put(path, json=test_case(steps=STEPS, **said)) as response:
+        assert response.status == 400
+        assert "not named here: password." in await response.text()
+    async with operator.get(path) as response:
+        assert (await response.json())["version"] == 1
+    body = test_case(steps=[{"command": "press_key"}], **said)
+    async with operator.put(path, json=body) as response:
+        assert response.status == 200, "it is used no more"
+    async with operator.put(path, json=case) as response:
+        assert (await response.json())["parameters"]["password"] == {"secret": True}
+    plain = test_case(steps=STEPS, parameters={"password": {"secret": False}})
+    async with operator.put(path, json=plain) as response:
+        assert (await response.json())["parameters"] == plain["parameters"]
+
+
+ACTION = {"device_id": "tv-1", "command": "log_in", "action_type": "remote"}
+
+
+async def test_a_manual_action_has_named_secrets_and_its_answer_has_not(
+    operator: Client, admin: Client, host: FakeHost, db: Database
+) -> None:
+    host.answer = lambda action: {**tells_all(action), "more": [{KEY: f"{KEY} of {action}"}]}
+    params = {"pin": "${secret:key}", "text": "a${secret:key}b ${other} $${secret:key}"}
+    result = await operator.post("/api/hosts/host-1/execute", json={**ACTION, "params": params})
+    answer = await result.text()
+    assert result.status == 200, answer
+    assert host.seen[-1]["params"] == {
+        "pin": KEY,
+        "text": f"a{KEY}b ${{other}} $${{secret:key}}",
+    }
+    assert KEY not in answer + await stored(db)
+    assert json.loads(answer)["result"]["more"][0].keys() == {"***"}
+    sent = len(host.seen)
+    unknown = {**ACTION, "params": {"pin": "${secret:none}"}}
+    status, refusal = await refused(operator, "POST", "/api/hosts/host-1/execute", json=unknown)
+    assert (status, len(host.seen)) == (422, sent)
+    assert "There is no secret none," in json.dumps(refusal)
+    for many in ("${secret:key}" * 5000, "".join(f"${{secret:s{n}}}" for n in range(51))):
+        body = {**ACTION, "params": {"pin": many}}
+        status, refusal = await refused(operator, "POST", "/api/hosts/host-1/execute", json=body)
+        assert (status, len(host.seen)) == (400, sent)
+        assert "50 secrets at most" in json.dumps(refusal)
+
+
+@asynccontextmanager
+async def unreadable_secrets(dsn: str) -> AsyncIterator[None]:
+    """Let statements that read secrets wait, as for a database that does not answer."""
+    other = await asyncpg.connect(dsn)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE secrets IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await other.close()
+
+
+async def test_a_step_without_its_secrets_is_no_step_that_took_too_long(
+    operator: Client, admin: Client, host: FakeHost, dsn: str, db: Database
+) -> None:
+    steps = [{"command": "x"}, {**STEPS[1], "timeout_s": 0.5}]
+    case = await made(operator, "/api/testcases", test_case(steps=steps))
+    host.gate.clear()
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", {})
+    async with unreadable_secrets(dsn):
+        host.gate.set()
+        statement = "SELECT count(*) FROM execution_attempts WHERE status = 'error'"
+        async with db.session() as session:
+            async with asyncio.timeout(60):
+                while await session._connection.fetchval(statement) == 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+    item = await ended(operator, run["execution_id"])
+    first = item["attempts"][0]
+    assert (first["status"], first["error_kind"]) == ("error", "internal")
+    assert "The database did not return the secrets" in first["error"]
+    assert (item["status"], host.seen[-1]["key"]) == ("completed", KEY)
+
+
+async def test_an_action_without_its_secrets_says_so(
+    operator: Client, admin: Client, host: FakeHost, dsn: str
+) -> None:
+    action = {**ACTION, "params": {"pin": "${secret:key}"}, "timeout_s": 0.2}
+    async with unreadable_secrets(dsn):
+        status, answer = await refused(operator, "POST", "/api/hosts/host-1/execute", json=action)
+    assert (status, host.seen) == (503, [])
+    assert "The database did not return the secrets" in json.dumps(answer)
+
+
+async def test_the_time_of_a_step_begins_when_it_is_sent(
+    operator: Client, admin: Client, host: FakeHost, dsn: str, lab: Lab
+) -> None:
+    steps = [{"command": "x"}, {**STEPS[1], "timeout_s": 60}]
+    case = await made(operator, "/api/testcases", test_case(steps=steps))
+    loop, waits = asyncio.get_running_loop(), 0.5
+    host.gate.clear()
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", {})
+    alarms = lab._supervisor._actors["host-1"]._alarms
+    first = alarms["step:host-1:tv-1"]
+    async with unreadable_secrets(dsn):
+        host.gate.set()
+        await until(lambda: alarms.get("step:host-1:tv-1", first) is not first)
+        asked = loop.time()
+        await until(lambda: loop.time() > asked + waits)
+        host.gate.clear()
+        readable = loop.time()
+    await until(lambda: len(host.seen) > 1)
+    assert alarms["step:host-1:tv-1"].when() > readable + 60 - waits / 2
+    host.gate.set()
+    assert (await ended(operator, run["execution_id"]))["status"] == "completed"

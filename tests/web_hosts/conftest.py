@@ -64,7 +64,9 @@ class NotedLab:
         self._note("task_complete", task_id, said, host_id)
         return False
 
-    async def unregister(self, host_id: str, credential: Credential) -> None:
+    async def unregister(
+        self, host_id: str, credential: Credential, instance_id: str | None = None
+    ) -> None:
         self._note("unregister", host_id, credential)
 
     async def delete_host(self, host_id: str) -> None:
@@ -85,6 +87,9 @@ class NotedLab:
         if all(view.host.id != host_id for view in self.hosts):
             raise NotFoundError
         return self.answer, 1.23456
+
+    async def forget_errors(self, host_id: str, device_id: str) -> None:
+        self._note("forget_errors", host_id, device_id)
 
     async def devices_changed(self, host_id: str) -> None:
         self._note("devices_changed", host_id)

@@ -14,6 +14,10 @@ from vpt.store.db import Database
 TV = {"name": "TV", "model": "stb"}
 
 
+#: Of a device that is available and has no properties.
+SAYS_NOTHING = {"away": None, "properties": None}
+
+
 async def declare(db: Database, name: str = "TV", local_id: str = "tv") -> None:
     """Do what a registration does to a device."""
     row = {
@@ -23,6 +27,7 @@ async def declare(db: Database, name: str = "TV", local_id: str = "tv") -> None:
         "name": name,
         "model": "stb",
         "capabilities": ["declared"],
+        **SAYS_NOTHING,
     }
     async with db.session() as session:
         await session.many("upsert_device", [row])
@@ -200,7 +205,7 @@ async def test_a_device_whose_id_is_anothers_name_is_neither_leased_nor_changed(
     await store(db, "pi-1")
     async with db.session() as session:
         row = {"id": "tv", "host_id": "tv", "local_id": None, "name": "tv", "model": None}
-        await session.many("upsert_device", [{**row, "capabilities": []}])
+        await session.many("upsert_device", [{**row, "capabilities": [], **SAYS_NOTHING}])
     await declare(db)  # as before a server refused such names
     headers = bearer(client, Role.OPERATOR)
     for method, path in (("POST", "/lease"), ("PUT", ""), ("DELETE", "")):
@@ -217,3 +222,36 @@ async def test_a_person_adds_no_device_whose_name_is_a_hosts(client: Client, db:
     body = {**TV, "host_id": "pi-1", "local_id": "tv"}
     response = await client.post("/api/devices", json=body, headers=headers)
     assert (response.status, "the host tv" in (await response.json())["error"]) == (409, True)
+
+
+async def test_a_device_that_is_held_back_is_resumed(
+    client: Client, db: Database, lab: NotedLab
+) -> None:
+    await store(db, "pi-1")
+    await declare(db)
+    device = Device("pi-1:tv", "tv", "TV", "stb")
+    view = DeviceView(device, DeviceStatus.ONLINE)
+    lab.hosts = [HostView(Host("pi-1", "http://h"), HostStatus.AVAILABLE, None, (view,))]
+    held = """
+        UPDATE devices
+        SET status = 'offline', reason = 'held_back', reason_text = 'x', reason_until = now()
+    """
+    async with db.session() as session:
+        await session._connection.execute(held)
+    path = "/api/devices/pi-1:tv/resume"
+    assert (await client.post(path, headers=bearer(client, Role.VIEWER))).status == 403
+    response = await client.post(path, headers=bearer(client, Role.OPERATOR))
+    item = await response.json()
+    shown = ("status", "reason", "reason_text", "reason_until")
+    assert [item[name] for name in shown] == ["online", None, None, None]
+    assert lab.asked == [("forget_errors", "pi-1", "pi-1:tv")]
+    unknown = await client.post("/api/devices/x/resume", headers=bearer(client, Role.OPERATOR))
+    assert unknown.status == 404
+
+
+async def test_a_device_without_host_has_nothing_to_resume(client: Client, lab: NotedLab) -> None:
+    headers = bearer(client, Role.OPERATOR)
+    device_id = (await (await client.post("/api/devices", json=TV, headers=headers)).json())["id"]
+    response = await client.post(f"/api/devices/{device_id}/resume", headers=headers)
+    assert response.status == 200
+    assert lab.asked == []

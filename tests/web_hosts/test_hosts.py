@@ -10,7 +10,13 @@ import pytest
 
 from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
-from vpt.errors import ConflictError, HostUnreachableError, NotFoundError, NotRegisteredError
+from vpt.errors import (
+    ConflictError,
+    HostUnreachableError,
+    NotFoundError,
+    NotRegisteredError,
+    ReplacedError,
+)
 from vpt.model import (
     Answer,
     Credential,
@@ -348,6 +354,18 @@ async def test_a_host_that_is_not_registered_is_asked_to_register(
         assert response.status == 404
         body = await response.json()
         assert (body["status"], body["action"]) == ("not_registered", "register")
+
+
+async def test_a_host_whose_name_another_one_has_is_told_to_stop(
+    client: Client, lab: NotedLab, config: Config
+) -> None:
+    lab.refusal = ReplacedError()
+    for path in ("heartbeat", "unregister"):
+        told = {"instance_id": "instance-1"}
+        response = await client.post(f"/api/hosts/pi-1/{path}", json=told, headers=joining(config))
+        assert response.status == 409
+        body = await response.json()
+        assert (body["status"], body["action"]) == ("replaced", "stop")
 
 
 # --- what people see

@@ -27,6 +27,7 @@ def publish_changes(
 ) -> None:
     """Publish and log what is other in `new` than in `old`: all, when there is no `old`."""
     seen = last_seen.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if last_seen else None
+    # Compared by what is shown: a view also changes by what nobody is told, such as a pause.
     if old is None or _host(old) != _host(new):
         _publish_host(events, new, seen)
     was = {item.device.id: _device(item) for item in old.devices} if old else {}

@@ -6,7 +6,7 @@ method is one decision, whole before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 
 from sortedcontainers import SortedKeyList
@@ -15,6 +15,7 @@ from vpt.actors import matching
 from vpt.actors import messages as m
 from vpt.actors.free import Found, FreeDevices
 from vpt.actors.groups import QueueGroup, rank
+from vpt.actors.resting import Resting
 from vpt.model import DeviceRequest, DeviceView, HostView, Place, Wait, Waiting, WaitReason
 
 Tell = Callable[[str, m.Message], None]
@@ -38,8 +39,10 @@ class Dispatcher:
         self._closed = False
         self._held = False
         self._groups: dict[DeviceRequest, QueueGroup] = {}
+        self._failed: dict[DeviceRequest, QueueGroup] = {}  # those of them that failed somewhere
         self._waiting: dict[str, Waiting] = {}
         self._new: dict[str, Waiting] = {}  # queued, and its reason is not published yet
+        self._resting = Resting()
         self._expiry: SortedKeyList = SortedKeyList(key=lambda w: (w.expires_at, w.execution_id))
         self._turns = count()
         self._used: dict[str, int] = {}  # device to its last turn
@@ -71,7 +74,7 @@ class Dispatcher:
     def offer_all(self) -> None:
         """Offer every free device again, in case the news of one was lost."""
         for view, device in tuple(self._devices.values()):
-            if matching.is_free(view, device) and device.device.id not in self._taken:
+            if self._is_free(view, device):
                 self._offer(view, device)
 
     @property
@@ -107,20 +110,38 @@ class Dispatcher:
 
     def why(self, group: QueueGroup) -> Wait:
         """Return why no device that fits takes the first of a group now."""
-        # A group that became empty while a caller goes through all learns of no host any more,
-        # so it may name devices that are gone.
+        if not group.fitting and (self._views or group.change):
+            return group.unfit
+        awaited = self.awaited(group)
+        if group.request.failed_on:  # what is free is not given out: it failed there just now
+            ready = [item.device.id for view, item in awaited if self._is_free(view, item)]
+            if ready:
+                return Wait(WaitReason.BACKOFF, tuple(ready[: matching.MOST_NAMES]))
+        return matching.why(awaited)
+
+    def awaited(self, group: QueueGroup) -> list[Found] | Iterator[Found]:
+        """Return the devices for which a group waits: all that fit, unless it failed on some."""
+        known = self._fitting(group)
+        return matching.preferred(group.request, known) if group.request.failed_on else known
+
+    def _fitting(self, group: QueueGroup) -> Iterator[Found]:
+        # An empty group learns of no host any more, so it may name devices that are gone.
         known = (self._devices.get(device_id) for device_id in group.fitting)
-        return matching.why(found for found in known if found is not None)
+        return (found for found in known if found is not None)
 
     def place(self, execution_id: str) -> Place:
         """Return its position and why it waits; position 0 when it does not wait (any more)."""
         waiting = self._waiting.get(execution_id)
         if waiting is None:
-            sent = self._sent.get(execution_id)
-            return Place(Wait(WaitReason.ALL_BUSY, (sent[1],) if sent else ()), 0, 0)
+            return Place(Wait(WaitReason.ALL_BUSY, self._sent.get(execution_id, ())[1:2]), 0, 0)
         group = self._groups[waiting.request]
-        able = matching.able(self._devices[device_id] for device_id in group.fitting)
+        able = len(set(matching.at_work(self.awaited(group)).values()))
         return Place(self.why(group), position(waiting, group.rivals(self.groups)), able)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Return the executions that are on their way to a host, with their devices."""
+        return {execution_id: sent[1] for execution_id, sent in self._sent.items()}
 
     def add(self, waiting: Waiting) -> bool:
         """Send it to a free device, or queue it; True when it was sent.
@@ -130,12 +151,14 @@ class Dispatcher:
         """
         if self.knows(waiting.execution_id):
             return waiting.execution_id in self._sent
-        best = self._best_device(waiting)
-        if best is None:
-            self._enqueue(waiting)
-            return False
-        self._send(waiting, *best)
-        return True
+        best = self._best_device(waiting.request)
+        if best is not None and not matching.failed(waiting.request, *best):
+            self._send(waiting, *best)
+            return True
+        group = self._enqueue(waiting)
+        if best is not None:  # it failed there: what else fits decides
+            self._place(group)
+        return waiting.execution_id in self._sent
 
     def knows(self, execution_id: str) -> bool:
         """Return True when it waits, or is on its way to a host."""
@@ -144,6 +167,10 @@ class Dispatcher:
     def waits(self, execution_id: str) -> bool:
         """Return True when it waits."""
         return execution_id in self._waiting
+
+    def waiting(self, execution_id: str) -> Waiting | None:
+        """Return its entry when it waits."""
+        return self._waiting.get(execution_id)
 
     def withdraw(self, execution_id: str) -> Waiting | None:
         """Remove it from the queue and return it; None when it does not wait."""
@@ -154,7 +181,9 @@ class Dispatcher:
         group.remove(waiting)
         if not group:  # else it would be matched against every new device, for nothing
             del self._groups[waiting.request]
+            self._failed.pop(waiting.request, None)
         self._expiry.remove(waiting)
+        self._resting.remove(execution_id)
         self._new.pop(execution_id, None)
         self.told.pop(execution_id, None)
         return waiting
@@ -172,16 +201,30 @@ class Dispatcher:
             self.withdraw(self._expiry[0].execution_id)
         return over
 
+    @property
+    def next_rested(self) -> float | None:
+        """Return when the next back-off is over, by the database's clock."""
+        return self._resting.next_end
+
+    def rested(self, now: float) -> None:
+        """Let devices have again what failed there, where its back-off is over."""
+        for waiting in self._resting.over(now):
+            self.changes += 1
+            group = self.group_of(waiting)
+            if group is not None:
+                self._place(group)
+
     def announce(self, view: HostView) -> None:
         """Store a host's present view, and use what became free."""
         self._forget_free(view.host.id)
-        self._learn(self._views.get(view.host.id), view)
+        old = self._views.get(view.host.id)
+        self._learn(old, view)
         self._views[view.host.id] = view
         self.changes += 1
         for device in view.devices:
-            # A device that something was just sent to still looks free until its run begins.
-            if matching.is_free(view, device) and device.device.id not in self._taken:
+            if self._is_free(view, device):
                 self._offer(view, device)
+        self._place_failed(old, view)
 
     def begun(self, execution_id: str) -> Waiting | None:
         """Forget an execution that was sent and whose attempt is stored now; return its entry."""
@@ -217,6 +260,7 @@ class Dispatcher:
             del self._taken[device_id]
         for waiting in sorted((sent[2] for sent in back), key=rank):  # others may have a device
             self.add(waiting)
+        self._place_failed(view, None)
 
     # ------------------------------------------------------------ inside
 
@@ -230,43 +274,88 @@ class Dispatcher:
         if old is not None and new is not None and matching.same(old, new):
             return
         for group in self._groups.values():
-            if old is not None:
-                group.forget(old)
-            if new is not None:
-                group.learn(new)
+            group.relearn(old, new)
 
-    def _enqueue(self, waiting: Waiting) -> None:
+    def _enqueue(self, waiting: Waiting) -> QueueGroup:
         group = self._groups.get(waiting.request)
         if group is None:
             group = self._groups[waiting.request] = QueueGroup(
                 waiting.request, self._views.values()
             )
+            if waiting.request.failed_on:
+                self._failed[waiting.request] = group
         group.add(waiting)
         self.changes += 1
         self._expiry.add(waiting)
+        self._resting.add(waiting)
         self._waiting[waiting.execution_id] = waiting
         self._new[waiting.execution_id] = waiting
+        return group
 
     @property
     def _stands_still(self) -> bool:
         return self._closed or self._held
 
-    def _best_device(self, waiting: Waiting) -> Found | None:
-        if self._stands_still:
-            return None
-        return self._free.first_for(waiting.request, waiting.last_host)
+    def _is_free(self, view: HostView, device: DeviceView) -> bool:
+        # A device that something was just sent to still looks free until its run begins.
+        return matching.is_free(view, device) and device.device.id not in self._taken
+
+    def _best_device(self, request: DeviceRequest) -> Found | None:
+        return None if self._stands_still else self._free.first_for(request)
+
+    def _place(self, group: QueueGroup) -> None:
+        """Offer the best free device to a group that failed on some, as long as one is taken."""
+        while group:
+            before = len(group)
+            best = self._best_device(group.request)
+            if best is not None:
+                self._offer(*best)
+            if len(group) == before:
+                return
+
+    def _place_failed(self, old: HostView | None, new: HostView | None) -> None:
+        """Offer free devices to what failed there and waited for one that is lost now."""
+        if not self._failed or old is None:
+            return
+        if new is not None and matching.same(old, new) and _hopes(old) <= _hopes(new):
+            return
+        for group in tuple(self._failed.values()):
+            self._place(group)
+
+    def _candidate(self, group: QueueGroup, view: HostView, device: DeviceView) -> Waiting | None:
+        """Return the first of a group that failed somewhere which may have this free device.
+
+        Where it failed it does not go while another device that fits is worth waiting for, and
+        after its back-off only; a host on which it failed comes before such a device.
+        """
+        request = group.request
+        level = matching.failed(request, view, device)
+        for other in self._fitting(group) if level else ():
+            if matching.failed(request, *other) < level and matching.worth_waiting_for(*other):
+                return None
+        if level is not matching.Failed.ON_DEVICE:
+            return group.head
+        return next((one for one in group if one.execution_id not in self._resting), None)
 
     def _offer(self, view: HostView, device: DeviceView) -> None:
         """Send the first execution that a free device fits; else keep the device free."""
         device_id = device.device.id
-        # Each group is in order, so the first of all is among the heads.
-        heads = (group.head for group in self._groups.values() if device_id in group.fitting)
-        first = None if self._stands_still else min(heads, key=rank, default=None)
+        first = None if self._stands_still else self._first_for(view, device)
         if first is None:
             self._free.add((view, device), self._used.get(device_id, -1))
             return
         self.withdraw(first.execution_id)
         self._send(first, view, device)
+
+    def _first_for(self, view: HostView, device: DeviceView) -> Waiting | None:
+        # Each group is in order, so the first of all is among the heads.
+        device_id = device.device.id
+        heads = (
+            self._candidate(group, view, device) if group.request.failed_on else group.head
+            for group in self._groups.values()
+            if device_id in group.fitting
+        )
+        return min((head for head in heads if head is not None), key=rank, default=None)
 
     def _offer_again(self, device_id: str) -> None:
         found = self._devices.get(device_id)
@@ -287,3 +376,9 @@ class Dispatcher:
         view = self._views.get(host_id)
         for device in view.devices if view else ():
             self._free.remove(device.device.id)
+
+
+def _hopes(view: HostView) -> set[tuple[str, bool]]:
+    """Return the devices that are worth waiting for, and whether each is in doubt."""
+    good = (item for item in view.devices if matching.worth_waiting_for(view, item))
+    return {(item.device.id, item.doubtful) for item in good}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from vpt.actors.messages import Fact, RunAction, StepKey
+from vpt.actors.state import Health
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -47,8 +48,8 @@ class Probe(Struct, frozen=True):
 class SendStep(Struct, frozen=True):
     """Send a step; its answer, or that there is none within `limit` (s), is a StepAnswered.
 
-    Without a connection within `connect` (s) nothing is sent. With a `handle` the host has begun it
-    already, and is only asked for its end.
+    Without a connection within `connect` (s) nothing is sent. After `step_limit` (s) the host is to
+    stop the step. With a `handle` the host has begun it already, and is only asked for its end.
     """
 
     host: Host
@@ -61,6 +62,7 @@ class SendStep(Struct, frozen=True):
     handle: str | None = None
     secret_steps: SecretSteps | None = None
     sealed_values: bytes | None = None
+    step_limit: float | None = None
 
 
 class SendAction(Struct, frozen=True):
@@ -69,6 +71,7 @@ class SendAction(Struct, frozen=True):
     host: Host
     device: Device
     command: RunAction
+    lease_id: str | None = None
 
 
 class CancelOnHost(Struct, frozen=True):
@@ -99,7 +102,7 @@ class Alarm(Struct, frozen=True):
     It replaces the alarm of that name; without a fact it only cancels that.
     """
 
-    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, `lease:`
+    name: str  # with the device's id where it is a device's: `step:`, `run:`, `cancel:`, ...
     seconds: float
     fact: Fact | None
 
@@ -143,7 +146,7 @@ class StoreEnd(Struct, frozen=True):
     """Store how an attempt ended, at its step `at`.
 
     `again` puts the execution back in the queue; `release` frees the device, which is held
-    otherwise.
+    otherwise. `answer` is what the host said of the step in flight.
     """
 
     device_id: str
@@ -156,6 +159,9 @@ class StoreEnd(Struct, frozen=True):
     at: int
     step: StepKey | None  # the one that was in flight, which ends with its attempt
     seq: int  # of the event that tells it
+    health: Health  # the device's, from here on
+    avoid: str | None = None  # the host or device on which no other attempt may be
+    answer: Answer | None = None
 
 
 class StoreRelease(Struct, frozen=True):

@@ -36,18 +36,21 @@ class FreeDevices:
         if key is not None:
             del self._order[key]
 
-    def first_for(self, request: DeviceRequest, last_host: str | None) -> Found | None:
-        """Return the first device that fits, on `last_host` only when no other host has one.
+    def first_for(self, request: DeviceRequest) -> Found | None:
+        """Return the first device that fits; of those on which it failed the one longest ago."""
+        best: Found | None = None
+        least = (matching.Failed.ON_DEVICE + 1, 0)
+        for view, device in self._order.values():
+            last = _last_failure(request, device.device.id)
+            level = (matching.failed(request, view, device), last)
+            if level < least and matching.fits(request, view.host, device.device):
+                best, least = (view, device), level
+                if level[0] is matching.Failed.NOT_HERE:
+                    break
+        return best
 
-        What failed on that host may be the host's fault.
-        """
-        second_best = None
-        for found in self._order.values():
-            view, device = found
-            if second_best is not None and view.host.id == last_host:
-                continue
-            if matching.fits(request, view.host, device.device):
-                if view.host.id != last_host:
-                    return (view, device)
-                second_best = (view, device)
-        return second_best
+
+def _last_failure(request: DeviceRequest, device_id: str) -> int:
+    """Return the number of the last failure on this device, 0 for none."""
+    numbers = (n for n, name in enumerate(request.failed_on, 1) if name == device_id)
+    return max(numbers, default=0)

@@ -8,7 +8,7 @@ from itertools import islice
 from sortedcontainers import SortedKeyList
 
 from vpt.actors import matching
-from vpt.model import DeviceRequest, HostView, Waiting, WaitReason
+from vpt.model import DeviceRequest, HostView, Wait, Waiting, WaitReason
 
 _SECONDS_A_POINT = 10.0  # ageing: so nobody waits for ever behind higher priorities
 
@@ -39,6 +39,7 @@ class QueueGroup:
             None  # the reason that is published, or being published, for all of it
         )
         self.behind = False  # it is still to be published for some
+        self.change: str | None = None  # what made that nothing fits any more, while nothing does
         self._told_up_to: Rank | None = None
         self._queue = SortedKeyList(key=rank)
         for view in views:
@@ -53,6 +54,10 @@ class QueueGroup:
         """Return the first; a group is never empty."""
         head: Waiting = self._queue[0]
         return head
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """Return the executions in their order."""
+        return iter(self._queue)
 
     def add(self, waiting: Waiting) -> None:
         """Add an execution in its place."""
@@ -95,6 +100,33 @@ class QueueGroup:
         """Remove a host's devices."""
         for device in view.devices:
             self.fitting.pop(device.device.id, None)
+
+    def relearn(self, old: HostView | None, new: HostView | None) -> None:
+        """Replace what a host had by what it has, and note why nothing fits any more."""
+        fitted = bool(self.fitting)
+        if old is not None:
+            self.forget(old)
+        if new is not None:
+            self.learn(new)
+        if self.fitting:
+            self.change = None
+        elif fitted and old is not None:
+            self.change = matching.change(self.request, old, new)
+
+    @property
+    def unfit(self) -> Wait:
+        """Return why it waits while nothing fits, with the device or host that it asks for."""
+        named = self.request.device_id or self.request.host_id
+        return Wait(WaitReason.NOTHING_FITS, (named,) if named else ())
+
+    def ahead_of(self, waiting: Waiting, most: int) -> list[Waiting]:
+        """Return the first `most` of those that go before another one."""
+        ahead = self._queue.irange_key(None, rank(waiting), inclusive=(True, False))
+        return list(islice(ahead, most))
+
+    def first(self, most: int) -> list[Waiting]:
+        """Return the first `most` that wait in it."""
+        return list(self._queue.islice(0, most))
 
     def rivals(self, groups: Iterable[QueueGroup]) -> list[QueueGroup]:
         """Return the groups that some device of this one fits, too; this one is among them."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import asyncpg
 import structlog
@@ -19,57 +17,29 @@ from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
+from vpt.actors.calls import STOP_S, acted, answered, sent
 from vpt.actors.changes import publish_changes
-from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.ledger import Ledger, Shared, waiting_of
-from vpt.actors.secrets import Revealed, SecretGoneError, Secrets, masked, no_secret
-from vpt.actors.state import CONNECT_SHARE, HostState, RunState
-from vpt.dialects.base import Call, Dialect, HostTroubleError, Trouble
+from vpt.actors.ledger import Ledger, waiting_of
+from vpt.actors.secrets import Revealed, masked
+from vpt.actors.services import HostServices
+from vpt.actors.slim import slim
+from vpt.actors.state import HostState, RunState
+from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.errors import VptError
-from vpt.events import Events
-from vpt.measures import Tally
 from vpt.model import (
-    Answer,
     ErrorKind,
     ExecutionStatus,
+    Host,
     HostView,
-    Waiting,
 )
 from vpt.store.artifacts import Artifacts
-from vpt.upkeep import count_failure, note_failure
+from vpt.upkeep import note_failure
 
 log = structlog.get_logger(__name__)
 
 _JITTER = 0.2  # of the probe interval, so that hosts are not all probed at one moment
-_CANCEL_LIMIT = 10.0  # seconds for one POST /host/cancel
+_CALL_LIMIT = 10.0  # seconds for one POST /host/cancel or /host/releaseControl
 _VIEW_AGAIN = 1.0  # seconds until a status that could not be stored is tried again
-_LEAVE_LIMIT = 10.0  # seconds for one POST /host/releaseControl
-
-
-class NotTaken(Protocol):
-    """The callback for a run that could not start on its device."""
-
-    def __call__(self, execution_id: str, device_id: str, *, gone: bool) -> None:
-        """Put it back into the queue, unless it is `gone` for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostServices:
-    """What every host's actor needs of the rest of the server."""
-
-    shared: Shared
-    dialect: Dialect
-    events: Events
-    dispatcher: Dispatcher
-    artifacts: Artifacts
-    probe_timeout: float
-    probed: Callable[[str, float | None], None]  # host, milliseconds; None when it was missed
-    requeue: Callable[[Waiting], None]
-    not_taken: NotTaken
-    waited_s: Callable[[Waiting], float]  # by the queue's clock, which is the database's
-    tally: Tally
-    secrets: Secrets
-    may_act: Callable[[], bool]  # false while another server may have taken over
 
 
 class HostActor(Actor[m.Message]):
@@ -167,7 +137,7 @@ class HostActor(Actor[m.Message]):
             case fx.CancelOnHost():
                 self.spawn(self._cancel_on_host(effect), "cancel")
             case fx.Leave(host, device):
-                self.spawn(self._services.dialect.leave(host, device, _LEAVE_LIMIT), "leave")
+                self.spawn(self._services.dialect.leave(host, device, _CALL_LIMIT), "leave")
             case fx.AbortCall(device_id):
                 self._abort_call(device_id)
             case fx.ReturnRun(execution_id, device_id, gone):
@@ -206,9 +176,12 @@ class HostActor(Actor[m.Message]):
 
     async def _probe(self, effect: fx.Probe) -> None:
         try:
-            seconds = await _answered(self._services, effect, self._state.limits.probe_interval)
+            seconds = await answered(self._services, effect, self._state.limits.probe_interval)
         except HostTroubleError as trouble:
-            self._probe_missed(m.ProbeMissed(trouble.message, trouble.unauthorized))
+            if _is_called_otherwise(effect.host, self._state.host):
+                await self._probe(fx.Probe(self._state.host))
+            else:
+                self._probe_missed(m.ProbeMissed(trouble.message, trouble.reason))
             return
         except Exception as error:  # noqa: BLE001 (logged: a host must not lose its actor by it)
             note_failure(error, "probe")
@@ -243,16 +216,26 @@ class HostActor(Actor[m.Message]):
             task.cancel()
 
     async def _send_step(self, effect: fx.SendStep) -> None:
+        asked = perf_counter()
         try:
             revealed = await self._services.secrets.reveal(effect)
-        except SecretGoneError as error:
-            self.deliver(m.StepAnswered(effect.device.id, effect.key, no_secret(error), 0.0))
+        except HostTroubleError as trouble:
+            self.deliver(m.StepAnswered(effect.device.id, effect.key, m.NoAnswer.of(trouble), 0.0))
             return
         began = perf_counter()
-        outcome = await self._send(self._call_of(effect, revealed))
+        self._postpone(effect, began - asked)
+        outcome = await sent(self._services, self._call_of(effect, revealed))
         duration_ms = (perf_counter() - began) * 1000
-        outcome = await masked(_slim(outcome), revealed.masker)
+        outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
+
+    def _postpone(self, effect: fx.SendStep, seconds: float) -> None:
+        """Let the step's time begin when it is sent: its secrets may have come late."""
+        name = f"step:{effect.device.id}"
+        if effect.secret_steps is not None and name in self._alarms:
+            left = self._alarms[name].when() - asyncio.get_running_loop().time()
+            timed_out = m.StepTimedOut(effect.device.id, effect.key)
+            self._alarm(fx.Alarm(name, left + seconds, timed_out))
 
     def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
         key, mask = effect.key, revealed.masker.json
@@ -271,6 +254,7 @@ class HostActor(Actor[m.Message]):
             f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
             effect.limit,
             effect.connect,
+            effect.step_limit,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
             on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
@@ -282,27 +266,18 @@ class HostActor(Actor[m.Message]):
         # It may have waited behind others for longer than its asker did: then it is not sent.
         outcome: m.Outcome = m.NoAnswer(Trouble.TIMEOUT, "Nobody waits for it any more.")
         if self.is_pending(command.ask):
-            body = {**command.action, "device_model": effect.device.model}
-            connect = command.timeout_s * CONNECT_SHARE
-            call = Call(effect.host, effect.device, body, command.key, command.timeout_s, connect)
-            outcome = await self._send(call)
+            outcome = await acted(self._services, effect)
         duration_ms = (perf_counter() - began) * 1000
         self.deliver(m.ActionAnswered(effect.device.id, command.ask, outcome, duration_ms))
 
-    async def _send(self, call: Call) -> m.Outcome:
-        # Another server may have taken over, and send the same step: then this one must not.
-        if not self._services.may_act():
-            error = "The server's claim on its database ran out."
-            return m.NoAnswer(Trouble.HELD_BACK, error)
-        try:
-            return await self._services.dialect.send(call)
-        except HostTroubleError as trouble:
-            return m.NoAnswer(trouble.trouble, trouble.message, trouble.unauthorized)
-
     async def _cancel_on_host(self, effect: fx.CancelOnHost) -> None:
         acknowledged = self._services.may_act() and await self._services.dialect.cancel(
-            effect.host, effect.execution_id, effect.attempt, _CANCEL_LIMIT
+            effect.host, effect.execution_id, effect.attempt, _CALL_LIMIT
         )
+        call = self._calls.get(effect.device_id)
+        if acknowledged and call is not None:
+            # The step has ended, and what it printed is in its answer: that counts first.
+            await asyncio.wait({call}, timeout=STOP_S)
         self.tell(
             m.CancelAnswered(effect.device_id, effect.execution_id, effect.attempt, acknowledged)
         )
@@ -372,8 +347,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shot = await _save_screenshot(self._services.artifacts, effect)
-                self.tell(await self.ledger.finish_step(effect, shot))
+                shot, notes = await _save_screenshot(self._services.artifacts, effect)
+                self.tell(await self.ledger.finish_step(effect, shot, notes))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -396,9 +371,11 @@ class HostActor(Actor[m.Message]):
         fact, row = await self.ledger.end_attempt(effect)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
-        if fact.status is ExecutionStatus.QUEUED:  # the next attempt avoids a host that was lost
-            last = self.name if effect.kind is ErrorKind.HOST_LOST else None
-            self._services.requeue(waiting_of(effect.spec.execution_id, row, last))
+        if fact.status is ExecutionStatus.QUEUED:
+            # The row was read before this attempt ended; a restart of the server is no failure.
+            failed = effect.kind not in (None, ErrorKind.SERVER_RESTARTED)
+            failures = ((self.name, effect.device_id),) if failed else ()
+            self._services.requeue(waiting_of(effect.spec.execution_id, row, failures))
 
     # ------------------------------------------------------------ the view
 
@@ -410,34 +387,13 @@ class HostActor(Actor[m.Message]):
         self._services.dispatcher.announce(view)
 
 
-async def _answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
-    """Return how long (s) a host took to answer; HostTroubleError when it missed the probe.
-
-    What this server could not send says nothing of the host, so it is sent `pause` seconds later.
-    """
-    held_back = False
-    while True:
-        began = perf_counter()
-        try:
-            await services.dialect.probe(probe.host, services.probe_timeout)
-        except HostTroubleError as trouble:
-            if trouble.trouble is not Trouble.HELD_BACK:
-                raise
-            count_failure("probe")
-            if not held_back:
-                log.warning("probe_held_back", host_id=probe.host.id, error=trouble.message)
-            held_back = True
-            await asyncio.sleep(pause)
-        else:
-            return perf_counter() - began
-
-
-def _slim(outcome: m.Outcome) -> m.Outcome:
-    """Return the answer with only what will be stored."""
-    # While the database is away it waits in memory, and a raw answer can have 16 MiB.
-    if not isinstance(outcome, Answer) or outcome.raw is None:
-        return outcome
-    return replace(outcome, raw={"screenshot": outcome.raw.get("screenshot")})
+def _is_called_otherwise(probed: Host, present: Host) -> bool:
+    """Return whether a host registered anew while it was probed: a miss says nothing of it now."""
+    return probed is not present and (probed.url, probed.secret, probed.instance_id) != (
+        present.url,
+        present.secret,
+        present.instance_id,
+    )
 
 
 def _log_end(
@@ -463,17 +419,20 @@ def _log_end(
         log.info("test_execution_completed", **fields, duration=duration_s)
 
 
-async def _save_screenshot(artifacts: Artifacts, effect: fx.StoreStep) -> str | None:
-    """Save the screenshot of an answer and return its kind."""
-    # One that cannot be saved is logged; it never fails the step.
-    data = effect.answer.raw.get("screenshot") if effect.answer and effect.answer.raw else None
+async def _save_screenshot(
+    artifacts: Artifacts, effect: fx.StoreStep
+) -> tuple[str | None, str | None]:
+    """Save the screenshot of an answer; return its kind, and what is to be noted on the step."""
+    # One that cannot be saved is logged and noted; it never fails the step.
+    answer, key = effect.answer, effect.key
+    data = answer.raw.get("screenshot") if answer and answer.raw else None
     if not data:
-        return None
-    key = effect.key
+        return None, answer.notes if answer else None
     try:
-        return await artifacts.save(key.execution_id, key.attempt, key.step, data)
+        return await artifacts.save(key.execution_id, key.attempt, key.step, data), None
     except VptError as error:
         log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
+        return None, f"The screenshot was left out: {error.message}."
     except OSError:
         log.exception("screenshot_lost", execution_id=key.execution_id)
-    return None
+        return None, "The screenshot could not be stored: see the server's log."

@@ -15,9 +15,9 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.campaign_jobs import CampaignJobs
 from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.eta import Etas
 from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
-from vpt.actors.host import HostServices
 from vpt.actors.leases import Leases
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
@@ -25,8 +25,10 @@ from vpt.actors.registry import Registry
 from vpt.actors.restore import Keys
 from vpt.actors.samples import Samples
 from vpt.actors.secrets import Secrets
+from vpt.actors.services import HostServices
 from vpt.actors.state import Limits
 from vpt.actors.supervisor import Supervisor
+from vpt.actors.unfit import Unfit
 from vpt.actors.waits import Waits
 from vpt.background import Background, each, every
 from vpt.config import Config
@@ -47,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 _SWEEP = 5.0  # seconds
 _EXPLAIN = 0.25  # seconds between looks at why executions wait
+_FIT = 1.0  # seconds between looks at what no registered device fits any more
 _FLUSH = 2.0  # seconds between writes of when hosts were seen
 _SAMPLE = 5.0  # seconds between writes of how hosts fare
 _MEANS = 600.0  # seconds; so an hour has means soon after it is over
@@ -79,8 +82,16 @@ class Lab:
         self.tally = Tally()
         self.disk = Disk(config.vpt_data_dir, config.min_free_disk)
         self._dispatcher = Dispatcher(self._tell)
-        self._queue = Queue(db, events, self._dispatcher, max_queued=config.max_queued)
+        self._queue = Queue(
+            db,
+            events,
+            self._dispatcher,
+            max_queued=config.max_queued,
+            retry_backoff=config.retry_backoff,
+        )
         self._waits = Waits(self._dispatcher, events)
+        self._unfit = Unfit(self._dispatcher, self._queue.end_unfit, grace=config.fit_grace)
+        self._etas = Etas(db, self._dispatcher)
         self._samples = Samples(db)
         self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
         keys = Keys(Sealer(config.secret_key), config.api_key)
@@ -172,6 +183,7 @@ class Lab:
             ("queue sweep", _SWEEP, self._queue.sweep),
             ("lab sweep", _SWEEP, self._sweep),
             ("queue reasons", _EXPLAIN, self._waits.tell),
+            ("queue without a fit", _FIT, self._unfit.look),
             ("last seen", _FLUSH, self.registry.store_seen),
             ("samples", _SAMPLE, self._samples.flush),
             ("means of samples", _MEANS, self._pruning.prune_samples),
@@ -235,13 +247,17 @@ class Lab:
         action: Json,
         timeout_s: float | None,
         user_id: str,
+        secrets: tuple[str, ...] = (),
     ) -> tuple[Answer, float]:
-        """Run one manual action; return the host's answer and how long it took (ms)."""
+        """Run one manual action; return the host's answer and how long it took (ms).
+
+        `secrets` are the names of those that it refers to.
+        """
         seconds = timeout_s or self._config.step_timeout
         key = f"manual/{self._started}/{next(self._acts)}"
         answer: tuple[Answer, float] = await self._supervisor.ask(
             host_id,
-            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id),
+            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id, secrets),
             seconds + _MARGIN,
         )
         return answer
@@ -265,6 +281,10 @@ class Lab:
     def place(self, execution_id: str) -> Place:
         """Return where an execution is in the queue and why it waits."""
         return self._dispatcher.place(execution_id)
+
+    async def eta_s(self, execution_id: str) -> float | None:
+        """Return for how long (s) an execution will wait; None when nothing tells."""
+        return await self._etas.of(execution_id)
 
     def measures(self) -> dict[str, Any]:
         """Return the figures that only the memory has."""
@@ -290,4 +310,5 @@ def limits_of(config: Config) -> Limits:
         infra_retries=config.infra_retries,
         inbox_limit=config.inbox_limit,
         probe_interval=config.host_probe_interval,
+        device_pause=config.device_pause,
     )

@@ -6,7 +6,7 @@ a device has at most one record under way.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.model import (
     DeviceRequest,
-    ErrorKind,
     ExecutionStatus,
     HostView,
     Json,
@@ -63,14 +62,20 @@ def secrets_of(row: Any) -> Json:
     }
 
 
-def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
-    """Build the queue's entry of an execution from its row."""
+def waiting_of(execution_id: str, row: Any, failures: Iterable[tuple[str, str]] = ()) -> Waiting:
+    """Build the queue's entry of an execution from its row.
+
+    `failures` are the host and the device of each failed attempt that the row does not have yet.
+    """
+    failed = [*zip(row["failed_hosts"], row["failed_on"], strict=True), *failures]
     request = DeviceRequest(
         row["device_model"],
         frozenset(row["requirements"]),
         row["wanted_device_id"],
         row["wanted_host_id"],
         frozenset(row["refused_by"]),
+        tuple(device_id for _, device_id in failed),
+        frozenset(host_id for host_id, _ in failed),
     )
     return Waiting(
         execution_id,
@@ -78,7 +83,6 @@ def waiting_of(execution_id: str, row: Any, last_host: str | None) -> Waiting:
         row["priority"],
         row["queued_at"],
         row["queued_at"] + row["queue_timeout_s"],
-        last_host,
     )
 
 
@@ -88,6 +92,7 @@ class StepRecord:
 
     effect: fx.StoreStep
     screenshot: str | None
+    notes: str | None = None
 
     @property
     def weight(self) -> int:
@@ -128,6 +133,7 @@ class Shared:
             screenshots=[record.screenshot for record in records],
             seqs=[effect.seq for effect in effects],
             next_actions=[effect.next_action for effect in effects],
+            notes=[record.notes for record in records],
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
@@ -173,9 +179,11 @@ class Ledger:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
-    async def finish_step(self, effect: fx.StoreStep, screenshot: str | None) -> m.Fact:
+    async def finish_step(
+        self, effect: fx.StoreStep, screenshot: str | None, notes: str | None
+    ) -> m.Fact:
         """Store the end of a step and the beginning of the next one."""
-        record, key = StepRecord(effect, screenshot), effect.key
+        record, key = StepRecord(effect, screenshot, notes), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
         return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
@@ -207,7 +215,6 @@ class Ledger:
     async def end_attempt(self, effect: fx.StoreEnd) -> tuple[m.EndStored, Any]:
         """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
-        refused = self._host_id if effect.kind is ErrorKind.HOST_REFUSED else None
         row = await self._row(
             "end_attempt",
             execution_id=spec.execution_id,
@@ -219,8 +226,12 @@ class Ledger:
             release=effect.release,
             open_step=effect.step.step if effect.step else None,
             seq=effect.seq,
-            refused_by=refused,
+            refused_by=effect.avoid,
             last_step=effect.at,
+            output=effect.answer.output if effect.answer else None,
+            infra_errors=effect.health.errors,
+            last_error=effect.health.error,
+            pause_s=effect.health.pause,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None

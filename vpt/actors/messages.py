@@ -6,15 +6,19 @@ A command is what somebody wants; it may carry `ask`, the number of the pending 
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Mapping
 
-from vpt.dialects.base import Trouble
+from msgspec import Struct, field
+
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
     Answer,
     Device,
     ExecutionStatus,
     Host,
+    HostTrouble,
     Json,
+    Presence,
     RunSpec,
     StepStatus,
 )
@@ -23,11 +27,29 @@ from vpt.model import (
 
 
 class NoAnswer(Struct, frozen=True):
-    """Why a call brought no answer; `error` is for people."""
+    """Why a call brought no verdict; `error` is for people.
+
+    `presence` is what the host says of the device all the same, None when it says nothing.
+    """
 
     trouble: Trouble
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None  # why the host cannot be reached, or is not taken for itself
+    same_again: bool = False  # an answer came; sending the step again would bring the same
+    answer: Answer | None = None  # what the host answered all the same: its output is stored
+    presence: Presence | None = None
+
+    @classmethod
+    def of(cls, error: HostTroubleError) -> NoAnswer:
+        """Return the outcome of a call that ended with this error."""
+        return cls(
+            error.trouble,
+            error.message,
+            error.reason,
+            error.same_again,
+            error.answer,
+            error.presence,
+        )
 
 
 Outcome = Answer | NoAnswer
@@ -49,11 +71,15 @@ class StepKey(Struct, frozen=True):
 
 
 class Register(Struct, frozen=True):
-    """Store what a host says of itself and its devices; its process may have begun anew."""
+    """Store what a host says of itself and its devices; its process may have begun anew.
+
+    `away` are the devices that it says are not available, by id, and why.
+    """
 
     ask: int
     host: Host
     devices: tuple[Device, ...]
+    away: Mapping[str, str] = field(default_factory=dict)
 
 
 class ChangeDevices(Struct, frozen=True):
@@ -82,6 +108,13 @@ class Drain(Struct, frozen=True):
     on: bool
 
 
+class ForgetErrors(Struct, frozen=True):
+    """Give runs again to a device that is held back, or (None) to all of the host."""
+
+    ask: int
+    device_id: str | None
+
+
 class Retire(Struct, frozen=True):
     """Stop for good, since the host is to be deleted; refused while it runs something."""
 
@@ -97,6 +130,7 @@ class RunAction(Struct, frozen=True):
     timeout_s: float
     key: str  # goes out as the Idempotency-Key
     user_id: str  # a lease of somebody else rejects the action
+    secrets: tuple[str, ...] = ()  # the named ones that the action refers to
 
 
 class TakeLease(Struct, frozen=True):
@@ -128,6 +162,7 @@ Command = (
     | ChangeHost
     | Unregister
     | Drain
+    | ForgetErrors
     | Retire
     | RunAction
     | TakeLease
@@ -146,15 +181,27 @@ class ProbeMissed(Struct, frozen=True):
     """A probe was not answered well."""
 
     error: str
-    unauthorized: bool = False  # the host refused it with 401: it has another secret
+    reason: HostTrouble | None = None
 
 
 class CredentialEnded(Struct, frozen=True):
     """The last token of a host that joined with its own was revoked or has expired."""
 
 
+class Replaced(Struct, frozen=True):
+    """Another host registered with this one's URL, and was found there."""
+
+    words: str
+
+
 class HeartbeatSeen(Struct, frozen=True):
     """The host sent a ping, so it may be back."""
+
+
+class DevicesReported(Struct, frozen=True):
+    """The host said of devices whether they are available; by its own names for them."""
+
+    presences: Mapping[str, Presence]
 
 
 class ProbeDue(Struct, frozen=True):
@@ -255,6 +302,12 @@ class PauseOver(Struct, frozen=True):
     """A host that flaps may have work again."""
 
 
+class DevicePauseOver(Struct, frozen=True):
+    """A device that was held back may have a run again."""
+
+    device_id: str
+
+
 class LeaseOver(Struct, frozen=True):
     """A lease ran out, was given back, or could not be stored."""
 
@@ -312,7 +365,9 @@ Fact = (
     | ProbeAnswered
     | ProbeMissed
     | CredentialEnded
+    | Replaced
     | HeartbeatSeen
+    | DevicesReported
     | AttemptStored
     | AttemptRefused
     | RecordRefused
@@ -326,6 +381,7 @@ Fact = (
     | GraceOver
     | LossForgotten
     | PauseOver
+    | DevicePauseOver
     | LeaseOver
     | CancelGraceOver
     | CancelAnswered

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
 import structlog
 
+from vpt.actors import matching
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.ledger import waiting_of
+from vpt.actors.resting import backoff
 from vpt.actors.state import action_name
 from vpt.background import Background
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
@@ -44,12 +46,19 @@ class Queue:
     """
 
     def __init__(
-        self, db: Database, events: Events, dispatcher: Dispatcher, *, max_queued: int
+        self,
+        db: Database,
+        events: Events,
+        dispatcher: Dispatcher,
+        *,
+        max_queued: int,
+        retry_backoff: float,
     ) -> None:
         self._db = db
         self._events = events
         self._dispatcher = dispatcher
         self._max_queued = max_queued
+        self._retry_backoff = retry_backoff
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background = Background()
         self._alarm: asyncio.TimerHandle | None = None
@@ -192,8 +201,9 @@ class Queue:
     # ------------------------------------------------------------ time over
 
     def _set_alarm(self) -> None:
-        """Set a timer for the moment at which the next one will have waited too long."""
-        first = self._dispatcher.next_expiry
+        """Set a timer for when the next one will have waited too long, or its back-off is over."""
+        moments = (self._dispatcher.next_expiry, self._dispatcher.next_rested)
+        first = min((moment for moment in moments if moment is not None), default=None)
         if first is None or (self._alarm is not None and self._alarm_at <= first):
             return  # one that is too early is set anew when it fires
         if self._alarm is not None:
@@ -205,12 +215,16 @@ class Queue:
     def _ring(self) -> None:
         self._alarm = None
         self._end_expired()
+        self._dispatcher.rested(self.now())
         self._set_alarm()
 
     def _end_expired(self) -> None:
-        words = "It waited too long for a device."
+        words: dict[DeviceRequest, str] = {}
         for waiting in self._dispatcher.expired(self.now()):
-            self._end_later(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words)
+            request = waiting.request
+            if request not in words:
+                words[request] = matching.expiry_words(request, self._dispatcher.views)
+            self._end_later(waiting.execution_id, ErrorKind.QUEUE_TIMEOUT, words[request])
 
     # ------------------------------------------------------------ ends without a run
 
@@ -228,7 +242,8 @@ class Queue:
         # Only now: what the database did not end must still be queued.
         self._dispatcher.withdraw(execution_id)
         status = ExecutionStatus(row["status"])
-        log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=error)
+        said = row["error"]
+        log.info("test_execution_left_queue", execution_id=execution_id, status=status, error=said)
         self._events.publish(
             TestProgress(
                 execution_id,
@@ -260,18 +275,23 @@ class Queue:
     def not_taken(self, execution_id: str, device_id: str, *, gone: bool) -> None:
         """Queue again what could not begin on its device; its `submit` need not wait any longer."""
         self._dispatcher.not_taken(execution_id, device_id, gone=gone)
+        self._set_alarm()
         news = self._news.get(execution_id)
         if news is not None and not news.done() and self._dispatcher.waits(execution_id):
             news.set_result(None)
 
     def requeue(self, waiting: Waiting) -> None:
-        """Queue again what is to have another attempt."""
-        # Refusals make a request narrower: when no host is left it would wait for ever.
-        why = self._dispatcher.impossible(waiting.request) if waiting.request.refused_by else None
-        if why is None:
-            self._add(waiting)
+        """Queue again what is to have another attempt, after a back-off where it failed."""
+        failures = len(waiting.request.failed_on)
+        rested = waiting.queued_at + backoff(self._retry_backoff, failures) if failures else 0.0
+        waiting = replace(waiting, not_before=rested)
+        # What is to be avoided makes a request narrower: when nothing is left it would wait for
+        # ever. Why it ends the database knows from its attempts.
+        narrow = waiting.request.refused_by
+        if narrow and self._dispatcher.impossible(waiting.request) is not None:
+            self._end_later(waiting.execution_id, None, None)
         else:
-            self._end_later(waiting.execution_id, ErrorKind.HOST_REFUSED, why)
+            self._add(waiting)
 
     async def close(self) -> None:
         """End what is under way here; the next start goes on from the rows."""
@@ -286,6 +306,7 @@ class Queue:
         """
         await self._read_clock()
         self._end_expired()
+        self._dispatcher.rested(self.now())
         for execution_id, end in tuple(self._unsure.items()):
             await self.end(execution_id, *end)
         self._sweeps += 1
@@ -299,10 +320,15 @@ class Queue:
         if row["cancelled"]:
             await self.end(row["id"], ExecutionStatus.CANCELLED, None, None)
         else:
-            self.requeue(waiting_of(row["id"], row, row["last_host"]))
+            self.requeue(waiting_of(row["id"], row))
 
-    def _end_later(self, execution_id: str, kind: ErrorKind, why: str) -> None:
-        """End an execution as an error as soon as the database takes it."""
+    def end_unfit(self, waiting: Waiting, why: str) -> None:
+        """End an execution that waits for what no registered device has any more."""
+        self._dispatcher.withdraw(waiting.execution_id)
+        self._end_later(waiting.execution_id, ErrorKind.NOTHING_FITS, why)
+
+    def _end_later(self, execution_id: str, kind: ErrorKind | None, why: str | None) -> None:
+        """End an execution as an error as soon as the database takes it; None: see end_queued."""
         ending = patiently(
             "execution", lambda: self.end(execution_id, ExecutionStatus.ERROR, kind, why)
         )

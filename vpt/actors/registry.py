@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
-from vpt.actors.restore import Keys, device_of, host_of
+from vpt.actors.proofs import Proofs
+from vpt.actors.restore import Keys, away_of, device_of, host_of
 from vpt.actors.samples import Samples
 from vpt.actors.supervisor import Supervisor
 from vpt.background import each
-from vpt.dialects.base import Dialect, HostTroubleError
-from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, NotRegisteredError
+from vpt.dialects.base import Dialect, Identity
+from vpt.errors import (
+    ConflictError,
+    DatabaseAwayError,
+    NotFoundError,
+    NotRegisteredError,
+    ReplacedError,
+)
 from vpt.model import (
     Credential,
     Device,
-    DeviceStatus,
     Heartbeat,
     Host,
     HostStatus,
-    HostView,
+    Json,
+    Presence,
     Registration,
 )
 from vpt.names import check_names
@@ -37,6 +46,7 @@ log = structlog.get_logger(__name__)
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
 #: Devices of a host that it declares no more; beyond these the oldest go, if nobody needs them.
 _MOST_WITHDRAWN = 1000
+_WITHDRAWN_BYTES = 2 * 2**20
 _JUST_NOW = "Another host registered under that name just now."
 
 
@@ -46,6 +56,7 @@ class StoredHost:
 
     host: Host
     devices: tuple[Device, ...]
+    away: Mapping[str, str]  # why, by id, of those that the host says are not available
     draining: bool
     credential_ended: bool
 
@@ -76,12 +87,11 @@ class Registry:
     ) -> None:
         self._db = db
         self._supervisor = supervisor
-        self._dispatcher = dispatcher
         self._samples = samples
-        self._dialect = dialect
         self._keys = keys
-        self._probe_timeout = probe_timeout
+        self._proofs = Proofs(dialect, dispatcher, probe_timeout)
         self._check_open = check_open
+        self._url_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._seen: set[str] = set()
         self._unsent: set[tuple[str, _Send]] = set()
 
@@ -91,17 +101,30 @@ class Registry:
         """Register a host, for the first time or again.
 
         Raises ConflictError when the name belongs to a better credential, or to a host that
-        still answers at another URL; when the host does not prove a new URL or secret; and when a
-        name would mean two devices.
+        still answers at another URL; when somebody else answers at its URL; when the host does not
+        prove a new URL or secret; and when a name would mean two devices.
         """
         self._check_open()
         host = registration.host
-        row = await self._db.row("lab_host", id=host.id)
-        if row is not None:
-            await self._check_successor(registration, row)
+        # One at a time: of two names that register one URL at once each would take it from the
+        # other.
+        async with self._url_locks.setdefault(host.url, asyncio.Lock()):
+            row = await self._db.row("lab_host", id=host.id)
+            new = _as_called(registration, row, self._keys)
+            identity = await self._check_proofs(registration, row, new)
+            await self._register(registration, row, identity, peer)
+
+    async def _register(
+        self, registration: Registration, row: Any, identity: Identity | None, peer: str
+    ) -> None:
+        host = registration.host
         try:
-            await self._store_registration(registration, row)
+            replaced = await self._store_registration(registration, row, identity)
             log.info("host_registered", host_id=host.id, host_url=host.url, peer=peer)
+            # What is stored is told first: from here on nothing more goes out at that URL for them.
+            for other in replaced:
+                log.warning("host_replaced", host_id=other, by=host.id)
+                self._supervisor.tell(other, m.Replaced(_replaced_words(host.id)))
             await self._send_registration(host.id)
         except ConflictError:  # nothing was stored
             raise
@@ -111,9 +134,14 @@ class Registry:
             self._unsent.add((host.id, self._send_all))
             raise
 
-    async def unregister(self, host_id: str, credential: Credential) -> None:
-        """Accept that a host leaves; what it runs gets RUN_GRACE."""
-        await self._check_known(host_id, credential)
+    async def unregister(
+        self, host_id: str, credential: Credential, instance_id: str | None = None
+    ) -> None:
+        """Accept that a host leaves; what it runs gets RUN_GRACE.
+
+        ReplacedError when it is another host of that name which leaves.
+        """
+        self._check_not_replaced(await self._check_known(host_id, credential), instance_id)
         await self._supervisor.ask(host_id, m.Unregister)
         log.info("host_unregistered", host_id=host_id)
 
@@ -149,7 +177,8 @@ class Registry:
                 log.warning("host_credential_ended", host_id=host_id)
                 self._supervisor.tell(host_id, m.CredentialEnded())
 
-    async def _check_known(self, host_id: str, credential: Credential) -> None:
+    async def _check_known(self, host_id: str, credential: Credential) -> Any:
+        """Return the host's row; NotRegisteredError when only a registration would help."""
         row = await self._db.row("lab_host", id=host_id)
         if row is None or row["status"] == HostStatus.OFFLINE:
             raise NotRegisteredError
@@ -159,62 +188,47 @@ class Registry:
         if sealed and self._keys.sealer.open(sealed) is None:
             # SECRET_KEY changed: only the host itself can send its secret again.
             raise NotRegisteredError
+        return row
 
-    async def _check_successor(self, registration: Registration, row: Any) -> None:
-        """Refuse a registration that would take the name from a host that is still there.
+    def _check_not_replaced(self, row: Any, instance_id: str | None) -> None:
+        """Raise ReplacedError for an installation whose name another one has, which is there."""
+        known = row["instance_id"]
+        if None in (known, instance_id) or known == instance_id:
+            return
+        # If the other one is gone, or the row is of an old backup, the sender may register anew.
+        if self._supervisor.must_register(row["id"]):
+            raise NotRegisteredError
+        raise ReplacedError
 
-        A better credential needs no proof: whoever has it may take the name. With an equal one, a
-        new URL or secret is tried before it replaces what stands, or anybody with the join token
-        could cut a host off by a registration with a secret that it does not have.
+    async def _check_proofs(
+        self, registration: Registration, row: Any, new: Host
+    ) -> Identity | None:
+        """Refuse a registration that would take a name, or a URL, from a host that is still there.
+
+        Return who the host says it is, None when it does not answer now. A better credential needs
+        no proof for the name: whoever has it may take it. With an equal one, a new URL or secret is
+        tried before it replaces what stands, or anybody with the join token could cut a host off by
+        a registration with a secret that it does not have.
         """
+        if row is None:
+            return await self._proofs.identify(None, new, must_prove=False)
         better = _RANK[registration.credential] - _RANK[Credential(row["credential"])]
         if better < 0:
             raise ConflictError("The name belongs to a host that joined with a better credential.")
-        old, new = host_of(row, self._keys), self._as_called(registration, row)
+        old = host_of(row, self._keys)
         moved = (old.url, old.dialect) != (new.url, new.dialect)
         if moved and better == 0:
-            await self._check_gone(old, new)
-        if better == 0 and _is_to_prove(old, new):
-            await self._check_proof(new)
+            await self._proofs.check_gone(old, new)
+        must_prove = better == 0 and _is_to_prove(old, new)
+        identity = await self._proofs.identify(old, new, must_prove=must_prove)
         if moved:
-            log.warning(
-                "host_url_changed",
-                host_id=old.id,
-                old_url=old.url,
-                new_url=new.url,
-                old_dialect=old.dialect,
-                new_dialect=new.dialect,
-            )
+            _log_move(old, new)
+        return identity
 
-    def _as_called(self, registration: Registration, row: Any) -> Host:
-        """Return the host as it would be called from now on: with the secret that it shows."""
-        secret = registration.secret
-        if registration.host.dialect != "document":
-            shown = {**row, "dialect": registration.host.dialect}
-            secret = self._keys.secret_of({**shown, "credential": registration.credential})
-        return replace(registration.host, secret=secret)
-
-    async def _check_gone(self, old: Host, new: Host) -> None:
-        """Raise ConflictError when a host answers where the name's host was until now."""
-        views = self._dispatcher.views
-        if any(view.host.id == old.id and _cannot_answer(view) for view in views):
-            raise ConflictError("A host of that name is at work at its old URL.")
-        with suppress(HostTroubleError):
-            await self._dialect.probe(old, self._probe_timeout)
-            where = "at its old URL" if old.url != new.url else "in its old dialect"
-            raise ConflictError(f"A host of that name still answers {where}.")
-
-    async def _check_proof(self, new: Host) -> None:
-        """Raise ConflictError when the host does not answer where, and as, it says."""
-        try:
-            await self._dialect.probe(new, self._probe_timeout)
-        except HostTroubleError as trouble:
-            raise ConflictError(
-                "The host does not answer a probe at its new URL or with its new secret: "
-                f"{trouble.message.rstrip('.')}. Let it answer its probe before it registers."
-            ) from trouble
-
-    async def _store_registration(self, registration: Registration, row: Any) -> None:
+    async def _store_registration(
+        self, registration: Registration, row: Any, identity: Identity | None
+    ) -> list[str]:
+        """Store the host, its devices, and that others at its URL are there no more: their ids."""
         host = registration.host
         async with self._db.transaction() as session:
             if row is not None and await _has_other_secret(session, row):
@@ -236,6 +250,7 @@ class Registry:
                 old_dialect=row["dialect"] if row is not None else None,
                 page_url=registration.page_url,
                 instance_id=registration.instance_id,
+                named=_is_named(host, identity, row),
             )
             if stored is None:  # the row is not the one that was checked
                 raise ConflictError(_JUST_NOW)
@@ -244,6 +259,9 @@ class Registry:
             )
             await _store_devices(session, registration)
             await _store_schemas(session, registration)
+            # Only who was found at the URL takes it from another one.
+            others = [] if identity is None else await _replace_others(session, host)
+        return [other["id"] for other in others]
 
     def _sealed(self, secret: str | None, row: Any) -> bytes | None:
         """Return the sealed secret; the very same bytes for one that is stored already."""
@@ -266,10 +284,22 @@ class Registry:
         await self._send_stored(host_id, self._send_devices)
 
     async def drain(self, host_id: str, *, on: bool) -> None:
-        """Store and send that a host gets no new work (`on`), or gets it again."""
+        """Store and send that a host gets no new work (`on`), or gets it again.
+
+        Then its devices that are held back get it, too.
+        """
         if await self._db.row("store_draining", host_id=host_id, draining=on) is None:
             raise NotFoundError("There is no such host.")
         await self._send_stored(host_id, self._send_draining)
+        if not on:
+            await self.forget_errors(host_id)
+
+    async def forget_errors(self, host_id: str, device_id: str | None = None) -> None:
+        """Let a device that is held back, or (None) all of the host, have runs again."""
+        # The actor first: what it stores after the row was cleared must not have the old errors.
+        async with self._supervisor.lock(host_id):
+            await self._supervisor.inform(host_id, lambda ask: m.ForgetErrors(ask, device_id))
+            await self._db.row("forget_errors", host_id=host_id, device_id=device_id)
 
     async def _send_stored(self, host_id: str, send: _Send) -> None:
         """Send an actor what is stored already, now or with the next sweep."""
@@ -288,7 +318,7 @@ class Registry:
             # A new actor begins with the rows, so it need not be told of them.
             if stored is not None and not await self._supervisor.load(host_id):
                 await self._supervisor.inform(
-                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices)
+                    host_id, lambda ask: m.Register(ask, stored.host, stored.devices, stored.away)
                 )
                 self._tell_ended(host_id, stored)
 
@@ -343,6 +373,7 @@ class Registry:
                 yield StoredHost(
                     host_of(row, self._keys),
                     tuple(map(device_of, devices)),
+                    {item["id"]: away for item in devices if (away := away_of(item)) is not None},
                     row["draining"],
                     row["credential_ended"],
                 )
@@ -355,13 +386,22 @@ class Registry:
         heartbeat: Heartbeat,
         credential: Credential,
     ) -> None:
-        """Note that a host is alive, and probe it; NotRegisteredError when it must register."""
-        await self._check_known(host_id, credential)
+        """Note that a host is alive, and probe it; NotRegisteredError when it must register.
+
+        ReplacedError when another host of that name registered since.
+        """
+        row = await self._check_known(host_id, credential)
+        self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
+        if heartbeat.presences:
+            self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
+            await _store_properties(self._db, host_id, heartbeat.presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
-        if self._supervisor.must_register(host_id):
+        if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
+            host_of(row, self._keys), heartbeat.host_url
+        ):
             raise NotRegisteredError
 
     def probed(self, host_id: str, ms: float | None) -> None:
@@ -387,14 +427,42 @@ class Registry:
         await self._send_or_keep(host_id, send)
 
 
-def _cannot_answer(view: HostView) -> bool:
-    """Return whether a host may not answer a probe now though it is there.
+def _as_called(registration: Registration, row: Any, keys: Keys) -> Host:
+    """Return the host as it would be called from now on: with the secret that it shows."""
+    secret = registration.secret
+    if registration.host.dialect != "document" and row is not None:
+        # These hosts show no secret: theirs is a key of the server's, by how they joined.
+        shown = {**row, "dialect": registration.host.dialect}
+        secret = keys.secret_of({**shown, "credential": registration.credential})
+    return replace(registration.host, secret=secret, instance_id=registration.instance_id)
 
-    It serves one request at a time, and is at work.
-    """
-    up = view.status in (HostStatus.AVAILABLE, HostStatus.BUSY, HostStatus.DRAINING)
-    busy = any(device.status is DeviceStatus.BUSY for device in view.devices)
-    return view.host.serial and up and busy
+
+def _is_named(host: Host, identity: Identity | None, row: Any) -> bool:
+    """Return whether the host says its name in its health: as before, while it does not answer."""
+    if identity is not None:
+        return identity.host_name is not None
+    place = (host.url, host.dialect)
+    return row is not None and (row["host_url"], row["dialect"]) == place and row["named"]
+
+
+async def _replace_others(session: Session, host: Host) -> list[Any]:
+    words = _replaced_words(host.id)
+    return await session.rows("replace_hosts", host_url=host.url, id=host.id, text=words)
+
+
+def _log_move(old: Host, new: Host) -> None:
+    log.warning(
+        "host_url_changed",
+        host_id=old.id,
+        old_url=old.url,
+        new_url=new.url,
+        old_dialect=old.dialect,
+        new_dialect=new.dialect,
+    )
+
+
+def _replaced_words(host_id: str) -> str:
+    return f"{host_id} registered with its URL and answers there"
 
 
 def _is_to_prove(old: Host, new: Host) -> bool:
@@ -420,12 +488,29 @@ async def _store_devices(session: Session, registration: Registration) -> None:
             "name": device.name,
             "model": device.model,
             "capabilities": sorted(device.capabilities),
+            **_presence_row(registration.presences.get(device.id, Presence())),
         }
         for device in registration.devices
     ]
     await session.many("upsert_device", rows)
     await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
-    await session.row("drop_withdrawn", host_id=host_id, kept=_MOST_WITHDRAWN)
+    kept = {"kept": _MOST_WITHDRAWN, "bytes": _WITHDRAWN_BYTES}
+    await session.row("drop_withdrawn", host_id=host_id, **kept)
+
+
+async def _store_properties(db: Database, host_id: str, presences: Mapping[str, Presence]) -> None:
+    """Store what a host says of its devices, where that is other than what is stored."""
+    # One row at a time: statements that lock several could meet those of the actors halfway.
+    told = {n: p.properties for n, p in presences.items() if p.properties is not None}
+    if not told:
+        return
+    named = {"host_id": host_id, "names": list(told), "properties": list(told.values())}
+    for row in await db.rows("changed_properties", **named):
+        await db.row("store_properties", id=row["id"], properties=told[row["name"]])
+
+
+def _presence_row(presence: Presence) -> Json:
+    return {"away": presence.away, "properties": presence.properties}
 
 
 async def _store_schemas(session: Session, registration: Registration) -> None:

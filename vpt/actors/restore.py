@@ -10,24 +10,30 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from vpt.actors.ledger import secrets_of
-from vpt.actors.state import Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
+from vpt.actors.state import Health, Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
 from vpt.model import (
     Credential,
     Device,
+    DeviceReason,
     DeviceStatus,
     DeviceView,
     Host,
     HostStatus,
+    HostTrouble,
     HostView,
     Reason,
     RunSpec,
+    TroubleKind,
 )
 from vpt.store.db import Database, Session
 from vpt.store.seal import Sealer
 
 #: Hosts whose rows one statement reads: few statements, and each within the time limit of one.
 _PAGE = 1000
+_REPLACED = "another host registered with its URL"
 _LINKS = {HostStatus.LOST: Link.LOST, HostStatus.OFFLINE: Link.OFFLINE}
 
 
@@ -94,21 +100,38 @@ async def restore_all(
         holdings: dict[str, _Holdings] = {}
         for page in _pages([row["id"] for row in rows]):
             holdings |= await _holdings(session, page)
+    replaced = _replaced_ids(rows)
     restored: list[Restored] = []
     failed: list[Unrestored] = []
     for row in rows:
         try:
-            restored.append(_restored(row, keys, limits, holdings[row["id"]], crashes=0))
+            holding = holdings[row["id"]]
+            is_replaced = row["id"] in replaced
+            restored.append(_restored(row, keys, limits, holding, 0, is_replaced=is_replaced))
         except Exception as error:  # noqa: BLE001 (whatever is wrong with it is wrong with it alone)
             failed.append(Unrestored(row["id"], _broken_view(row, holdings[row["id"]]), error))
     return restored, failed
+
+
+def _replaced_ids(rows: list[Any]) -> set[str]:
+    """Return the hosts at whose URL another one registered later: a URL is one host's.
+
+    Mostly that is stored; it may not be after a crash, or since before there was such a rule.
+    """
+    there = [row for row in rows if row["status"] != HostStatus.OFFLINE]
+    there.sort(key=lambda row: (row["registered_at"], row["id"]))
+    newest = {row["host_url"]: row["id"] for row in there}
+    return {row["id"] for row in there if newest[row["host_url"]] != row["id"]}
 
 
 def _broken_view(row: Any, holdings: _Holdings) -> HostView:
     """Return how a host looks that cannot be loaded: it is registered, and gets nothing."""
     # Without its secret, since nothing is sent there and the secret may be what cannot be read.
     host = Host(row["id"], row["host_url"], row["dialect"], frozenset(row["capabilities"]))
-    devices = tuple(DeviceView(device_of(item), DeviceStatus.OFFLINE) for item in holdings.devices)
+    devices = tuple(
+        DeviceView(device_of(item), DeviceStatus.OFFLINE, *_reason_of(item))
+        for item in holdings.devices
+    )
     return HostView(host, HostStatus.SUSPECT, Reason.BROKEN, devices)
 
 
@@ -137,20 +160,32 @@ async def _holdings(session: Session, host_ids: list[str]) -> dict[str, _Holding
     return holdings
 
 
-def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes: int) -> Restored:
-    devices = [device_of(item) for item in holdings.devices]
-    lanes = {device.id: Lane(device) for device in devices}
+def _restored(
+    row: Any,
+    keys: Keys,
+    limits: Limits,
+    holdings: _Holdings,
+    crashes: int,
+    *,
+    is_replaced: bool = False,
+) -> Restored:
+    lanes = {
+        item["id"]: Lane(device_of(item), health=_health_of(item), away=away_of(item))
+        for item in holdings.devices
+    }
     for item in holdings.leases:
         device_id = item["device_id"]
         lease = Lease(item["id"], item["holder"], item["seconds"])
         lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
-        lanes[device_id] = Lane(lane.device, lease=lease, gone=lane.gone)
+        lanes[device_id] = replace(lane, lease=lease)
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
         _put_attempt(lanes, item, resumed)
     # Once it ended, a new token alone does not bring the host back: it has to register with it.
     ended = row["credential_ended"] or row["reason"] == Reason.CREDENTIAL
-    link = Link.OFFLINE if ended else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    off = ended or is_replaced
+    link = Link.OFFLINE if off else _LINKS.get(HostStatus(row["status"]), Link.SUSPECT)
+    is_replaced = is_replaced or (link is Link.OFFLINE and row["reason"] == Reason.REPLACED)
     # Nothing is known against the host, so its first good probe makes it UP; without any it gets
     # no work, since its answers of before the restart are old.
     good = limits.recover_after - 1 if link is Link.SUSPECT else 0
@@ -167,8 +202,17 @@ def _restored(row: Any, keys: Keys, limits: Limits, holdings: _Holdings, crashes
         flaps=int(paused),
         paused=paused,
         lanes=lanes,
+        replaced=(row["reason_text"] or _REPLACED) if is_replaced and not ended else None,
+        trouble=_trouble(row),
     )
     return Restored(state, resumed, row["last_seen"])
+
+
+def _trouble(row: Any) -> HostTrouble | None:
+    """Return why the host could not be reached; who answered in its place is asked anew."""
+    if row["trouble_kind"] in (None, TroubleKind.SOMEBODY_ELSE):
+        return None
+    return HostTrouble(TroubleKind(row["trouble_kind"]), row["trouble_text"] or "")
 
 
 def host_of(row: Any, keys: Keys) -> Host:
@@ -181,6 +225,8 @@ def host_of(row: Any, keys: Keys) -> Host:
         idempotency=row["idempotency"],
         cancel=row["cancel"],
         secret=keys.secret_of(row),
+        instance_id=row["instance_id"],
+        named=row["named"],
     )
 
 
@@ -197,6 +243,23 @@ def device_of(row: Any) -> Device:
     )
 
 
+def away_of(row: Any) -> str | None:
+    """Return why a device is away, as its host said; None when it is not."""
+    reason, text = _reason_of(row)
+    return text if reason is DeviceReason.AWAY else None
+
+
+def _reason_of(row: Any) -> tuple[DeviceReason | None, str | None]:
+    return row["reason"] and DeviceReason(row["reason"]), row["reason_text"]
+
+
+def _health_of(row: Any) -> Health:
+    """Build the health of a device from its row."""
+    left = row["held_s"]
+    pause = left if left is not None and left > 0 else None
+    return Health(row["infra_errors"], row["last_error"], pause)
+
+
 def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
     """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
@@ -204,10 +267,11 @@ def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState,
     if row["status"] == "running":
         run = _run_of(row)
         resumed.append((run, row["elapsed_s"]))
-        lanes[device_id] = Lane(lane.device, run=run, gone=lane.gone)
+        health = replace(lane.health, pause=None)  # its run began when it was over
+        lanes[device_id] = replace(lane, run=run, lease=None, health=health)
     else:
         hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
-        lanes[device_id] = Lane(lane.device, hold=hold, gone=lane.gone)
+        lanes[device_id] = replace(lane, hold=hold, lease=None)
 
 
 def _missing_device(device_id: str) -> Device:

@@ -1,29 +1,30 @@
-"""Secrets of steps that are sent: the values, and the mask for what comes back."""
+"""Secrets of steps and manual actions that are sent: their values, the mask for what comes back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import asyncpg
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.dialects.base import CUT, Trouble
+from vpt.bounds import LONGEST_REASON
+from vpt.dialects.base import CUT, HostTroubleError, Trouble
+from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
-from vpt.model import Answer, Json
-from vpt.secret_steps import revealed
+from vpt.model import Answer, Json, Presence
+from vpt.secret_steps import revealed, revealed_action
 from vpt.store.db import Database
 from vpt.store.patience import patiently
 from vpt.store.seal import Sealer
 
+_PICTURE = "screenshot"  # of an answer: no text to mask
 _LARGE = 32 * 1024  # characters that are masked at once; more in a thread
-
-
-class SecretGoneError(Exception):
-    """A secret of the step cannot be filled in; the message is for people."""
 
 
 class Revealed(Struct, frozen=True):
@@ -45,23 +46,44 @@ class Secrets:
         self._sealer = sealer
 
     async def reveal(self, effect: fx.SendStep) -> Revealed:
-        """Return the step with its secrets; SecretGoneError names one that is gone."""
+        """Return the step with its secrets; HostTroubleError when it cannot have them."""
         secret = effect.secret_steps
         if secret is None:
             return Revealed(effect.action, Masker())
-        named = await patiently("secrets", lambda: self._named(secret.names))
+        named = await self._named(secret.names, effect.connect)
         values = self._values(effect.sealed_values)
         action, missing = revealed(secret, effect.key.step, named, values)
-        if missing:
-            raise SecretGoneError(
-                f"There is no secret {', '.join(sorted(missing))} any more, or it was stored with"
-                " another SECRET_KEY: an admin must store it again."
-            )
+        _check_complete(missing, " any more")
         # What an earlier step was told the host may say now, so all of the run is masked.
         masker = await _masker([*named.values(), *values.values()])
         return Revealed(action if action is not None else effect.action, masker)
 
-    async def _named(self, names: list[str]) -> Mapping[str, str]:
+    async def reveal_action(self, command: m.RunAction, limit_s: float) -> Revealed:
+        """Return a manual action with its named secrets; HostTroubleError as `reveal`."""
+        if not command.secrets:
+            return Revealed(command.action, Masker())
+        named = await self._named(list(command.secrets), limit_s)
+        _check_complete(set(command.secrets) - named.keys())
+        action = await asyncio.to_thread(revealed_action, command.action, named)
+        return Revealed(action, await _masker(list(named.values())))
+
+    async def _named(self, names: list[str], limit_s: float) -> Mapping[str, str]:
+        """Return the values of these secrets that there are.
+
+        The database is waited for until it is too late to send the step, so that a step which was
+        not sent never ends as one that its host did not finish in time.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                return await patiently("secrets", lambda: self._opened(names))
+        except (TimeoutError, DatabaseAwayError, asyncpg.PostgresError) as error:
+            raise HostTroubleError(
+                Trouble.NO_DATABASE,
+                "The database did not return the secrets of the step, which was not sent: see"
+                " record_waits_for_database in the server's log.",
+            ) from error
+
+    async def _opened(self, names: list[str]) -> Mapping[str, str]:
         rows = await self._db.rows("secrets_named", names=names) if names else []
         opened = ((row["name"], self._sealer.open(row["sealed_value"])) for row in rows)
         return {name: value for name, value in opened if value is not None}
@@ -70,6 +92,15 @@ class Secrets:
         opened = None if sealed is None else self._sealer.open(sealed)
         values: dict[str, str] = {} if opened is None else orjson.loads(opened)
         return values
+
+
+def _check_complete(missing: Iterable[str], since: str = "") -> None:
+    if names := ", ".join(sorted(missing)):
+        raise HostTroubleError(
+            Trouble.NO_SECRET,
+            f"There is no secret {names}{since}, or it was stored with another SECRET_KEY: an admin"
+            " must store it again.",
+        )
 
 
 async def _masker(values: list[str]) -> Masker:
@@ -82,16 +113,51 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
     if not masker:
         return outcome
     if isinstance(outcome, Answer):
-        size = len(outcome.output or "") + len(outcome.error or "")
-        if size > _LARGE:
-            return await asyncio.to_thread(_masked_answer, outcome, masker)
-        return _masked_answer(outcome, masker)
-    return m.NoAnswer(outcome.trouble, masker.text(outcome.error))
+        return await _masked(outcome, masker)
+    return structs.replace(
+        outcome,
+        error=masker.text(outcome.error),
+        answer=outcome.answer and await _masked(outcome.answer, masker),
+        presence=_masked_presence(outcome.presence, masker),
+    )
+
+
+async def _masked(answer: Answer, masker: Masker) -> Answer:
+    size = len(answer.output or "") + len(answer.error or "")
+    # The JSON of an action's answer is as long as the host likes.
+    if size > _LARGE or (answer.raw is not None and answer.raw.keys() - {_PICTURE}):
+        return await asyncio.to_thread(_masked_answer, answer, masker)
+    return _masked_answer(answer, masker)
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
     output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
-    return replace(answer, output=output, error=error)
+    presence = _masked_presence(answer.presence, masker)
+    raw = answer.raw and {
+        masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
+        for key, item in answer.raw.items()
+    }
+    return replace(answer, output=output, error=error, presence=presence, raw=raw)
+
+
+def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:
+    if presence is None or presence.reason is None:
+        return presence
+    reason = masker.text(presence.reason)
+    if len(presence.reason) >= LONGEST_REASON:  # it was cut, perhaps in the middle of a value
+        reason = masker.cut_end(reason)
+    return replace(presence, reason=reason)
+
+
+def _masked_json(item: Any, masker: Masker) -> Any:
+    match item:
+        case str():
+            return _masked_text(item, masker)
+        case dict():
+            return {masker.text(key): _masked_json(child, masker) for key, child in item.items()}
+        case list():
+            return [_masked_json(child, masker) for child in item]
+    return item
 
 
 def _masked_text(text: str | None, masker: Masker) -> str | None:
@@ -99,8 +165,3 @@ def _masked_text(text: str | None, masker: Masker) -> str | None:
         return None if text is None else masker.text(text)
     # It was cut, perhaps in the middle of a value.
     return masker.cut_end(masker.text(text.removesuffix(CUT))) + CUT
-
-
-def no_secret(error: SecretGoneError) -> m.NoAnswer:
-    """Return the outcome of a step that was not sent, as a secret of it is gone."""
-    return m.NoAnswer(Trouble.NO_SECRET, str(error))

@@ -11,14 +11,18 @@ from msgspec import Struct, field
 from vpt.actors.messages import RunAction, StepKey
 from vpt.model import (
     Device,
+    DeviceReason,
     DeviceStatus,
     DeviceView,
+    ErrorKind,
     Host,
     HostStatus,
+    HostTrouble,
     HostView,
     Json,
     Reason,
     RunSpec,
+    TroubleKind,
 )
 
 #: A host that is lost so often within so many seconds flaps.
@@ -30,6 +34,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0
 #: that needs more for one round trip would not answer in time, which needs another one.
 CONNECT_SHARE = 0.5
 
+CREDENTIAL_ENDED = (
+    "The host's last token was revoked or has expired: it must register with a new one."
+)
+
 
 class Link(Enum):
     """What the probes say of a host; only UP gets new work."""
@@ -37,7 +45,7 @@ class Link(Enum):
     UP = auto()
     SUSPECT = auto()
     LOST = auto()  # its runs end when it does not come back within RUN_GRACE
-    OFFLINE = auto()  # it unregistered itself, or its credential ended
+    OFFLINE = auto()  # it unregistered itself, its credential ended, or another host has its URL
 
 
 class Phase(Enum):
@@ -64,6 +72,7 @@ class Limits(Struct, frozen=True):
     infra_retries: int
     inbox_limit: int
     probe_interval: float
+    device_pause: float = FIRST_PAUSE
 
 
 class AttemptRef(Protocol):
@@ -94,6 +103,7 @@ class RunState(Struct, frozen=True):
     stop: bool = False  # the last step is over, or a failed one ended the run: nothing goes out
     cancelled: bool = False  # to be carried out in the phase's own way: see `machine/cancel.py`
     overdue: bool = False  # its time was over while a record was being stored
+    late: ErrorKind | None = None  # a time limit is over, and the host is stopping the step
     parks: int = 0  # how often the present step was parked: later probes come less soon
     uncertain: bool = False  # the host may be acting on the present step
     handle: str | None = None  # what the host calls the present try, when it named it
@@ -147,6 +157,14 @@ class Lease(Struct, frozen=True):
     seconds: float
 
 
+class Health(Struct, frozen=True):
+    """How a device fares: what decides is in `machine/health.py`."""
+
+    errors: int = 0  # of the infrastructure, in a row: a verdict ends the row
+    error: str | None = None  # the last of them
+    pause: float | None = None  # seconds without runs, from when it was put on the lane
+
+
 class Lane(Struct, frozen=True):
     """A device and what holds it.
 
@@ -160,6 +178,13 @@ class Lane(Struct, frozen=True):
     wanted: bool = False  # a run waits for the actions to end: no further ones are accepted
     gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
+    away: str | None = None  # why its host says that it is not available; None: it is
+    health: Health = Health()
+
+    @property
+    def held_back(self) -> bool:
+        """Return whether the device gets no run since too many failed there in a row."""
+        return self.health.pause is not None and self.run is None
 
     @property
     def idle(self) -> bool:
@@ -170,6 +195,11 @@ class Lane(Struct, frozen=True):
     def empty(self) -> bool:
         """Return whether nobody has anything to do with the device."""
         return self.idle and self.lease is None
+
+    @property
+    def absent(self) -> bool:
+        """Return whether the device is gone, and only its errors are kept until it is back."""
+        return self.gone and self.empty
 
 
 class HostState(Struct, frozen=True):
@@ -186,11 +216,15 @@ class HostState(Struct, frozen=True):
     halted: bool = False  # the server stops: nothing more goes out
     grace_over: bool = False  # it is away for longer than RUN_GRACE: runs end as lost
     credential_ended: bool = False  # its last token was revoked or expired: it must register anew
-    unauthorized: bool = False  # it answered a call of ours with 401: it has another secret
+    unauthorized: bool = False  # it answered 401 or 403: it has another secret
+    call_refused: bool = False  # it answered so to a call, of which its good probes say nothing
+    replaced: str | None = None  # in words, which host has its URL now: it must register anew
+    trouble: HostTrouble | None = None  # why it cannot be reached, since it was reached last
     losses: int = 0  # those of the last FLAP_WINDOW
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
     paused: bool = False  # it flaps: no work until its pause is over
+    unknown_reported: bool = False  # it spoke of a device that it has not; logged once
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None
 
@@ -208,15 +242,30 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
     """Return the status by which others see a device."""
     if lane.device.disabled:
         return DeviceStatus.DISABLED
-    if lane.gone or state.link in (Link.LOST, Link.OFFLINE):
+    if lane.gone or lane.away is not None or state.link in (Link.LOST, Link.OFFLINE):
         return DeviceStatus.OFFLINE
     if lane.run is not None or lane.hold is not None:
         return DeviceStatus.BUSY
     if lane.lease is not None:
         return DeviceStatus.LEASED
-    if lane.wanted:  # manual actions alone do not make a device busy: runs wait for them briefly
-        return DeviceStatus.BUSY
-    return DeviceStatus.ONLINE
+    if lane.held_back:
+        return DeviceStatus.OFFLINE
+    # Manual actions alone do not make a device busy: runs wait for them briefly.
+    return DeviceStatus.BUSY if lane.wanted else DeviceStatus.ONLINE
+
+
+def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None, float | None]:
+    """Return why a device gets no run though its host is well: a word, a sentence, for how long.
+
+    The seconds are None when nobody knows.
+    """
+    # `away` comes before any other reason: the row that is shown is also what a later actor reads
+    # of it (`restore.py`), and what holds the device back has columns of its own.
+    if lane.away is not None and not lane.gone:
+        return DeviceReason.AWAY, lane.away, None
+    if lane.held_back:
+        return DeviceReason.HELD_BACK, lane.health.error, lane.health.pause
+    return None, None, None
 
 
 _TAKEN = (DeviceStatus.BUSY, DeviceStatus.LEASED)
@@ -231,7 +280,7 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
     """Return the status by which others see the host."""
     if state.link in _OF_LINK:
         return _OF_LINK[state.link]
-    if state.paused:
+    if state.paused or _held_back(state):
         return HostStatus.SUSPECT
     if state.draining:
         return HostStatus.DRAINING
@@ -243,12 +292,35 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
 
 def view_of(state: HostState) -> HostView:
     """Return the host as others see it: the same object while nothing visible changed."""
-    devices = tuple(
-        DeviceView(lane.device, device_status(state, lane)) for lane in state.lanes.values()
+    lanes = (lane for lane in state.lanes.values() if not lane.absent)
+    devices = tuple(device_view(state, lane) for lane in lanes)
+    reason, pause_s, text = _reason(state)
+    view = HostView(
+        state.host,
+        host_status(state, devices),
+        reason,
+        devices,
+        pause_s,
+        _reason_text(state, reason) or text,
+        state.trouble if state.link in (Link.SUSPECT, Link.LOST) else None,
     )
-    reason, pause_s = _reason(state)
-    view = HostView(state.host, host_status(state, devices), reason, devices, pause_s)
     return state.view if view == state.view and state.view is not None else view
+
+
+def device_view(state: HostState, lane: Lane) -> DeviceView:
+    """Return the device as others see it."""
+    status, doubtful = device_status(state, lane), lane.health.errors > 0
+    return DeviceView(lane.device, status, *device_reason(lane), doubtful=doubtful)
+
+
+def _held_back(state: HostState) -> list[Lane]:
+    """Return the devices of a host that are held back when all are, nothing else."""
+    lanes = [lane for lane in state.lanes.values() if not _out(lane)]
+    return lanes if all(lane.held_back for lane in lanes) else []
+
+
+def _out(lane: Lane) -> bool:
+    return lane.gone or lane.device.disabled or lane.away is not None
 
 
 def must_register(state: HostState) -> bool:
@@ -256,18 +328,61 @@ def must_register(state: HostState) -> bool:
 
     A registration brings what the server lacks: a credential, or the present secret.
     """
-    # A VirtualPyTest host would not send its key with the registration, so it is no help there.
-    return state.credential_ended or (state.unauthorized and not state.host.serial)
+    # A VirtualPyTest host would not send its key with the registration, so it is no help there. A
+    # host that is heard of and lost has another address by now, or will prove that it is back.
+    unreached = state.link is Link.LOST or is_silenced(state)
+    return unreached or (state.unauthorized and not state.host.serial)
 
 
-def _reason(state: HostState) -> tuple[Reason | None, float | None]:
+def is_silenced(state: HostState) -> bool:
+    """Return whether nothing may be sent to the host's URL.
+
+    Nobody vouches for the host any more, or somebody else answers there.
+    """
+    return state.credential_ended or state.replaced is not None or answers_as_other(state)
+
+
+def answers_as_other(state: HostState) -> bool:
+    """Return whether somebody else answered at the host's URL when it was asked last."""
+    return state.trouble is not None and state.trouble.kind is TroubleKind.SOMEBODY_ELSE
+
+
+def unreachable_words(state: HostState) -> str:
+    """Return why a host cannot be reached, with its name, for people."""
     if state.credential_ended:
-        return Reason.CREDENTIAL, None
+        return f"{state.host.id}: {CREDENTIAL_ENDED}"
+    words = state.replaced or (state.trouble and state.trouble.text)
+    return f"{state.host.id} is not reachable{f': {words}' if words else ''}."
+
+
+def _reason(state: HostState) -> tuple[Reason | None, float | None, str | None]:
+    """Return why the host gets no runs, for how long (s) from then on, and why in words."""
+    if state.credential_ended:
+        return Reason.CREDENTIAL, None, None
+    if state.replaced is not None:
+        return Reason.REPLACED, None, None
     if state.link in (Link.SUSPECT, Link.LOST):
-        return Reason.PROBES, None
+        return Reason.PROBES, None, None
     if state.link is Link.UP and state.paused:
-        return Reason.FLAPPING, pause_of(state.flaps)
-    return None, None
+        return Reason.FLAPPING, pause_of(state.flaps), None
+    if state.link is Link.UP and (held_back := _held_back(state)):
+        first = min(held_back, key=lambda lane: lane.health.pause or 0.0)
+        text = f"{first.device.id}: {first.health.error}"
+        return Reason.ERRORS, first.health.pause, text
+    return None, None, None
+
+
+def _reason_text(state: HostState, reason: Reason | None) -> str | None:
+    match reason:
+        case Reason.CREDENTIAL:
+            return CREDENTIAL_ENDED
+        case Reason.REPLACED:
+            return state.replaced
+        case Reason.PROBES:
+            return state.trouble.text if state.trouble else None
+        case Reason.FLAPPING:
+            return "It was lost several times in a short time."
+    return None
 
 
 def pause_of(flaps: int) -> float:
@@ -287,6 +402,10 @@ def check(state: HostState) -> None:
         )
         _must("a_started_run_has_a_spec", run is None or _has_spec(run))
         _must("nothing_waits_on_an_idle_lane", not lane.wanted or bool(lane.actions))
+        _must(
+            "no_run_on_a_device_that_is_held_back",
+            lane.health.pause is None or run is None or run.phase is Phase.ENDING,
+        )
         _must("no_lease_beside_a_run", lane.lease is None or (run is None and hold is None))
     at_work = [lane for lane in state.lanes.values() if lane.run or lane.hold]
     others = [lane for lane in state.lanes.values() if lane.actions or lane.lease]
@@ -304,6 +423,10 @@ def check(state: HostState) -> None:
     _must(
         "a_host_without_credential_is_sent_nothing",
         not state.credential_ended or not (calls or acts),
+    )
+    _must(
+        "a_replaced_host_is_offline_and_is_sent_nothing",
+        state.replaced is None or (state.link is Link.OFFLINE and not (calls or acts)),
     )
     _must("grace_is_for_the_lost", not state.grace_over or state.link in (Link.LOST, Link.OFFLINE))
 

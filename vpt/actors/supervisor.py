@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from vpt.actors import messages as m
-from vpt.actors.host import HostActor, HostServices
+from vpt.actors.host import HostActor
 from vpt.actors.restore import Keys, Restored, restore, restore_all
-from vpt.actors.state import Limits, must_register, view_of
+from vpt.actors.services import HostServices
+from vpt.actors.state import Limits, device_reason, must_register, view_of
 from vpt.background import Background
 from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
 from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
@@ -288,6 +289,7 @@ class Supervisor:
 def _held_back(actor: HostActor, reason: Reason) -> HostView:
     """Return how a host looks that has no actor now: it is registered, and gets nothing."""
     devices = tuple(
-        DeviceView(lane.device, DeviceStatus.OFFLINE) for lane in actor.state.lanes.values()
+        DeviceView(lane.device, DeviceStatus.OFFLINE, *device_reason(lane))
+        for lane in actor.state.lanes.values()
     )
     return HostView(actor.state.host, HostStatus.SUSPECT, reason, devices)

@@ -13,8 +13,9 @@ from vpt.client.exits import MisuseError
 from vpt.client.live import LiveEvents
 from vpt.client.runnables import CAMPAIGN, NOT_FOUND, TEST_CASE
 from vpt.client.shutdown import cancel_and_wait
-from vpt.client.text import format_seconds, format_step_params, format_summary, one_line, sanitized
+from vpt.client.text import format_seconds, format_step_params, format_summary, one_line
 from vpt.model import ExecutionStatus, Json, StepStatus
+from vpt.printable import sanitized
 
 #: Seconds between requests while no live event comes.
 _POLL = 3.0
@@ -148,6 +149,8 @@ class _ExecutionPrinter:
                 for line in sanitized(text).rstrip().split("\n"):
                     # The mark before it: no CI system takes the line for a command.
                     click.echo(f"    | {line}")
+        if step.get("notes"):  # an older server says nothing of it
+            click.echo(f"    note: {one_line(step['notes'])}")
         if step["screenshot_url"]:
             click.echo(f"    screenshot: {await self._link(step['screenshot_url'])}")
 

@@ -39,11 +39,25 @@ class _TimeColumn:
     name: str
 
     def __call__(self, item: Json) -> object:
-        return item[self.name]
+        return item.get(self.name)
 
 
 def _host_status(item: Json) -> str:
-    return f"{item['status']} ({item['reason']})" if item["reason"] else str(item["status"])
+    """Return the status, and in words why; an older server says neither text nor trouble."""
+    trouble = item.get("trouble") or {}
+    words = item.get("reason_text") or trouble.get("text")
+    why = ": ".join(filter(None, (item["reason"], words)))
+    return f"{item['status']} ({why})" if why else str(item["status"])
+
+
+def _host_why(item: Json) -> object:
+    """Return why the host cannot be reached, or else why it gets no runs, in words."""
+    trouble = item.get("trouble")  # servers before it do not send it
+    return trouble["text"] if trouble else item.get("reason_text")
+
+
+def _device_status(item: Json) -> str:
+    return f"{item['status']} ({item['reason']})" if item.get("reason") else str(item["status"])
 
 
 HOSTS = Listing(
@@ -54,6 +68,8 @@ HOSTS = Listing(
         "devices": lambda item: len(item["devices"]),
         "last seen": _TimeColumn("last_seen"),
         "tags": lambda item: ", ".join(item["tags"]),
+        "why": _host_why,
+        "until": _TimeColumn("reason_until"),
     },
 )
 DEVICES = Listing(
@@ -62,8 +78,10 @@ DEVICES = Listing(
         "device": _field("id"),
         "name": _field("name"),
         "model": _field("model"),
-        "status": _field("status"),
+        "status": _device_status,
         "host": _field("host_id"),
+        "why": lambda item: item.get("reason_text"),
+        "until": _TimeColumn("reason_until"),
     },
 )
 TEST_CASES = Listing(
@@ -159,5 +177,5 @@ def _print_table(listing: Listing, rows: list[list[str]]) -> None:
     console.print(table if rows else "Nothing matches.")
 
 
-_FREE = ("name", "test case", "tags")
+_FREE = ("name", "test case", "tags", "why")
 _WIDE, _SHORTEST = 100, 8

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vpt.model import Json, WaitReason
-from vpt.printable import CI_COMMAND, CONTROL
+from vpt.printable import sanitized
 
 LONGEST = 500
 
@@ -22,18 +22,14 @@ _WAITS = {
     WaitReason.HOST_SUSPECT: "the matching host fails its probes",
     WaitReason.LEASED: "all matching devices are leased",
     WaitReason.DRAINING: "the matching host is draining",
+    WaitReason.NOTHING_FITS: "no registered device fits any more",
+    WaitReason.DEVICE_AWAY: "the matching device is not available, says its host",
     WaitReason.PAUSED: "the matching host is paused because its connection is unstable",
+    WaitReason.HELD_BACK: "all matching devices are held back after too many errors",
+    WaitReason.BACKOFF: "it just failed on the matching device and is tried there again soon",
 }
 _NAMED = 3
 _COMMANDS, _BRIEF = ("command", "action_type"), 200
-
-
-def sanitized(text: str) -> str:
-    """Return text of a device or server without control characters (tabs and newlines stay).
-
-    It also breaks ##[error] and ##vso[...], which CI systems would execute anywhere in a line.
-    """
-    return CI_COMMAND.sub(" #", CONTROL.sub("\ufffd", text.replace("\r\n", "\n")))
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:

@@ -12,7 +12,7 @@ import click
 
 from vpt import __version__, config
 from vpt.client.commands import commands as client_commands
-from vpt.commands.command import read_config, server_part
+from vpt.commands.command import read_config, read_config_of, server_part, with_env_file
 from vpt.commands.db import db_group
 from vpt.host.launch import host_command
 from vpt.model import Role
@@ -38,9 +38,10 @@ def cli() -> None:
     run, ls, logs, import, export and host work with pip install vpt; the other commands need
     pip install 'vpt[server]'.
 
-    Settings are read from the environment and from .env in the working folder; the README lists
-    them. Exit codes: 0 passed, 1 a test failed, 2 infrastructure, 3 the wait timed out, 4 wrong
-    usage or a part that is not installed.
+    Settings are read from the environment; the README lists them. serve, demo, migrate and host
+    also read .env in the working folder, other commands of a server take --env-file. Exit codes:
+    0 passed, 1 a test failed, 2 infrastructure, 3 the wait timed out, 4 wrong usage or a part that
+    is not installed.
     """
 
 
@@ -86,8 +87,9 @@ def serve(*, quiet: bool) -> None:
 @click.option(
     "--link", is_flag=True, help="Print a URL of the server's page that signs the browser in."
 )
-def token(*, user: str, role: str, days: float | None, link: bool) -> None:
-    """Print a token signed with SECRET_KEY (from the environment or the data folder).
+@with_env_file
+def token(*, user: str, role: str, days: float | None, link: bool, env_file: Path | None) -> None:
+    """Print a token signed with SECRET_KEY (from the environment, FILE or the data folder).
 
     With --link print a URL to open in a browser. The token is behind its #, which browsers do not
     send to any server, and the page removes it from the address at once. Everybody who has the link
@@ -101,7 +103,7 @@ def token(*, user: str, role: str, days: float | None, link: bool) -> None:
         )
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
-    settings = read_config()
+    settings = read_config_of(env_file)
     valid = days or (LINK_DAYS if link else TOKEN_DAYS)
     made = server_side.user_token(settings, user, Role(role), valid)
     click.echo(f"{settings.page_url}/#token={made}" if link else made)
@@ -121,7 +123,8 @@ def migrate_command() -> None:
 
 @cli.command(short_help="Delete what is older than the KEEP_..._DAYS.")
 @click.option("--dry-run", is_flag=True, help="Print what would be deleted, and change nothing.")
-def prune(*, dry_run: bool) -> None:
+@with_env_file
+def prune(*, dry_run: bool, env_file: Path | None) -> None:
     """Delete what is older than the KEEP_..._DAYS settings; print how much it was.
 
     A running server does this once a day, and need not be stopped for it. Run it as the server's
@@ -130,14 +133,15 @@ def prune(*, dry_run: bool) -> None:
     """
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
-    lines = server_side.prune(read_config(), dry_run=dry_run)
+    lines = server_side.prune(read_config_of(env_file), dry_run=dry_run)
     click.echo("would go" if dry_run else "gone")
     for line in lines:
         click.echo(line)
 
 
 @cli.command("grafana-env", short_help="Print the settings of Grafana, with passwords.")
-def grafana_env_command() -> None:
+@with_env_file
+def grafana_env_command(*, env_file: Path | None) -> None:
     """Print the variables that Grafana needs, including passwords, as NAME=value lines.
 
     They are derived from DATABASE_URL; with vpt's own database from VPT_PG_PORT, which must then
@@ -149,14 +153,16 @@ def grafana_env_command() -> None:
     """
     with server_part():
         from vpt.commands.grafana_env import as_lines, grafana_env  # noqa: PLC0415
-    click.echo(as_lines(grafana_env(config.with_grafana_keys(read_config()))))
+    settings = config.with_grafana_keys(read_config_of(env_file))
+    click.echo(as_lines(grafana_env(settings)))
 
 
 @cli.command("host-token", short_help="Make, list or revoke tokens of one host.")
 @click.argument("name", required=False)
 @click.option("--list", "show", is_flag=True, help="List the hosts that have tokens.")
 @click.option("--revoke", is_flag=True, help="Revoke all tokens of NAME.")
-def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
+@with_env_file
+def host_token(*, name: str | None, show: bool, revoke: bool, env_file: Path | None) -> None:
     """Make one more token for the host NAME and print it; it is not shown again.
 
     With it the host NAME joins, and no other: as HOST_JOIN_TOKEN of vpt host, as Authorization:
@@ -171,7 +177,7 @@ def host_token(*, name: str | None, show: bool, revoke: bool) -> None:
         raise click.BadParameter(
             "1 to 64 letters, digits, '.', '_' or '-', not dots alone", param_hint="NAME"
         )
-    settings = read_config()
+    settings = read_config_of(env_file)
     if name is None:
         for line in server_side.host_tokens(settings):
             click.echo(line)

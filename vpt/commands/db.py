@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from vpt.client.exits import InfrastructureError
-from vpt.commands.command import read_config, server_part
+from vpt.commands.command import read_config_of, server_part, with_env_file
 
 if TYPE_CHECKING:
     from vpt.store.backup import Content
@@ -32,7 +32,8 @@ def db_group() -> None:
 @db_group.command("dump")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--no-screenshots", is_flag=True, help="Leave out the screenshots in VPT_DATA_DIR.")
-def dump_command(*, file: Path, no_screenshots: bool) -> None:
+@with_env_file
+def dump_command(*, file: Path, no_screenshots: bool, env_file: Path | None) -> None:
     """Write all rows, and the screenshots in VPT_DATA_DIR, into FILE, which must not exist yet.
 
     A server may run meanwhile; FILE has everything as it was at one moment. SECRET_KEY, which
@@ -43,7 +44,7 @@ def dump_command(*, file: Path, no_screenshots: bool) -> None:
         raise click.BadParameter(f"{file} exists already", param_hint="FILE")
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
-    settings = read_config()
+    settings = read_config_of(env_file)
     with nullcontext(sys.stdout.buffer) if file == _DASH else _whole_file(file) as out:
         content = server_side.dump(settings, out, screenshots=not no_screenshots)
     click.echo(f"dumped {_counts(content)}", err=True)
@@ -52,7 +53,8 @@ def dump_command(*, file: Path, no_screenshots: bool) -> None:
 @db_group.command("load")
 @click.argument("file", type=click.File("rb"))
 @click.option("--force", is_flag=True, help="Replace the data that the database has.")
-def load_command(*, file: IO[bytes], force: bool) -> None:
+@with_env_file
+def load_command(*, file: IO[bytes], force: bool, env_file: Path | None) -> None:
     """Replace the database, and the screenshots in VPT_DATA_DIR, by the content of FILE.
 
     It is all or nothing: when anything is wrong, the database stays as it is. Stop the server
@@ -61,7 +63,7 @@ def load_command(*, file: IO[bytes], force: bool) -> None:
     """
     with server_part():
         from vpt.commands import server_side  # noqa: PLC0415
-    settings = read_config()
+    settings = read_config_of(env_file)
     with _seekable(file) as source:
         loaded = server_side.load(settings, source, force=force)
     click.echo(f"loaded {_counts(loaded.content)}", err=True)

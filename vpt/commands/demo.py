@@ -31,7 +31,6 @@ from vpt.commands.server_side import keep_private, set_home, user_token
 from vpt.config import Config
 from vpt.host.server import run_host
 from vpt.host.settings import HostSettings
-from vpt.host.shell_supervisor import forbid_inspection
 from vpt.model import Json, Role
 from vpt.serve import Running, running
 
@@ -99,7 +98,6 @@ async def _host(server: Running, config: Config) -> AsyncIterator[None]:
         data_dir=config.vpt_data_dir / "host",
         allow_shell=True,
     )
-    forbid_inspection()
     task = asyncio.create_task(run_host(settings), name="demo host")
     try:
         yield

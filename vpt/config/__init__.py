@@ -7,6 +7,7 @@ from vpt.config.environment import (
     client_from_env,
     dotenv,
     from_env,
+    from_file,
     log_level_now,
     proxy_of,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "default_data_dir",
     "dotenv",
     "from_env",
+    "from_file",
     "is_prefix",
     "log_level_now",
     "origin_of",

@@ -207,11 +207,31 @@ class Config:
     infra_retries: int = _setting(
         v.whole(0), 2, "More attempts after an infrastructure error.", public=True
     )
+    retry_backoff: float = _setting(
+        v.SECONDS_OR_0,
+        1.0,
+        "How long a device gets no run that just failed on it, when no other device fits; four"
+        " times as long with each failure.",
+        public=True,
+    )
+    device_pause: float = _setting(
+        v.SECONDS,
+        10.0,
+        "How long a device gets no runs after three infrastructure errors in a row; twice as long"
+        " with each further one, up to 360 times as long.",
+        public=True,
+    )
     queue_timeout: float = _setting(
         v.SECONDS, 3600.0, "Longest time in the queue of an execution that names none.", public=True
     )
     campaign_queue_timeout: float = _setting(
         v.SECONDS, 86400.0, "The same for executions of a campaign.", public=True
+    )
+    fit_grace: float = _setting(
+        v.SECONDS_OR_0,
+        120.0,
+        "How long an execution waits for a device when no registered one fits any more.",
+        public=True,
     )
     max_queued: int = _setting(
         v.whole(1), 100_000, "Executions that may be queued; more get 503.", public=True

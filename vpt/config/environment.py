@@ -1,7 +1,8 @@
 """Reads settings from the environment and from `.env`; nothing else of vpt does.
 
-Commands of a server read `.env`, since it stands where the server is started. Those that ask a
-server never do: they are run in checkouts, whose `.env` is written by whoever wrote the checkout.
+What runs a server or a host, and `vpt migrate`, reads `.env`, since it is where these are started.
+No other command does, unless it is told which file: commands are run in checkouts, too, whose
+`.env` is written by whoever wrote the checkout.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from vpt.config.values import UnreadableError
 
 #: Names the programs that vpt runs: who may write `.env` need not be who may choose these.
 _ENVIRONMENT_ONLY = ("VPT_PG_BIN",)
+#: May stand in a `.env` that a command does not read: they change nothing that it does.
+_HARMLESS = ("LOG_LEVEL", "LOG_FORMAT")
 
 Settings = TypeVar("Settings", Config, ClientConfig)
 
@@ -38,6 +41,19 @@ def from_env(env: Mapping[str, str] | None = None, *, folder: Path | None = None
     if config.host_lost_after < config.host_suspect_after:
         raise ConfigError("HOST_LOST_AFTER: expected at least HOST_SUSPECT_AFTER")
     return config
+
+
+def from_file(file: Path | None) -> Config:
+    """Read the named file and then the environment, which wins; without a file the environment.
+
+    Raises ConfigError, also when a `.env` in the working folder sets what the environment does not.
+    """
+    if file is None:
+        _check_no_file_is_missed()
+        return from_env(_own())
+    if not file.exists() or file.is_dir():
+        raise ConfigError(f"--env-file: there is no file {file}")
+    return from_env(_settings_in(file) | _own())
 
 
 def log_level_now(*, folder: Path | None = None) -> str:
@@ -102,7 +118,33 @@ def _own() -> dict[str, str]:
 
 def dotenv(folder: Path | None = None) -> dict[str, str]:
     """Return what `.env` in the folder sets, nothing when there is none; else raise ConfigError."""
-    path = (folder or Path()) / ".env"
+    return _settings_in((folder or Path()) / ".env")
+
+
+def _check_no_file_is_missed() -> None:
+    """Raise ConfigError when a server that is started here has settings which we do not have.
+
+    Without them a command would sign with another key, or delete what the server is to keep.
+    """
+    path = Path(".env")
+    try:
+        kept = _settings_in(path) if path.is_file() else {}
+    except (ConfigError, OSError):  # no server starts with this file, or in this folder
+        return
+    missed = (kept.keys() & _names()) - _own().keys() - set(_HARMLESS)
+    if missed:
+        raise ConfigError(
+            f"{', '.join(sorted(missed))}: set in the .env here, which this command does not read"
+            f" by itself: use --env-file .env, or --env-file {os.devnull} to do without"
+        )
+
+
+def _names() -> set[str]:
+    settings = [(item.name.upper(), setting.alias) for item, setting in settings_of(Config)]
+    return {name for names in settings for name in names if name}
+
+
+def _settings_in(path: Path) -> dict[str, str]:
     values = dotenv_values(stream=StringIO(_text(path)), interpolate=False)
     for name in _ENVIRONMENT_ONLY:
         if values.get(name):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import orjson
 from msgspec import Struct
 
-from vpt.model import Answer, Device, Host, Json
+from vpt.bounds import LONGEST_REASON
+from vpt.model import Answer, Device, Host, HostTrouble, Json, Presence, TroubleKind
 
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
@@ -35,28 +36,94 @@ class Trouble(Enum):
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
+    NO_DATABASE = auto()  # not sent: the database did not return the step's secrets in time
+    SOMEBODY_ELSE = auto()  # never acted on: what answers at the host's URL is not this host
     TIMEOUT = auto()  # no answer in time: it may be acting
+    STOPPED = auto()  # the host stopped the step at its time limit
 
 
 class HostTroubleError(Exception):
-    """A call brought no answer; `message` is for people.
+    """A call brought no verdict; `message` is for people.
 
-    `unauthorized`: the host answered 401, so the secret that the server sends is not its own.
+    `reason` is why the host cannot be reached or is not taken for itself; None: it was reached.
+    `same_again`: the answer came and cannot be understood, so that sending the step once more would
+    bring the same.
+    `answer` is what the host answered all the same, such as what the step printed.
+    `presence` is what it said of the device all the same.
     """
 
-    def __init__(self, trouble: Trouble, message: str, *, unauthorized: bool = False) -> None:
+    def __init__(
+        self,
+        trouble: Trouble,
+        message: str,
+        *,
+        reason: HostTrouble | None = None,
+        same_again: bool = False,
+        answer: Answer | None = None,
+        presence: Presence | None = None,
+    ) -> None:
         self.trouble = trouble
-        self.unauthorized = unauthorized
+        self.reason = reason
+        self.same_again = same_again
+        self.answer = answer
+        self.presence = presence
         self.message = clean(message) or ""
         super().__init__(message)
+
+    @property
+    def is_of_another_host(self) -> bool:
+        """Return whether it may be another host that answered: see `may_be_another_host`."""
+        return may_be_another_host(self.reason)
+
+
+def may_be_another_host(reason: HostTrouble | None) -> bool:
+    """Return whether a call may have been refused by another host at the same URL.
+
+    So it does when it says so, and when it does not know the secret.
+    """
+    kinds = (TroubleKind.SOMEBODY_ELSE, TroubleKind.CREDENTIAL)
+    return reason is not None and reason.kind in kinds
+
+
+class Identity(Struct, frozen=True):
+    """Who a host says it is in its health; None: it does not say."""
+
+    host_name: str | None = None
+    instance_id: str | None = None
+
+
+def check_identity(host: Host, identity: Identity) -> None:
+    """Raise HostTroubleError when what answers at a host's URL says that it is somebody else.
+
+    A host that does not say who it is may be any; one that said so when it registered must do so
+    again, or another service at its address would pass for it.
+    """
+    if identity.host_name not in (None, host.id):
+        _raise_somebody_else(f"another host answers at its URL: {identity.host_name}")
+    known, said = host.instance_id, identity.instance_id
+    if known is not None and said is not None and known != said:
+        _raise_somebody_else("another installation with its name answers at its URL")
+    if host.named and identity.host_name is None:
+        _raise_somebody_else("what answers at its URL does not say that it is this host")
+
+
+def _raise_somebody_else(words: str) -> NoReturn:
+    reason = HostTrouble(TroubleKind.SOMEBODY_ELSE, words)
+    raise HostTroubleError(Trouble.SOMEBODY_ELSE, words, reason=reason)
+
+
+def not_understood(message: str, presence: Presence | None = None) -> HostTroubleError:
+    """Return the trouble of an answer that came and cannot be understood."""
+    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True, presence=presence)
 
 
 class Call(Struct, frozen=True):
     """An action to send, and the callbacks for what becomes known while it is under way.
 
-    When there is no connection within `connect` (s) nothing is sent. `opens` is true of the first
+    When there is no connection within `connect` (s) nothing is sent. `step_limit` (s) is the time
+    after which the host is to stop the action. `opens` is true of the first
     try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
-    before, and the host is only asked for its end.
+    before, and the host is only asked for its end. A manual action under a lease names that.
     """
 
     host: Host
@@ -65,6 +132,8 @@ class Call(Struct, frozen=True):
     key: str
     limit: float  # seconds
     connect: float = 5.0
+    step_limit: float | None = None
+    lease_id: str | None = None
     opens: bool = False
     handle: str | None = None
     on_begun: Callable[[str], None] = lambda _: None  # gets the handle
@@ -77,8 +146,8 @@ class Dialect(Protocol):
     async def close(self) -> None:
         """Close all connections."""
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """Return when the host is alive, else raise HostTroubleError."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """Return who a host says it is that is alive and is itself, else raise HostTroubleError."""
 
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""
@@ -115,6 +184,18 @@ def clean(said: Any) -> str | None:
     if len(encoded) > MAX_TEXT + len(CUT):
         text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
     return text
+
+
+def presence_of(raw: Mapping[str, Any]) -> Presence | None:
+    """Return what an answer says of its device beside the outcome; None when that is nothing.
+
+    What cannot be understood is nothing: it must not spoil the outcome.
+    """
+    said = raw.get("device")
+    if not isinstance(said, Mapping) or not isinstance(said.get("available"), bool):
+        return None
+    reason = clean(said.get("reason"))
+    return Presence(said["available"], reason[:LONGEST_REASON] if reason else None)
 
 
 def as_text(said: Any, *, ensure_ascii: bool = True) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from vpt.dialects.base import Call, Dialect
+from vpt.dialects.base import Call, Dialect, Identity
 from vpt.model import Answer, Device, Host, Json
 
 
@@ -19,9 +19,9 @@ class Dialects:
         """Close all connections."""
         await asyncio.gather(*(dialect.close() for dialect in self._by_name.values()))
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """Return when the host is alive, else raise HostTroubleError."""
-        await self._by_name[host.dialect].probe(host, limit)
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """Return who a host says it is that is alive and is itself, else raise HostTroubleError."""
+        return await self._by_name[host.dialect].probe(host, limit)
 
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""

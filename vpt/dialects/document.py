@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import orjson
 from yarl import URL
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
-from vpt.model import Answer, Device, Host, Json
+from vpt.dialects.base import (
+    Call,
+    HostTroubleError,
+    Identity,
+    Trouble,
+    check_identity,
+    clean,
+    not_understood,
+    presence_of,
+)
+from vpt.model import Answer, Device, Host, Json, TroubleKind
 from vpt.urls import CheckedResolver
+
+_JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
+_NOT_THERE = (Trouble.SOMEBODY_ELSE, Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
+_NO_REASON = "The host could not run the step and gives no reason."
+#: What the `kind` of an answer with `"outcome": "error"` means, where it is not the host's error.
+_TROUBLES = {"step_timeout": Trouble.STOPPED}
 
 
 class DocumentDialect:
@@ -31,28 +47,29 @@ class DocumentDialect:
         await self._fresh.close()
         await self._resolver.close()
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """GET /host/health: any 2xx is alive."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """GET /host/health: any 2xx of the host itself is alive."""
         request = self._kept.get(
             self._url(host, "/host/health"),
             headers=_headers(host),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=limit),
+            timeout=aiohttp.ClientTimeout(total=limit, sock_connect=limit * http.PROBE_CONNECT),
         )
         try:
             async with request as response:
-                if not http.is_good(response.status):
-                    raise HostTroubleError(
-                        Trouble.HOST_ERROR,
-                        f"The probe got {response.status}.",
-                        unauthorized=response.status == http.UNAUTHORIZED,
-                    )
+                http.check_probe(response.status)
+                identity = await http.identity_of(await http.read_health(response))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise http.not_connected(error) from error
+        check_identity(host, identity)
+        return identity
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
-        data = orjson.dumps({**call.body, "device_id": call.device.local_id})
+        more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
+        told = {name: value for name, value in more.items() if value is not None}
+        data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
+        await self._check_named(call.host, call.connect)
         try:
             return await self._post(call, data)
         except HostTroubleError as error:
@@ -60,13 +77,33 @@ class DocumentDialect:
                 raise
             return await self._post_again(call, data, error)
 
-    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
-        """Send it again; when that cannot connect the first error stays: it may be at work."""
+    async def _check_named(self, host: Host, limit: float) -> None:
+        """Raise HostTroubleError when somebody else answers at the URL of a host without a secret.
+
+        A secret tells the two apart; without one nothing else would. Where nobody answers it is
+        raised, too: another host may appear there before the call. Other troubles are the call's.
+        """
+        if not host.named or host.secret is not None:
+            return
         try:
+            await self.probe(host, limit)
+        except HostTroubleError as trouble:
+            if trouble.trouble in _NOT_THERE and not _is_slow(trouble):
+                raise
+
+    async def _post_again(self, call: Call, data: bytes, broken: HostTroubleError) -> Answer:
+        """Send it again; when that reaches nobody, or another host, the first error stays.
+
+        The host may be at work, and have another address by now.
+        """
+        try:
+            await self._check_named(call.host, call.connect)
             return await self._post(call, data)
         except HostTroubleError as error:
-            if error.trouble is Trouble.NOT_CONNECTED:
+            if error.trouble is Trouble.NOT_CONNECTED or error.is_of_another_host:
                 raise broken from error
+            if error.message == broken.message == http.BROKE_OFF:  # so it does each time
+                raise not_understood(error.message) from error
             raise
 
     async def _post(self, call: Call, data: bytes) -> Answer:
@@ -80,13 +117,14 @@ class DocumentDialect:
                 timeout=_timeout(call.limit, call.connect),
                 allow_redirects=False,
             ) as response:
-                content = await http.read(response)
+                text = await http.read_text(response)
                 status = response.status
-        return await http.read_as(content, partial(_answer_of, status))
+        return await http.made_of(text, partial(_answer_of, status, text))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""
         try:
+            await self._check_named(host, limit)
             async with self._fresh.post(
                 self._url(host, "/host/cancel"),
                 data=orjson.dumps({"execution_id": execution_id, "attempt": attempt}),
@@ -95,7 +133,7 @@ class DocumentDialect:
                 timeout=aiohttp.ClientTimeout(total=limit, sock_connect=http.CONNECT),
             ) as response:
                 return http.is_good(response.status)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        except (HostTroubleError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
@@ -115,22 +153,58 @@ class DocumentDialect:
         return url
 
 
+def _is_slow(trouble: HostTroubleError) -> bool:
+    """Return whether somebody is there, and may be at work."""
+    return trouble.reason is not None and trouble.reason.kind is TroubleKind.TOO_SLOW
+
+
 @lru_cache(maxsize=1000)  # a handful of limits for all steps
 def _timeout(seconds: float, connect: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds, connect=min(connect, http.CONNECT))
 
 
 def _headers(host: Host) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Vpt-Host": host.id}
     if host.secret is not None:
         headers["Authorization"] = f"Bearer {host.secret}"
     return headers
 
 
-def _answer_of(status: int, raw: Mapping[str, Any] | None) -> Answer:
-    """Return the answer in a response; raise HostTroubleError when there is none."""
+def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answer:
+    """Return the answer in a response; raise HostTroubleError when there is no verdict in it."""
     if not http.is_good(status):
-        http.raise_for_status(status, raw or {})
-    if raw is None or not isinstance(raw.get("success"), bool):
-        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer has no success in it.")
-    return Answer(raw["success"], clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+        _raise_refusal(status, raw or {})
+    if raw is None:
+        raise http.no_object(text)
+    presence = presence_of(raw)
+    if raw.get("outcome") == "error":
+        answer = _said(raw)
+        trouble = _TROUBLES.get(str(raw.get("kind")), Trouble.HOST_ERROR)
+        error = answer.error or _NO_REASON
+        raise HostTroubleError(trouble, error, answer=answer, presence=presence)
+    success = raw.get("success")
+    if not isinstance(success, bool):
+        raise not_understood(_no_success(success), presence)
+    return replace(_said(raw), success=success, presence=presence)
+
+
+def _no_success(success: Any) -> str:
+    """Return what is wrong with a `success` that is not true or false."""
+    if success is None:
+        return "The host answered without success: true or false must be in it."
+    name = next((name for kind, name in _JSON_TYPES if isinstance(success, kind)), "a number")
+    return f"The host answered success as {name}, not as true or false."
+
+
+def _raise_refusal(status: int, raw: Mapping[str, Any]) -> NoReturn:
+    """Raise what a status means that is no 2xx, with what the step printed before."""
+    try:
+        http.raise_for_status(status, raw)
+    except HostTroubleError as error:
+        error.answer = _said(raw) if raw.get("output") is not None else None
+        raise
+
+
+def _said(raw: Mapping[str, Any]) -> Answer:
+    """Return what a host said of a step, not counting as a success."""
+    return Answer(False, clean(raw.get("output")), clean(raw.get("error")), raw=raw)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean
+from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood
 from vpt.dialects.start_requests import StepKind
 from vpt.model import Json
 
@@ -54,7 +54,7 @@ def read_status(kind: StepKind, body: JsonObject) -> StepResult | StillRunning:
         if body.get("success") is False:
             error = _error_in(body) or "The host does not know the step any more."
             raise HostTroubleError(Trouble.FATE_UNKNOWN, error)
-        _raise_no_result("The host's answer has no status in it.")
+        raise not_understood("The host answered without a status.")
     if state not in _ENDS:
         return StillRunning(_blocks(body) if kind is StepKind.GRAPH else _progress(body))
     if kind is StepKind.GRAPH:

@@ -19,10 +19,18 @@ from typing import Any, NoReturn
 import structlog
 
 from vpt.dialects import http
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.base import (
+    Call,
+    HostTroubleError,
+    Identity,
+    Trouble,
+    check_identity,
+    clean,
+    not_understood,
+)
 from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, own_url
+from vpt.dialects.serial import SerialClient, SerialResponse, own_url
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json
 
@@ -68,15 +76,34 @@ class VirtualPyTestDialect:
         """Close all connections."""
         await self._client.close()
 
-    async def probe(self, host: Host, limit: float) -> None:
-        """GET the health: any 2xx is alive."""
+    async def probe(self, host: Host, limit: float) -> Identity:
+        """GET the health: any 2xx of the host itself is alive."""
         try:
             async with asyncio.timeout(limit):
-                response = await self._client.get(host, _HEALTH, with_key=False)
+                return await self._identity(host)
         except TimeoutError as error:
-            raise HostTroubleError(Trouble.NOT_CONNECTED, "The probe got no answer.") from error
-        if not response.good:
-            raise HostTroubleError(Trouble.HOST_ERROR, f"The probe got {response.status}.")
+            raise http.not_connected(error) from error
+
+    async def _identity(self, host: Host) -> Identity:
+        response = await self._client.get(host, _HEALTH, with_key=False)
+        http.check_probe(response.status)
+        identity = await http.identity_of(response.content)
+        check_identity(host, identity)
+        return identity
+
+    async def _check_named(self, host: Host) -> None:
+        """Raise HostTroubleError when somebody else answers at the host's URL.
+
+        These hosts share one key, so another one would take the step. Other troubles are the
+        step's own.
+        """
+        if not host.named:
+            return
+        try:
+            await self._identity(host)
+        except HostTroubleError as trouble:
+            if trouble.trouble is Trouble.SOMEBODY_ELSE:
+                raise
 
     async def send(self, call: Call) -> Answer:
         """Start the step, unless the call has a handle, and wait for its end."""
@@ -112,6 +139,7 @@ class VirtualPyTestDialect:
             if kind is StepKind.SCRIPT:
                 return await self._script_end(call, number, None)
             return await self._polled(call, kind, number, pause=0.0)
+        await self._check_named(call.host)
         if call.opens:
             await self._take_control(call)
         request = build_request(call)
@@ -128,11 +156,13 @@ class VirtualPyTestDialect:
             response = await self._client.post(call.host, "/host/takeControl", asked)
         except HostTroubleError as trouble:
             if trouble.trouble is Trouble.BROKEN:
-                raise HostTroubleError(Trouble.NOT_CONNECTED, trouble.message) from trouble
+                raise _as(Trouble.NOT_CONNECTED, trouble) from trouble
             raise
-        body = await response.parsed() or {}
+        body = await response.parsed()
         if not response.good:
-            http.raise_for_status(response.status, body)
+            http.raise_for_status(response.status, body or {})
+        if body is None:
+            raise http.no_object(response.content)
         if body.get("success") is not True:
             _raise_not_started("The host did not give control of the device", body)
 
@@ -142,9 +172,10 @@ class VirtualPyTestDialect:
         body = await response.parsed()
         if not response.good:
             http.raise_for_status(response.status, body or {})
-        started = None if body is None else body.get("success", request.kind is StepKind.SCRIPT)
-        if body is None or started is not True:
-            _raise_not_started("The host did not start the step", body or {})
+        if body is None:
+            raise http.no_object(response.content)
+        if body.get("success", request.kind is StepKind.SCRIPT) is not True:
+            _raise_not_started("The host did not start the step", body)
         return body
 
     # ------------------------------------------------------------ end by polls
@@ -176,7 +207,7 @@ class VirtualPyTestDialect:
             except HostTroubleError as trouble:
                 pause = next(pauses, None)
                 if pause is None and trouble.trouble in _AWAY:
-                    raise HostTroubleError(Trouble.BROKEN, trouble.message) from trouble
+                    raise _as(Trouble.BROKEN, trouble) from trouble
                 if pause is None or trouble.trouble in _FINAL:
                     raise
             await asyncio.sleep(pause)
@@ -189,7 +220,7 @@ class VirtualPyTestDialect:
             raise HostTroubleError(
                 Trouble.FATE_UNKNOWN, "The host does not know the step any more."
             )
-        return await response.read_as(partial(_read_poll, kind, response.status))
+        return await response.read_as(partial(_read_poll, kind, response))
 
     # ------------------------------------------------------------ end by a callback
 
@@ -257,36 +288,43 @@ class VirtualPyTestDialect:
             "output": result.output,
             "error": result.error,
         }
+        notes = None
         if result.pictures:
-            raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
-        return Answer(result.success, result.output, result.error, raw=raw)
+            try:
+                raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
+            except (HostTroubleError, TimeoutError) as error:
+                why = str(error) or f"The host did not send it within {limit:.0f} s."
+                log.info("screenshot_not_fetched", host_id=host.id, why=why)
+                notes = f"The screenshot was left out: {why}"
+        return Answer(result.success, result.output, result.error, raw=raw, notes=notes)
 
-    async def _picture(self, host: Host, name: str, limit: float) -> str | None:
+    async def _picture(self, host: Host, name: str, limit: float) -> str:
         """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
         if url is None:
-            log.info("screenshot_not_fetched", host_id=host.id, why="It is not on the host.")
-            return None
-        try:
-            async with asyncio.timeout(limit):
-                response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
-        except (HostTroubleError, TimeoutError) as error:
-            log.info("screenshot_not_fetched", host_id=host.id, why=str(error) or "It took long.")
-            return None
+            raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
+        async with asyncio.timeout(limit):
+            response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
         if not response.good:
-            log.info("screenshot_not_fetched", host_id=host.id, why=f"It got {response.status}.")
-            return None
+            raise HostTroubleError(Trouble.HOST_ERROR, f"The host answered {response.status}.")
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
 
 
-def _read_poll(kind: StepKind, status: int, body: Mapping[str, Any] | None) -> PollResult:
+def _as(trouble: Trouble, error: HostTroubleError) -> HostTroubleError:
+    """Return the same error as another trouble."""
+    return HostTroubleError(trouble, error.message, reason=error.reason)
+
+
+def _read_poll(
+    kind: StepKind, response: SerialResponse, body: Mapping[str, Any] | None
+) -> PollResult:
     """Return what a poll says; a HostTroubleError is raised only when another poll may say more."""
-    if not http.is_good(status):
-        http.raise_for_status(status, body or {})
+    if not response.good:
+        http.raise_for_status(response.status, body or {})
     if body is None:
-        raise HostTroubleError(Trouble.HOST_ERROR, "The host's answer is not a JSON object.")
+        raise http.no_object(response.content)
     try:
         return read_status(kind, body)
     except HostTroubleError as trouble:
@@ -309,7 +347,7 @@ def _checked_id(number: Any) -> str:
     """Return the id that the host gave the step; it becomes a part of a path."""
     text = str(number) if isinstance(number, (str, int)) else ""
     if not _ID.fullmatch(text):
-        raise HostTroubleError(Trouble.HOST_ERROR, "The host gave no id of what it started.")
+        raise not_understood("The host gave no id of what it started.")
     return text
 
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 LONGEST_SOCKET = 107
 COMMAND_TIMEOUT = 120.0  # seconds
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # Looked up here, because importing and allocating are not safe between fork and exec.
 _LIBC = ctypes.CDLL(None)
 _PRCTL = _LIBC.prctl if sys.platform == "linux" else None
@@ -194,6 +194,8 @@ def _become_known(uid: int, gid: int, known_as: int) -> None:
     """
     if _LIBC.unshare(_CLONE_NEWUSER) != 0:
         return
+    # The server is closed to others of its account, and its child with it: the files are root's.
+    _LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{known_as} {uid} 1"),

@@ -13,19 +13,20 @@ from typing import Any
 import orjson
 import structlog
 
-from vpt.host.drivers import ActionFailed, Driver, Job, Outcome
+from vpt.host.drivers import ActionFailed, Driver, DriverError, DriverHealth, Job, Outcome
 from vpt.host.journal import AttemptKey, Journal
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec
-from vpt.upkeep import attempt
+from vpt.upkeep import attempt, note_failure
 
 EVIDENCE_S = 10
+HEALTH_S = 15
 OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
 
 log = structlog.get_logger()
 
-#: Makes the response to a stopped action from the seconds it ran.
-StopResponse = Callable[[float], JsonResponse]
+#: Makes the response to a stopped action from the seconds it ran and from what it printed.
+StopResponse = Callable[[float, str | None], JsonResponse]
 
 
 def _future() -> "asyncio.Future[Any]":
@@ -34,15 +35,30 @@ def _future() -> "asyncio.Future[Any]":
 
 @dataclass(slots=True, eq=False)
 class QueuedAction:
-    """An accepted action: what to execute, for which attempt, and its response once known."""
+    """An accepted action: what to execute, for which attempt, and its response once known.
+
+    `owner` is who uses the device: the attempt, a lease, or people without one. `limit_s` is the
+    time limit of the step, from its acceptance.
+    """
 
     command: str
     job: Job
     key: str | None
     attempt: AttemptKey | None
+    owner: str
+    limit_s: float | None = None
+    accepted: float = field(default_factory=time.monotonic)
     begun: bool = False
     stopped: "asyncio.Future[StopResponse]" = field(default_factory=_future)
     response: "asyncio.Future[JsonResponse]" = field(default_factory=_future)
+
+    def limit(self) -> tuple[float | None, bool]:
+        """Return the seconds until its first time limit, if any, and whether that is the step's."""
+        own = self.job.limit_s
+        if self.limit_s is None:
+            return own, False
+        left = max(0.0, self.accepted + self.limit_s - time.monotonic())
+        return (left, True) if own is None or left <= own else (own, False)
 
     def stop(self, response: StopResponse) -> None:
         """Request its stop; `response` makes its response. Only the first request counts."""
@@ -61,11 +77,23 @@ class DeviceWorker:
         self._waiting: deque[QueuedAction] = deque()
         self._came = asyncio.Event()
         self._current: QueuedAction | None = None
+        self._owner = journal.owner(spec.local_id)
 
     @property
     def actions(self) -> list[QueuedAction]:
         """The running action, if any, and the queued ones."""
         return [*([self._current] if self._current else []), *self._waiting]
+
+    async def health(self) -> DriverHealth:
+        """Return whether the device can be used; a driver that cannot tell makes it unusable."""
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                return await self.driver.health()
+        except TimeoutError:
+            return DriverHealth(False, f"the driver did not tell its health within {HEALTH_S} s")
+        except Exception as error:  # noqa: BLE001 (logged; the server must hear of the others)
+            note_failure(error, "health")
+            return DriverHealth(False, f"the driver failed: {error}")
 
     def put(self, action: QueuedAction) -> None:
         """Queue an action."""
@@ -78,7 +106,7 @@ class DeviceWorker:
             action.stop(response)
             if action in self._waiting:
                 self._waiting.remove(action)
-                action.response.set_result(response(0))
+                action.response.set_result(response(0, None))
 
     async def serve(self) -> None:
         """Execute queued actions until cancelled."""
@@ -111,7 +139,7 @@ class DeviceWorker:
     async def _act(self, action: QueuedAction) -> JsonResponse:
         if action.key is not None:
             try:
-                await self._journal.begin(action.key)
+                await self._journal.begin(action.key, self.spec.local_id, action.owner)
             except OSError as error:
                 return refusal_response(
                     503, "journal_unavailable", f"nothing was done: {error.strerror}"
@@ -126,21 +154,28 @@ class DeviceWorker:
         return response
 
     async def _do(self, action: QueuedAction, started: float) -> JsonResponse:
-        """Run the job until it ends, is stopped or reaches its time limit."""
+        """Run the job until it ends, is stopped or reaches a time limit."""
         if action.stopped.done():
-            return action.stopped.result()(0)
-        doing = asyncio.ensure_future(action.job.run())
-        await _first_of(doing, action.stopped, action.job.limit_s)
+            return action.stopped.result()(0, None)
+        limit, of_step = action.limit()
+        doing = asyncio.ensure_future(self._run(action))
+        await _first_of(doing, action.stopped, limit)
         if not doing.done():
             doing.cancel()
             await asyncio.wait({doing})
             await self.driver.stop()
         elapsed = time.monotonic() - started
         if doing.cancelled():
-            if action.stopped.done():
-                return action.stopped.result()(elapsed)
-            return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed)
+            return _stopped(action, elapsed, of_step=of_step)
         return await self._reply(doing, elapsed)
+
+    async def _run(self, action: QueuedAction) -> Outcome:
+        """Run the job, on a device without anything of whoever used it before."""
+        if action.owner != self._owner:
+            self._owner = None  # until it is done: it may fail, or be stopped
+            await self.driver.fresh()
+            self._owner = action.owner
+        return await action.job.run()
 
     async def _reply(self, doing: "asyncio.Future[Outcome]", elapsed: float) -> JsonResponse:
         error = doing.exception()
@@ -151,13 +186,18 @@ class DeviceWorker:
             )
         if isinstance(error, Refusal):
             return error.response()
-        if not isinstance(error, ActionFailed):
-            await self.driver.stop()
-            raise error
+        if isinstance(error, ActionFailed):
+            return await self._failed(error, elapsed)
+        await self.driver.stop()
+        if isinstance(error, DriverError):
+            device = (await self.health()).described()
+            return error_response("host_error", str(error), elapsed, error.output, device=device)
+        raise error
+
+    async def _failed(self, error: ActionFailed, elapsed: float) -> JsonResponse:
         shown = _shown(error.output, await self._evidence())
-        return action_response(
-            {"success": False, "error": _encodable(str(error)), **shown}, elapsed
-        )
+        fields = {"success": False, "error": _encodable(str(error)), **shown}
+        return action_response({**fields, "device": (await self.health()).described()}, elapsed)
 
     async def _evidence(self) -> bytes | None:
         try:
@@ -168,9 +208,9 @@ class DeviceWorker:
 
 
 async def _first_of(
-    doing: "asyncio.Future[Any]", stopped: "asyncio.Future[Any]", limit: float
+    doing: "asyncio.Future[Any]", stopped: "asyncio.Future[Any]", limit: float | None
 ) -> None:
-    """Return when one of them is done, after `limit` seconds at the latest.
+    """Return when one of them is done, after `limit` seconds at the latest if there is a limit.
 
     A process that was frozen (a suspended machine, SIGSTOP) wakes up long after the limit, with
     the result of the action still unread. The limit then starts again: frozen time does not count.
@@ -179,7 +219,18 @@ async def _first_of(
     while late:
         began, first = time.monotonic(), asyncio.FIRST_COMPLETED
         done, _ = await asyncio.wait({doing, stopped}, timeout=limit, return_when=first)
-        late = not done and time.monotonic() - began > limit + OVERSLEPT_S
+        late = not done and time.monotonic() - began > (limit or 0) + OVERSLEPT_S
+
+
+def _stopped(action: QueuedAction, elapsed: float, *, of_step: bool) -> JsonResponse:
+    """Return the response to an action that was stopped, by somebody or by a time limit."""
+    printed = action.job.printed()
+    if action.stopped.done():
+        return action.stopped.result()(elapsed, printed)
+    if of_step:
+        error = f"the step did not end within {action.limit_s:g} s; stopped"
+        return error_response("step_timeout", error, elapsed, printed)
+    return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed, printed)
 
 
 def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
@@ -191,9 +242,26 @@ def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
     return JsonResponse(200, orjson.dumps({**fields, **times}))
 
 
-def failure(error: str, elapsed: float) -> JsonResponse:
+def failure(error: str, elapsed: float, output: str | None = None) -> JsonResponse:
     """Return the response to an action that failed; `elapsed` in seconds."""
-    return action_response({"success": False, "error": error}, elapsed)
+    return action_response({"success": False, "error": error, **_shown(output, None)}, elapsed)
+
+
+def error_response(
+    kind: str, error: str, elapsed: float, output: str | None = None, **more: Any
+) -> JsonResponse:
+    """Return the response to an action without a verdict: it neither passed nor failed.
+
+    `kind` is for programs: `host_error`, `step_timeout` or `cancelled`.
+    """
+    fields = {
+        "success": False,
+        "outcome": "error",
+        "kind": kind,
+        "error": _encodable(error),
+        **more,
+    }
+    return action_response({**fields, **_shown(output, None)}, elapsed)
 
 
 def _shown(output: str | None, screenshot: bytes | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from vpt.host.device_worker import DeviceWorker, QueuedAction, StopResponse, failure
+from vpt.host.device_worker import DeviceWorker, QueuedAction, StopResponse, error_response
 from vpt.host.drivers import Params
 from vpt.host.journal import AttemptKey, Journal
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
@@ -17,14 +17,14 @@ CLOSE_S = 8
 log = structlog.get_logger()
 
 
-def cancelled(elapsed: float) -> JsonResponse:
+def cancelled(elapsed: float, output: str | None) -> JsonResponse:
     """Return the response to an action that was cancelled after `elapsed` seconds."""
-    return failure("cancelled", elapsed)
+    return error_response("cancelled", "cancelled", elapsed, output)
 
 
-def stopping(_elapsed: float) -> JsonResponse:
+def stopping(_elapsed: float, output: str | None) -> JsonResponse:
     """Return the response to an action that is not finished because the host stops."""
-    return refusal_response(503, "host_stopping", "the host is stopping")
+    return refusal_response(503, "host_stopping", "the host is stopping", output)
 
 
 class HostDevices:
@@ -76,6 +76,10 @@ class HostDevices:
         self._journal.mark_cancelled(attempt)
         found = [action for action in self._actions() if action.attempt == attempt]
         await self._stop(found, cancelled, CANCEL_S)
+        # Their callers are answered first: what the actions printed is in those responses.
+        answering = {work for key, work in self._working.items() if key in {a.key for a in found}}
+        if answering:
+            await asyncio.wait(answering, timeout=CLOSE_S)
         try:
             await self._journal.cancel(attempt)
         except OSError as error:
@@ -156,8 +160,9 @@ class HostDevices:
             raise Refusal(400, "bad_request", "command: must be a string")
         if not isinstance(params or {}, dict):
             raise Refusal(400, "bad_request", "params: must be an object")
-        job = worker.driver.prepare(command, Params(params or {}))
-        return worker, QueuedAction(command, job, key, attempt)
+        job = worker.driver.prepare(command, Params({**_step_params(body), **(params or {})}))
+        owner, limit_s = _owner_of(body, attempt), _limit_of(body)
+        return worker, QueuedAction(command, job, key, attempt, owner, limit_s)
 
     def _worker(self, device_id: object) -> DeviceWorker:
         if device_id is None and len(self.workers) == 1:
@@ -179,3 +184,26 @@ def attempt_of(body: Mapping[str, Any]) -> AttemptKey | None:
     if not isinstance(execution_id, str) or type(attempt) is not int:
         raise Refusal(400, "bad_request", "execution_id must be a string and attempt an integer")
     return AttemptKey(execution_id, attempt)
+
+
+def _owner_of(body: Mapping[str, Any], attempt: AttemptKey | None) -> str:
+    """Return who uses the device: an attempt, a lease, or people who share it without one."""
+    if attempt is not None:
+        return f"{attempt.execution_id}/{attempt.attempt}"
+    lease_id = body.get("lease_id")
+    return f"lease {lease_id}" if isinstance(lease_id, str) else "people"
+
+
+def _step_params(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a step may say beside its `params`, as it says its time limit there."""
+    return {name: body[name] for name in ("infra_exit_codes",) if name in body}
+
+
+def _limit_of(body: Mapping[str, Any]) -> float | None:
+    """Return the time limit of the step, in seconds; raise Refusal when it is malformed."""
+    limit = body.get("limit_s")
+    if limit is None:
+        return None
+    if type(limit) not in (int, float) or not 0 < limit < float("inf"):
+        raise Refusal(400, "bad_request", "limit_s: must be a number of seconds above 0")
+    return float(limit)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SECRET_LENGTH = 32
+INSTANCE_LENGTH = 16
 
 
 @contextmanager
@@ -35,6 +36,23 @@ def host_secret(folder: Path) -> str:
             return kept
     made = secrets.token_urlsafe(SECRET_LENGTH)
     _write_private(path, made)
+    return made
+
+
+def instance_id(folder: Path) -> str:
+    """Return the random name of this installation, created at the first start.
+
+    It is bound to the file that keeps it, so a copy of the folder is another installation.
+    """
+    path = folder / "instance_id"
+    if path.exists():
+        kept, _, file = path.read_text(encoding="ascii", errors="replace").partition("\n")
+        if len(kept) >= INSTANCE_LENGTH and file.strip() == str(path.stat().st_ino):
+            return kept
+    made = secrets.token_urlsafe(INSTANCE_LENGTH)
+    _write_private(path, made)
+    with path.open("a", encoding="ascii") as opened:
+        opened.write(f"\n{path.stat().st_ino}\n")
     return made
 
 

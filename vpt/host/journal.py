@@ -57,6 +57,7 @@ class Journal:
         self._folder = folder
         self._keys: dict[str, RecordPosition] = {}
         self._cancelled: dict[AttemptKey, RecordPosition] = {}
+        self._owners: dict[str, str] = {}
         self._writer = _Writer(folder)
         self._waiting: list[tuple[bytes, bool, asyncio.Future[RecordPosition]]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -86,9 +87,14 @@ class Journal:
         record = orjson.loads(await asyncio.to_thread(_read_line, position))
         return JsonResponse(record["status"], orjson.dumps(record["answer"]))
 
-    async def begin(self, key: str) -> None:
-        """Record that the action of this key is about to begin."""
-        self._keys[key] = await self._append({"do": "begin", "key": key})
+    def owner(self, device_id: str) -> str | None:
+        """Return who used a device last, when `begin` recorded that."""
+        return self._owners.get(device_id)
+
+    async def begin(self, key: str, device_id: str = "", owner: str = "") -> None:
+        """Record that the action of this key is about to begin, on which device and for whom."""
+        record = {"do": "begin", "key": key, "device_id": device_id, "owner": owner}
+        self._keys[key] = await self._append(record)
 
     async def end(self, key: str, reply: JsonResponse) -> None:
         """Record the response to this key."""
@@ -148,12 +154,18 @@ class Journal:
                 self._keys[key] = position
             case {"do": "begin", "key": str(key)}:
                 self._keys.setdefault(key, position)
+                self._remember_owner(record)
             case {"do": "cancel", "execution_id": str(execution_id), "attempt": int(attempt)}:
                 self._cancelled[AttemptKey(execution_id, attempt)] = position
             case _:
                 log.warning(
                     "journal_line_skipped", segment=position.segment.name, offset=position.offset
                 )
+
+    def _remember_owner(self, record: object) -> None:
+        match record:
+            case {"device_id": str(device_id), "owner": str(owner)}:
+                self._owners[device_id] = owner
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from vpt.host.shell_supervisor import forbid_inspection
 
 INFRASTRUCTURE = 2
 USAGE = 4
+REPLACED = 5
 GREATEST_PORT = 65535
 
 
@@ -31,6 +32,12 @@ class HostStartError(click.ClickException):
     """The host cannot run: its port, its folder or the network is not available."""
 
     exit_code = INFRASTRUCTURE
+
+
+class HostReplaced(click.ClickException):
+    """Another host has this one's name at the server: starting it again does not help."""
+
+    exit_code = REPLACED
 
 
 def default_name() -> str:
@@ -122,7 +129,8 @@ def host_command(**options: Any) -> None:
     VPT_SERVER and HOST_JOIN_TOKEN may be in .env of the working folder, both of them or none: a
     token of the environment is never sent to a server that a file names.
 
-    Ctrl-C or SIGTERM stops the host: it tells the server and ends running actions.
+    Ctrl-C or SIGTERM stops the host: it tells the server and ends running actions. When another
+    host has taken its name at the server, it stops by itself with exit code 5.
 
     \b
     The first start:  HOST_JOIN_TOKEN=... vpt host --server http://10.0.0.5:5109 --name pi-1
@@ -214,6 +222,7 @@ def protect_process(*, allow_shell: bool) -> None:
 
 async def _until_signal(settings: HostSettings) -> None:
     """Run the host until the first SIGTERM or SIGINT; further ones do not interrupt the stop."""
+    from vpt.host.membership import HostReplacedError  # noqa: PLC0415 (as below)
     from vpt.host.server import run_host  # noqa: PLC0415 (`vpt --help` starts faster without)
 
     loop = asyncio.get_running_loop()
@@ -229,5 +238,9 @@ async def _until_signal(settings: HostSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await asyncio.wait({running})
-    if not running.cancelled():
+    if running.cancelled():
+        return
+    try:
         running.result()
+    except HostReplacedError as error:
+        raise HostReplaced(str(error)) from error

@@ -3,9 +3,7 @@
 import asyncio
 import hmac
 import os
-import socket
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,22 @@ import aiohttp
 import orjson
 import structlog
 from aiohttp import hdrs, web
-from yarl import URL
 
 from vpt import bodies
 from vpt.config import proxy_of
-from vpt.connections import Connections, LimitedSite, raise_descriptor_limit
+from vpt.connections import Connections, raise_descriptor_limit
+from vpt.host.description import HostDescription
 from vpt.host.device_worker import DeviceWorker
 from vpt.host.devices import HostDevices, attempt_of
 from vpt.host.drivers import DesktopDriver, Driver
 from vpt.host.environment import child_environment
-from vpt.host.folder import host_secret, kept_token, own_folder
+from vpt.host.folder import host_secret, instance_id, kept_token, own_folder
 from vpt.host.journal import Journal
-from vpt.host.membership import Membership
+from vpt.host.membership import HostReplacedError, Membership
 from vpt.host.responses import JsonResponse, Refusal, refusal_response
 from vpt.host.settings import DeviceSpec, HostSettings
-from vpt.host.stats import hardware
 from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
+from vpt.listener import LimitedSite
 
 MAX_BODY = 16 * 1024 * 1024
 BODY_S = 60
@@ -37,6 +35,7 @@ LONGEST_KEY = 1000
 DRAIN_S = 2
 
 DEVICES = web.AppKey("devices", HostDevices)
+DESCRIPTION = web.AppKey("description", HostDescription)
 SECRET = web.AppKey("secret", bytes)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -48,19 +47,20 @@ async def run_host(settings: HostSettings, *, ready: asyncio.Event | None = None
     """Run the host until cancelled; then stop it cleanly.
 
     `ready` is set when the host listens (it may not be registered yet). Raises OSError when the
-    folder or the address is in use, ValueError when a device cannot work on this machine.
+    folder or the address is in use, ValueError when a device cannot work on this machine,
+    HostReplacedError when the server has another host of this name now.
     """
     with own_folder(settings.folder) as folder:
         secret = host_secret(folder)
         settings = _with_token(settings, folder)
         journal = Journal(folder / "journal")
-        workers = [
-            DeviceWorker(spec, make_driver(spec, settings), journal) for spec in settings.specs
-        ]
+        drivers = [(spec, make_driver(spec, settings)) for spec in settings.specs]
         await journal.open()
+        workers = [DeviceWorker(spec, driver, journal) for spec, driver in drivers]
         devices = HostDevices(workers, journal)
+        description = HostDescription(settings, devices, secret, instance_id(folder))
         try:
-            await _serve(settings, devices, secret, ready)
+            await _serve(settings, devices, description, secret, ready)
         finally:
             await devices.close()
             await journal.close()
@@ -72,11 +72,15 @@ def _with_token(settings: HostSettings, folder: Path) -> HostSettings:
 
 
 async def _serve(
-    settings: HostSettings, devices: HostDevices, secret: str, ready: asyncio.Event | None
+    settings: HostSettings,
+    devices: HostDevices,
+    description: HostDescription,
+    secret: str,
+    ready: asyncio.Event | None,
 ) -> None:
     devices.start()
     raise_descriptor_limit()
-    runner = web.AppRunner(make_app(devices, secret), shutdown_timeout=DRAIN_S)
+    runner = web.AppRunner(make_app(devices, description, secret), shutdown_timeout=DRAIN_S)
     await runner.setup()
     unread = asyncio.create_task(UnreadAnswers().watch(runner), name="unread answers")
     try:
@@ -88,15 +92,14 @@ async def _serve(
             access_log=None,
             auto_decompress=False,  # a small packed body could keep the loop busy for long
         ).start()
-        port = runner.addresses[0][1]
-        log.info("host_listening", address=settings.listen, port=port)
+        description.port = runner.addresses[0][1]
+        log.info("host_listening", address=settings.listen, port=description.port)
         if ready is not None:
             ready.set()
-        registration = registration_body(settings, devices, secret, port)
         timeout = aiohttp.ClientTimeout(total=None)  # each request sets its own
         proxy = proxy_of(settings.server)
         async with aiohttp.ClientSession(timeout=timeout, proxy=proxy) as session:
-            await _stay_registered(settings, devices, session, registration)
+            await _stay_registered(settings, devices, session, description)
     finally:
         unread.cancel()
         await runner.cleanup()
@@ -107,19 +110,20 @@ async def _stay_registered(
     settings: HostSettings,
     devices: HostDevices,
     session: aiohttp.ClientSession,
-    registration: Mapping[str, Any],
+    description: HostDescription,
 ) -> None:
     """Stay registered until cancelled, then refuse further actions and unregister."""
     membership = Membership(
         session,
         settings.server,
         settings.join_token,
-        registration,
+        description,
         folder=settings.folder,
         heartbeat_s=settings.heartbeat_s,
     )
     try:
         await membership.keep()
+        raise HostReplacedError(settings.name)
     finally:
         devices.refuse()
         await membership.leave()
@@ -130,18 +134,23 @@ def make_driver(spec: DeviceSpec, settings: HostSettings) -> Driver:
     """Build the driver of a device; raise ValueError when it cannot work on this machine."""
     if spec.kind == "desktop":
         environment = child_environment(os.environ, settings.pass_env)
-        return DesktopDriver(allow_shell=settings.allow_shell, environment=environment)
+        return DesktopDriver(
+            allow_shell=settings.allow_shell,
+            environment=environment,
+            work_folder=settings.folder / "work" / spec.local_id,
+        )
     from vpt.host.drivers.web import WebDriver  # noqa: PLC0415 (an extra: may be missing)
 
     return WebDriver()
 
 
-def make_app(devices: HostDevices, secret: str) -> web.Application:
+def make_app(devices: HostDevices, description: HostDescription, secret: str) -> web.Application:
     """Build the application; all of its routes need the secret."""
     hide_versions()
     app = web.Application(middlewares=[_respond_in_json, _check_secret], client_max_size=MAX_BODY)
     answer_expectations(app, _expectation_refused)
     app[DEVICES] = devices
+    app[DESCRIPTION] = description
     app[SECRET] = f"Bearer {secret}".encode()
     app.router.add_get("/host/health", health)
     app.router.add_post("/host/remote/executeAction", execute_action)
@@ -149,63 +158,25 @@ def make_app(devices: HostDevices, secret: str) -> web.Application:
     return app
 
 
-def registration_body(
-    settings: HostSettings, devices: HostDevices, secret: str, port: int
-) -> Mapping[str, Any]:
-    """Build the body of the registration: the host, its devices, and what it supports."""
-    workers = devices.workers.values()
-    described = [
-        {
-            "device_id": worker.spec.local_id,
-            "name": f"{settings.name} {worker.spec.local_id}",
-            "model": worker.spec.model,
-            "capabilities": list(worker.driver.capabilities),
-        }
-        for worker in workers
-    ]
-    return {
-        "host_name": settings.name,
-        "host_url": settings.advertise or own_url(settings, port),
-        "status": "available",
-        "capabilities": sorted({word for worker in workers for word in worker.driver.capabilities}),
-        "hardware": hardware(),
-        "devices": described,
-        "protocol": {"idempotency": True, "cancel": True},
-        "host_secret": secret,
-    }
-
-
-def own_url(settings: HostSettings, port: int) -> str:
-    """Return the URL at which the server can reach this host."""
-    address = settings.listen
-    if address in {"", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
-        address = _address_towards(URL(settings.server))
-    return str(URL.build(scheme="http", host=address, port=port))
-
-
-def _address_towards(server: URL) -> str:
-    """Return the address of the interface that routes to the server; sends nothing."""
-    with suppress(OSError):
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-    return socket.gethostname()
-
-
 async def health(request: web.Request) -> web.Response:
-    """Return that the host is alive, and the number of actions of each device."""
+    """Return that the host is alive, who it is, and the number of actions of each device."""
     devices = [
         {"device_id": name, "actions": len(worker.actions)}
         for name, worker in request.app[DEVICES].workers.items()
     ]
-    return _respond(JsonResponse(200, orjson.dumps({"status": "ok", "devices": devices})))
+    description = request.app[DESCRIPTION]
+    body = {
+        "status": "ok",
+        "host_name": description.name,
+        "instance_id": description.instance_id,
+        "devices": devices,
+    }
+    return _respond(JsonResponse(200, orjson.dumps(body)))
 
 
 async def execute_action(request: web.Request) -> web.Response:
     """Execute one action and respond when it has ended."""
+    _check_meant(request)
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
         raise Refusal(
@@ -216,11 +187,20 @@ async def execute_action(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """Stop an attempt and respond when its actions have ended."""
+    _check_meant(request)
     attempt = attempt_of(await _object(request))
     if attempt is None:
         raise Refusal(400, "bad_request", "execution_id and attempt are needed")
     count = await request.app[DEVICES].cancel(attempt)
     return _respond(JsonResponse(200, orjson.dumps({"success": True, "cancelled": count})))
+
+
+def _check_meant(request: web.Request) -> None:
+    """Refuse a call that is meant for another host, which had this address before."""
+    name = request.app[DESCRIPTION].name
+    meant = request.headers.get("Vpt-Host", name)
+    if meant != name:
+        raise Refusal(421, "another_host", f"this is the host {name}, and not {meant}")
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

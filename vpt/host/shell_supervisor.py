@@ -12,7 +12,8 @@ runs the commands, is the guard: when the supervisor ends, what it had below it 
 guard's and is ended there. When the guard is killed, the supervisor notices and ends everything.
 
 The socket carries requests, each a length in four bytes: 0 stops the command; otherwise that many
-bytes of a command follow, and the descriptor of its output comes with the length. The answer to a
+bytes follow, the folder and the command with a NUL between them, and the descriptor of its output
+comes with the length. The answer to a
 command is one line of JSON, sent when nothing of the command runs any more: `{"code", "left"}`,
 with the exit code (a signal is negative) and the number of processes that could not be ended since
 they belong to another account, or `{"error"}` when the command did not start. The end of the
@@ -70,11 +71,12 @@ class Children:
         self.code: int | None = None
         self.command: int | None = None
 
-    def start(self, command: str, output: int) -> None:
+    def start(self, command: str, folder: str, output: int) -> None:
         """Start `bash -c command` in a session of its own; raise OSError when that fails."""
         self.code = self.command = None
         process = subprocess.Popen(  # noqa: S603 (to run commands is what it is for)
             ["bash", "-c", command],  # noqa: S607 (the bash of this host's PATH)
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -221,11 +223,14 @@ class ShellSupervisor:
             received += chunk
         return bytes(received)
 
-    def _start(self, command: str, output: int) -> None:
+    def _start(self, request: str, output: int) -> None:
+        folder, _, command = request.partition("\0")
         try:
-            self._children.start(command, output)
+            self._children.start(command, folder, output)
             self._running = True
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            self._answer({"error": f"{error.strerror}: {error.filename}"})
+        except ValueError as error:
             self._answer({"error": str(error)})
 
     def _finish(self) -> None:

@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vpt.bodies import CUT
 from vpt.errors import NotFoundError, UnprocessableError
 
 MAX_BYTES = 8 * 2**20
+_TOO_LARGE = f"more than {MAX_BYTES // 2**20} MiB"
+_CUT = CUT.removeprefix(rb"\n").decode()  # of a long text only the beginning is kept
+_NO_BASE64 = "it is not base64"
+_NO_PICTURE = "it is neither PNG nor JPEG"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,6}")
@@ -32,7 +37,7 @@ _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
 
 
 class PictureError(UnprocessableError):
-    """The screenshot is not a PNG or JPEG of at most 8 MiB in base64."""
+    """The screenshot is not a PNG or JPEG of at most 8 MiB in base64; the message says why not."""
 
     code = "not_a_picture"
 
@@ -147,7 +152,7 @@ def _save(folder: Path, name: str, data: Any) -> str:
     picture = _decoded(data)
     kind = kind_of(picture)
     if kind is None:
-        raise PictureError
+        raise PictureError(_NO_PICTURE)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     draft = folder / f".{name}.{secrets.token_hex(4)}"
@@ -168,13 +173,15 @@ def private_file(path: Path) -> BinaryIO:
 
 
 def _decoded(data: Any) -> bytes:
-    if not isinstance(data, str) or len(data) > MAX_BYTES * 3 // 2:
-        raise PictureError
+    if not isinstance(data, str):
+        raise PictureError(_NO_BASE64)
+    if len(data) > MAX_BYTES * 3 // 2 or data.endswith(_CUT):
+        raise PictureError(_TOO_LARGE)
     start = _DATA_URL.match(data)
     try:
         encoded = data.encode("ascii").translate(None, _BLANKS)
     except UnicodeEncodeError as error:
-        raise PictureError from error
+        raise PictureError(_NO_BASE64) from error
     return _unpacked(memoryview(encoded)[start.end() if start else 0 :])
 
 
@@ -184,10 +191,10 @@ def _unpacked(encoded: memoryview) -> bytes:
     try:
         parts = [base64.b64decode(encoded[at : at + _PIECE], validate=True) for at in starts]
     except (ValueError, binascii.Error) as error:
-        raise PictureError from error
+        raise PictureError(_NO_BASE64) from error
     picture = b"".join(parts)
     if len(picture) > MAX_BYTES:
-        raise PictureError
+        raise PictureError(f"{len(picture) / 1e6:.1f} MB, {_TOO_LARGE}")
     return picture
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import link
+from vpt.actors.machine import link, presence
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane
+from vpt.actors.state import Lane, is_silenced, unreachable_words
 from vpt.dialects.base import Trouble
 from vpt.errors import (
     ActionTimeoutError,
@@ -37,7 +37,7 @@ def run_action(t: Transition, command: m.RunAction) -> None:
     actions = (*lane.actions, command)
     lane = t.put(lane, actions=actions)
     if len(acting(t, lane)) == len(actions) == 1:
-        t.add(fx.SendAction(t.state.host, lane.device, command))
+        t.add(_send(t, lane))
 
 
 def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptError:
@@ -45,8 +45,8 @@ def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptE
     lane = _named_lane(t, device_id)
     if isinstance(lane, VptError):
         return lane
-    if t.state.link in link.DOWN:
-        return HostUnreachableError()
+    if t.state.link in link.DOWN or is_silenced(t.state):
+        return HostUnreachableError(unreachable_words(t.state))
     if t.state.halted:
         return UnavailableError("The server is stopping.")
     if (reason := _taken_from(t, lane, user_id)) is not None:
@@ -60,7 +60,7 @@ def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptE
 
 def _named_lane(t: Transition, device_id: str | None) -> Lane | VptError:
     """Return the lane by vpt's id or by the host's own; no name will do for a single device."""
-    lanes = t.state.lanes
+    lanes = {name: lane for name, lane in t.state.lanes.items() if not lane.absent}
     if device_id is None:
         if len(lanes) == 1:
             return next(iter(lanes.values()))
@@ -100,29 +100,60 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     # have removed the device while it ran.
     outcome = fact.outcome
     link.note_authority(t, outcome)
-    if isinstance(outcome, Answer):
-        t.add(fx.Resolve(fact.ask, (outcome, fact.duration_ms)))
-    else:
-        t.add(fx.Reject(fact.ask, _error_of(outcome)))
-        if outcome.trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
-            link.connection_failed(t, 0)
+    presence.note_answer(t, fact.device_id, outcome)
+    answer = _answer_in(outcome)
+    if answer is not None:
+        t.add(fx.Resolve(fact.ask, (answer, fact.duration_ms)))
+    elif isinstance(outcome, m.NoAnswer):
+        t.add(fx.Reject(fact.ask, _error_of(t.state.host.id, outcome)))
+        if outcome.trouble in link.NO_LINK:
+            link.connection_failed(t, 0, outcome.reason)
     lane = t.state.lanes.get(fact.device_id)
     if lane is None or not lane.actions or lane.actions[0].ask != fact.ask:
         return
     # The end of the last action may free a wanted lane, or remove one that is gone: both show.
-    t.view_kept = not lane.wanted and not lane.gone
+    t.view_kept = t.view_kept and not lane.wanted and not lane.gone
     lane = t.put(lane, actions=lane.actions[1:])
+    if is_silenced(t.state):
+        _reject_waiting(t, lane)
+        return
     following = min(acting(t, lane), key=lambda each: each.actions[0].ask, default=None)
     if following is not None:
-        t.add(fx.SendAction(t.state.host, following.device, following.actions[0]))
+        t.add(_send(t, following))
 
 
-def _error_of(outcome: m.NoAnswer) -> VptError:
+def _send(t: Transition, lane: Lane) -> fx.SendAction:
+    """Return the effect that sends the lane's first action."""
+    lease_id = lane.lease.id if lane.lease else None
+    return fx.SendAction(t.state.host, lane.device, lane.actions[0], lease_id)
+
+
+def _answer_in(outcome: m.Outcome) -> Answer | None:
+    """Return what the host answered: for a person, an error of it is an answer, too."""
+    if isinstance(outcome, Answer):
+        return outcome
+    said = outcome.answer
+    return said if said and said.raw and said.raw.get("outcome") == "error" else None
+
+
+def _reject_waiting(t: Transition, lane: Lane) -> None:
+    """Answer those whose actions waited behind one that just ended, as nothing may be sent now."""
+    error = HostUnreachableError(unreachable_words(t.state))
+    for each in acting(t, lane):
+        t.add(*(fx.Reject(action.ask, error) for action in each.actions))
+        t.put(each, actions=())
+        t.view_kept = False
+
+
+def _error_of(host_id: str, outcome: m.NoAnswer) -> VptError:
     match outcome.trouble:
-        case Trouble.NOT_CONNECTED | Trouble.BROKEN:
-            return HostUnreachableError(outcome.error)
-        case Trouble.HELD_BACK:
+        case Trouble.NOT_CONNECTED | Trouble.BROKEN | Trouble.SOMEBODY_ELSE:
+            words = outcome.reason.text if outcome.reason else outcome.error
+            return HostUnreachableError(f"{host_id} is not reachable: {words.rstrip('.')}.")
+        case Trouble.HELD_BACK | Trouble.NO_DATABASE:
             return UnavailableError(outcome.error)
+        case Trouble.NO_SECRET:
+            return UnprocessableError(outcome.error)
         case Trouble.TIMEOUT:
             return ActionTimeoutError()
         case _:

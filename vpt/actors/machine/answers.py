@@ -10,25 +10,31 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import ends, holds, link
+from vpt.actors.machine import ends, holds, link, presence
 from vpt.actors.machine.run import can_tell, go_on
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState, action_name
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import Trouble, may_be_another_host
 from vpt.model import Answer, ErrorKind, ExecutionStatus, Json, StepProgress, StepStatus
 
 REFUSED = "The database refused to store what the step brought: see the server's log."
 #: Nothing reached the host: the step can be sent again to any host, and proves nothing of this one.
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
-#: Nothing reached the host, either, and sending it again would not help.
-_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET)
+#: Nothing reached the host, either, and it does not go out with the next good probe.
+_NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.NO_DATABASE, Trouble.SOMEBODY_ELSE)
+#: A step whose connection broke so often, with a good probe each time before it, is not sent again:
+#: the host does not fail by chance.
+MOST_PARKS = 6
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
     Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
+    Trouble.STOPPED: ErrorKind.STEP_TIMEOUT,
     Trouble.NO_SECRET: ErrorKind.CONFIG,
+    Trouble.NO_DATABASE: ErrorKind.INTERNAL,
+    Trouble.SOMEBODY_ELSE: ErrorKind.HOST_LOST,
 }
 
 # ---------------------------------------------------------------- under way
@@ -58,16 +64,30 @@ def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
 def step_answered(t: Transition, fact: m.StepAnswered) -> None:
     """Deal with the end of a step's call."""
     link.note_authority(t, fact.outcome)
+    presence.note_answer(t, fact.device_id, fact.outcome)
     found = t.open_call(fact.device_id, fact.key)
     if found is None:
         holds.late_answer(t, fact)
         return
     lane, run = found
     t.add(ends.no_step_alarm(lane))
-    if isinstance(fact.outcome, Answer):
+    if run.late is not None and not run.cancelled:
+        _stopped(t, lane, run, fact.outcome)
+    elif isinstance(fact.outcome, Answer):
         _answered(t, lane, run, fact.outcome, fact.duration_ms)
     else:
         _not_answered(t, lane, run, fact.outcome)
+
+
+def _stopped(t: Transition, lane: Lane, run: RunState, outcome: m.Outcome) -> None:
+    """End an attempt whose time is over, with what its step printed."""
+    # Not even a yes lets it go on: the host was asked to stop the attempt, and refuses further
+    # steps of it.
+    if isinstance(outcome, Answer):
+        ends.fail_late(t, lane, run, answer=outcome, over=True)
+    else:
+        over = outcome.trouble in holds.DONE
+        ends.fail_late(t, lane, run, answer=outcome.answer, over=over)
 
 
 def _answered(t: Transition, lane: Lane, run: RunState, answer: Answer, duration_ms: float) -> None:
@@ -124,21 +144,54 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     # It may be sent again when nothing was sent, or when the connection broke and the host can
     # tell a repeated step. It goes out after the next good probe, since before that it would fail
     # the same way. All else ends the attempt: the host refused the step, or nobody can tell what
-    # became of it.
+    # became of it. What another host says, which has the address by now, is no answer to a step
+    # that this host may have begun.
     trouble = outcome.trouble
-    resend = trouble in _NOT_SENT or (trouble is Trouble.BROKEN and can_tell(t, run))
-    if trouble in (Trouble.NOT_CONNECTED, Trouble.BROKEN):
-        link.connection_failed(t, run.parks)
-    sent = run.uncertain or trouble not in _NEVER_SENT  # an earlier sending of the try counts, too
-    run = replace(run, uncertain=sent, parks=run.parks + 1)
+    broke = trouble is Trouble.BROKEN or (run.uncertain and may_be_another_host(outcome.reason))
+    resend = trouble in _NOT_SENT or (broke and can_tell(t, run))
+    if trouble in link.NO_LINK:
+        link.connection_failed(t, run.parks, outcome.reason)
+    # An earlier sending of the try counts, too, even if this one was refused: who refuses without
+    # looking at the key does not know of it.
+    sent = run.uncertain or trouble not in (*_NEVER_SENT, *holds.DONE)
+    if trouble in holds.DONE and run.handle is not None:  # the host was asked for just this step
+        sent = False
+    if trouble is not Trouble.HELD_BACK:  # that is the server's own doing
+        run = replace(run, parks=run.parks + 1)
+    run = replace(run, uncertain=sent)
+    if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
+        run = replace(run, phase=Phase.PARKED)
     if run.cancelled:
-        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=sent)
+        over = trouble in holds.DONE
+        answer, uncertain = outcome.answer, sent and not over
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=uncertain, answer=answer)
+    elif resend and run.parks >= MOST_PARKS and trouble is not Trouble.HELD_BACK:
+        error = f"{outcome.error} So it was {MOST_PARKS} times, though the host answers its probes."
+        ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
     elif resend and not t.state.grace_over:
         t.put_run(lane, run, phase=Phase.PARKED)
     elif resend:
         ends.lose(t, lane, run)
     else:
-        ends.fail(t, lane, run, _KINDS[trouble], outcome.error)
+        if trouble in _NEVER_SENT:  # though its call was open
+            run = replace(run, phase=Phase.PARKED)
+        ends.fail(
+            t,
+            lane,
+            run,
+            _KINDS[trouble],
+            _words(t, outcome),
+            same_again=outcome.same_again,
+            answer=outcome.answer,
+            over=trouble is Trouble.STOPPED,
+        )
+
+
+def _words(t: Transition, outcome: m.NoAnswer) -> str:
+    """Return why there is no answer; with the host's name when that is why it is not reached."""
+    if outcome.reason is None:
+        return outcome.error
+    return f"{t.state.host.id}: {outcome.reason.text}"
 
 
 # ---------------------------------------------------------------- stored

@@ -7,9 +7,13 @@ from msgspec.structs import replace
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends, holds
+from vpt.actors.machine.link import DOWN
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Lane, Phase, RunState
 from vpt.model import ErrorKind, ExecutionStatus
+
+#: Seconds that a host which is asked to stop a step gets to answer with what the step printed.
+STOP_GRACE = 5.0
 
 
 def step_timed_out(t: Transition, fact: m.StepTimedOut) -> None:
@@ -23,7 +27,7 @@ def step_timed_out(t: Transition, fact: m.StepTimedOut) -> None:
     if run.cancelled:
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
     else:
-        ends.fail(t, lane, run, ErrorKind.STEP_TIMEOUT, "The step did not end in time.")
+        _stop(t, lane, run, ErrorKind.STEP_TIMEOUT)
 
 
 def run_timed_out(t: Transition, fact: m.RunTimedOut) -> None:
@@ -35,8 +39,28 @@ def run_timed_out(t: Transition, fact: m.RunTimedOut) -> None:
         return
     if run.phase is Phase.STORING:
         t.put_run(lane, run, overdue=True)
+    elif run.phase is Phase.SENT and not run.cancelled:
+        _stop(t, lane, run, ErrorKind.RUN_TIMEOUT)
     elif run.phase is not Phase.ENDING and not run.cancelled:
         ends.fail(t, lane, run, ErrorKind.RUN_TIMEOUT, ends.RUN_TIMEOUT)
+
+
+def _stop(t: Transition, lane: Lane, run: RunState, kind: ErrorKind) -> None:
+    """Ask the host to stop the step whose time is over, and wait a moment for what it printed."""
+    # A host that cannot stop it, or is away, would have nothing to say.
+    host = t.state.host
+    if run.late is not None:
+        return
+    run = replace(run, late=kind)
+    if host.serial or not host.cancel or t.state.link in DOWN:
+        ends.fail_late(t, lane, run)
+        return
+    lane = t.put(lane, run=run)
+    attempt = run.loaded.attempt
+    over = m.CancelGraceOver(lane.device.id, run.execution_id, attempt)
+    grace = min(t.state.limits.cancel_grace, STOP_GRACE)
+    t.add(fx.Alarm(f"cancel:{lane.device.id}", grace, over))
+    holds.cancel_on_host(t, lane, run.execution_id, attempt)
 
 
 def cancel(t: Transition, command: m.Cancel) -> None:
@@ -81,6 +105,9 @@ def cancel_answered(t: Transition, fact: m.CancelAnswered) -> None:
     if run and run.phase is Phase.SENT and run.cancelled and run.is_of(fact):
         t.add(fx.AbortCall(lane.device.id))
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED)
+    elif run and run.phase is Phase.SENT and run.late and run.is_of(fact):
+        t.add(fx.AbortCall(lane.device.id))
+        ends.fail_late(t, lane, run, over=True)
     elif hold and hold.is_of(fact):
         holds.acknowledged(t, lane, hold)
 
@@ -96,5 +123,7 @@ def cancel_grace_over(t: Transition, fact: m.CancelGraceOver) -> None:
     run, hold = lane.run, lane.hold
     if run and run.phase is Phase.SENT and run.cancelled and run.is_of(fact):
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+    elif run and run.phase is Phase.SENT and run.late and run.is_of(fact):
+        ends.fail_late(t, lane, run)
     elif hold and hold.is_of(fact):
         holds.release(t, lane, hold)

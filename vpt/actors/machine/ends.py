@@ -6,15 +6,13 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import holds, link
+from vpt.actors.machine import health, holds, link
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane, Phase, RunState
-from vpt.model import ErrorKind, ExecutionStatus, StepStatus, TestProgress
+from vpt.actors.state import CREDENTIAL_ENDED, Lane, Phase, RunState, is_silenced
+from vpt.model import Answer, ErrorKind, ExecutionStatus, StepStatus, TestProgress
 
 RUN_TIMEOUT = "The run did not end in time."
-CREDENTIAL_ENDED = (
-    "The host's last token was revoked or has expired: it must register with a new one."
-)
+STEP_TIMEOUT = "The step did not end in time."
 
 #: Errors of the infrastructure, which INFRA_RETRIES bounds. A timeout is none of them: most often
 #: the test case itself is too slow, and trying it again would only take as long again.
@@ -24,6 +22,7 @@ _RETRIED = (
     ErrorKind.HOST_REFUSED,
     ErrorKind.INTERNAL,
 )
+_SUBJECT = "The host "
 #: The host itself said that the step is over, so it is not acting any more.
 _SAID_SO = (ErrorKind.HOST_ERROR, ErrorKind.HOST_REFUSED)
 
@@ -45,19 +44,48 @@ def lose(t: Transition, lane: Lane, run: RunState) -> None:
     elif t.state.credential_ended:
         fail(t, lane, run, ErrorKind.HOST_LOST, CREDENTIAL_ENDED)
     else:
-        fail(t, lane, run, ErrorKind.HOST_LOST, "The host was lost and did not come back.")
+        fail(t, lane, run, ErrorKind.HOST_LOST, _lost_words(t))
 
 
-def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) -> None:
-    """End the attempt as `error`, for a reason that is not the product's."""
+def _lost_words(t: Transition) -> str:
+    words = t.state.replaced or (t.state.trouble and t.state.trouble.text)
+    why = f": {words.rstrip('.')}" if words else ""
+    return f"{t.state.host.id} was lost and did not come back{why}."
+
+
+def fail_late(
+    t: Transition, lane: Lane, run: RunState, *, answer: Answer | None = None, over: bool = False
+) -> None:
+    """End an attempt whose time limit `run.late` is over."""
+    error = STEP_TIMEOUT if run.late is ErrorKind.STEP_TIMEOUT else RUN_TIMEOUT
+    fail(t, lane, run, run.late or ErrorKind.RUN_TIMEOUT, error, answer=answer, over=over)
+
+
+def fail(
+    t: Transition,
+    lane: Lane,
+    run: RunState,
+    kind: ErrorKind,
+    error: str,
+    *,
+    same_again: bool = False,
+    answer: Answer | None = None,
+    over: bool = False,
+) -> None:
+    """End the attempt as `error`, for a reason that is not the product's.
+
+    `same_again`: this device would answer the same, so only another one may try, and only once.
+    With `over` the host is known to be done with the step; `answer` is what it said of it.
+    """
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
+    retries = t.state.limits.infra_retries
+    retries = min(retries, 1) if same_again else retries
     again = kind is ErrorKind.SERVER_RESTARTED or (
-        kind in _RETRIED and run.loaded.infra_failures < t.state.limits.infra_retries
+        kind in _RETRIED and run.loaded.infra_failures < retries
     )
-    # A step whose secret is gone was never sent, though its call was open.
-    sent = run.phase is Phase.SENT and kind is not ErrorKind.CONFIG
-    uncertain = kind not in _SAID_SO and (run.uncertain or sent)
+    sent = run.phase is Phase.SENT and kind not in _SAID_SO
+    uncertain = not over and (run.uncertain or sent)
     finish(
         t,
         lane,
@@ -67,7 +95,25 @@ def fail(t: Transition, lane: Lane, run: RunState, kind: ErrorKind, error: str) 
         error=error,
         again=again,
         uncertain=uncertain,
+        avoid=_avoided(t, lane, kind, same_again=same_again),
+        answer=answer,
     )
+
+
+def _avoided(t: Transition, lane: Lane, kind: ErrorKind, *, same_again: bool) -> str | None:
+    """Return the host or device that is out for all further attempts of the execution."""
+    if kind is ErrorKind.HOST_REFUSED:
+        return t.state.host.id
+    return lane.device.id if same_again else None
+
+
+def _words_of(lane: Lane, kind: ErrorKind | None, error: str | None) -> str | None:
+    """Return the error of an attempt, where the host answered with the device as its subject."""
+    # An execution shows the error of its first attempt, which may have been on any device.
+    if error is None or kind not in _SAID_SO:
+        return error
+    device_id, said = lane.device.id, error.removeprefix(_SUBJECT)
+    return f"{device_id}: {error}" if said == error else f"{device_id} {said.rstrip('.')}"
 
 
 def finish(
@@ -80,6 +126,8 @@ def finish(
     error: str | None = None,
     again: bool = False,
     uncertain: bool = False,
+    avoid: str | None = None,
+    answer: Answer | None = None,
 ) -> None:
     """Store the attempt's end; with `uncertain` the device is held, not released."""
     # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
@@ -89,6 +137,7 @@ def finish(
     hold = holds.hold_for(t, spec, kind) if uncertain else None
     in_flight = run.phase in (Phase.SENT, Phase.PARKED)
     lane = t.put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
+    lane = health.attempt_over(t, lane, status, kind, error)
     if t.state.host.serial and hold is not None and hold.lost:
         # The open call keeps the host's turn: the good probes that this hold waits for would
         # stand behind it for as long as the host is silent.
@@ -96,24 +145,26 @@ def finish(
     t.add(
         no_step_alarm(lane),
         fx.Alarm(f"run:{lane.device.id}", 0, None),
+        fx.Alarm(f"cancel:{lane.device.id}", 0, None),
         fx.StoreEnd(
             lane.device.id,
             spec,
             status,
             kind,
-            error,
+            _words_of(lane, kind, error),
             again,
             hold is None,
             run.step,
             run.key if in_flight else None,
             run.seq + 1,
+            lane.health,
+            avoid,
+            answer,
         ),
     )
-    if t.state.host.serial and not t.state.credential_ended:
+    if t.state.host.serial and not is_silenced(t.state):
         t.add(fx.Leave(t.state.host, lane.device))
-    if hold is None:
-        t.add(fx.Alarm(f"cancel:{lane.device.id}", 0, None))
-    elif not hold.lost:
+    if hold is not None and not hold.lost:
         holds.await_late(t, lane, hold)
 
 

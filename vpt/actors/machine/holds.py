@@ -8,7 +8,8 @@ until the host is known to have stopped. There are two kinds, and they wait for 
 `lost` is false: the host is there, its answer is late. Whatever comes first releases the device:
 - the step's late answer, since then the host is done with it;
 - the host's acknowledgement of the cancel, which is sent when the host can cancel;
-- a registration: the host's process began anew, and nothing of the old one runs;
+- a registration: the host's process began anew, and nothing of the old one runs. But one that was
+  asked to register, or has another address, may be the same process: it is asked to cancel again;
 - CANCEL_GRACE. A host that is alive and says nothing for so long never will, and a device must not
   be out of use for ever because of one answer that went missing.
 
@@ -29,12 +30,12 @@ from msgspec.structs import replace
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Hold, Lane
+from vpt.actors.state import Hold, Lane, is_silenced
 from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, RunSpec
 
 #: The host is done with the step, though it brought no verdict.
-_DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED)
+DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
 
 
 def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:
@@ -58,8 +59,8 @@ def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
-    """Ask the host to stop an attempt, unless its credential ended: then it is sent nothing."""
-    if not t.state.credential_ended:
+    """Ask the host to stop an attempt, unless nothing may be sent there."""
+    if not is_silenced(t.state):
         t.add(fx.CancelOnHost(t.state.host, lane.device.id, execution_id, attempt))
 
 
@@ -135,6 +136,6 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     )
     lane = t.state.lanes.get(fact.device_id)
     hold = lane.hold if lane else None
-    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in _DONE
+    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in DONE
     if lane and hold and not hold.lost and done and hold.is_of(key):
         release(t, lane, hold)

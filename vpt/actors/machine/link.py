@@ -2,8 +2,8 @@
 
 A probe is a GET of the host's health. `suspect_after` missed ones in a row make the host SUSPECT
 (no new work), `lost_after` make it LOST, `recover_after` good ones in a row make it UP again.
-OFFLINE is what a host says of itself, or what becomes of one whose credential ended; only its
-registration ends that.
+OFFLINE is what a host says of itself, or what becomes of one whose credential ended or whose URL
+another host has; only its registration ends that.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import FLAP_WINDOW, FLAPS_AT, Link, Phase, pause_of
-from vpt.model import Answer
+from vpt.dialects.base import Trouble
+from vpt.model import Answer, HostTrouble, TroubleKind
 
 #: Seconds to the probe after a first failed connection; they double with each further one.
 SOON = 0.2
 DOWN = (Link.LOST, Link.OFFLINE)
+#: Good probes in a row after which a host that refused a call is tried again.
+TRIAL_AFTER = 30
+#: Troubles of a call after which nobody else is sent there before a probe was answered.
+NO_LINK = (Trouble.NOT_CONNECTED, Trouble.BROKEN, Trouble.SOMEBODY_ELSE)
 
 # ---------------------------------------------------------------- probes
 
@@ -54,25 +59,53 @@ def occupied(t: Transition) -> bool:
 def probe_missed(t: Transition, fact: m.ProbeMissed) -> None:
     """Count a missed probe; one that was overtaken by a call to a serial host proves nothing."""
     t.state = replace(t.state, probing=False)
-    if fact.unauthorized:
+    reason = fact.reason
+    if reason is not None and reason.kind is TroubleKind.CREDENTIAL:
         t.state = replace(t.state, unauthorized=True)
-    if not occupied(t):
+    if reason is not None and reason.kind is TroubleKind.SOMEBODY_ELSE:
+        # No slow network makes another host of it: it counts at once, and whatever is under way.
+        count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
+        _note_trouble(t, reason)
+    elif not occupied(t):
         count_missed(t, t.state.missed + 1)
+        _note_trouble(t, reason)
 
 
 def note_authority(t: Transition, outcome: m.Outcome) -> None:
-    """Note whether the host took a call for one of its server."""
-    unauthorized = isinstance(outcome, m.NoAnswer) and outcome.unauthorized
-    if unauthorized or isinstance(outcome, Answer):
-        t.state = replace(t.state, unauthorized=unauthorized)
+    """Note whether the host took a call for one of its server; SUSPECT is one that did not."""
+    if isinstance(outcome, Answer):
+        t.state = replace(t.state, unauthorized=False, call_refused=False)
+    elif outcome.reason is not None and outcome.reason.kind is TroubleKind.CREDENTIAL:
+        # A step's own refusal (400, 404, 422) says nothing of other steps, but this one does.
+        # It would refuse every other run, too, each of which would lose an attempt by it.
+        t.state = replace(t.state, unauthorized=True, call_refused=True)
+        count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
+        _note_trouble(t, outcome.reason)
 
 
-def connection_failed(t: Transition, parks: int) -> None:
+def _note_trouble(t: Transition, reason: HostTrouble | None) -> None:
+    """Store why the host was not reached just now, unless that may have been one lost packet."""
+    certain = t.state.missed >= t.state.limits.suspect_after
+    if certain and reason is not None and reason != t.state.trouble:
+        t.state = replace(t.state, trouble=reason)
+        t.view_kept = False
+
+
+def good_probes_needed(t: Transition) -> int:
+    """Return after how many good probes in a row the host is UP."""
+    # A host that refused a call may well answer probes, since mostly these need no secret. So they
+    # prove nothing; but nothing else would show that it was mended, so after a while it is tried.
+    needed = t.state.limits.recover_after
+    return max(needed, TRIAL_AFTER) if t.state.call_refused else needed
+
+
+def connection_failed(t: Transition, parks: int, reason: HostTrouble | None = None) -> None:
     """Count a call that could not connect, or broke, as a missed probe, and look again soon."""
     # It says more than a missed probe: the host is SUSPECT at once, so that nobody is sent to a
     # host that just refused somebody. It may also have been one lost packet, so the next probe
     # does not wait for its turn; the more often the same step was parked for it, the longer.
     count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
+    _note_trouble(t, reason)
     soon = min(SOON * 2 ** min(parks, 10), t.state.limits.probe_interval)
     t.add(fx.Alarm("probe-soon", soon, m.ProbeDue()))
 
@@ -103,6 +136,8 @@ def set_link(t: Transition, link: Link) -> None:
     if link is before:
         return
     t.state = replace(t.state, link=link)
+    if link is Link.UP:
+        t.state = replace(t.state, trouble=None, unauthorized=False, call_refused=False)
     if link is Link.LOST:
         _count_loss(t)
     elif link is Link.UP and t.state.paused:  # the pause counts from here: see _count_loss

@@ -10,10 +10,19 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import ends, holds, leases, link
+from vpt.actors.machine import ends, health, holds, leases, link
 from vpt.actors.machine.run import can_tell, delay, run_alarm, send
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane, Link, Phase, RunState
+from vpt.actors.state import (
+    CREDENTIAL_ENDED,
+    Lane,
+    Link,
+    Phase,
+    RunState,
+    answers_as_other,
+    must_register,
+    unreachable_words,
+)
 from vpt.errors import ConflictError, HostUnreachableError
 from vpt.model import Device, ErrorKind, ExecutionStatus
 
@@ -26,7 +35,9 @@ def probe_answered(t: Transition, _: m.ProbeAnswered) -> None:
     t.state = replace(t.state, probing=False, missed=0, good=good)
     if t.state.link is Link.OFFLINE:  # it said goodbye after the probe was sent
         return
-    if good >= t.state.limits.recover_after:
+    if answers_as_other(t.state):
+        t.state = replace(t.state, trouble=None)
+    if good >= link.good_probes_needed(t):
         link.set_link(t, Link.UP)
     for lane in t.lanes():
         if lane.hold is not None:
@@ -61,11 +72,39 @@ def credential_ended(t: Transition, _: m.CredentialEnded) -> None:
     for lane in t.lanes():
         t.add(fx.AbortCall(lane.device.id))
         for action in lane.actions:
-            t.add(fx.Reject(action.ask, HostUnreachableError(ends.CREDENTIAL_ENDED)))
+            t.add(fx.Reject(action.ask, HostUnreachableError(CREDENTIAL_ENDED)))
         lane = t.put(lane, actions=())  # noqa: PLW2901 (the lane as it is now)
         run = lane.run
         if run and run.phase in (Phase.DELAYED, Phase.SENT, Phase.PARKED):
             ends.lose(t, lane, run)
+
+
+def replaced(t: Transition, fact: m.Replaced) -> None:
+    """Send nothing more to a host whose URL another one has; it keeps its runs for RUN_GRACE.
+
+    It may only have moved, and register where it is now.
+    """
+    if t.state.credential_ended:
+        return
+    link.set_link(t, Link.OFFLINE)
+    t.state = replace(t.state, replaced=fact.words, trouble=None)
+    t.add(fx.Alarm("probe-soon", 0, None))
+    for lane in t.lanes():
+        for action in lane.actions:
+            t.add(fx.Reject(action.ask, HostUnreachableError(unreachable_words(t.state))))
+        lane = t.put(lane, actions=())  # noqa: PLW2901 (the lane as it is now)
+        t.add(fx.AbortCall(lane.device.id))
+        run = lane.run
+        if run and run.phase is Phase.SENT:
+            _park_uncertain(t, lane, run)
+
+
+def _park_uncertain(t: Transition, lane: Lane, run: RunState) -> None:
+    t.add(ends.no_step_alarm(lane))
+    if run.cancelled:
+        ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=True)
+    else:
+        t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
 
 
 # ---------------------------------------------------------------- the host registers
@@ -77,32 +116,59 @@ def register(t: Transition, command: m.Register) -> None:
     # one: the URL may be one that the server cannot reach.
     known, host = t.state.host, command.host
     moved = (host.url, host.dialect) != (known.url, known.dialect)
-    t.state = replace(t.state, host=host, credential_ended=False, unauthorized=False)
+    # A host that was asked to register, or has another address, may be the same process as before.
+    same_process = moved or must_register(t.state)
+    t.state = replace(
+        t.state,
+        host=host,
+        credential_ended=False,
+        unauthorized=False,
+        call_refused=False,
+        replaced=None,
+        trouble=None,
+        unknown_reported=False,
+    )
     _change_devices(t, command.devices)
+    for lane in t.lanes():
+        t.put(lane, away=command.away.get(lane.device.id))
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
     if moved or t.state.link is not Link.UP:
         link.set_link(t, Link.SUSPECT)
         t.state = replace(t.state, missed=0, good=t.state.limits.recover_after - 1)
     for lane in t.lanes():
-        _host_began_anew(t, lane)
+        _host_began_anew(t, lane, same_process=same_process)
     link.probe(t)
     t.add(fx.Resolve(command.ask))
 
 
-def _host_began_anew(t: Transition, lane: Lane) -> None:
+def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
     """Let go of what waited for the old process; ask again what a host that can tell was asked."""
     # The open call is of the old process and may never end. A run whose host cannot tell keeps it
     # all the same: a registration alone does not prove that the process is another one.
     if lane.hold is not None and lane.hold.lost:
         holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
+    elif lane.hold is not None and same_process and t.state.host.cancel:
+        holds.cancel_on_host(t, lane, lane.hold.execution_id, lane.hold.attempt)
     elif lane.hold is not None:
         holds.release(t, lane, lane.hold)
     run = lane.run
-    if run and run.phase is Phase.SENT and can_tell(t, run) and not run.cancelled:
+    if run is None or run.phase is not Phase.SENT or run.cancelled:
+        return
+    if run.late is not None:
+        t.add(fx.AbortCall(lane.device.id))
+        ends.fail_late(t, lane, run, over=True)
+    elif can_tell(t, run):
         t.add(fx.AbortCall(lane.device.id), ends.no_step_alarm(lane))
         t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
         t.add(fx.Alarm("probe-soon", link.SOON, m.ProbeDue()))
+
+
+def change_host(t: Transition, command: m.ChangeHost) -> None:
+    """Use what people changed of the host; one that refused the old key is tried with a new one."""
+    if command.host.secret != t.state.host.secret:
+        t.state = replace(t.state, unauthorized=False, call_refused=False)
+    t.state = replace(t.state, host=command.host)
 
 
 def change_devices(t: Transition, command: m.ChangeDevices) -> None:
@@ -112,15 +178,26 @@ def change_devices(t: Transition, command: m.ChangeDevices) -> None:
 
 
 def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
-    """Keep a lane for each device, and for one no longer declared until nothing holds it."""
+    """Keep a lane for each device, and for one no longer declared until nothing holds it.
+
+    One that failed keeps its errors: it may come and go with its cable.
+    """
     lanes: dict[str, Lane] = {}
     for device in devices:
         lane = t.state.lanes.get(device.id)
         lanes[device.id] = replace(lane, device=device, gone=False) if lane else Lane(device)
     for device_id, lane in t.state.lanes.items():
-        if device_id not in lanes and not lane.empty:
+        if device_id not in lanes and not (lane.empty and not lane.health.errors):
             lanes[device_id] = replace(lane, gone=True)
     t.put_lanes(lanes)
+
+
+def drain(t: Transition, command: m.Drain) -> None:
+    """Start no more runs on the host, or start them again, on devices that are held back, too."""
+    t.state = replace(t.state, draining=command.on)
+    for lane in t.lanes() if not command.on else ():
+        health.clear(t, lane)
+    t.add(fx.Resolve(command.ask))
 
 
 def unregister(t: Transition, command: m.Unregister) -> None:
@@ -149,6 +226,7 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
     if t.state.link in link.DOWN and not t.state.credential_ended:
         t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     for lane in t.lanes():
+        health.start_alarm(t, lane)
         if lane.run is not None:
             _resume(t, lane, lane.run, by_execution[lane.run.execution_id])
         elif lane.hold is not None and not lane.hold.lost:

@@ -20,7 +20,7 @@ from vpt.actors import messages as m
 from vpt.actors.machine import ends
 from vpt.actors.machine.link import DOWN
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState
+from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState, is_silenced
 from vpt.model import ErrorKind, ExecutionStatus, RunSpec
 
 # ---------------------------------------------------------------- the start
@@ -34,7 +34,7 @@ def start_run(t: Transition, command: m.StartRun) -> None:
     held_back = state.draining or state.halted or state.paused
     ready = lane is not None and state.link is Link.UP and not held_back
     if lane is None or not ready or not _can_run(t, lane):
-        if lane is not None:
+        if lane is not None and lane.away is None and not lane.held_back:  # else people mend it
             _want(t, lane)
         t.add(fx.ReturnRun(command.execution_id, command.device_id, gone=False))
         return
@@ -46,7 +46,7 @@ def start_run(t: Transition, command: m.StartRun) -> None:
 def _can_run(t: Transition, lane: Lane) -> bool:
     lanes = (lane, *t.excluded_by(lane))
     return all(each.idle and each.lease is None for each in lanes) and not (
-        lane.gone or lane.device.disabled
+        lane.gone or lane.device.disabled or lane.away is not None or lane.held_back
     )
 
 
@@ -152,7 +152,7 @@ def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> No
         ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
         return
     away = t.state.link in DOWN and not alive
-    if t.state.halted or away:
+    if t.state.halted or away or is_silenced(t.state):
         t.put_run(lane, run, phase=Phase.PARKED)
         return
     t.put_run(lane, run, phase=Phase.SENT)
@@ -179,6 +179,7 @@ def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
             run.handle,
             run.loaded.secret_steps,
             run.loaded.sealed_values,
+            seconds,
         ),
     )
 

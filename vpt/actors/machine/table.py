@@ -9,7 +9,19 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import actions, answers, cancel, ends, holds, leases, link, recovery, run
+from vpt.actors.machine import (
+    actions,
+    answers,
+    cancel,
+    ends,
+    health,
+    holds,
+    leases,
+    link,
+    presence,
+    recovery,
+    run,
+)
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import HostState, RunState
 
@@ -89,12 +101,16 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             cancel.cancel_grace_over(t, message)
         case m.ProbeDue() | m.HeartbeatSeen():
             link.probe(t)  # a ping brings the next probe forward; it is no proof by itself
+        case m.DevicesReported():
+            presence.devices_reported(t, message)
         case m.ProbeAnswered():
             recovery.probe_answered(t, message)
         case m.ProbeMissed():
             link.probe_missed(t, message)
         case m.CredentialEnded():
             recovery.credential_ended(t, message)
+        case m.Replaced():
+            recovery.replaced(t, message)
         case m.GraceOver():
             recovery.grace_over(t, message)
         case m.LossForgotten():
@@ -109,13 +125,16 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             recovery.register(t, message)
         case m.ChangeDevices():
             recovery.change_devices(t, message)
-        case m.ChangeHost(host):
-            t.state = replace(t.state, host=host)
+        case m.ChangeHost():
+            recovery.change_host(t, message)
         case m.Unregister():
             recovery.unregister(t, message)
-        case m.Drain(ask, on):
-            t.state = replace(t.state, draining=on)
-            t.add(fx.Resolve(ask))
+        case m.Drain():
+            recovery.drain(t, message)
+        case m.ForgetErrors():
+            health.forget_errors(t, message)
+        case m.DevicePauseOver():
+            health.pause_over(t, message)
         case m.Retire():
             recovery.retire(t, message)
         case m.ShutdownBegun():

@@ -3,14 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vpt.host.responses import Refusal
 
-DEFAULT_LIMIT_S = 300
 LONGEST_LIMIT_S = 86400
 OUTPUT_LIMIT = 1024 * 1024
+LONGEST_REASON = 500
+LONGEST_PROPERTY = 256
 
 
 class BadAction(Refusal):
@@ -30,6 +31,18 @@ class ActionFailed(Exception):  # noqa: N818 (a test result, not an error)
         self.output = output
 
 
+class DriverError(Exception):
+    """The driver could not execute the action, which says nothing about the product.
+
+    It is answered as `{"success": false, "outcome": "error", "kind": "host_error"}`.
+    """
+
+    def __init__(self, message: str, output: str | None = None) -> None:
+        """Store `message` for people and what the action printed so far."""
+        super().__init__(message)
+        self.output = output
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of a successful action; `screenshot` is a PNG."""
@@ -39,11 +52,43 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class DriverHealth:
+    """Whether a device can be used, why not, and facts about it: texts, numbers, booleans."""
+
+    available: bool = True
+    reason: str | None = None
+    properties: Mapping[str, str | float | bool] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Return it as it stands in registrations, heartbeats and responses."""
+        words = (self.reason or "").encode(errors="replace").decode()[:LONGEST_REASON]
+        reason = {"reason": words} if words else {}
+        facts = {name: _short(value) for name, value in self.properties.items()}
+        properties = {"properties": facts} if facts else {}
+        return {"available": self.available, **reason, **properties}
+
+
+def _short(value: str | float | bool) -> str | float | bool:
+    """Return a property as the server takes it."""
+    return value[:LONGEST_PROPERTY] if isinstance(value, str) else value
+
+
+def _nothing() -> None:
+    """Return what an action printed that prints nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A checked action, ready to run; it is stopped after `limit_s` seconds."""
+    """A checked action, ready to run.
+
+    It is stopped after `limit_s` seconds, and has failed then: the limit is part of what the action
+    expects. The time limit of the step is not the driver's concern. `printed` returns what the
+    action printed so far, for the response to one that is stopped.
+    """
 
     run: Callable[[], Awaitable[Outcome]]
-    limit_s: float
+    limit_s: float | None = None
+    printed: Callable[[], str | None] = _nothing
 
 
 class Params:
@@ -92,6 +137,13 @@ class Params:
             raise BadAction(f"{name}: must be a time from 0 to one day")
         return value
 
+    def whole_numbers(self, name: str) -> frozenset[int]:
+        """Return a list of integers as a set; an absent one is empty."""
+        values = self._values.get(name, [])
+        if not isinstance(values, list) or not all(type(value) is int for value in values):
+            raise BadAction(f"{name}: must be a list of integers")
+        return frozenset(values)
+
     def mapping(self, name: str) -> dict[str, str]:
         """Return an object of strings; numbers in it are converted."""
         value = self._values.get(name, {})
@@ -101,9 +153,9 @@ class Params:
             raise BadAction(f"{name}: must be an object of strings")
         return {key: str(item) for key, item in value.items()}
 
-    def limit(self) -> float:
-        """Return the time limit of the action, in seconds."""
-        return self.seconds("timeout", DEFAULT_LIMIT_S)
+    def limit(self) -> float | None:
+        """Return the time within which the action is expected to end, in seconds, if any."""
+        return self.seconds("timeout", 0) if "timeout" in self else None
 
 
 class Driver(ABC):
@@ -127,6 +179,21 @@ class Driver(ABC):
             raise BadAction(f"unknown command {command!r}; known: {known}", "unknown_command")
         return make(params)
 
+    async def health(self) -> DriverHealth:
+        """Return whether the device can be used now; called at any time, also during an action.
+
+        It is sent with the registration, each heartbeat, and the response to a failed action.
+        """
+        return DriverHealth()
+
+    @abstractmethod
+    async def fresh(self) -> None:
+        """Remove what earlier actions left, since somebody else uses the device from now on.
+
+        It is called before the first action of each attempt, and may be cancelled. Raises
+        DriverError when something stays.
+        """
+
     @abstractmethod
     async def stop(self) -> None:
         """Return when nothing of an action whose job was cancelled still runs."""
@@ -145,6 +212,7 @@ class OutputTail:
 
     def __init__(self, wanted: str | None = None) -> None:
         """Search for `wanted`; None counts as found."""
+        self.wanted = wanted
         self._wanted = (wanted or "").encode()
         self._kept = bytearray()
         self._cut = 0

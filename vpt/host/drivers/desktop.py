@@ -1,29 +1,79 @@
 """The desktop driver: shell commands, HTTP requests and waits on the host itself."""
 
 import asyncio
+import os
+import platform
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, OutputTail, Params
+from vpt.host.drivers.base import (
+    ActionFailed,
+    BadAction,
+    Driver,
+    DriverError,
+    DriverHealth,
+    Job,
+    Outcome,
+    OutputTail,
+    Params,
+)
 from vpt.host.drivers.shell import Shell
+from vpt.host.drivers.work_folder import WorkFolder
 
 SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 MOST_UNPACKED = 64 * 2**20
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
+#: Exit codes by which bash says that it could not run a program; no test has judged anything.
+NOT_RUN = {126: "a program could not be executed", 127: "a program was not found"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShellCommand:
+    """A checked shell command, and the exit codes and the output by which it is judged."""
+
+    text: str
+    folder: str
+    exit_code: int
+    infrastructure: frozenset[int]
+    wanted: str | None
+
+    def judge(self, code: int, tail: OutputTail) -> Outcome:
+        """Return the outcome of a good end; raise DriverError or ActionFailed for others."""
+        if code != self.exit_code:
+            if code in NOT_RUN:
+                raise DriverError(f"exit code {code}: {NOT_RUN[code]}", tail.text())
+            if code in self.infrastructure:
+                raise DriverError(f"exit code {code}, one of infra_exit_codes", tail.text())
+            raise ActionFailed(f"exit code: expected {self.exit_code}, got {code}", tail.text())
+        if not tail.found:
+            raise ActionFailed(f"output: does not contain {self.wanted!r}", tail.text())
+        return Outcome(tail.text())
+
+
 class DesktopDriver(Driver):
     """Executes actions on the machine it runs on."""
 
-    def __init__(self, *, allow_shell: bool, environment: Mapping[str, str]) -> None:
-        """Start nothing yet; shell commands get `environment`, and need `allow_shell`."""
+    def __init__(
+        self, *, allow_shell: bool, environment: Mapping[str, str], work_folder: Path
+    ) -> None:
+        """Start nothing yet; shell commands need `allow_shell`, and get `environment`.
+
+        They work in `work_folder`, which is emptied for each attempt.
+        """
         self._allow_shell = allow_shell
-        self._shell = Shell(environment)
+        self._environment = environment
+        self._work = WorkFolder(work_folder)
+        self._shell = Shell({**environment, "TMPDIR": str(self._work.temporary)})
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -42,6 +92,21 @@ class DesktopDriver(Driver):
             "wait": wait,
         }
 
+    async def health(self) -> DriverHealth:
+        """Return whether shell commands, if they are allowed, have a bash and a place to work."""
+        properties = {"system": platform.platform(), "machine": platform.machine()}
+        if self._allow_shell:
+            path = self._environment.get("PATH", os.defpath)
+            missing = None if shutil.which("bash", path=path) else "there is no bash in PATH"
+            if reason := missing or await self._work.fault():
+                return DriverHealth(False, reason, properties)
+        return DriverHealth(properties=properties)
+
+    async def fresh(self) -> None:
+        """Remove the files of earlier commands; nothing else of them is left."""
+        if self._allow_shell:
+            await self._work.clear()
+
     async def stop(self) -> None:
         """End the shell command; requests and waits ended with their job."""
         await self._shell.stop()
@@ -56,22 +121,18 @@ class DesktopDriver(Driver):
         if not self._allow_shell:
             message = "shell commands are disabled; start the host with --allow-shell to allow them"
             raise BadAction(message, "shell_disabled")
-        run = partial(
-            self._run_bash,
-            _without_nul(params.text("command")),
+        command = ShellCommand(
+            _without_nul("command", params.text("command")),
+            str(self._work.files / _without_nul("cwd", params.text("cwd", ""))),
             params.whole("expected_exit_code", 0),
+            params.whole_numbers("infra_exit_codes"),
             params.optional_text("expected_output"),
         )
-        return Job(run, params.limit())
+        tail = OutputTail(command.wanted)
+        return Job(partial(self._run_bash, command, tail), params.limit(), tail.text)
 
-    async def _run_bash(self, command: str, exit_code: int, wanted: str | None) -> Outcome:
-        tail = OutputTail(wanted)
-        code = await self._shell.run(command, tail)
-        if code != exit_code:
-            raise ActionFailed(f"exit code: expected {exit_code}, got {code}", tail.text())
-        if not tail.found:
-            raise ActionFailed(f"output: does not contain {wanted!r}", tail.text())
-        return Outcome(tail.text())
+    async def _run_bash(self, command: ShellCommand, tail: OutputTail) -> Outcome:
+        return command.judge(await self._shell.run(command.text, command.folder, tail), tail)
 
     def _http(self, params: Params) -> Job:
         method = params.text("method", "GET").upper()
@@ -80,26 +141,24 @@ class DesktopDriver(Driver):
         url = _web_address(params.text("url"))
         options = {"headers": params.mapping("headers"), **_payload(params)}
         status = params.whole("expected_status", 200)
-        run = partial(
-            self._run_http, method, url, options, status, params.optional_text("expected_text")
-        )
-        return Job(run, params.limit())
+        tail = OutputTail(params.optional_text("expected_text"))
+        run = partial(self._run_http, method, url, options, status, tail)
+        return Job(run, params.limit(), tail.text)
 
     async def _run_http(
-        self, method: str, url: str, options: dict[str, object], status: int, wanted: str | None
+        self, method: str, url: str, options: dict[str, object], status: int, tail: OutputTail
     ) -> Outcome:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None)  # the job has a time limit
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
             )
-        tail = OutputTail(wanted)
         try:
             async with self._session.request(method, url, **options) as response:  # type: ignore[arg-type]
                 await _read(response, tail)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ActionFailed(f"{method} {url}: {error or type(error).__name__}") from error
-        return _judge(response, status, wanted, tail)
+        return _judge(response, status, tail)
 
 
 def wait(params: Params) -> Job:
@@ -110,7 +169,7 @@ def wait(params: Params) -> Job:
         pause = params.seconds("seconds", 0)
     else:
         raise BadAction("seconds: missing; it is the number of seconds to wait")
-    return Job(partial(_pause, pause), pause + 10)
+    return Job(partial(_pause, pause))
 
 
 async def _pause(seconds: float) -> Outcome:
@@ -147,18 +206,16 @@ async def _read(response: aiohttp.ClientResponse, tail: OutputTail) -> None:
         await asyncio.sleep(0)  # what is unpacked already is read without a wait
 
 
-def _judge(
-    response: aiohttp.ClientResponse, status: int, wanted: str | None, tail: OutputTail
-) -> Outcome:
+def _judge(response: aiohttp.ClientResponse, status: int, tail: OutputTail) -> Outcome:
     text = f"HTTP {response.status} {response.reason or ''}\n{tail.text()}"
     if response.status != status:
         raise ActionFailed(f"status: expected {status}, got {response.status}", text)
     if not tail.found:
-        raise ActionFailed(f"text: the response does not contain {wanted!r}", text)
+        raise ActionFailed(f"text: the response does not contain {tail.wanted!r}", text)
     return Outcome(text)
 
 
-def _without_nul(command: str) -> str:
-    if "\0" in command:
-        raise BadAction("command: must not contain a NUL character")
-    return command
+def _without_nul(name: str, text: str) -> str:
+    if "\0" in text:
+        raise BadAction(f"{name}: must not contain a NUL character")
+    return text

@@ -15,7 +15,7 @@ import orjson
 import structlog
 
 from vpt.host import shell_supervisor
-from vpt.host.drivers.base import ActionFailed, OutputTail
+from vpt.host.drivers.base import DriverError, OutputTail
 from vpt.host.responses import Refusal
 
 STOP_AGAIN_S = 0.5
@@ -39,9 +39,9 @@ class SupervisorProcess:
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     _received: bytearray = field(default_factory=bytearray)
 
-    async def execute(self, command: str, output: int) -> dict[str, Any]:
+    async def execute(self, command: str, folder: str, output: int) -> dict[str, Any]:
         """Run a command that prints to `output`; return the answer when nothing of it runs."""
-        text = command.encode(errors="surrogateescape")
+        text = f"{folder}\0{command}".encode(errors="surrogateescape")
         try:
             async with self._sending:
                 header = len(text).to_bytes(shell_supervisor.HEADER, "big")
@@ -89,14 +89,16 @@ class Shell:
         self._supervisor: SupervisorProcess | None = None
         self._running: asyncio.Task[int] | None = None
 
-    async def run(self, command: str, tail: OutputTail) -> int:
-        """Run `bash -c command`, add its output to `tail`, and return the exit code (signals < 0).
+    async def run(self, command: str, folder: str, tail: OutputTail) -> int:
+        """Run `bash -c command` in `folder`, add its output to `tail`, return the exit code.
+
+        A command that was ended by a signal has its negative number.
 
         All that it started is ended, too. When this is cancelled, the command continues: call
-        `stop`. Raises ActionFailed when the command cannot start, Refusal when the supervisor was
+        `stop`. Raises DriverError when the command cannot start, Refusal when the supervisor was
         killed.
         """
-        self._running = asyncio.create_task(self._run(command, tail), name="shell")
+        self._running = asyncio.create_task(self._run(command, folder, tail), name="shell")
         return await asyncio.shield(self._running)
 
     async def stop(self) -> None:
@@ -114,24 +116,26 @@ class Shell:
         if supervisor is not None:
             await supervisor.close()
 
-    async def _run(self, command: str, tail: OutputTail) -> int:
+    async def _run(self, command: str, folder: str, tail: OutputTail) -> int:
         if self._supervisor is None:
             self._supervisor = await _start_supervisor(self._environment)
         try:
-            answer = await _execute(self._supervisor, command, tail)
+            answer = await _execute(self._supervisor, command, folder, tail)
         except SupervisorLostError:
             await self._supervisor.close()
             self._supervisor = None
             message = "the process that watches the command was killed; all it started is ended"
             raise Refusal(500, "driver_error", message) from None
         if "error" in answer:
-            raise ActionFailed(f"the command did not start: {answer['error']}")
+            raise DriverError(f"the command did not start: {answer['error']}")
         if answer["left"]:
             log.warning("shell_processes_left", count=answer["left"], reason="another account's")
         return int(answer["code"])
 
 
-async def _execute(supervisor: SupervisorProcess, command: str, tail: OutputTail) -> dict[str, Any]:
+async def _execute(
+    supervisor: SupervisorProcess, command: str, folder: str, tail: OutputTail
+) -> dict[str, Any]:
     read, write = os.pipe()
     try:
         output, pipe = await _reader(read)
@@ -141,7 +145,7 @@ async def _execute(supervisor: SupervisorProcess, command: str, tail: OutputTail
     pump = asyncio.create_task(_pump(output, tail), name="shell-output")
     try:
         try:
-            answer = await supervisor.execute(command, write)
+            answer = await supervisor.execute(command, folder, write)
         finally:
             os.close(write)
         # A process of another account, which nobody here can end, may keep the pipe open.

@@ -3,12 +3,22 @@
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from vpt.host.drivers.base import ActionFailed, BadAction, Driver, Job, Outcome, Params
+from vpt.host.drivers.base import (
+    ActionFailed,
+    BadAction,
+    Driver,
+    DriverError,
+    DriverHealth,
+    Job,
+    Outcome,
+    Params,
+)
 
 try:
     from playwright.async_api import Browser, Error, Locator, Page, Playwright, async_playwright
@@ -30,13 +40,15 @@ LAUNCH_S = 60
 CLOSE_S = 5
 SPARE_S = 15
 SHOTS = 4
+RETRY_S = 1
+HEALTH_S = 10
 SHOT_PAUSE_S = 0.1
 
 Act = Callable[[Page], Awaitable[str | None]]
 
 
 class WebDriver(Driver):
-    """Controls one browser with one page."""
+    """Controls one browser with one page, each page in a context (a profile) of its own."""
 
     def __init__(self) -> None:
         """Find the browser, which `open_browser` starts; raise ValueError when there is none."""
@@ -48,6 +60,10 @@ class WebDriver(Driver):
         self._browser: Browser | None = None
         self._page: Page | None = None
         self._doing: asyncio.Task[Outcome] | None = None
+        self._starting = asyncio.Lock()
+        self._fault: str | None = None
+        self._failed_at = 0.0
+        self._retrying: asyncio.Task[None] | None = None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -67,6 +83,36 @@ class WebDriver(Driver):
             "press_key": self._press,
             "wait_for_text": self._wait_for_text,
         }
+
+    async def health(self) -> DriverHealth:
+        """Return whether the browser is there and started when it was last needed.
+
+        One that did not start is tried again here, since a device that is away gets no action.
+        """
+        if shutil.which(self._path) is None:
+            return DriverHealth(False, f"the browser is missing: {self._path}")
+        due = time.monotonic() - self._failed_at > RETRY_S
+        if self._fault is not None and due and self._retrying is None:
+            self._retrying = asyncio.create_task(self._retry(), name="web-retry")
+        if self._retrying is not None:
+            await asyncio.wait({self._retrying}, timeout=HEALTH_S)
+        if self._fault is not None:
+            return DriverHealth(False, self._fault)
+        version = self._browser.version if self._browser is not None else ""
+        return DriverHealth(properties={"browser": f"{self._path} {version}".strip()})
+
+    async def _retry(self) -> None:
+        """Start the browser to see whether it does, and end it."""
+        try:
+            with suppress(DriverError):
+                await self._start()
+                await self._shut()
+        finally:
+            self._retrying = None
+
+    async def fresh(self) -> None:
+        """Close all pages with their contexts: cookies, logins and storage are gone with them."""
+        await self._in_own_task(self._forget, LAUNCH_S)
 
     async def stop(self) -> None:
         """Close the page, and the browser when that fails."""
@@ -90,10 +136,13 @@ class WebDriver(Driver):
 
     async def close(self) -> None:
         """Close the browser."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            await asyncio.wait({self._retrying})
         await self._shut()
 
     def _job(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Job:
-        return Job(partial(self._in_own_task, run), limit_s + SPARE_S)
+        return Job(partial(self._in_own_task, run, limit_s + SPARE_S))
 
     def _on_page(self, params: Params, act: Callable[[Page, float], Awaitable[str | None]]) -> Job:
         """Build a job on the open page; `act` gets the page and the time limit in milliseconds."""
@@ -105,22 +154,60 @@ class WebDriver(Driver):
 
         return self._job(run, limit_s)
 
-    async def _in_own_task(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _in_own_task(self, run: Callable[[], Awaitable[Outcome]], limit_s: float) -> Outcome:
         """Run it in its own task, which a cancel does not reach: `stop` ends it by the page."""
-        self._doing = asyncio.create_task(_with_plain_errors(run), name="web-action")
-        return await asyncio.shield(self._doing)
+        self._doing = asyncio.create_task(self._with_plain_errors(run), name="web-action")
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.shield(self._doing)
+        except TimeoutError:
+            raise DriverError(f"the browser did not react within {limit_s:g} s") from None
+
+    async def _with_plain_errors(self, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Run it; of Playwright's errors, only those of a living browser are the page's."""
+        try:
+            return await run()
+        except Error as error:
+            message = error.message.partition("Call log:")[0].strip()
+            if self._browser is not None and not self._connected():
+                raise DriverError(f"the browser has ended: {message}") from error
+            raise ActionFailed(message) from error
+
+    async def _forget(self) -> Outcome:
+        await self._close_page()
+        for context in self._browser.contexts if self._browser is not None else ():
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await context.close()
+            except (Error, TimeoutError):
+                await self._shut()
+                break
+        return Outcome()
 
     async def _open(self) -> Outcome:
         if self._page is not None and not self._page.is_closed() and self._connected():
             return Outcome("the browser is open")
-        if not self._connected():
-            await self._shut()
-            await self._launch()
-        if self._browser is None:
-            raise ActionFailed("the browser did not start")
-        self._page = await self._browser.new_page()
+        browser = await self._start()
+        self._page = await browser.new_page()
         self._page.on("crash", self._crashed)
-        return Outcome(f"Chromium {self._browser.version}")
+        return Outcome(f"Chromium {browser.version}")
+
+    async def _start(self) -> Browser:
+        """Start the browser if it does not run; raise DriverError when it does not start."""
+        async with self._starting:
+            try:
+                if not self._connected():
+                    await self._shut()
+                    await self._launch()
+            except (Error, OSError) as error:
+                reason = error.message if isinstance(error, Error) else str(error)
+                self._fault = f"the browser did not start: {_why(reason)}"
+                self._failed_at = time.monotonic()
+            else:
+                self._fault = None
+            if self._browser is None:
+                raise DriverError(self._fault or "the browser was closed while it started")
+            return self._browser
 
     async def _launch(self) -> None:
         self._playwright = await async_playwright().start()
@@ -236,12 +323,11 @@ async def _screenshot(page: Page) -> bytes:
     return await page.screenshot(timeout=CLOSE_S * 1000)
 
 
-async def _with_plain_errors(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Turn Playwright's errors into ActionFailed, without the call log they end with."""
-    try:
-        return await run()
-    except Error as error:
-        raise ActionFailed(error.message.partition("Call log:")[0].strip()) from error
+def _why(text: str) -> str:
+    """Return the first line of an error, and the first one that the browser printed."""
+    lines = text.strip().splitlines() or ["no reason given"]
+    printed = (line.partition("[err]")[2].strip() for line in lines[1:] if "[err]" in line)
+    return "; ".join(filter(None, (lines[0], next(printed, None))))
 
 
 def _finder(params: Params) -> Callable[[Page], Locator]:

@@ -164,6 +164,20 @@ async def end_lease(request: web.Request) -> web.Response:
     return no_content()
 
 
+@routes.post("/api/devices/{id}/resume")
+@needs(Role.OPERATOR)
+@operation(DeviceResponse, refuses=(UnprocessableError,))
+async def resume_device(request: web.Request) -> web.Response:
+    """Let a device that is held back have runs again, and forget its errors."""
+    device_id = path_id(request)
+    row = await _row(request, device_id)
+    await _check_clear(request, device_id)
+    if row["host_id"] is not None:
+        await request.app[LAB].registry.forget_errors(row["host_id"], device_id)
+    log.info("device_resumed", device_id=device_id, host_id=row["host_id"])
+    return await _shown_live(request, device_id, 200)
+
+
 async def _check_clear(request: web.Request, device_id: str) -> None:
     """Raise UnprocessableError when the id of a device is another device's name, too."""
     check_clear(
@@ -208,7 +222,9 @@ async def _shown_live(request: web.Request, device_id: str, status: int) -> web.
     for host in request.app[LAB].views():
         for view in host.devices if host.host.id == row["host_id"] else ():
             if view.device.id == device_id:
-                item["status"] = view.status
+                item |= {"status": view.status, "reason": view.reason}
+                item |= {"reason_text": view.reason_text}
+                item["reason_until"] = item["reason_until"] if view.reason else None
     return json_response(item, status)
 
 

@@ -129,18 +129,20 @@ def _number_in(request: web.Request, name: str) -> int:
 async def explain_wait(request: web.Request) -> web.Response:
     """Show why an execution waits, for what, its place in the queue and the estimated wait."""
     db, execution_id = request.app[DB], path_id(request)
-    usual_s = await db.value("usual_duration", execution_id=execution_id)
     row = found(await db.row("execution_status", execution_id=execution_id))
     if row["status"] != ExecutionStatus.QUEUED:
         raise NotQueuedError
-    place = request.app[LAB].place(execution_id)
-    known = usual_s is not None and place.able > 0
+    lab = request.app[LAB]
+    place = lab.place(execution_id)
+    if not place.position:
+        raise NotQueuedError("The execution has a device, where it is about to begin.")
+    eta_s = await lab.eta_s(execution_id)
     return json_response(
         {
             "reason": place.wait.reason,
             "names": place.wait.names,
             "position": place.position,
-            "eta_s": round(usual_s * place.position / place.able, 1) if known else None,
+            "eta_s": None if eta_s is None else round(eta_s, 1),
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from vpt.errors import (
     VptError,
 )
 from vpt.model import HostStatus, Json, Role
+from vpt.secret_steps import secrets_in
 from vpt.store.seal import Sealer
 from vpt.web.http.auth import needs, own_credential, secret_of, user_of
 from vpt.web.http.caller import peer_of
@@ -136,7 +138,7 @@ async def drain_host(request: web.Request) -> web.Response:
 @needs(Role.OPERATOR)
 @operation(HostResponse)
 async def resume_host(request: web.Request) -> web.Response:
-    """End the drain of a host."""
+    """End the drain of a host; its devices that are held back get runs again."""
     return await _drained(request, on=False)
 
 
@@ -151,12 +153,16 @@ async def resume_host(request: web.Request) -> web.Response:
     ),
 )
 async def execute_on_host(request: web.Request) -> web.Response:
-    """Run one action on a device now and answer with its result."""
+    """Run one action on a device now and answer with its result.
+
+    `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
+    """
     host_id = path_id(request)
     action = await _action_body(request, host_id)
     device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
+    names = await asyncio.to_thread(secrets_in, action)  # of up to MAX_BODY
     answer, duration_ms = await request.app[LAB].act(
-        host_id, device_id, action, timeout_s, user_of(request).user_id
+        host_id, device_id, action, timeout_s, user_of(request).user_id, names
     )
     result = {"success": answer.success, "output": answer.output, "error": answer.error}
     return json_response(
@@ -201,6 +207,7 @@ async def _drained(request: web.Request, *, on: bool) -> web.Response:
     for view in lab.views():  # the database gets the status of the actor later
         if view.host.id == host_id:
             item |= {"status": view.status, "reason": view.reason}
+            item |= {"reason_text": view.reason_text}
     return json_response(item)
 
 
@@ -258,8 +265,9 @@ async def heartbeat(request: web.Request) -> web.Response:
 @operation(HeardResponse, body=_HEARTBEAT, refuses=_TO_KNOWN, credentials=HOST)
 async def unregister_host(request: web.Request) -> web.Response:
     """Unregister a host: it is offline until it registers again."""
-    host_id, speaker, _body = await _message_of_host(request)
-    await request.app[LAB].registry.unregister(host_id, speaker.credential)
+    host_id, speaker, body = await _message_of_host(request)
+    instance_id = body.get("instance_id")
+    await request.app[LAB].registry.unregister(host_id, speaker.credential, instance_id)
     return json_response({"status": "success", "host_id": host_id})
 
 

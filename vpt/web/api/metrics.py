@@ -30,12 +30,14 @@ from vpt.http_server import UnreadAnswers
 from vpt.measures import ANSWERS, Histogram, LabelledHistograms
 from vpt.model import (
     CampaignProgress,
+    DeviceReason,
     DeviceStatus,
     Event,
     ExecutionStatus,
     HostStatus,
     Role,
     TestProgress,
+    TroubleKind,
 )
 from vpt.upkeep import failures
 from vpt.web.api.system import PULSE
@@ -171,9 +173,24 @@ class _Figures(Collector):
         lab = self._app[LAB]
         views = lab.views()
         hosts: Counter[str] = Counter(view.status for view in views)
-        devices: Counter[str] = Counter(item.status for view in views for item in view.devices)
+        items = [item for view in views for item in view.devices]
+        devices: Counter[str] = Counter(item.status for item in items)
+        reasons: Counter[str] = Counter(item.reason for item in items if item.reason)
+        troubles: Counter[str] = Counter(view.trouble.kind for view in views if view.trouble)
         yield _gauge("vpt_hosts", "Registered hosts.", "status", _each(HostStatus, hosts))
         yield _gauge("vpt_devices", "Devices of hosts.", "status", _each(DeviceStatus, devices))
+        yield _gauge(
+            "vpt_devices_without_runs",
+            "Devices that get no runs for a reason of their own.",
+            "reason",
+            _each(DeviceReason, reasons),
+        )
+        yield _gauge(
+            "vpt_hosts_in_trouble",
+            "Hosts that cannot be reached.",
+            "kind",
+            _each(TroubleKind, troubles),
+        )
         yield _histogram(
             "vpt_probe_duration_seconds",
             "How long answered probes took.",

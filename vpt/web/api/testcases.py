@@ -17,6 +17,7 @@ from vpt.errors import (
     UnprocessableError,
 )
 from vpt.model import RequestKey, Role, Submitted
+from vpt.secret_steps import check_still_secret
 from vpt.store.disk import DiskFullError
 from vpt.store.seal import Sealer
 from vpt.submission import prepare_execution
@@ -107,7 +108,11 @@ async def get_test_case(request: web.Request) -> web.Response:
     refuses=(PreconditionError,),
 )
 async def put_test_case(request: web.Request) -> web.Response:
-    """Replace a test case; with If-Match only when nobody changed it since you read it."""
+    """Replace a test case; with If-Match only when nobody changed it since you read it.
+
+    400 for a secret parameter that its steps still use and that the body does not name: it stays
+    one by `{"secret": true}` and ends being one by `{"secret": false}`.
+    """
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
     test_case = await body_of(request)
@@ -119,6 +124,7 @@ async def put_test_case(request: web.Request) -> web.Response:
         )
         if done is None:
             raise PreconditionError
+        check_still_secret(done["parameters"], parameters, test_case["steps"])
         await session.row("set_test_case_parameters", id=test_case_id, parameters=parameters)
     return await _answer(request, test_case_id)
 

@@ -74,12 +74,30 @@ const REASONS = {
   probes: "does not answer its probes",
   flapping: "unstable connection, paused",
   broken: "its actor keeps crashing, paused",
+  errors: "all of its devices are held back",
+  replaced: "another host has its URL",
   credential: "its token was revoked or has expired: it must register with a new one",
+  errors: "all its devices are held back after errors",
+  replaced: "another host took its place",
 };
 
-/** Return why a host gets no new runs. */
-export function hostReason(reason) {
-  return reason ? (REASONS[reason] ?? reason) : "";
+/** The reasons whose text says more than the sentence above does. */
+const SAYS_MORE = new Set(["errors", "replaced"]);
+
+/** Return why a host gets no new runs, and what is known of that in words. */
+export function hostReason(host) {
+  const reason = host.reason ? (REASONS[host.reason] ?? host.reason) : "";
+  const words = host.trouble?.text ?? (SAYS_MORE.has(host.reason) ? host.reason_text : "");
+  return [reason, words].filter(Boolean).join(": ");
+}
+
+const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };
+
+/** Return why a device gets no new runs, and until when. */
+export function deviceReason({ reason, reason_text: text, reason_until: until }) {
+  if (!reason) return "";
+  const word = OF_DEVICES[reason] ?? reason;
+  return [until ? `${word} until ${moment(until)}` : word, text].filter(Boolean).join(": ");
 }
 
 const WAITS = {
@@ -89,7 +107,11 @@ const WAITS = {
   host_suspect: "The matching host does not answer its probes",
   leased: "All matching devices are leased",
   draining: "The matching host is draining",
+  device_away: "The matching device is not available, says its host",
   paused: "The matching host has an unstable connection and is paused",
+  nothing_fits: "No registered device fits any more",
+  held_back: "All matching devices are held back after too many errors",
+  backoff: "It just failed on the matching device and is tried there again soon",
 };
 
 /** Return in one sentence why an execution waits. */
@@ -119,6 +141,7 @@ export const ERROR_KINDS = {
   server_restarted: "the server was restarted",
   internal: "internal error of vpt",
   config: "a secret that it needs is gone",
+  nothing_fits: "no registered device fits any more",
 };
 
 /** Return what failed in the infrastructure. */

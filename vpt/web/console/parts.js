@@ -1,11 +1,11 @@
 // Elements that several views use.
 
 import { doing } from "./dialog.js";
-import { ago, FINAL, hostReason, moment, TONE } from "./format.js";
+import { ago, deviceReason, FINAL, hostReason, moment, TONE } from "./format.js";
 import { button, h, say, show } from "./h.js";
 import { blob, write } from "./api.js";
 import { can } from "./session.js";
-import { devices, runs, busy, takeHost } from "./store.js";
+import { devices, runs, busy, takeDevice, takeHost } from "./store.js";
 import { deviceDialog } from "./views/device.js";
 
 /** Build a status that can change: {node, set(status)}. */
@@ -47,6 +47,15 @@ export function deviceRow(id) {
   const model = h("small", {});
   const status = pill();
   const doing = h("div", { class: "doing", hidden: true });
+  const why = h("span", { class: "grow" });
+  const wrong = h("p", { class: "wrong note", role: "alert", hidden: true });
+  const resume = resumeButton(id, wrong);
+  const reasons = h(
+    "div",
+    { class: "doing", hidden: true },
+    h("div", { class: "row" }, why, resume.node),
+    wrong,
+  );
   const open = can("operator") && button("Use", () => deviceDialog(id), { class: "small" });
   const node = h(
     "li",
@@ -54,6 +63,7 @@ export function deviceRow(id) {
     h("span", {}, name, " ", model),
     status.node,
     open || h("span"),
+    reasons,
     doing,
   );
   let running = null;
@@ -63,6 +73,9 @@ export function deviceRow(id) {
     say(name, device.name);
     say(model, device.model ?? "");
     status.set(device.status);
+    say(why, deviceReason(device));
+    show(reasons, device.reason);
+    resume.update(device);
     if (open) open.setAttribute("aria-label", `Use ${device.name}`);
     running = whatItDoes(doing, device, running);
   };
@@ -102,6 +115,19 @@ function runLine(place, run) {
   return { id: run.execution_id, update };
 }
 
+/** Build the button that ends the pause of a device: {node, update(device)}; none for viewers. */
+function resumeButton(id, wrong) {
+  if (!can("operator")) return { node: null, update: () => {} };
+  const path = `/api/devices/${encodeURIComponent(id)}/resume`;
+  const order = () => doing(node, wrong, async () => takeDevice(await write("POST", path)));
+  const node = button("Resume", order, { class: "small", hidden: true });
+  const update = (device) => {
+    show(node, device.reason === "held_back");
+    node.setAttribute("aria-label", `Resume ${device.name}`);
+  };
+  return { node, update };
+}
+
 /** Build the button that drains or resumes a host: {node, update(host)}; none for viewers. */
 export function drainButton(id, wrong) {
   if (!can("operator")) return { node: null, update: () => {} };
@@ -123,9 +149,9 @@ export function drainButton(id, wrong) {
 
 /** Return when a host was last seen and why it gets no new runs. */
 export function hostLine(host) {
-  const reason = hostReason(host.reason);
+  const reason = hostReason(host);
   const seen =
-    host.status === "offline"
+    host.status === "offline" && !host.reason
       ? `unregistered, last seen ${ago(host.last_seen)}`
       : `seen ${ago(host.last_seen)}`;
   return [reason, host.draining && host.status !== "draining" && "draining", seen]

@@ -214,11 +214,15 @@ const APPLY = {
     Object.assign(host, news, { last_seen: news.last_seen ?? host.last_seen });
     changed("host", id);
   },
-  device_status({ device_id: id, status, last_seen: seen }) {
+  device_status({ device_id: id, status, last_seen: seen, ...why }) {
     const device = devices.get(id);
     if (!device) return lookUp("device", id);
     if (status === "leased" && !device.lease) lookUp("device", id);
-    Object.assign(device, { status, last_seen: seen ?? device.last_seen });
+    if (why.reason !== device.reason || why.reason_text !== device.reason_text) {
+      device.reason_until = null;
+      if (why.reason === "held_back") lookUp("device", id); // no event says until when
+    }
+    Object.assign(device, { status, last_seen: seen ?? device.last_seen, ...why });
     if (status !== "leased") device.lease = null;
     changed("device", id);
   },

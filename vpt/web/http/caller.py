@@ -141,8 +141,12 @@ def _last_stranger(chain: list[str], trusted: tuple[Network, ...]) -> str:
 
 
 def _parts(headers: Headers, name: str) -> list[str]:
-    """Return the parts of a header, over all its lines; that of the nearest proxy is the last."""
-    return [part.strip() for part in ",".join(headers.getall(name, [])).split(",")]
+    """Return the parts of a header, over all its lines; that of the nearest proxy is the last.
+
+    Of a chain that is too long the rest is one part: its thousands cost a request's time otherwise.
+    """
+    text = ",".join(headers.getall(name, []))
+    return [part.strip() for part in text.rsplit(",", _LONGEST_CHAIN)]
 
 
 def _forwarded(headers: Headers) -> list[dict[str, str]]:

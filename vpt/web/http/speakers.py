@@ -19,6 +19,7 @@ from vpt.errors import (
     InvalidTokenError,
     NoTokenError,
     NotRegisteredError,
+    ReplacedError,
     UnavailableError,
 )
 from vpt.model import Credential, Role
@@ -104,7 +105,7 @@ def require_json(request: web.Request) -> None:
 
 
 def asked_to_register(handler: Handler) -> Handler:
-    """Wrap a handler so that a host that is not registered gets the answer to register again."""
+    """Wrap a handler so that a host is told to register again, or that it was replaced."""
 
     @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -113,6 +114,11 @@ def asked_to_register(handler: Handler) -> Handler:
         except NotRegisteredError as error:
             return json_response(
                 {"status": error.code, "action": "register", "error": error.message},
+                status=error.status,
+            )
+        except ReplacedError as error:
+            return json_response(
+                {"status": error.code, "action": "stop", "error": error.message},
                 status=error.status,
             )
 

@@ -163,6 +163,10 @@ class StepShown(ResponseSchema):
     error_size = whole("Bytes of the whole error.", none=True)
     error_truncated = flag("True when `error` is not the whole error.")
     screenshot_url = text(none=True)
+    notes = text(
+        "What the server has to say of the step: that its screenshot was left out, and why.",
+        none=True,
+    )
 
 
 class ExecutionResponse(ListedExecutionResponse):
@@ -215,6 +219,7 @@ class ExecutionResponse(ListedExecutionResponse):
                 "error_size": None,
                 "error_truncated": False,
                 "screenshot_url": f"/screenshots/{EXECUTION_ID}/1/1.png",
+                "notes": None,
             }
         ],
     }

@@ -2,8 +2,9 @@
 
 import { get, write } from "../api.js";
 import { doing, open } from "../dialog.js";
-import { moment, seconds } from "../format.js";
+import { deviceReason, moment, seconds } from "../format.js";
 import { button, field, fill, h, say, select, show } from "../h.js";
+import { facts } from "../parts.js";
 import { can, session } from "../session.js";
 import { devices, takeDevice, watch } from "../store.js";
 
@@ -74,14 +75,22 @@ export function deviceDialog(id) {
     controls,
     wrong,
     device.model && h("div", {}, run),
+    factsOf(device.properties),
     device.host_id && oneAction(device),
   );
   watch("device", (ids) => ids.has(id) && draw(), closing);
 }
 
+function factsOf(properties) {
+  const told = Object.entries(properties ?? {}).map(([name, value]) => [name, String(value)]);
+  return told.length ? facts(told) : null;
+}
+
 function stateOf(device) {
   const lease = device.lease;
-  return `It is ${device.status}${lease ? `: leased to ${lease.holder} until ${moment(lease.expires_at)}` : ""}.`;
+  const leased = lease ? `: leased to ${lease.holder} until ${moment(lease.expires_at)}` : "";
+  const reason = deviceReason(device);
+  return `It is ${device.status}${leased}.${reason ? ` ${reason}.` : ""}`;
 }
 
 function oneAction(device) {

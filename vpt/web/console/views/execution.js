@@ -276,6 +276,7 @@ function stepRow(path, signal) {
   const wholeError = h("div", { hidden: true });
   const output = h("div", { hidden: true });
   const shot = h("div", { hidden: true });
+  const notes = h("small", { hidden: true });
   const part = h("i", {});
   const node = h(
     "li",
@@ -284,7 +285,7 @@ function stepRow(path, signal) {
     h("span", {}, what, " ", wish, " ", took),
     status.node,
     h("div", { class: "track", "aria-hidden": "true" }, part),
-    h("div", { class: "more" }, now, error, wholeError, output, shot),
+    h("div", { class: "more" }, now, error, wholeError, output, shot, notes),
   );
   let shown = {};
   const update = (step) => {
@@ -314,6 +315,8 @@ function stepRow(path, signal) {
     if (step.output !== shown.output) drawOutput(output, step, `${path}/output`, signal);
     if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url)
       drawShot(shot, step, signal);
+    say(notes, step.notes);
+    show(notes, step.notes);
     shown = step;
   };
   const place = (step, { from, length }) => {

@@ -130,7 +130,10 @@ function form(item, id) {
         steps: steps.value(),
         tags: wordsIn(tags.value),
         requirements: wordsIn(requirements.value),
-        parameters: Object.fromEntries(wordsIn(secrets.value).map((one) => [one, { secret: true }])),
+        parameters: Object.fromEntries([
+          ...marked.map((one) => [one, { secret: false }]),
+          ...wordsIn(secrets.value).map((one) => [one, { secret: true }]),
+        ]),
         timeout_s: timeout.value === "" ? null : Number(timeout.value),
         test_retries: Number(retries.value || 0),
       };

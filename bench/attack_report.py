@@ -1,0 +1,93 @@
+"""What came of the attacks: a row for each, with its limits, and the table of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+MIB = 2**20
+Json = dict[str, Any]
+#: Milliseconds for which nobody else may wait longer because of an attack.
+LIMIT_MS = 50.0
+#: The small run is a test beside others on a loaded machine: only what is far beyond fails it.
+SMALL_LIMIT_MS, SMALL_FACTOR = 1000.0, 5.0
+#: Memory may grow by this many times the bytes of an attack,
+MOST_TIMES = 4
+#: and by what each connection costs (its objects and buffers),
+OF_CONNECTION = 64 * 1024
+#: and by what a server of any load takes: pools of the allocator, the log, the database's buffers.
+ALLOWANCE = 24 * MIB
+
+
+@dataclass(slots=True)
+class Row:
+    """What was measured of one attack, and what of it is beyond a limit."""
+
+    name: str
+    worst: float = 0.0  # milliseconds
+    limit: float = 0.0
+    during: str = ""  # what was sent when somebody waited longest
+    machine: float = 0.0  # the worst of a server that nobody attacked
+    growth: int = 0  # bytes, of the item that is nearest to its limit
+    times: float = 0.0  # how many times the bytes of that item
+    grower: str = ""
+    answers: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+def add_times(row: Row, probed: Json, baseline: float, bystander: Json, *, small: bool) -> None:
+    """Note how long the prober waited, against the limit of this run."""
+    row.worst, row.machine = probed["worst"], bystander["worst"]
+    usual = max(baseline, row.machine)
+    row.limit = SMALL_LIMIT_MS + SMALL_FACTOR * usual if small else LIMIT_MS + usual
+    if row.worst > row.limit:
+        row.broken.append(f"others waited {row.worst:.0f} ms, the limit is {row.limit:.0f} ms")
+    if probed["failed"]:
+        row.broken.append(f"{len(probed['failed'])} probes failed: {probed['failed'][0]}")
+
+
+def add_items(row: Row, items: Iterable[Json], at: float, may_come: frozenset[str]) -> None:
+    """Note what was sent, what was answered, and how the memory grew; `at`: the worst moment."""
+    nearest = -1.0
+    for item in items:
+        row.answers.update(item["answers"])
+        if item["began"] <= at <= item["ended"]:
+            row.during = f"{item['name']}, after {at - item['began']:.1f} s"
+        most = MOST_TIMES * item["bytes"] + OF_CONNECTION * item["connections"] + ALLOWANCE
+        if item["growth"] > most:
+            row.broken.append(
+                f"{item['name']}: memory grew by {item['growth'] / MIB:.0f} MiB, at most"
+                f" {most / MIB:.0f} MiB are allowed"
+            )
+        if item["growth"] / most > nearest:
+            nearest, row.growth, row.grower = item["growth"] / most, item["growth"], item["name"]
+            row.times = item["growth"] / item["bytes"] if item["bytes"] else 0.0
+        wrong = {answer: n for answer, n in item["answers"].items() if answer not in may_come}
+        wrong.pop("still open", None)
+        if wrong:
+            row.broken.append(f"{item['name']}: answered {wrong}")
+
+
+TITLE = "| attack | worst ms | limit | machine | memory MiB | times its bytes | hosts | answers | |"
+RULE = "|---|---|---|---|---|---|---|---|---|"
+
+
+def line(row: Row, changed: Iterable[str]) -> str:
+    """Return the row as a line of the table."""
+    answers = ", ".join(f"{count} of {answer}" for answer, count in sorted(row.answers.items()))
+    hosts = ", ".join(changed) or "stayed"
+    cells = [
+        row.name,
+        f"{row.worst:.1f}" + (f" ({row.during})" if row.during else ""),
+        f"{row.limit:.0f}",
+        f"{row.machine:.1f}",
+        f"{row.growth / MIB:.1f}" + (f" ({row.grower})" if row.grower else ""),
+        f"{row.times:.1f}" if row.times else "",
+        hosts,
+        "; ".join(filter(None, [answers, *row.notes])),
+        "**PAST A LIMIT**" if row.broken else "",
+    ]
+    return f"| {' | '.join(cells)} |"

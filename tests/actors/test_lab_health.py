@@ -1,0 +1,218 @@
+"""Who fails fast costs nobody a result: a bad host beside a good one, in a real lab."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.actors.conftest import Kit, StartLab
+from tests.actors.fake_host import Behaviour, FakeHost, Gate, Reply, passes, replies, says, until
+from vpt.model import DeviceReason, DeviceStatus, DeviceView, HostStatus, Json, Reason
+
+
+def slow() -> Behaviour:
+    """Answer after a moment: the host is mostly busy."""
+
+    async def behave(host: FakeHost, action: Json) -> Reply:
+        await asyncio.sleep(0.02)
+        return Reply()
+
+    return behave
+
+
+_BAD = {
+    "500": replies(500, error="disk full"),
+    "503": replies(503),
+    "401": replies(401),
+    "403": replies(403),
+    "empty object": says(Reply(body=b"{}")),
+    "not json": says(Reply(body=b"<html>")),
+    "error of the infrastructure": replies(502, error="exit code 126: not executable"),
+}
+
+
+def shown(lab: Kit, device_id: str) -> DeviceView:
+    items = (item for view in lab.lab.views() for item in view.devices)
+    return next(item for item in items if item.device.id == device_id)
+
+
+def held_back(lab: Kit, device_id: str) -> bool:
+    return shown(lab, device_id).reason is DeviceReason.HELD_BACK
+
+
+async def _twenty_runs(lab: Kit) -> None:
+    ids = [await lab.run("a") for _ in range(20)]
+    rows = [await lab.final(execution_id) for execution_id in ids]
+    assert [row["status"] for row in rows] == ["completed"] * 20
+
+
+async def _mended(lab: Kit, bad: FakeHost) -> None:
+    """It works again without anybody's help, once its pause is over."""
+    bad.on("a", passes("well again"))
+    done = len(bad.actions)
+    await until(lambda: not held_back(lab, "bad:d1"))
+    row = await lab.done("a", host_id="bad")
+    assert (row["status"], row["host_id"]) == ("completed", "bad")
+    assert len(bad.actions) == done + 1
+    stored = "SELECT infra_errors, last_error, held_until FROM devices WHERE id = 'bad:d1'"
+    assert [tuple(row) for row in await lab.fetch(stored)] == [(0, None, None)]
+
+
+@pytest.mark.parametrize("bad_way", _BAD)
+async def test_a_host_that_fails_at_once_costs_nobody_a_result(
+    start_lab: StartLab, bad_way: str
+) -> None:
+    lab = await start_lab(device_pause=0.5)
+    bad, good = await lab.host("bad"), await lab.host("good")
+    bad.on("a", _BAD[bad_way])
+    good.on("a", slow())
+    await _twenty_runs(lab)
+    assert 3 <= len(bad.actions) <= 9, "three, and a trial after each pause"
+    last = shown(lab, "bad:d1")
+    changes = [event for event in lab.told if getattr(event, "reason", None) == "held_back"]
+    assert changes
+    assert last.reason_text is None or last.reason_text in {
+        row["error"] for row in await lab.fetch("SELECT error FROM execution_attempts")
+    }
+    await _mended(lab, bad)
+
+
+@pytest.mark.parametrize("idempotency", [True, False])
+async def test_a_host_that_closes_each_connection_costs_nobody_a_result(
+    start_lab: StartLab, idempotency: bool
+) -> None:
+    lab = await start_lab(device_pause=0.5, host_probe_interval=0.05)
+    bad, good = await lab.host("bad", idempotency=idempotency), await lab.host("good")
+    good.on("a", slow())
+    bad.loses = 10**9
+    await _twenty_runs(lab)
+    kinds = await lab.fetch("SELECT DISTINCT error_kind FROM execution_attempts")
+    assert {row["error_kind"] for row in kinds} <= {None, "host_lost"}
+    bad.loses = 0
+    await lab.is_now("bad", HostStatus.AVAILABLE)
+    await until(lambda: not held_back(lab, "bad:d1"))
+    row = await lab.done("a", host_id="bad")
+    assert row["status"] == "completed"
+
+
+async def test_a_retry_waits_for_the_busy_twin_of_the_device_that_failed(lab: Kit) -> None:
+    """Two devices of one host, one of them dead."""
+    host = await lab.host("h", "d1", "d2")
+    gate = Gate()
+    host.on("long", gate.held())
+    long = await lab.run("long")
+    await gate.reached()
+    dead = "d2" if (await lab.execution(long))["device_id"] == "h:d1" else "d1"
+
+    async def behave(host: FakeHost, action: Json) -> Reply:
+        if action["device_id"] == dead:
+            return Reply(502, b'{"error": "device offline"}')
+        return Reply()
+
+    host.on("a", behave)
+    retried = await lab.run("a")
+    await until(lambda: host.commands().count("a") == 1)
+    await until(lambda: lab.device(f"h:{dead}") is DeviceStatus.ONLINE)
+    await lab.lab._queue.sweep()
+    assert (await lab.execution(retried))["status"] == "queued"
+    gate.open()
+    row = await lab.final(retried)
+    assert (row["status"], row["attempt"]) == ("completed", 2)
+    assert row["device_id"] != f"h:{dead}"
+
+
+async def test_the_same_device_is_tried_again_after_a_back_off(start_lab: StartLab) -> None:
+    lab = await start_lab(retry_backoff=0.2, infra_retries=2)
+    host = await lab.host()
+    host.on("a", replies(500), replies(500), passes())
+    row = await lab.done("a")
+    assert (row["status"], row["attempt"]) == ("completed", 3)
+    first, second, third = (call.at for call in host.actions)
+    assert second - first >= 0.2
+    assert third - second >= 0.8
+
+
+async def test_where_it_failed_is_known_after_a_restart(start_lab: StartLab) -> None:
+    lab = await start_lab(retry_backoff=3600.0)
+    bad = await lab.host("bad")
+    bad.on("a", replies(500))
+    execution_id = await lab.run("a")
+    await until(lambda: lab.device("bad:d1") is DeviceStatus.ONLINE and bad.actions)
+    await lab.restart()
+    await lab.is_now("bad", HostStatus.AVAILABLE)
+    place = lab.lab.place(execution_id)
+    assert (place.wait.reason, place.wait.names) == ("backoff", ("bad:d1",))
+    good = await lab.host("good")
+    row = await lab.final(execution_id)
+    assert (row["status"], row["host_id"], len(bad.actions)) == ("completed", "good", 1)
+    assert len(good.actions) == 1
+
+
+async def test_a_device_stays_held_back_through_a_restart_and_a_registration(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(infra_retries=0, device_pause=3600.0)
+    host = await lab.host("h", "d1", "d2")
+    host.on("a", replies(500, error="no cable"))
+    for _ in range(3):
+        await lab.done("a", device_id="h:d1")
+    await until(lambda: held_back(lab, "h:d1"))
+    before = shown(lab, "h:d1")
+    assert before.reason_text is not None
+    assert "no cable" in before.reason_text
+    await lab.restart()
+    await lab.join(host)
+    await lab.is_now("h", HostStatus.AVAILABLE)
+    after = shown(lab, "h:d1")
+    assert (after.status, after.reason_text) == (DeviceStatus.OFFLINE, before.reason_text)
+    assert after.pause_s is not None
+    assert 0 < after.pause_s <= 3600
+    waits = await lab.run("b", device_id="h:d1")
+    place = lab.lab.place(waits)
+    assert (place.wait.reason, place.wait.names) == ("held_back", ("h:d1",))
+    await lab.lab.registry.forget_errors("h", "h:d1")
+    assert (await lab.final(waits))["status"] == "completed"
+
+
+async def test_a_host_says_that_all_its_devices_are_held_back_and_is_resumed(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(infra_retries=0, device_pause=3600.0)
+    host = await lab.host()
+    host.on("a", replies(500, error="disk full"))
+    for _ in range(3):
+        await lab.done("a")
+    await lab.is_now("h", HostStatus.SUSPECT)
+    view = lab.lab.views()[0]
+    assert view.reason is Reason.ERRORS
+    assert view.reason_text is not None
+    assert "h:d1" in view.reason_text
+    stored = """
+        SELECT h.reason, h.reason_until > now() + interval '59 minutes' AS host_waits,
+            d.reason_until > now() + interval '59 minutes' AS device_waits,
+            d.reason_text LIKE '%disk full%' AS says_why
+        FROM hosts h JOIN devices d ON d.host_id = h.id
+    """
+
+    async def is_stored() -> bool:
+        return [tuple(row) for row in await lab.fetch(stored)] == [("errors", True, True, True)]
+
+    await until(is_stored)
+    await lab.restart()
+    await until(lambda: lab.lab.views()[0].reason is Reason.ERRORS)
+    await lab.lab.registry.drain("h", on=False)
+    await lab.is_now("h", HostStatus.AVAILABLE)
+    await lab.restart()
+    await lab.is_now("h", HostStatus.AVAILABLE)
+
+
+async def test_two_bad_hosts_at_once_cost_nobody_a_result(start_lab: StartLab) -> None:
+    """Each has as many devices as there are attempts, and the good one is busy."""
+    lab = await start_lab(device_pause=0.5, infra_retries=2)
+    one, two = await lab.host("one", "d1", "d2", "d3"), await lab.host("two", "d1", "d2", "d3")
+    good = await lab.host("good")
+    one.on("a", replies(500))
+    two.on("a", says(Reply(body=b"{}")))
+    good.on("a", slow())
+    await _twenty_runs(lab)

@@ -1,0 +1,81 @@
+"""The calls of a host's actor to its host, each with its outcome instead of an error."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+import structlog
+
+from vpt.actors import effects as fx
+from vpt.actors import messages as m
+from vpt.actors.secrets import masked
+from vpt.actors.services import HostServices
+from vpt.actors.state import CONNECT_SHARE
+from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.model import Json
+from vpt.upkeep import count_failure
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
+
+
+async def acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
+    """Send a manual action with its secrets; return what came of it, without them."""
+    command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
+    try:
+        revealed = await services.secrets.reveal_action(command, connect)
+    except HostTroubleError as trouble:
+        return m.NoAnswer.of(trouble)
+    # Masked here, so that no secret waits in an inbox or reaches whoever asked.
+    call = call_of_action(effect, revealed.action)
+    return await masked(await sent(services, call), revealed.masker)
+
+
+async def sent(services: HostServices, call: Call) -> m.Outcome:
+    """Send a call; return what came of it."""
+    # Another server may have taken over, and send the same step: then this one must not.
+    if not services.may_act():
+        return m.NoAnswer(Trouble.HELD_BACK, "The server's claim on its database ran out.")
+    try:
+        return await services.dialect.send(call)
+    except HostTroubleError as trouble:
+        return m.NoAnswer.of(trouble)
+
+
+async def answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
+    """Return how long (s) a host took to answer; HostTroubleError when it missed the probe.
+
+    What this server could not send says nothing of the host, so it is sent `pause` seconds later.
+    """
+    held_back = False
+    while True:
+        began = perf_counter()
+        try:
+            await services.dialect.probe(probe.host, services.probe_timeout)
+        except HostTroubleError as trouble:
+            if trouble.trouble is not Trouble.HELD_BACK:
+                raise
+            count_failure("probe")
+            if not held_back:
+                log.warning("probe_held_back", host_id=probe.host.id, error=trouble.message)
+            held_back = True
+            await asyncio.sleep(pause)
+        else:
+            return perf_counter() - began
+
+
+def call_of_action(effect: fx.SendAction, action: Json) -> Call:
+    """Return the call of a manual action; it lasts longer than the host may act, to be answered."""
+    command = effect.command
+    return Call(
+        effect.host,
+        effect.device,
+        {**action, "device_model": effect.device.model},
+        command.key,
+        command.timeout_s + STOP_S,
+        command.timeout_s * CONNECT_SHARE,
+        command.timeout_s,
+        effect.lease_id,
+    )
