@@ -205,3 +205,14 @@ async def test_a_host_says_that_all_its_devices_are_held_back_and_is_resumed(
     await lab.is_now("h", HostStatus.AVAILABLE)
     await lab.restart()
     await lab.is_now("h", HostStatus.AVAILABLE)
+
+
+async def test_two_bad_hosts_at_once_cost_nobody_a_result(start_lab: StartLab) -> None:
+    """Each has as many devices as there are attempts, and the good one is busy."""
+    lab = await start_lab(device_pause=0.5, infra_retries=2)
+    one, two = await lab.host("one", "d1", "d2", "d3"), await lab.host("two", "d1", "d2", "d3")
+    good = await lab.host("good")
+    one.on("a", replies(500))
+    two.on("a", says(Reply(body=b"{}")))
+    good.on("a", slow())
+    await _twenty_runs(lab)

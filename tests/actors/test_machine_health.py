@@ -10,6 +10,7 @@ from vpt.actors import messages as m
 from vpt.actors.machine import health, wake
 from vpt.actors.state import Health, HostState, Lane
 from vpt.dialects.base import Trouble
+from vpt.errors import UnprocessableError
 from vpt.model import DeviceReason, DeviceStatus, DeviceView, HostStatus, Reason
 
 ERROR = trouble("HOST_ERROR")
@@ -112,6 +113,24 @@ def test_a_registration_does_not_clear_it() -> None:
     w = broken(one_step(), 3)
     w.tell(m.Register(1, host(), (device(1),))).up()
     assert shown(w).reason is DeviceReason.HELD_BACK
+
+
+def test_a_device_that_comes_and_goes_keeps_its_errors() -> None:
+    w = broken(one_step(devices=2), 3)
+    w.tell(m.Register(1, host(), (device(2),))).up()
+    assert w.state.view is not None
+    assert [item.device.id for item in w.state.view.devices] == ["h:d2"]
+    w.tell(m.RunAction(2, "h:d1", {}, 1, "k", "u"))
+    assert isinstance(w.replies[2], UnprocessableError)
+    w.tell(m.Register(3, host(), (device(1), device(2)))).up()
+    assert shown(w, 0).reason is DeviceReason.HELD_BACK
+    w.tell(m.Register(4, host(), (device(2),)), m.ForgetErrors(5, None)).up()
+    assert list(w.state.lanes) == ["h:d2"]
+
+
+def test_a_long_error_is_shown_in_part() -> None:
+    w = broken(one_step(), 3, m.NoAnswer(Trouble.HOST_ERROR, "x" * 100_000))
+    assert shown(w).reason_text == "x" * 500
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,11 @@ class Lane(Struct, frozen=True):
         """Return whether nobody has anything to do with the device."""
         return self.idle and self.lease is None
 
+    @property
+    def absent(self) -> bool:
+        """Return whether the device is gone, and only its errors are kept until it is back."""
+        return self.gone and self.empty
+
 
 class HostState(Struct, frozen=True):
     """All that a host's actor decides by."""
@@ -260,7 +265,8 @@ def host_status(state: HostState, devices: tuple[DeviceView, ...]) -> HostStatus
 
 def view_of(state: HostState) -> HostView:
     """Return the host as others see it: the same object while nothing visible changed."""
-    devices = tuple(device_view(state, lane) for lane in state.lanes.values())
+    lanes = (lane for lane in state.lanes.values() if not lane.absent)
+    devices = tuple(device_view(state, lane) for lane in lanes)
     reason, pause_s, text = _reason(state)
     view = HostView(state.host, host_status(state, devices), reason, devices, pause_s, text)
     return state.view if view == state.view and state.view is not None else view

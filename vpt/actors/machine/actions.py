@@ -60,7 +60,7 @@ def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptE
 
 def _named_lane(t: Transition, device_id: str | None) -> Lane | VptError:
     """Return the lane by vpt's id or by the host's own; no name will do for a single device."""
-    lanes = t.state.lanes
+    lanes = {name: lane for name, lane in t.state.lanes.items() if not lane.absent}
     if device_id is None:
         if len(lanes) == 1:
             return next(iter(lanes.values()))

@@ -19,6 +19,7 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import Health, Lane
+from vpt.bounds import LONGEST_REASON
 from vpt.model import ErrorKind, ExecutionStatus
 
 #: A device that fails so often in a row is held back.
@@ -50,7 +51,8 @@ def attempt_over(
         after = _CLEAR
     elif status is ExecutionStatus.ERROR and kind not in _NOT_ITS_OWN:
         errors = after.errors + 1
-        after = Health(errors, error, pause_of(t.state.limits.device_pause, errors))
+        pause = pause_of(t.state.limits.device_pause, errors)
+        after = Health(errors, None if error is None else error[:LONGEST_REASON], pause)
     if after == lane.health:
         return lane
     t.view_kept = False  # whether the device is in doubt shows

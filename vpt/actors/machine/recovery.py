@@ -112,13 +112,16 @@ def change_devices(t: Transition, command: m.ChangeDevices) -> None:
 
 
 def _change_devices(t: Transition, devices: tuple[Device, ...]) -> None:
-    """Keep a lane for each device, and for one no longer declared until nothing holds it."""
+    """Keep a lane for each device, and for one no longer declared until nothing holds it.
+
+    One that failed keeps its errors: it may come and go with its cable.
+    """
     lanes: dict[str, Lane] = {}
     for device in devices:
         lane = t.state.lanes.get(device.id)
         lanes[device.id] = replace(lane, device=device, gone=False) if lane else Lane(device)
     for device_id, lane in t.state.lanes.items():
-        if device_id not in lanes and not lane.empty:
+        if device_id not in lanes and not (lane.empty and not lane.health.errors):
             lanes[device_id] = replace(lane, gone=True)
     t.put_lanes(lanes)
 

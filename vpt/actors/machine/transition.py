@@ -46,7 +46,7 @@ class Transition:
         self.effects.extend(effects)
 
     def put(self, lane: Lane, **changes: Any) -> Lane:
-        """Store a changed lane and return it; one that is gone and empty is removed."""
+        """Store a changed lane and return it; one that is absent and had no errors is removed."""
         lane = replace(lane, **changes)
         if lane.wanted and not lane.actions:  # the run that waited for them may be sent again
             lane = replace(lane, wanted=False)
@@ -54,7 +54,7 @@ class Transition:
             self._lanes = dict(self.state.lanes)
             self.state = replace(self.state, lanes=self._lanes)
         self._lanes[lane.device.id] = lane
-        if lane.gone and lane.empty:
+        if lane.absent and not lane.health.errors:
             del self._lanes[lane.device.id]
         return lane
 
