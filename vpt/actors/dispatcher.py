@@ -304,13 +304,16 @@ class Dispatcher:
         return None if self._stands_still else self._free.first_for(request)
 
     def _place(self, group: QueueGroup) -> None:
-        """Offer the best free device to a group that failed on some, as long as one is taken."""
+        """Offer the best free device to a group that failed on some, as long as one is taken.
+
+        Another group may be before this one and have it: then the next one is offered.
+        """
         while group:
-            before = len(group)
             best = self._best_device(group.request)
-            if best is not None:
-                self._offer(*best)
-            if len(group) == before:
+            if best is None:
+                return
+            self._offer(*best)
+            if best[1].device.id not in self._taken:
                 return
 
     def _place_failed(self, old: HostView | None, new: HostView | None) -> None:

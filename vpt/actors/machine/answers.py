@@ -76,6 +76,9 @@ def step_answered(t: Transition, fact: m.StepAnswered) -> None:
     elif isinstance(fact.outcome, Answer):
         _answered(t, lane, run, fact.outcome, fact.duration_ms)
     else:
+        if fact.duration_ms > t.state.limits.probe_interval * 1000:
+            # The host had it at work: something in between may cut a long step ever so often.
+            run = replace(run, parks=0)
         _not_answered(t, lane, run, fact.outcome)
 
 
