@@ -103,7 +103,7 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
     share = 0.1 if options.tenth else 1.0
 
     def spread(count: int) -> list[float]:
-        slot = options.seconds / count
+        slot = options.seconds / max(count, 1)
         return [slot * (number + dice.random()) for number in range(count)]
 
     harms = [Harm(at, "kill server") for at in spread(max(1, round(options.seconds / 22)))]
@@ -117,7 +117,8 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
         low, high = PAUSE_OF_HOST[dice.choice(("short", "long"))]
         pause = dice.uniform(low, high) * (share if low > 1 else 1)
         harms.append(Harm(at, dice.choice(("kill host", "stop host")), pause))
-    for number, at in enumerate(spread(max(8, round(options.seconds / 3)))):
+    spoils = max(8, round(options.seconds / 3)) if options.scripted else 0
+    for number, at in enumerate(spread(spoils)):
         what = SPOILS[0] if number % 2 else SPOILS[1 + number // 2 % (len(SPOILS) - 1)]
         harms.append(Harm(at, what, max(0.7, dice.uniform(3, 12) * share)))
     return sorted(harms, key=lambda harm: harm.at)

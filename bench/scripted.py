@@ -304,7 +304,10 @@ class ScriptedHost:
             await asyncio.sleep(params["seconds"])
             return True
         process = await asyncio.create_subprocess_shell(
-            params["command"], cwd=self.folder, start_new_session=True
+            params["command"],
+            cwd=self.folder,
+            env={**os.environ, "ACTS": str(self.folder / "acts")},
+            start_new_session=True,
         )
         try:
             return await process.wait() == 0
