@@ -94,7 +94,6 @@ def test_what_is_not_its_own_doing_does_not_count() -> None:
     assert shown(w).status is DeviceStatus.ONLINE
     for number in range(3):
         w.run(f"c{number}").settle().tell(m.Cancel(f"c{number}")).answer(ERROR).settle()
-        w.ring("cancel:h:d1").settle()
     assert shown(w).status is DeviceStatus.ONLINE
 
 
