@@ -327,10 +327,7 @@ class DeviceSchema:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a host says of itself; `presences` are by its own names for its devices.
-
-    `host_url` and `instance_id` are None where the host does not say them.
-    """
+    """What a host says of itself; `presences` are by its own names for its devices."""
 
     stats: Json | None = None
     device_metrics: Json | None = None
@@ -343,8 +340,7 @@ class Heartbeat:
 class Registration:
     """A checked registration; `devices` has an implicit device when the host declared none.
 
-    `page_url` is the URL for browsers; the keys of `schemas` and `presences` are the global ids of
-    devices. `instance_id` is a random name of the host's installation, kept on its disk.
+    `page_url` is for browsers; the keys of `schemas` and `presences` are global ids of devices;
     `credential_until` is the end of a signed token, in seconds since the epoch, infinity for never.
     """
 

@@ -27,10 +27,11 @@ from vpt.dialects.base import CUT, MAX_TEXT, Trouble, clean
 from vpt.dialects.document import DocumentDialect
 from vpt.events import Events
 from vpt.masking import Masker
-from vpt.model import Answer, Json, Presence, Role
+from vpt.model import Answer, HostTrouble, Json, Presence, Role, TroubleKind
 from vpt.store.db import Database
 from vpt.web.app import make_app
 
+WRONG_SECRET = HostTrouble(TroubleKind.CREDENTIAL, "answers 401")
 PASSWORD, KEY = "hunter2-and-more", "kept-by-an-admin"
 PARAMETERS = {"password": {"secret": True}, "user": {}}
 STEPS = [
@@ -250,7 +251,7 @@ async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answ
             Presence(available=False, reason=said),
             Presence(available=False, reason=shown),
         )
-        refusal = NoAnswer(Trouble.HOST_REFUSED, "no", unauthorized=True, presence=told)
+        refusal = NoAnswer(Trouble.HOST_REFUSED, "no", WRONG_SECRET, presence=told)
         assert await masked(refusal, masker) == struct_replace(refusal, presence=wanted)
         answer = Answer(success=False, presence=told)
         assert await masked(answer, masker) == Answer(success=False, presence=wanted)

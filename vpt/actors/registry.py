@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from vpt.actors import messages as m
+from vpt.actors.declared import store_devices, store_properties, store_schemas
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.proofs import Proofs
 from vpt.actors.restore import Keys, away_of, device_of, host_of
@@ -33,8 +34,6 @@ from vpt.model import (
     Heartbeat,
     Host,
     HostStatus,
-    Json,
-    Presence,
     Registration,
 )
 from vpt.names import check_names
@@ -44,9 +43,6 @@ log = structlog.get_logger(__name__)
 
 #: A host that joined with a credential is not replaced by one that has a lower one.
 _RANK = {Credential.OPEN: 0, Credential.JOIN: 1, Credential.OWN: 2}
-#: Devices of a host that it declares no more; beyond these the oldest go, if nobody needs them.
-_MOST_WITHDRAWN = 1000
-_WITHDRAWN_BYTES = 2 * 2**20
 _JUST_NOW = "Another host registered under that name just now."
 
 
@@ -257,8 +253,8 @@ class Registry:
             await session.row(
                 "store_credential_until", id=host.id, until_s=registration.credential_until
             )
-            await _store_devices(session, registration)
-            await _store_schemas(session, registration)
+            await store_devices(session, registration)
+            await store_schemas(session, registration)
             # Only who was found at the URL takes it from another one.
             others = [] if identity is None else await _replace_others(session, host)
         return [other["id"] for other in others]
@@ -396,7 +392,7 @@ class Registry:
         self._supervisor.tell(host_id, m.HeartbeatSeen())
         if heartbeat.presences:
             self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
-            await _store_properties(self._db, host_id, heartbeat.presences)
+            await store_properties(self._db, host_id, heartbeat.presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
         if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
@@ -476,60 +472,3 @@ async def _has_other_secret(session: Session, row: Any) -> bool:
     """Return whether the host's secret was changed since its row was read; lock the row."""
     stored = await session.row("lock_host", id=row["id"])
     return stored is not None and stored["sealed_secret"] != row["sealed_secret"]
-
-
-async def _store_devices(session: Session, registration: Registration) -> None:
-    host_id = registration.host.id
-    rows = [
-        {
-            "id": device.id,
-            "host_id": host_id,
-            "local_id": device.local_id,
-            "name": device.name,
-            "model": device.model,
-            "capabilities": sorted(device.capabilities),
-            **_presence_row(registration.presences.get(device.id, Presence())),
-        }
-        for device in registration.devices
-    ]
-    await session.many("upsert_device", rows)
-    await session.row("withdraw_devices", host_id=host_id, kept=[row["id"] for row in rows])
-    kept = {"kept": _MOST_WITHDRAWN, "bytes": _WITHDRAWN_BYTES}
-    await session.row("drop_withdrawn", host_id=host_id, **kept)
-
-
-async def _store_properties(db: Database, host_id: str, presences: Mapping[str, Presence]) -> None:
-    """Store what a host says of its devices, where that is other than what is stored."""
-    # One row at a time: statements that lock several could meet those of the actors halfway.
-    told = {n: p.properties for n, p in presences.items() if p.properties is not None}
-    if not told:
-        return
-    named = {"host_id": host_id, "names": list(told), "properties": list(told.values())}
-    for row in await db.rows("changed_properties", **named):
-        await db.row("store_properties", id=row["id"], properties=told[row["name"]])
-
-
-def _presence_row(presence: Presence) -> Json:
-    return {"away": presence.away, "properties": presence.properties}
-
-
-async def _store_schemas(session: Session, registration: Registration) -> None:
-    """Store what its devices can do, each schema once.
-
-    Mostly the database has all of them: then the lock that adding needs, which lets one
-    registration at a time through, is not taken.
-    """
-    schemas = {schema.hash: schema.text for schema in registration.schemas.values()}
-    named: dict[str, Any] = {
-        "host_id": registration.host.id,
-        "device_ids": list(registration.schemas),
-        "hashes": [schema.hash for schema in registration.schemas.values()],
-    }
-    if not (await session.row("schemas_changed", **named))[0]:
-        return
-    await session.row("lock_schemas")
-    missing = await session.rows("missing_schemas", hashes=list(schemas))
-    rows = [{"hash": row["hash"], "schema": schemas[row["hash"]]} for row in missing]
-    await session.many("add_schema", rows)
-    await session.row("name_schemas", **named)
-    await session.row("drop_unused_schemas")
