@@ -304,16 +304,10 @@ class Dispatcher:
         return None if self._stands_still else self._free.first_for(request)
 
     def _place(self, group: QueueGroup) -> None:
-        """Offer the best free device to a group that failed on some, as long as one is taken.
-
-        Another group may be before this one and have it: then the next one is offered.
-        """
-        while group:
-            best = self._best_device(group.request)
-            if best is None:
-                return
+        """Offer the best free device to a group that failed on some, as long as one is taken."""
+        while group and (best := self._best_device(group.request)):
             self._offer(*best)
-            if best[1].device.id not in self._taken:
+            if best[1].device.id not in self._taken:  # others may be before this group and have it
                 return
 
     def _place_failed(self, old: HostView | None, new: HostView | None) -> None:
