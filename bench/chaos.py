@@ -30,6 +30,9 @@ import structlog
 from checks import Comparison, Records
 from listener import Listener
 from processes import DatabaseProcess, HostProcess, ServerProcess, mistakes, quiet_port
+from spoil import KINDS as SPOILS
+from spoil import Spoiler
+from truth import HostTruth
 from workload import KINDS, Workload
 
 from vpt import embedded
@@ -41,7 +44,11 @@ LAST_WORD = 60.0  # seconds for one more run on each device
 SAID = 5.0  # seconds between lines of progress
 SHOWN = 20  # differences that are printed
 PAUSE_OF_HOST = {"short": (0.2, 2.5), "long": (7.0, 16.0)}
-COUNTED = ("server kills", "server stops", "host kills", "host stops", "database restarts")
+PAUSE_OF_DEVICE = 5.0  # seconds, the first one; a tenth with --tenth
+COUNTED = (
+    *("server kills", "server stops", "host kills", "host stops", "database restarts"),
+    *SPOILS,
+)
 NONE_OF = (
     "lost",
     "started twice",
@@ -58,6 +65,11 @@ NONE_OF = (
     "wrong answers",
     "mistakes",
     "gap",
+    "device used twice",
+    "somebody else's verdict",
+    "not held back",
+    "used while away",
+    "needless error",
 )
 
 
@@ -71,6 +83,7 @@ class Options:
 
     seconds: float
     hosts: int
+    scripted: int
     executions: int
     seed: int
     tenth: bool
@@ -90,7 +103,7 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
     share = 0.1 if options.tenth else 1.0
 
     def spread(count: int) -> list[float]:
-        slot = options.seconds / count
+        slot = options.seconds / max(count, 1)
         return [slot * (number + dice.random()) for number in range(count)]
 
     harms = [Harm(at, "kill server") for at in spread(max(1, round(options.seconds / 22)))]
@@ -104,6 +117,10 @@ def plan(options: Options, dice: random.Random) -> list[Harm]:
         low, high = PAUSE_OF_HOST[dice.choice(("short", "long"))]
         pause = dice.uniform(low, high) * (share if low > 1 else 1)
         harms.append(Harm(at, dice.choice(("kill host", "stop host")), pause))
+    spoils = max(8, round(options.seconds / 3)) if options.scripted else 0
+    for number, at in enumerate(spread(spoils)):
+        what = SPOILS[0] if number % 2 else SPOILS[1 + number // 2 % (len(SPOILS) - 1)]
+        harms.append(Harm(at, what, max(0.7, dice.uniform(3, 12) * share)))
     return sorted(harms, key=lambda harm: harm.at)
 
 
@@ -138,7 +155,11 @@ class Chaos:
             await self._within(HELLO, self._server.ready.wait(), "the server does not start")
             for number in range(self.options.hosts):
                 await self._add_host(stack, number)
+            self._spoiler = self._make_spoiler()
+            stack.push_async_callback(self._spoiler.close)
+            await self._spoiler.start(self._server.ready)
             self._session = await stack.enter_async_context(self._client())
+            self._spoiler.watch_by(self._session)
             self._listener = Listener(self._server.url, self._token())
             stack.push_async_callback(self._listener.close)
             await self._listener.connect()
@@ -177,6 +198,13 @@ class Chaos:
 
     # ------------------------------------------------------------ what is started
 
+    def _make_spoiler(self) -> Spoiler:
+        return Spoiler(self.folder, self._server.url, self._join_token, self.options.scripted)
+
+    @property
+    def _pause(self) -> float:
+        return PAUSE_OF_DEVICE * (0.1 if self.options.tenth else 1.0)
+
     def _settings(self) -> dict[str, str]:
         share = 0.1 if self.options.tenth else 1.0
         return {
@@ -189,6 +217,7 @@ class Chaos:
             "HOST_PROBE_INTERVAL": str(1.0 * share),
             "HOST_PROBE_TIMEOUT": str(2.0 * (0.25 if self.options.tenth else 1)),
             "RUN_GRACE": str(4.0 * share),
+            "DEVICE_PAUSE": str(self._pause),
             "CANCEL_GRACE": str(6.0 * (0.25 if self.options.tenth else 1)),
         }
 
@@ -228,6 +257,7 @@ class Chaos:
             "cut hosts": self._cut_hosts,
             "kill host": self._kill_host,
             "stop host": self._stop_host,
+            **dict.fromkeys(SPOILS, self._spoil),
         }
         for harm in harms:
             await asyncio.sleep(max(0, self._began + harm.at - time.monotonic()))
@@ -289,6 +319,9 @@ class Chaos:
             await asyncio.sleep(harm.seconds)
             host.go_on()
 
+    async def _spoil(self, harm: Harm) -> None:
+        await self._spoiler.spoil(harm.what, harm.seconds, self._dice)
+
     @contextlib.asynccontextmanager
     async def _some_host(self) -> AsyncIterator[HostProcess]:
         while not (sound := [h for h in self._hosts if not h.harmed]):  # noqa: ASYNC110 (rare)
@@ -323,7 +356,8 @@ class Chaos:
 
     @property
     def _devices(self) -> list[str]:
-        return [f"{host.name}:{device}" for host in self._hosts for device in host.devices]
+        hosts = (*self._hosts, *self._spoiler.hosts)
+        return [f"{host.name}:{device}" for host in hosts for device in host.devices]
 
     async def _get(self, path: str) -> dict[str, Any]:
         """Send a request until it is answered."""
@@ -373,8 +407,9 @@ class Chaos:
 
     async def _compare(self) -> Comparison:
         records = await Records.read(self._postgres.dsn)
-        truth = Comparison(records, self._workload, self._hosts)
+        truth = Comparison(records, self._workload, (*self._hosts, *self._spoiler.hosts))
         truth.check(self._listener)
+        HostTruth(truth, records, self._spoiler, self._pause).check()
         for name in await self._not_online():
             truth.differ("stuck", f"device {name} is not online")
         for words in (*self._server.surprises, *filter(None, map(HostProcess.check, self._hosts))):
@@ -408,7 +443,7 @@ class Chaos:
 
     def report(self, truth: Comparison) -> None:
         """Print all counts and all differences."""
-        counts = self.counts + self._workload.counts + truth.counts
+        counts = self.counts + self._workload.counts + self._spoiler.counts + truth.counts
         counts["server starts"] = self._server.starts
         counts["connections"] = self._listener.connections
         for name in (*COUNTED, *NONE_OF):
@@ -447,6 +482,9 @@ def read_options() -> Options:
     )
     parser.add_argument("--seconds", type=float, default=120, help="how long things are broken")
     parser.add_argument("--hosts", type=int, default=20)
+    parser.add_argument(
+        "--scripted", type=int, default=5, help="further hosts, which answer badly or move"
+    )
     parser.add_argument("--executions", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1, help="what moments are drawn from")
     parser.add_argument("--tenth", action="store_true", help="a tenth of the intervals")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 from listener import FINAL, Listener, Progress
 from processes import HostProcess
+from scripted import ScriptedHost
 from workload import PlannedRun, Workload
 
 #: What breaking processes may cost a run; any other kind of error would be a mistake of ours.
-_PRICE = ("host_lost", "server_restarted")
+PRICE = ("host_lost", "server_restarted")
 
 
 @dataclass
@@ -26,7 +27,7 @@ class HostRecord:
     acts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by tag and step
 
 
-def read_journal(host: HostProcess) -> HostRecord:
+def read_journal(host: HostProcess | ScriptedHost) -> HostRecord:
     """Read the journal of all processes of a host, and the file with the effects of its steps."""
     journal = HostRecord()
     for segment in sorted((host.folder / "data" / "journal").glob("*.jsonl")):
@@ -79,7 +80,12 @@ class Records:
 class Comparison:
     """All checks; `differences` has a line for each violated guarantee."""
 
-    def __init__(self, records: Records, workload: Workload, hosts: list[HostProcess]) -> None:
+    def __init__(
+        self,
+        records: Records,
+        workload: Workload,
+        hosts: Sequence[HostProcess | ScriptedHost],
+    ) -> None:
         self.differences: list[str] = []
         self.counts: Counter[str] = Counter()
         self._records = records
@@ -158,7 +164,7 @@ class Comparison:
         status = row["status"]
         if status == "error":
             self.counts[f"error {row['error_kind']}"] += 1
-            return None if row["error_kind"] in _PRICE else "wrong error"
+            return None if row["error_kind"] in PRICE else "wrong error"
         if status == "cancelled":
             return None if order is not None and order.cancelled else "false cancelled"
         if status in FINAL and status != expected:

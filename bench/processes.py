@@ -193,9 +193,10 @@ class HostProcess:
         self.folder = folder / name
         self.folder.mkdir()
         self.harmed = False
-        self._settings = {"HOST_JOIN_TOKEN": token}
+        self._settings = {"HOST_JOIN_TOKEN": token, "ACTS": str(self.folder / "acts")}
         self._command = ("host", "--server", url, "--name", name, "--allow-shell")
         self._command += ("--data-dir", str(self.folder / "data"), "--heartbeat", "2")
+        self._command += ("--pass-env", "ACTS")
         self.log = self.folder / "host.log"
         self.devices = ("a", "b") if number % 3 == 0 else ("a",)
         for device in self.devices:

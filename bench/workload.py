@@ -1,7 +1,7 @@
 """The workload of chaos: test cases whose result is known, and the client that starts them.
 
-Every shell step leaves a line `tag step` in the file `acts` of its host's folder, so that the
-files tell what was really done, whatever journals and databases say.
+Every shell step leaves a line `tag step` in the file `acts` of its host's folder, which the host
+knows as ACTS, so that the files tell what was really done, whatever journals and databases say.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_SENT, _NO_ANSWER = 0, 1  # in the place of a status
 
 def _shell(step: int, then: str = "true", **more: Any) -> dict[str, Any]:
     """Return a step with an effect; it takes less time than hosts are frozen."""
-    params = {"command": f"echo ${{tag}} {step} >> acts; {then}", "timeout": 5}
+    params = {"command": f'echo ${{tag}} {step} >> "$ACTS"; {then}', "timeout": 5}
     return {"command": "execute_bash_command", "action_type": "desktop", "params": params, **more}
 
 
@@ -30,7 +30,7 @@ def _wait(seconds: float) -> dict[str, Any]:
     return {"command": "wait", "action_type": "desktop", "params": {"seconds": seconds}}
 
 
-_SECOND_TIME = 'test "$(grep -c "^${tag} 2$" acts)" -ge 2'
+_SECOND_TIME = 'test "$(grep -c "^${tag} 2$" "$ACTS")" -ge 2'
 
 #: By kind: what the hosts say in the end, and the test case.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -469,3 +469,15 @@ def test_the_back_off_grows_with_each_failure() -> None:
         *(0, 1, 4, 16),
         *(64, 64, 64),
     ]
+
+
+def test_what_rested_as_long_gets_each_device_that_is_free() -> None:
+    """One gets the device that the other would have had, which takes the next one."""
+    lab = Lab()
+    for name in ("one", "two"):
+        lab.dispatcher.announce(view(name))
+    lab.dispatcher.add(failed_on("one:d", "two:d", name="a", rest_until=5.0))
+    first = failed_on("two:d", "one:d", "one:d", name="b", rest_until=5.0)
+    lab.dispatcher.add(replace(first, priority=90))
+    lab.dispatcher.rested(5.0)
+    assert sorted(name for _, name in lab.sent) == ["a", "b"]

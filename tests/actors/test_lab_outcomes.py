@@ -87,7 +87,7 @@ async def test_what_a_stopped_step_printed_is_kept(start_lab: StartLab, by: str)
     assert await lab.released(execution_id)
 
 
-async def test_a_call_for_another_host_did_nothing_and_is_sent_again(lab: Kit) -> None:
+async def test_a_call_for_another_host_is_no_verdict_and_is_tried_again(lab: Kit) -> None:
     host = await lab.host(idempotency=False)  # one that knows a repeated key may tell it again
     outcomes = [replies(421, code="another_host", error="this is x"), passes()]
 
@@ -97,9 +97,9 @@ async def test_a_call_for_another_host_did_nothing_and_is_sent_again(lab: Kit) -
 
     host.on("a", behave)
     row = await lab.done("a")
-    assert (row["status"], row["attempt"]) == ("completed", 1)
+    assert (row["status"], row["attempt"]) == ("completed", 2)
+    assert await lab.kinds(row["id"]) == [("h", "host_lost"), ("h", None)]
     assert {call.headers["Vpt-Host"] for call in host.actions} == {"h"}
-    assert len({call.key for call in host.actions}) == 1
 
 
 async def test_a_person_sees_what_an_action_without_a_verdict_printed(lab: Kit) -> None:

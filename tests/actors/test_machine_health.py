@@ -94,7 +94,6 @@ def test_what_is_not_its_own_doing_does_not_count() -> None:
     assert shown(w).status is DeviceStatus.ONLINE
     for number in range(3):
         w.run(f"c{number}").settle().tell(m.Cancel(f"c{number}")).answer(ERROR).settle()
-        w.ring("cancel:h:d1").settle()
     assert shown(w).status is DeviceStatus.ONLINE
 
 
@@ -193,3 +192,15 @@ def test_a_host_that_breaks_each_connection_ends_the_attempt() -> None:
     w.settle()
     assert w.executions["e1"] == "queued", "to be tried elsewhere"
     assert w.state.lanes["h:d1"].health.errors == 1
+
+
+def test_a_long_step_whose_connection_is_cut_now_and_then_goes_on() -> None:
+    """As by a router that ends connections which are idle for some minutes."""
+    w = one_step().run().settle()
+    cut_after_ms = (LIMITS.probe_interval + 1) * 1000
+    for _ in range(20):
+        sent = w.forwards.pop("h:d1")
+        w.tell(m.StepAnswered("h:d1", sent.key, trouble("BROKEN"), cut_after_ms))
+        w.tell(m.ProbeDue()).probe(good=True)
+    w.answer(PASS).settle()
+    assert w.executions["e1"] == "completed"

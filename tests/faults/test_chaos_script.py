@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[2] / "bench" / "chaos.py"
-SMALL = ("--seconds", "5", "--hosts", "3", "--executions", "20", "--seed", "1", "--tenth")
+SMALL = (
+    *("--seconds", "5", "--hosts", "3", "--scripted", "2", "--executions", "30"),
+    *("--seed", "1", "--tenth"),
+)
 
 
 @pytest.mark.long
@@ -18,5 +21,5 @@ def test_chaos_in_small_loses_nothing_and_does_nothing_twice() -> None:
         [sys.executable, str(CHAOS), *SMALL], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for harm in ("server kills: 1", "database restarts: 1", "acted twice: 0"):
+    for harm in ("server kills: 1", "database restarts: 1", "acted twice: 0", "spoil host: 4"):
         assert harm in done.stdout, done.stdout

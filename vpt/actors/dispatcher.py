@@ -305,12 +305,9 @@ class Dispatcher:
 
     def _place(self, group: QueueGroup) -> None:
         """Offer the best free device to a group that failed on some, as long as one is taken."""
-        while group:
-            before = len(group)
-            best = self._best_device(group.request)
-            if best is not None:
-                self._offer(*best)
-            if len(group) == before:
+        while group and (best := self._best_device(group.request)):
+            self._offer(*best)
+            if best[1].device.id not in self._taken:  # others may be before this group and have it
                 return
 
     def _place_failed(self, old: HostView | None, new: HostView | None) -> None:

@@ -78,12 +78,13 @@ class DocumentDialect:
             return await self._post_again(call, data, error)
 
     async def _check_named(self, host: Host, limit: float) -> None:
-        """Raise HostTroubleError when somebody else answers at the URL of a host without a secret.
+        """Raise HostTroubleError when somebody else answers at a URL whose host says its name.
 
-        A secret tells the two apart; without one nothing else would. Where nobody answers it is
-        raised, too: another host may appear there before the call. Other troubles are the call's.
+        A secret would not tell the two apart: many hosts act for whoever calls. Where nobody
+        answers it is raised, too: another host may appear there before the call. Other troubles are
+        the call's.
         """
-        if not host.named or host.secret is not None:
+        if not host.named:
             return
         try:
             await self.probe(host, limit)

@@ -76,6 +76,9 @@ def step_answered(t: Transition, fact: m.StepAnswered) -> None:
     elif isinstance(fact.outcome, Answer):
         _answered(t, lane, run, fact.outcome, fact.duration_ms)
     else:
+        if fact.duration_ms > t.state.limits.probe_interval * 1000:
+            # The host had it at work: something in between may cut a long step ever so often.
+            run = replace(run, parks=0)
         _not_answered(t, lane, run, fact.outcome)
 
 
@@ -162,8 +165,7 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
     if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
         run = replace(run, phase=Phase.PARKED)
     if run.cancelled:
-        over = trouble in holds.DONE
-        answer, uncertain = outcome.answer, sent and not over
+        answer, uncertain = outcome.answer, sent and trouble is not Trouble.STOPPED
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=uncertain, answer=answer)
     elif resend and run.parks >= MOST_PARKS and trouble is not Trouble.HELD_BACK:
         error = f"{outcome.error} So it was {MOST_PARKS} times, though the host answers its probes."
@@ -188,8 +190,11 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
 
 
 def _words(t: Transition, outcome: m.NoAnswer) -> str:
-    """Return why there is no answer; with the host's name when that is why it is not reached."""
-    if outcome.reason is None:
+    """Return why there is no answer; with the host's name when that is why it is not reached.
+
+    A host that refuses says why in its own words.
+    """
+    if outcome.reason is None or outcome.trouble in holds.DONE:
         return outcome.error
     return f"{t.state.host.id}: {outcome.reason.text}"
 

@@ -74,13 +74,12 @@ def fail(
 ) -> None:
     """End the attempt as `error`, for a reason that is not the product's.
 
-    `same_again`: this device would answer the same, so only another one may try, and only once.
+    `same_again`: this device would answer the same, so only others may try.
     With `over` the host is known to be done with the step; `answer` is what it said of it.
     """
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
     retries = t.state.limits.infra_retries
-    retries = min(retries, 1) if same_again else retries
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and run.loaded.infra_failures < retries
     )

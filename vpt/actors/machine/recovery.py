@@ -157,7 +157,7 @@ def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
         return
     if run.late is not None:
         t.add(fx.AbortCall(lane.device.id))
-        ends.fail_late(t, lane, run, over=True)
+        ends.fail_late(t, lane, run, over=not same_process)
     elif can_tell(t, run):
         t.add(fx.AbortCall(lane.device.id), ends.no_step_alarm(lane))
         t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
