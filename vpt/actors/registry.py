@@ -92,12 +92,12 @@ class Registry:
         """
         self._check_open()
         host = registration.host
-        # One at a time: of two names that register one URL at once each would take it from the
-        # other.
+        row = await self._db.row("lab_host", id=host.id)
+        new = _as_called(registration, row, self._keys)
+        identity = await self._check_proofs(registration, row, new)
+        # One at a time: of two names that register one URL at once neither would find the other.
+        # Not the proof, which may wait for a host: whatever changes meanwhile, the store notices.
         async with self._url_locks.setdefault(host.url, asyncio.Lock()):
-            row = await self._db.row("lab_host", id=host.id)
-            new = _as_called(registration, row, self._keys)
-            identity = await self._check_proofs(registration, row, new)
             await self._register(registration, row, identity, peer)
 
     async def _register(
