@@ -69,13 +69,28 @@ class DocumentDialect:
         more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
         told = {name: value for name, value in more.items() if value is not None}
         data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
-        await self._check_named(call.host, call.connect)
         try:
-            return await self._post(call, data)
+            return await self._post_checked(call, data)
         except HostTroubleError as error:
             if error.trouble is not Trouble.BROKEN or not call.host.idempotency:
                 raise
             return await self._post_again(call, data, error)
+
+    async def _post_checked(self, call: Call, data: bytes) -> Answer:
+        """Send it over a kept connection, or else ask first who answers at the host's URL.
+
+        Over a kept connection answers the same process as before, so it need not be asked again.
+        """
+        if call.host.named and call.host.idempotency:
+            only_kept = http.ONLY_KEPT.set(True)
+            try:
+                return await self._post(call, data)
+            except http.NewConnectionError:
+                pass
+            finally:
+                http.ONLY_KEPT.reset(only_kept)
+        await self._check_named(call.host, call.connect)
+        return await self._post(call, data)
 
     async def _check_named(self, host: Host, limit: float) -> None:
         """Raise HostTroubleError when somebody else answers at a URL whose host says its name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
 
 import aiohttp
@@ -51,6 +52,23 @@ BROKE_OFF = "The host broke off its answer before the end."
 Made = TypeVar("Made")
 
 
+#: Set while a request may go out over a kept connection only.
+ONLY_KEPT: ContextVar[bool] = ContextVar("only_kept", default=False)
+
+
+class NewConnectionError(Exception):
+    """There was no kept connection, so nothing was sent."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes no connection for requests that are meant for a kept one."""
+
+    async def _create_connection(self, *args: Any) -> Any:
+        if ONLY_KEPT.get():
+            raise NewConnectionError
+        return await super()._create_connection(*args)
+
+
 def open_session(
     resolver: CheckedResolver, *, keep: bool, socket_factory: SocketFactoryType = checked_socket
 ) -> aiohttp.ClientSession:
@@ -59,7 +77,7 @@ def open_session(
     A kept connection may be closed by the host just when a request is sent over it, and nobody
     can tell whether that was read: so they are for hosts that know a repeated request.
     """
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
         limit=0,
         resolver=resolver,
         socket_factory=socket_factory,
