@@ -97,7 +97,7 @@ async def test_a_name_that_means_two_devices_since_before_is_refused_everywhere(
 async def test_withdrawn_devices_are_bounded_and_those_that_people_made_theirs_stay(
     lab: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vpt.actors.registry._MOST_WITHDRAWN", 3)
+    monkeypatch.setattr("vpt.actors.declared._MOST_WITHDRAWN", 3)
     host = await lab.host("a", "mine")
     await lab.fetch("UPDATE devices SET tags = '{lobby}'")
     for turn in range(4):
@@ -111,7 +111,7 @@ async def test_withdrawn_devices_are_bounded_and_those_that_people_made_theirs_s
 async def test_what_withdrawn_devices_can_do_is_bounded(
     lab: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vpt.actors.registry._WITHDRAWN_BYTES", 2500)
+    monkeypatch.setattr("vpt.actors.declared._WITHDRAWN_BYTES", 2500)
     host = await lab.host("a", "d0")
     for turn in range(1, 5):
         await lab.fetch("UPDATE devices SET capabilities = ARRAY[repeat('x', 1000)]")
@@ -156,7 +156,6 @@ async def test_a_registration_that_waits_for_its_proof_delays_nobody(lab: Kit) -
     await gate.reached()
     await registry.heartbeat("h", Heartbeat(), JOIN)
     await registry.devices_changed("h")
-    await lab.join(host)
     await lab.join(await lab.stranger("i", "e1"))
     assert (await lab.done("a"))["status"] == "completed"
     await registry.unregister("h", JOIN)

@@ -80,8 +80,9 @@ async def test_a_list_of_hosts_says_why_one_cannot_be_reached(operator: Client, 
     await server.close()
 
     async def told() -> bool:
-        listed = (await vpt("ls", "hosts")).out
-        return any(f"{word} (probes: connection refused)" in listed for word in ("suspect", "lost"))
+        cells = (await vpt("ls", "hosts")).out.rstrip("\n").split("\t")
+        down = cells[1] in ("suspect (probes)", "lost (probes)")
+        return down and cells[-2] == "connection refused"
 
     await until(told)
 

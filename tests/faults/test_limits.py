@@ -132,6 +132,7 @@ async def test_a_run_of_a_lost_host_is_final_within_the_bound_when_it_has_no_att
 ) -> None:
     acted = floor.folder / "lost.acted"
     async with reference_host(floor.one, floor.folder, "lost") as host:
+        await host_is(floor.session, "lost", "available")
         step = {**shell(f"echo one >> {acted}; sleep 20"), "timeout_s": 60}
         execution_id = await floor.run("desktop", step, timeout_s=60)
         await grown(acted, "one")
@@ -147,6 +148,7 @@ async def test_a_reference_host_keeps_what_was_printed_and_leaves_nothing_to_the
     floor: Floor,
 ) -> None:
     async with reference_host(floor.one, floor.folder, "tidy"):
+        await host_is(floor.session, "tidy", "available")
         slow = {**shell("echo so far > left; cat left; exec sleep 1000"), "timeout_s": 0.5}
         timed_out = await final(floor.session, await floor.run("desktop", slow, timeout_s=60))
         step = {**shell("echo so far; ls; no-such-tool"), "timeout_s": 60}
@@ -159,7 +161,7 @@ async def test_a_reference_host_keeps_what_was_printed_and_leaves_nothing_to_the
         cancelled = await final(floor.session, execution_id)
     ends = [(one["status"], one["error_kind"]) for one in (timed_out, missing, cancelled)]
     assert ends == [("error", "step_timeout"), ("error", "host_error"), ("cancelled", None)]
-    assert missing["error"] == "exit code 127: a program was not found"
+    assert missing["error"] == "tidy:desktop: exit code 127: a program was not found"
     outputs = [one["steps"][0]["output"] for one in (timed_out, missing, cancelled)]
     assert [output.splitlines()[0] for output in outputs] == ["so far"] * 3
     assert "left" not in missing["steps"][0]["output"]

@@ -202,8 +202,9 @@ async def test_no_garbage_gets_a_500(client: ClientFactory, host: FakeHost) -> N
         await storm.blow(method, template)
     let_in = {what for what, status in storm.statuses if status in {200, 201, 202, 204, 409}}
     assert len(let_in) > 30, storm.statuses
+    # Nobody answers at the field host's URL: its pings are told to register anew.
     assert {one for one in let_in if "/server/" in one} == {
-        *("POST /server/system/register", "POST /server/system/ping"),
+        "POST /server/system/register",
         *("POST /server/system/unregister", "POST /server/script/taskComplete"),
     }
     assert (await operator.get("/api/testcases")).status == 200

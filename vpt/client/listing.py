@@ -42,21 +42,13 @@ class _TimeColumn:
         return item.get(self.name)
 
 
-def _host_status(item: Json) -> str:
-    """Return the status, and in words why; an older server says neither text nor trouble."""
-    trouble = item.get("trouble") or {}
-    words = item.get("reason_text") or trouble.get("text")
-    why = ": ".join(filter(None, (item["reason"], words)))
-    return f"{item['status']} ({why})" if why else str(item["status"])
-
-
 def _host_why(item: Json) -> object:
     """Return why the host cannot be reached, or else why it gets no runs, in words."""
     trouble = item.get("trouble")  # servers before it do not send it
     return trouble["text"] if trouble else item.get("reason_text")
 
 
-def _device_status(item: Json) -> str:
+def _status(item: Json) -> str:
     return f"{item['status']} ({item['reason']})" if item.get("reason") else str(item["status"])
 
 
@@ -64,7 +56,7 @@ HOSTS = Listing(
     "/api/hosts",
     {
         "host": _field("id"),
-        "status": _host_status,
+        "status": _status,
         "devices": lambda item: len(item["devices"]),
         "last seen": _TimeColumn("last_seen"),
         "tags": lambda item: ", ".join(item["tags"]),
@@ -78,7 +70,7 @@ DEVICES = Listing(
         "device": _field("id"),
         "name": _field("name"),
         "model": _field("model"),
-        "status": _device_status,
+        "status": _status,
         "host": _field("host_id"),
         "why": lambda item: item.get("reason_text"),
         "until": _TimeColumn("reason_until"),

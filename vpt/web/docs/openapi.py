@@ -31,7 +31,12 @@ from vpt.errors import (
     VptError,
 )
 from vpt.model import Json, Role
-from vpt.bounds import LONGEST_ID
+from vpt.bounds import (
+    LONGEST_ID,
+    LONGEST_PROPERTY,
+    LONGEST_PROPERTY_NAME,
+    MOST_PROPERTIES,
+)
 from vpt.web.http.auth import Access, access_of
 from vpt.web.http.middlewares import REQUEST_ID
 from vpt.web.http.operations import (
@@ -46,6 +51,7 @@ from vpt.web.http.operations import (
 )
 from vpt.web.http.params import HIGHEST_NUMBER, Param
 from vpt.web.http.requests import SlowBodyError
+from vpt.web.schemas.fields import Properties
 from vpt.web.schemas.hosts import AskedToRegisterResponse
 from vpt.web.schemas.response import ErrorResponse, ErrorsResponse, ResponseSchema
 from vpt.web.schemas.steps import PARAMETER, STEP_FIELDS, Step
@@ -118,6 +124,17 @@ _PATH_SCHEMAS = {
     "secret_name": _SECRET_NAME,
 }
 _WORD = {"type": "string", "minLength": 1}
+_PROPERTIES: Json = {
+    "maxProperties": MOST_PROPERTIES,
+    "propertyNames": {"minLength": 1, "maxLength": LONGEST_PROPERTY_NAME},
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "string", "maxLength": LONGEST_PROPERTY},
+            {"type": "boolean"},
+            {"type": "number", "exclusiveMinimum": -1e15, "exclusiveMaximum": 1e15},
+        ]
+    },
+}
 _PATH_PARAMETERS = {
     "execution_id": "The id of the execution.",
     "attempt": "The number of the attempt, from 1.",
@@ -164,6 +181,8 @@ class _Converter(OpenAPIConverter):
     def field2property(self, field: f.Field[Any]) -> Json:
         """Describe the fields of a step that the server itself reads."""
         described: Json = super().field2property(field)
+        if isinstance(field, Properties):
+            described |= _PROPERTIES
         if isinstance(field, Step):
             described["description"] = (
                 "An action; all fields that are not listed here are for the host."
