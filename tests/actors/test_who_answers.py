@@ -182,6 +182,15 @@ async def test_a_step_reaches_nobody_else_though_no_probe_has_noticed_yet(
     assert kind(lab) is _ELSE
 
 
+async def test_over_a_kept_connection_no_step_asks_who_answers(start_lab: StartLab) -> None:
+    lab = await start_lab(host_probe_interval=3600.0)
+    host = await lab.host("h", named=True)
+    before = len(host.probes)
+    assert (await lab.done(*"abcdefghij"))["status"] == "completed"
+    # One where the connection of the last probe was closed by now.
+    assert len(host.probes) - before <= 1
+
+
 async def test_a_step_that_was_meant_for_another_host_goes_elsewhere(start_lab: StartLab) -> None:
     lab = await start_lab(infra_retries=1000)
     right, gate = await lab.host("right"), Gate()
