@@ -86,7 +86,7 @@ async def test_the_script_exits_with_0_1_2_3_and_4_and_publishes_the_report(
         if wanted < 2:
             xmlschema.validate(job.report, XSD)
     host.gate.clear()
-    code, said = await job.run("Good", "report.xml", wait=0.5)
+    code, said = await job.run("Good", "report.xml", wait=3)
     assert (code, "vpt logs" in said) == (3, True), said
     assert "It is not over" in job.report.read_text()
     assert (await job.run())[0] == 4

@@ -149,7 +149,7 @@ async def test_a_reference_host_keeps_what_was_printed_and_leaves_nothing_to_the
 ) -> None:
     async with reference_host(floor.one, floor.folder, "tidy"):
         await host_is(floor.session, "tidy", "available")
-        slow = {**shell("echo so far > left; cat left; exec sleep 1000"), "timeout_s": 0.5}
+        slow = {**shell("echo so far > left; cat left; exec sleep 1000"), "timeout_s": 3}
         timed_out = await final(floor.session, await floor.run("desktop", slow, timeout_s=60))
         step = {**shell("echo so far; ls; no-such-tool"), "timeout_s": 60}
         missing = await final(floor.session, await floor.run("desktop", step, timeout_s=60))
