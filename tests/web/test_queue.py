@@ -50,9 +50,8 @@ async def test_a_viewer_reads_why_where_and_how_long(
     host.gate.clear()
     more = [(await made(operator, path, {}))["execution_id"] for _ in range(4)]
     etas = [(await wait_of(viewer, one))["eta_s"] for one in more[1:]]
-    assert 0.05 < etas[0] < 30
-    assert etas[1] == pytest.approx(2 * etas[0], abs=0.2)
-    assert etas[2] == pytest.approx(3 * etas[0], abs=0.2)
+    # The rest of the run, and a whole one more for each that is before: tests/actors/test_eta.py.
+    assert 0.05 < etas[0] < etas[1] < etas[2] < 90
 
 
 async def test_of_another_test_the_same_device_model_tells_how_long(
