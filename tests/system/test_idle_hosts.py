@@ -48,7 +48,8 @@ async def test_two_hundred_idle_hosts_take_under_five_percent_of_a_core(
         share = seconds / (ended - began)
 
         probes = await _probes(reporter)
-        gaps = [later - earlier for moments in probes for earlier, later in pairwise(moments)]
+        # The first one of each proved its registration; the actor's own follow.
+        gaps = [later - earlier for moments in probes for earlier, later in pairwise(moments[1:])]
         assert len(gaps) >= HOSTS, "every host was probed at least twice"
         assert min(gaps) > INTERVAL * 0.8 - SLACK
         assert max(gaps) < INTERVAL * 1.2 + SLACK
