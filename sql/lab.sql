@@ -79,7 +79,7 @@ UPDATE hosts
 SET status = 'offline', reason = 'replaced', reason_text = $3, reason_until = NULL,
     trouble_kind = NULL, trouble_text = NULL, trouble_since = NULL
 WHERE host_url = $1 AND id <> $2 AND status <> 'offline'
-RETURNING id
+RETURNING id, credential
 
 -- lock_host(id)
 SELECT sealed_secret

@@ -9,6 +9,7 @@ from tests.actors.fake_host import FakeHost, Gate, Reply, replies, says, until
 from vpt.actors.machine import link
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, ReplacedError
 from vpt.model import Credential, Heartbeat, HostStatus, HostView, Reason, TroubleKind
+from vpt.store.tokens import make_token
 
 JOIN = Credential.JOIN
 ONE, OTHER = "instance-one", "instance-other"
@@ -102,6 +103,20 @@ async def test_of_hosts_that_say_no_name_the_newer_registration_is_the_host(lab:
     await lab.is_now("new", HostStatus.AVAILABLE)
     await until(lambda: lab.status("old") is HostStatus.OFFLINE)
     assert view(lab, "old").reason is Reason.REPLACED
+
+
+async def test_a_weaker_credential_takes_no_url_from_a_host_that_says_no_name(lab: Kit) -> None:
+    await make_token(lab.db, "old")
+    old, new = await lab.stranger("old"), await lab.stranger("new")
+    await lab.join(old, credential=Credential.OWN)
+    await lab.is_now("old", HostStatus.AVAILABLE)
+    new.port = old.port
+    with pytest.raises(ConflictError, match="old, which joined with a better credential"):
+        await lab.join(new)
+    assert lab.status("new") is None
+    old.named, old.name = True, "new"  # what answers there says that it is the other one
+    await lab.join(new)
+    await until(lambda: view(lab, "old").reason is Reason.REPLACED)
 
 
 async def test_of_two_names_at_one_url_since_before_only_the_newer_is_a_host(lab: Kit) -> None:

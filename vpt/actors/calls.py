@@ -28,8 +28,8 @@ async def acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
         revealed = await services.secrets.reveal_action(command, connect)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
-    # Masked here, so that no secret waits in an inbox or reaches whoever asked.
     call = call_of_action(effect, revealed.action)
+    # Masked here, so that no secret waits in an inbox or reaches whoever asked.
     return await masked(await sent(services, call), revealed.masker)
 
 

@@ -247,6 +247,8 @@ class Registry:
             await store_schemas(session, registration)
             # Only who was found at the URL takes it from another one.
             others = [] if identity is None else await _replace_others(session, host)
+            if identity is None or identity.host_name is None:
+                _check_credential(registration.credential, others)
         return [other["id"] for other in others]
 
     def _sealed(self, secret: str | None, row: Any) -> bytes | None:
@@ -369,6 +371,20 @@ def _is_named(host: Host, identity: Identity | None, row: Any) -> bool:
 async def _replace_others(session: Session, host: Host) -> list[Any]:
     words = _replaced_words(host.id)
     return await session.rows("replace_hosts", host_url=host.url, id=host.id, text=words)
+
+
+def _check_credential(credential: Credential, others: list[Any]) -> None:
+    """Refuse to take a URL from a host with a better credential, on the mere word of who registers.
+
+    What answers there and says that it is the other host needs no credential: it is there.
+    """
+    better = (one for one in others if _RANK[Credential(one["credential"])] > _RANK[credential])
+    first = next(better, None)
+    if first is not None:
+        raise ConflictError(
+            f"The URL belongs to {first['id']}, which joined with a better credential: let the host"
+            " say its name in its health, or delete the other one."
+        )
 
 
 def _log_move(old: Host, new: Host) -> None:
