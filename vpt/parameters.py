@@ -22,6 +22,7 @@ MOST_ADDED = 16 * 2**20
 _NAME = re.compile(r"\$\$\{|\$\{([^{}]+)\}")
 _ONLY = re.compile(r"\$\{([^{}]+)\}")
 _PREFIX = "secret:"
+SECRET = b"${secret:"  #: with which a reference to a named secret begins
 _REFERENCE = re.compile(r"(?<!\$)\$\{(secret:[^{}]+)\}")
 
 

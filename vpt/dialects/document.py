@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 
@@ -22,7 +21,7 @@ from vpt.dialects.base import (
     not_understood,
     presence_of,
 )
-from vpt.model import Answer, Device, Host, Json, TroubleKind
+from vpt.model import Answer, Device, Host, Json, Presence, TroubleKind
 from vpt.urls import CheckedResolver
 
 _JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
@@ -201,7 +200,7 @@ def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answe
     success = raw.get("success")
     if not isinstance(success, bool):
         raise not_understood(_no_success(success), presence)
-    return replace(_said(raw), success=success, presence=presence)
+    return _said(raw, success=success, presence=presence)
 
 
 def _no_success(success: Any) -> str:
@@ -221,6 +220,9 @@ def _raise_refusal(status: int, raw: Mapping[str, Any]) -> NoReturn:
         raise
 
 
-def _said(raw: Mapping[str, Any]) -> Answer:
-    """Return what a host said of a step, not counting as a success."""
-    return Answer(False, clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+def _said(
+    raw: Mapping[str, Any], *, success: bool = False, presence: Presence | None = None
+) -> Answer:
+    """Return what a host said of a step, not counting as a success unless told."""
+    output, error = clean(raw.get("output")), clean(raw.get("error"))
+    return Answer(success, output, error, raw=raw, presence=presence)

@@ -53,7 +53,7 @@ async def load_body(request: web.Request, schema: Schema, most: int | None = Non
     InvalidError (the schema's messages), TooLargeError (bytes, values), UnavailableError. Long
     bodies are read in a thread.
     """
-    return await read_as(request, partial(_load, schema), most)
+    return await read_as(request, partial(load, schema), most)
 
 
 async def read_as(
@@ -157,7 +157,8 @@ def _parse_any_text(body: bytes) -> Json:
     return value
 
 
-def _load(schema: Schema, body: Json) -> Any:
+def load(schema: Schema, body: Json) -> Any:
+    """Return the body as the schema loads it; raises InvalidError with the schema's messages."""
     try:
         return schema.load(body)
     except ValidationError as error:
