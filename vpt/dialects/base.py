@@ -186,6 +186,14 @@ def clean(said: Any) -> str | None:
     return text
 
 
+def shortened(text: str, most: int) -> str:
+    """Return at most `most` characters of a text; `…` says that there are more.
+
+    Secrets are masked later: by the sign the mask knows that a value may have been cut in two.
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def presence_of(raw: Mapping[str, Any]) -> Presence | None:
     """Return what an answer says of its device beside the outcome; None when that is nothing.
 
