@@ -268,7 +268,8 @@ async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:
 async def test_a_value_at_the_edge_of_a_shortened_reason_is_masked() -> None:
     with pytest.raises(HostTroubleError) as refused:
         raise_for_status(400, {"error": "x" * (LONGEST_WHY - 8) + PASSWORD})
-    refusal = await masked(NoAnswer(Trouble.HOST_REFUSED, refused.value.message), Masker([PASSWORD]))
+    said = NoAnswer(Trouble.HOST_REFUSED, refused.value.message)
+    refusal = await masked(said, Masker([PASSWORD]))
     assert isinstance(refusal, NoAnswer)
     assert refusal.error == f"The host refused it: {'x' * (LONGEST_WHY - 8)}***…"
 

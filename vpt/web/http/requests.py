@@ -86,6 +86,7 @@ async def _read(request: web.Request, most: int | None = None) -> bytes:
     _refuse_before_reading(request, limit)
     if request.content.is_eof():  # it arrived with the headers: nothing to wait for
         body = await request.read()
+        hold(request, len(body))
         _bounded(partial(bodies.check, body))
         return _of_size(body, limit)
     intake = bodies.Intake()
