@@ -58,6 +58,17 @@ def test_of_a_text_beyond_ascii_as_much_is_read_as_is_stored(shape: str) -> None
     assert len(text.encode()) > MAX_TEXT - 8
 
 
+def test_of_a_host_only_so_many_bytes_of_emoji_are_read() -> None:
+    smile = "\U0001f600"
+    texts = [f"{'x' * 3000}{smile}\\"] * 730 + [smile * 3000, "€" * 9000, f"\\{smile}"]
+    for ensure_ascii in (False, True):
+        text = json.dumps({"a": texts}, ensure_ascii=ensure_ascii).encode()
+        value = bodies.object_of_host(text)
+        assert value is not None
+        assert value["a"][:650] == texts[:650]
+        assert value["a"][730:] == [text.replace(smile, "\ufffd") for text in texts[730:]]
+
+
 @pytest.mark.parametrize("shape", ["wide text", "escapes", "quotes", "surrogates"])
 def test_of_a_long_text_the_beginning_is_kept(shape: str) -> None:
     intake = bodies.Intake(of_host=True)

@@ -30,9 +30,10 @@ LONGEST_PLAIN, LONGEST_TEXT = 12 * 2**20, 2 * 2**20
 #: Bytes of one string of a host that are kept when it has characters beyond ASCII as they are: what
 #: is stored of it is no longer, with `CUT`.
 LONGEST_WIDE = 2**20 - 15
-#: Bytes of a client's strings that have a character beyond U+FFFF, in all: Python keeps each
-#: character of such a string in four bytes.
-MOST_FOUR_BYTE = 2**20
+#: Bytes of the strings that have a character beyond U+FFFF, in all, of a client and of a host:
+#: Python keeps each character of such a string in four bytes. Of a client more is refused, in what
+#: else a host sends U+FFFD stands for those characters.
+MOST_FOUR_BYTE, MOST_FOUR_BYTE_OF_HOST = 2**20, 2 * 2**20
 #: Bytes of a host's text that are kept: in all, where it is not plain, and outside of strings.
 MOST_KEPT, MOST_WIDE, MOST_OUTSIDE = 16 * 2**20, 8 * 2**20, 4 * 2**20
 #: What stands, in JSON, in place of the rest of a string of a host.
@@ -50,6 +51,7 @@ _HIGH, _LOW = rb"\\u[dD][89abAB]" + _HEX, rb"\\u[dD][c-fC-F]" + _HEX
 _LONE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
 _HIGH_ONLY = re.compile(_HIGH)
 _FOUR_BYTE = re.compile(rb"[\xf0-\xf4]|%b" % _HIGH)
+_FOUR_BYTE_CHARACTER = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}|%b%b" % (_HIGH, _LOW))
 #: Escapes that would mislead the search for the ends of strings, with what stands for them
 #: meanwhile: bytes that JSON does not allow.
 _MISLEADING = ((rb"\\", b"\x00\x01"), (rb"\"", b"\x00\x02"))
@@ -105,10 +107,11 @@ class Intake:
             return
         if self._of_host and (rb"\ud" in masked or rb"\uD" in masked):
             masked = _LONE.sub(rb"\\ufffd", masked)
+        if self._of_host and self._four_byte_size > MOST_FOUR_BYTE_OF_HOST:
+            masked = _FOUR_BYTE_CHARACTER.sub("\ufffd".encode(), masked)
         parts = masked.split(b'"')
         self._count(parts)
-        if not self._of_host:
-            self._count_four_byte(masked, parts)
+        self._count_four_byte(masked, parts)
         if self._of_host and self._inside:
             masked = self._shortened(parts[0]) + masked[len(parts[0]) :]
         self._keep(masked)
@@ -135,7 +138,7 @@ class Intake:
                 earlier = self._run if number == 0 and not known else 0
                 self._four_byte_size += earlier + len(parts[number])
                 self._four_byte = number == len(parts) - 1
-        if self._four_byte_size > MOST_FOUR_BYTE:
+        if self._four_byte_size > MOST_FOUR_BYTE and not self._of_host:
             raise TooMuchError(f"{MOST_FOUR_BYTE // 2**20} MiB of text with emoji and the like")
 
     def _shortened(self, head: bytes) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.conftest import Client
-from tests.web.kit import got, refused, test_case
+from tests.web.kit import got, made, refused, test_case
 from vpt.actors.lab import Lab
 from vpt.bounds import LONGEST_BODY
 from vpt.config import Config
@@ -191,9 +191,10 @@ async def test_no_body_is_longer_than_the_bound_whatever_max_body_is(
 ) -> None:
     app = make_app(replace(config, max_body=64 * 2**20), db, lab, events)
     async with TestClient(TestServer(app), headers=operator.session.headers) as client:
-        for size, wanted in ((LONGEST_BODY, 404), (LONGEST_BODY + 1, 413)):
+        case = await made(client, "/api/testcases", test_case())
+        for size, wanted in ((LONGEST_BODY, 422), (LONGEST_BODY + 1, 413)):
             body = b'{"parameters":{}' + b" " * (size - 17) + b"}"
-            path = "/api/testcases/none/execute"
+            path = f"/api/testcases/{case['id']}/execute"
             told = await refused(client, "POST", path, data=io.BytesIO(body))
             assert told[0] == wanted
 
