@@ -16,9 +16,12 @@ from attack_report import Row
 from raw_http import BadAnswerError
 from shapes import HEAD, MIB, SHAPES, TAIL
 
+from vpt.connections import MOST_UNREAD
+
 #: Statuses with which a body may be answered: whatever it is, it is no error of the server (500),
 #: nobody is refused for their credential (401, 403), and an answer comes.
-ANSWERED = frozenset(("200", "201", "202", "400", "404", "408", "409", "413", "415", "422"))
+#: An action may be refused by its host (502).
+ANSWERED = frozenset(("200", "201", "202", "400", "404", "408", "409", "413", "415", "422", "502"))
 #: What may come of an action or a step on a host that answers badly.
 #: A step whose answer broke off is sent again for as long as the host may come back (`running`).
 FAILED = ANSWERED | {"423", "502", "503", "504", "completed", "failed", "running"}
@@ -136,7 +139,7 @@ async def bodies(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
 async def large(lab: AttackLab, _: Options) -> AsyncIterator[Attack]:
     """Send them to a server whose MAX_BODY lets them in."""
     for name, route in ROUTES.items():
-        for mib in (16, 63.9) if name in _LARGEST else (16,):
+        for mib in (7.9, 63.9) if name in _LARGEST else (7.9,):
             yield Attack(f"{name}, {mib} MiB let in", _body_job(lab, route, mib))
 
 
@@ -202,7 +205,7 @@ async def readers(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
     async def check(row: Row) -> None:
         ended = [e["count"] for e in lab.events(offset) if e["event"] == "answers_not_read"]
         row.notes.append(f"{sum(ended)} ended")
-        if sum(ended) < count and not options.small:
+        if sum(ended) < min(count, MOST_UNREAD // 2 // job["answer"]) and not options.small:
             row.broken.append("answers that are not read are kept")
 
     last = {**job, "name": "nothing", "drip": 0, "seconds": seconds}

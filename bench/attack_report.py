@@ -26,10 +26,12 @@ class Row:
     """What was measured of one attack, and what of it is beyond a limit."""
 
     name: str
-    worst: float = 0.0  # milliseconds
-    limit: float = 0.0
-    during: str = ""  # what was sent when somebody waited longest
-    machine: float = 0.0  # the worst of a server that nobody attacked
+    worst: float = 0.0  # milliseconds by the clock
+    blocked: float = 0.0  # the most milliseconds that the attacked process kept somebody waiting
+    limit: float = 0.0  # of `blocked`
+    late: bool = False  # it is beyond the limit
+    during: str = ""  # what was sent when it kept somebody waiting longest
+    machine: float = 0.0  # `blocked` of a server that nobody attacked
     growth: int = 0  # bytes, of the item that is nearest to its limit
     times: float = 0.0  # how many times the bytes of that item
     grower: str = ""
@@ -40,11 +42,13 @@ class Row:
 
 def add_times(row: Row, probed: Json, baseline: float, bystander: Json, *, small: bool) -> None:
     """Note how long the prober waited, against the limit of this run."""
-    row.worst, row.machine = probed["worst"], bystander["worst"]
+    row.worst, row.blocked = probed["worst"], probed["blocked"]
+    row.machine = bystander["blocked"]
     usual = max(baseline, row.machine)
     row.limit = SMALL_LIMIT_MS + SMALL_FACTOR * usual if small else LIMIT_MS + usual
-    if row.worst > row.limit:
-        row.broken.append(f"others waited {row.worst:.0f} ms, the limit is {row.limit:.0f} ms")
+    row.late = row.blocked > row.limit
+    if row.late:
+        row.broken.append(f"others waited {row.blocked:.0f} ms, the limit is {row.limit:.0f} ms")
     if probed["failed"]:
         row.broken.append(f"{len(probed['failed'])} probes failed: {probed['failed'][0]}")
 
@@ -71,8 +75,18 @@ def add_items(row: Row, items: Iterable[Json], at: float, may_come: frozenset[st
             row.broken.append(f"{item['name']}: answered {wrong}")
 
 
-TITLE = "| attack | worst ms | limit | machine | memory MiB | times its bytes | hosts | answers | |"
-RULE = "|---|---|---|---|---|---|---|---|---|"
+def each_line(item: Json) -> str:
+    """Return one thing that was sent, its time and memory, as a line."""
+    growth, seconds = item["growth"], item["ended"] - item["began"]
+    times = f"{growth / item['bytes']:.1f} times" if item["bytes"] else ""
+    return f"    {item['name']}: {seconds:.2f} s, {growth / MIB:.1f} MiB {times} {item['answers']}"
+
+
+TITLE = (
+    "| attack | blocked ms | limit | machine | by the clock | memory MiB | times its bytes | hosts"
+    " | answers | |"
+)
+RULE = "|---|---|---|---|---|---|---|---|---|---|"
 
 
 def line(row: Row, changed: Iterable[str]) -> str:
@@ -81,9 +95,10 @@ def line(row: Row, changed: Iterable[str]) -> str:
     hosts = ", ".join(changed) or "stayed"
     cells = [
         row.name,
-        f"{row.worst:.1f}" + (f" ({row.during})" if row.during else ""),
+        f"{row.blocked:.1f}" + (f" ({row.during})" if row.during else ""),
         f"{row.limit:.0f}",
         f"{row.machine:.1f}",
+        f"{row.worst:.1f}",
         f"{row.growth / MIB:.1f}" + (f" ({row.grower})" if row.grower else ""),
         f"{row.times:.1f}" if row.times else "",
         hosts,

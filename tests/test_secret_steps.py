@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpt import bodies
+from vpt.dialects.base import CUT
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import MASK, Masker
 from vpt.secret_steps import FilledSteps, fill, revealed
@@ -133,6 +135,13 @@ def test_each_line_of_a_value_is_masked_and_short_ones_are_not() -> None:
     assert masker.text("> first-line\n> ok\n> second-line") == f"> {MASK}\n> ok\n> {MASK}"
     assert masker.json({"first-line": ["x second-line", 1, None]}) == {MASK: [f"x {MASK}", 1, None]}
     assert not Masker()
+
+
+@pytest.mark.parametrize("sign", [CUT, bodies.CUT.decode(), "…", r"\u2026"])
+def test_before_each_sign_of_a_cut_the_rest_of_a_value_is_masked(sign: str) -> None:
+    masker, said = Masker(["a-long-secret"]), f"out: a-long-s{sign} then a-long-s"
+    assert masker.text(said) == f"out: {MASK}{sign} then a-long-s"
+    assert masker.json({said: [said]}) == {masker.text(said): [masker.text(said)]}
 
 
 def test_a_value_that_was_cut_is_masked_too() -> None:

@@ -174,16 +174,24 @@ def clean(said: Any) -> str | None:
     if said is None:
         return None
     text = said if isinstance(said, str) else as_text(said)
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + CUT
-    text = text.replace("\0", "\ufffd")
+    cut = len(text) > MAX_TEXT
+    text = (text[:MAX_TEXT] if cut else text).replace("\0", "\ufffd")
     if text.isascii():
-        return text
+        return text + CUT if cut else text
     text = _SURROGATE.sub("\ufffd", text)
     encoded = text.encode()
-    if len(encoded) > MAX_TEXT + len(CUT):
-        text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
-    return text
+    if not cut and len(encoded) <= MAX_TEXT + len(CUT):
+        return text
+    del text  # of four bytes a character: one copy fewer at a time
+    return encoded[:MAX_TEXT].decode(errors="ignore") + CUT
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most `most` characters of a text; `…` says that there are more.
+
+    Secrets are masked later: by the sign the mask knows that a value may have been cut in two.
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def presence_of(raw: Mapping[str, Any]) -> Presence | None:
