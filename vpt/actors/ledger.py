@@ -137,7 +137,8 @@ class Shared:
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
-        newest = {view.host.id: view for view in views}.values()
+        # In the order in which registrations lock them, or the two could deadlock.
+        newest = sorted({view.host.id: view for view in views}.values(), key=lambda v: v.host.id)
         devices = [item for view in newest for item in view.devices]
         await self.db.row(
             "store_statuses",
