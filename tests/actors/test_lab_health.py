@@ -220,3 +220,90 @@ async def test_two_bad_hosts_at_once_cost_nobody_a_result(start_lab: StartLab) -
     two.on("a", says(Reply(body=b"{}")))
     good.on("a", slow())
     await _twenty_runs(lab)
+
+
+# ---------------------------------------------------------------- more broken ones than retries
+
+
+def broken() -> list[Behaviour]:
+    """Return ways to fail at once: most of them a device's, one the whole host's."""
+    return [replies(500), says(Reply(body=b"{}")), replies(401), replies(503)]
+
+
+async def test_more_broken_hosts_than_retries_cost_nobody_a_result(start_lab: StartLab) -> None:
+    lab = await start_lab(infra_retries=1, device_pause=0.5)
+    for number, way in enumerate(broken()):
+        (await lab.host(f"bad{number}", "d1", "d2")).on("a", way)
+    good, gate = await lab.host("good"), Gate()
+    good.on("long", gate.held())
+    long = await lab.run("long", host_id="good")
+    await gate.reached()
+    ids = [await lab.run("a") for _ in range(5)]
+    gate.open()
+    for execution_id in (long, *ids):
+        assert (await lab.final(execution_id))["status"] == "completed"
+    for execution_id in ids:
+        tried = [row["device_id"] for row in await lab.attempts(execution_id)]
+        assert len(tried) == len(set(tried))
+
+
+async def test_without_a_good_device_each_is_tried_once_and_the_run_ends(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(infra_retries=1, device_pause=60.0)
+    for number, way in enumerate(broken()):
+        (await lab.host(f"bad{number}")).on("a", way)
+    row = await lab.done("a")
+    tried = [(attempt["device_id"], attempt["error"]) for attempt in await lab.attempts(row["id"])]
+    assert sorted(device_id for device_id, _ in tried) == [f"bad{n}:d1" for n in range(4)]
+    assert (row["status"], row["device_id"]) == ("error", tried[-1][0])
+    assert row["error"].startswith(tried[0][1])
+
+
+async def test_what_fits_and_is_not_there_is_not_waited_for(start_lab: StartLab) -> None:
+    lab = await start_lab(infra_retries=1)
+    for name in ("one", "two"):
+        (await lab.host(name)).on("a", replies(500))
+    await (await lab.host("gone")).vanish()
+    await lab.is_now("gone", HostStatus.LOST)
+    assert (await lab.done("a"))["attempt"] == 2
+
+
+async def test_what_may_go_on_elsewhere_only_waits_for_that(start_lab: StartLab) -> None:
+    """Also when it is lost meanwhile: the device that failed has had its retries."""
+    lab = await start_lab(infra_retries=1)
+    good, gate = await lab.host("good"), Gate()
+    good.on("long", gate.held())
+    await lab.run("long", host_id="good")
+    await gate.reached()
+    for name in ("one", "two"):
+        (await lab.host(name)).on("a", replies(500))
+    execution_id = await lab.run("a")
+
+    async def tried() -> bool:
+        row = await lab.execution(execution_id)
+        return bool(row["attempt"] == 2 and row["status"] == "queued")
+
+    await until(tried)
+    await good.vanish()
+    await lab.is_now("good", HostStatus.LOST)
+    await lab.lab._queue.sweep()
+    assert await tried()
+    await good.appear()
+    gate.open()
+    row = await lab.final(execution_id)
+    assert (row["status"], row["device_id"], row["attempt"]) == ("completed", "good:d1", 3)
+
+
+@pytest.mark.parametrize("did", ["a step before", "perhaps this one", "may not be tried again"])
+async def test_what_did_something_goes_not_from_one_device_to_the_next(
+    start_lab: StartLab, did: str
+) -> None:
+    lab = await start_lab(infra_retries=0 if did == "may not be tried again" else 1)
+    for number in range(4):
+        host = await lab.host(f"bad{number}", idempotency=False)
+        host.on("a", replies(500))
+        host.loses = 10**9 if did == "perhaps this one" else 0
+    steps = ("first", "a") if did == "a step before" else ("a",)
+    row = await lab.done(*steps)
+    assert (row["status"], row["attempt"]) == ("error", min(2, lab.config.infra_retries + 1))

@@ -208,7 +208,11 @@ class Config:
         heading="Executions",
     )
     infra_retries: int = _setting(
-        v.whole(0), 2, "More attempts after an infrastructure error.", public=True
+        v.whole(0),
+        2,
+        "More attempts after an infrastructure error. What did nothing where it failed may go on to"
+        " each device that fits and was not tried yet.",
+        public=True,
     )
     retry_backoff: float = _setting(
         v.SECONDS_OR_0,
