@@ -241,6 +241,15 @@ async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> Non
     assert answer == Answer(success=False, output=refusal.error, error=refusal.error)
 
 
+async def test_what_a_step_printed_before_its_host_failed_is_masked() -> None:
+    raw = {"output": f"with {PASSWORD}", "error": PASSWORD, "list": [PASSWORD], PASSWORD: 1}
+    said = Answer(success=False, output=f"with {PASSWORD}", error=PASSWORD, raw=raw)
+    shown = {"output": "with ***", "error": "***", "list": ["***"], "***": 1}
+    refusal = await masked(NoAnswer(Trouble.HOST_ERROR, "no", answer=said), Masker([PASSWORD]))
+    wanted = Answer(success=False, output="with ***", error="***", raw=shown)
+    assert refusal == NoAnswer(Trouble.HOST_ERROR, "no", answer=wanted)
+
+
 async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answer_stays() -> None:
     masker, long = Masker([PASSWORD]), "x" * (LONGEST_REASON - 4)
     for said, shown in (

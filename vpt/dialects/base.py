@@ -112,9 +112,13 @@ def _raise_somebody_else(words: str) -> NoReturn:
     raise HostTroubleError(Trouble.SOMEBODY_ELSE, words, reason=reason)
 
 
-def not_understood(message: str, presence: Presence | None = None) -> HostTroubleError:
+def not_understood(
+    message: str, presence: Presence | None = None, reason: HostTrouble | None = None
+) -> HostTroubleError:
     """Return the trouble of an answer that came and cannot be understood."""
-    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True, presence=presence)
+    return HostTroubleError(
+        Trouble.HOST_ERROR, message, same_again=True, presence=presence, reason=reason
+    )
 
 
 class Call(Struct, frozen=True):

@@ -132,13 +132,14 @@ def _raise_trouble(error: BaseException) -> None:
     if isinstance(error, TimeoutError):
         raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
     if isinstance(error, aiohttp.ClientPayloadError):
-        raise HostTroubleError(Trouble.BROKEN, BROKE_OFF) from error
+        raise HostTroubleError(Trouble.BROKEN, BROKE_OFF, reason=reason_of(error)) from error
     if isinstance(error, _BROKEN):
         raise _trouble(Trouble.BROKEN, reason_of(error)) from error
     if isinstance(error, aiohttp.ClientResponseError):
         # What follows the colon is the host's: it may hold secrets, of which it may be a part.
         why = error.message.partition(":")[0]
-        raise not_understood(f"The host answered with a head that is not HTTP: {why}.") from error
+        message = f"The host answered with a head that is not HTTP: {why}."
+        raise not_understood(message, reason=reason_of(error)) from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
         raise _trouble(Trouble.HOST_ERROR, reason_of(error)) from error
 
