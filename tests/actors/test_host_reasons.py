@@ -110,7 +110,7 @@ async def test_what_breaks_off_or_is_no_http(
         assert await why(dialect, f"http://127.0.0.1:{port}") == (kind, words)
 
 
-KEY = ConnectionKey("h", 80, False, True, None, None, None)  # noqa: FBT003 (aiohttp's fields)
+KEY = ConnectionKey("h", 80, False, True, None, None, None)
 
 
 @pytest.mark.parametrize(
