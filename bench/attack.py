@@ -20,10 +20,10 @@ from raw_http import BadAnswerError
 
 from vpt import embedded
 
-BASELINE_S, SMALL_BASELINE_S = 5.0, 0.5
+BASELINE_S, SMALL_BASELINE_S = 3.0, 0.5
 #: How often an attack is tried while others wait too long: a machine has other things to do.
 TRIES = 3
-SECONDS, SMALL_SECONDS = 8.0, 1.0
+SECONDS, SMALL_SECONDS = 3.0, 1.0
 #: Seconds between probes of hosts: short, so that many fall into an attack.
 _PROBES, _SMALL_PROBES = 0.5, 2.0
 _TROUBLES = (

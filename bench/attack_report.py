@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpt.bodies import MOST_VALUES
+
 MIB = 2**20
 Json = dict[str, Any]
 #: Milliseconds for which nobody else may wait longer because of an attack.
@@ -17,8 +19,9 @@ SMALL_LIMIT_MS, SMALL_FACTOR = 1000.0, 5.0
 MOST_TIMES = 4
 #: and by what each connection costs (its objects and buffers),
 OF_CONNECTION = 64 * 1024
-#: and by what a server of any load takes: pools of the allocator, the log, the database's buffers.
-ALLOWANCE = 24 * MIB
+#: and by what the most values of one body take, in however few bytes they are written: 120 bytes
+#: for each (an empty object is 64, its entry in a list 8, a name and its entry in an object 75).
+ALLOWANCE = 120 * MOST_VALUES
 
 
 @dataclass(slots=True)

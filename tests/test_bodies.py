@@ -123,6 +123,21 @@ def test_small_texts_are_parsed_at_once_and_long_ones_beside_the_loop() -> None:
     assert bodies.is_long(b"," * (bodies.MANY + 1))
 
 
+@pytest.mark.parametrize(
+    ("value", "heavy"),
+    [
+        ({"command": "press_key", "params": {"keys": ["a"] * 100}}, False),
+        ({"params": {"a": "x" * 300_000}}, True),
+        ({"params": {"x" * 300_000: 1}}, True),
+        ({"params": [{"a": ["x" * 1000] * 100}] * 3}, True),
+        ({"params": [[["a", 1, None]] * 20] * 20}, True),
+        ("x", False),
+    ],
+)
+def test_what_is_heavy_is_written_beside_the_loop(value: object, heavy: bool) -> None:
+    assert bodies.is_heavy(value) is heavy
+
+
 @pytest.mark.parametrize("raw", [b"\x00\x01", b"\x00\x02", b"\x00"])
 @pytest.mark.parametrize("of_host", [False, True])
 def test_a_text_that_is_no_json_does_not_become_json(raw: bytes, of_host: bool) -> None:

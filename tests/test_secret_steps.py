@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpt import bodies
+from vpt import bodies, parameters
 from vpt.dialects.base import CUT
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import MASK, Masker
@@ -62,6 +64,18 @@ def test_steps_without_secrets_are_stored_as_ever() -> None:
     filled = fill([{"x": "${n}"}], {"n": 5, "password": "unused-one"}, PASSWORD)
     assert (filled.steps, filled.secret, dict(filled.values)) == (({"x": 5},), None, {})
     assert filled.parameters == {"n": 5, "password": MASK}
+
+
+@given(
+    st.lists(st.sampled_from(["${secret:", "a", "}", "$", "{", "${secret:b}", "${c}", "x" * 1000]))
+)
+def test_references_are_those_that_the_expression_finds(parts: list[str]) -> None:
+    text = "".join(parts)
+    found = re.findall(r"(?<!\$)\$\{(secret:[^{}]{1,980})\}", text)
+    assert parameters.reference_counts([{"a": text}]) == Counter(found)
+    assert parameters.with_references(text, lambda name: f"<{name}>") == re.sub(
+        r"(?<!\$)\$\{(secret:[^{}]{1,980})\}", r"<\1>", text
+    )
 
 
 def test_a_secret_that_is_gone_is_named() -> None:

@@ -39,6 +39,7 @@ MOST_KEPT, MOST_WIDE, MOST_OUTSIDE = 16 * 2**20, 8 * 2**20, 4 * 2**20
 #: What stands, in JSON, in place of the rest of a string of a host.
 CUT = rb"\n[cut at 1 MiB]"
 
+_HEAVY = 256 * 1024  # characters of texts
 _PACKED = ("gzip", "x-gzip", "deflate")
 _GZIP = 16 + zlib.MAX_WBITS
 _TELLING = 4  # bytes of a text that tell its encoding
@@ -336,6 +337,29 @@ def _taken_in(intake: Intake, text: bytes) -> bytes:
 async def beside_loop(text: bytes, work: Callable[[], Made]) -> Made:
     """Return what `work` makes of the text, in the thread when the text is long."""
     return await in_thread(work) if is_long(text) else work()
+
+
+def is_heavy(value: Any) -> bool:
+    """Return whether writing a JSON value could hold up the event loop: it is long, or has much."""
+    values, size, rest = 0, 0, [value]
+    while rest and size <= _HEAVY:
+        one = rest.pop()
+        if isinstance(one, dict):
+            size += sum(map(len, one))
+            one = list(one.values())
+        if isinstance(one, list):
+            values += len(one)
+            if values > MANY:
+                return True
+            rest += one
+        elif isinstance(one, str):
+            size += len(one)
+    return size > _HEAVY
+
+
+async def written(value: Any) -> bytes:
+    """Return a value as JSON, written in the thread when it is heavy."""
+    return await in_thread(lambda: orjson.dumps(value)) if is_heavy(value) else orjson.dumps(value)
 
 
 async def in_thread(work: Callable[[], Made]) -> Made:

@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from vpt import bodies
 from vpt.dialects import http
 from vpt.dialects.base import (
     Call,
@@ -67,7 +68,8 @@ class DocumentDialect:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
         more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
         told = {name: value for name, value in more.items() if value is not None}
-        data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
+        body = {**call.body, "device_id": call.device.local_id, **told}
+        data = await bodies.written(body)
         try:
             return await self._post_checked(call, data)
         except HostTroubleError as error:
