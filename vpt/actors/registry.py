@@ -34,6 +34,7 @@ from vpt.model import (
     Heartbeat,
     Host,
     HostStatus,
+    Presence,
     Registration,
 )
 from vpt.names import check_names
@@ -80,6 +81,8 @@ class Registry:
         self._seen: set[str] = set()
         self._stored = StoredHosts(db, supervisor, keys)
         self._unsent: set[tuple[str, _Send]] = set()
+        #: What heartbeats say of devices while their host's registration is under way.
+        self._said_meanwhile: dict[str, dict[str, Presence]] = {}
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -92,13 +95,21 @@ class Registry:
         """
         self._check_open()
         host = registration.host
-        row = await self._db.row("lab_host", id=host.id)
-        new = _as_called(registration, row, self._keys)
-        identity = await self._check_proofs(registration, row, new)
-        # One at a time: of two names that register one URL at once neither would find the other.
-        # Not the proof, which may wait for a host: whatever changes meanwhile, the store notices.
-        async with self._url_locks.setdefault(host.url, asyncio.Lock()):
-            await self._register(registration, row, identity, peer)
+        said = self._said_meanwhile[host.id] = {}
+        try:
+            row = await self._db.row("lab_host", id=host.id)
+            new = _as_called(registration, row, self._keys)
+            identity = await self._check_proofs(registration, row, new)
+            # One at a time: of two names that register one URL at once neither would find the
+            # other. Not the proof, which may wait for a host: whatever changes meanwhile, the
+            # store notices.
+            async with self._url_locks.setdefault(host.url, asyncio.Lock()):
+                await self._register(registration, row, identity, peer)
+        finally:
+            if self._said_meanwhile.get(host.id) is said:
+                del self._said_meanwhile[host.id]
+        if said:  # a heartbeat that came meanwhile was sent later, so its word is the newer one
+            self._supervisor.tell(host.id, m.DevicesReported(said))
 
     async def _register(
         self, registration: Registration, row: Any, identity: Identity | None, peer: str
@@ -317,6 +328,7 @@ class Registry:
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
         if heartbeat.presences:
+            self._said_meanwhile.get(host_id, {}).update(heartbeat.presences)
             self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
             await store_properties(self._db, host_id, heartbeat.presences)
         if heartbeat.stats or heartbeat.device_metrics:
