@@ -23,8 +23,9 @@ from vpt.connections import MOST_UNREAD
 #: An action may be refused by its host (502).
 ANSWERED = frozenset(("200", "201", "202", "400", "404", "408", "409", "413", "415", "422", "502"))
 #: What may come of an action or a step on a host that answers badly.
-#: A step whose answer broke off is sent again for as long as the host may come back (`running`).
-FAILED = ANSWERED | {"423", "502", "503", "504", "completed", "failed", "running"}
+#: A step whose answer broke off is sent again for as long as the host may come back (`running`); a
+#: run waits for a host that answers 401 (`queued`).
+FAILED = ANSWERED | {"423", "503", "504", "completed", "failed", "running", "queued"}
 FAILED |= {f"error {kind}" for kind in ("host_error", "host_refused", "host_lost", "timeout")}
 #: Routes that read a body: name, path, who asks, and what is around the shape.
 ROUTES: Mapping[str, tuple[str, str, str, str]] = {
