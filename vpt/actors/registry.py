@@ -91,7 +91,9 @@ class Registry:
         prove a new URL or secret; and when a name would mean two devices.
         """
         self._check_open()
-        host = registration.host
+        host, presences = registration.host, registration.presences
+        presences = await self._supervisor.masked_presences(host.id, presences)
+        registration = replace(registration, presences=presences)
         row = await self._db.row("lab_host", id=host.id)
         new = _as_called(registration, row, self._keys)
         identity = await self._check_proofs(registration, row, new)
@@ -316,9 +318,10 @@ class Registry:
         self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
-        if heartbeat.presences:
-            self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
-            await store_properties(self._db, host_id, heartbeat.presences)
+        presences = await self._supervisor.masked_presences(host_id, heartbeat.presences)
+        if presences:
+            self._supervisor.tell(host_id, m.DevicesReported(presences))
+            await store_properties(self._db, host_id, presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
         if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
