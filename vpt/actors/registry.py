@@ -173,7 +173,7 @@ class Registry:
         if _RANK[credential] < _RANK[Credential(row["credential"])]:
             raise ConflictError("The host joined with a better credential.")
         sealed = row["sealed_secret"]
-        if sealed and self._keys.sealer.open(sealed) is None:
+        if sealed and not self._keys.sealer.can_open(bytes(sealed)):
             # SECRET_KEY changed: only the host itself can send its secret again.
             raise NotRegisteredError
         return row
@@ -324,10 +324,15 @@ class Registry:
             await store_properties(self._db, host_id, presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
-        if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
-            host_of(row, self._keys), heartbeat.host_url
-        ):
+        if self._supervisor.must_register(host_id) or await self._has_moved(row, heartbeat):
             raise NotRegisteredError
+
+    async def _has_moved(self, row: Any, heartbeat: Heartbeat) -> bool:
+        said = (heartbeat.host_url or "").rstrip("/")
+        # Most hosts are where they were: only of another one the sealed secret is opened.
+        if said in ("", row["host_url"]):
+            return False
+        return await self._proofs.has_moved(host_of(row, self._keys), said)
 
     def probed(self, host_id: str, ms: float | None) -> None:
         """Note how long (ms) a host took to answer a probe, None when it did not."""
