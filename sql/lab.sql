@@ -200,7 +200,7 @@ FROM device_schemas
 
 -- add_schema(hash, schema)
 INSERT INTO device_schemas (hash, schema)
-VALUES ($1, $2::text::jsonb)
+VALUES ($1, $2)
 ON CONFLICT DO NOTHING
 
 -- name_schemas(host_id, device_ids, hashes)

@@ -2,7 +2,8 @@
 
 A value is found as it is and in the forms in which programs print it: escaped in JSON or a URL,
 in base64, in HTML, and line by line. A short value would be found in innocent text, so there is
-none.
+none. Texts are shortened before they are masked, so what stands before the sign of a cut may end
+with the beginning of a value, which is masked, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -19,6 +21,9 @@ SHORTEST_SECRET, LONGEST_SECRET = 6, 4096
 #: Named secrets and secret parameters of one run: masking reads a text once for each form of each.
 MOST_SECRETS = 50
 _LINES = 64  # of a value that are masked one by one
+#: What stands where a text was shortened, as it is and inside JSON: `CUT` and `shortened` of
+#: vpt/dialects/base.py.
+_CUTS = re.compile(r"((?:\n|\\n)\[cut at 1 MiB\]|…|\\u2026)")
 _GROUP = 3  # bytes that base64 writes as four characters
 
 
@@ -41,10 +46,13 @@ class Masker:
     __hash__ = None  # type: ignore[assignment]
 
     def text(self, text: str) -> str:
-        """Return the text with `***` in place of each value."""
+        """Return the text with `***` in place of each value, and of what is left of one cut."""
+        if not self._forms:
+            return text
         for form in self._forms:
             text = text.replace(form, MASK)
-        return text
+        *heads, last = _CUTS.split(text)  # text and sign in turn
+        return "".join([*(self.cut_end(head) for head in heads), last])
 
     def cut_end(self, text: str) -> str:
         """Return the beginning of a text without the part of a value that it may end with."""

@@ -8,7 +8,16 @@ import pytest
 
 from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import Behaviour, FakeHost, Gate, Reply, passes, replies, says, until
-from vpt.model import DeviceReason, DeviceStatus, DeviceView, HostStatus, Json, Reason
+from vpt.model import (
+    DeviceReason,
+    DeviceStatus,
+    DeviceView,
+    Event,
+    HostChanged,
+    HostStatus,
+    Json,
+    Reason,
+)
 
 
 def slow() -> Behaviour:
@@ -31,6 +40,34 @@ _BAD = {
     "error of the infrastructure": replies(502, error="exit code 126: not executable"),
 }
 
+#: Further ways, and what is said of each.
+_BAD_TOO = {
+    "404": (replies(404), "answered 404"),
+    "429": (replies(429), "answered 429"),
+    "redirect": (replies(302, headers={"Location": "http://elsewhere.invalid/"}), "answered 302"),
+    "nothing": (says(Reply(body=b"")), "answered nothing, not a JSON object"),
+    "no content": (says(Reply(204, b"")), "answered nothing, not a JSON object"),
+    "a page": (says(Reply(body=b"<html>Welcome</html>")), "answered HTML or XML"),
+    "an array": (says(Reply(body=b"[]")), "answered an array"),
+    "success as text": (replies(success="yes"), "answered success as text"),
+    "no outcome that is known": (replies(outcome="error", kind="weather"), "gives no reason"),
+    "an encoding that is none": (
+        says(Reply(headers={"Content-Encoding": "br"})),
+        "in the Content-Encoding br, which is not unpacked",
+    ),
+}
+
+#: What is said of the device or host then.
+_BAD_WORDS = {
+    "500": "disk full",
+    "503": "answered 503",
+    "401": "answers 401: it does not accept",
+    "403": "answers 403: it does not accept",
+    "empty object": "answered without success",
+    "not json": "answered HTML or XML",
+    "error of the infrastructure": "exit code 126",
+}
+
 HELD_BACK = DeviceReason.HELD_BACK
 
 
@@ -41,6 +78,11 @@ def shown(lab: Kit, device_id: str) -> DeviceView:
 
 def held_back(lab: Kit, device_id: str) -> bool:
     return shown(lab, device_id).reason is DeviceReason.HELD_BACK
+
+
+def _trouble(event: Event) -> str:
+    trouble = event.trouble if isinstance(event, HostChanged) else None
+    return trouble.text if trouble else ""
 
 
 async def _twenty_runs(lab: Kit) -> None:
@@ -73,13 +115,28 @@ async def test_a_host_that_fails_at_once_costs_nobody_a_result(
     # A refused credential takes the whole host out at once, the others a device after three.
     reason, least = (HELD_BACK, 3) if bad_way not in ("401", "403") else (Reason.PROBES, 1)
     assert least <= len(bad.actions) <= 9, "three, and a trial after each pause"
-    last = shown(lab, "bad:d1")
-    assert [event for event in lab.told if getattr(event, "reason", None) is reason]
-    if last.reason_text is not None:  # an attempt's error has the device's name in it
-        said = last.reason_text.removeprefix("The host ").rstrip(".")
-        errors = await lab.fetch("SELECT error FROM execution_attempts WHERE error IS NOT NULL")
-        assert any(said in row["error"] for row in errors)
+    told = [event for event in lab.told if getattr(event, "reason", None) is reason]
+    said = {str(getattr(event, "reason_text", None) or _trouble(event)) for event in told}
+    assert any(_BAD_WORDS[bad_way] in words for words in said), said
     await _mended(lab, bad)
+
+
+async def test_whatever_a_bad_host_answers_is_no_verdict_and_holds_its_device_back(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(device_pause=3600.0)
+    bad, good = await lab.host("bad"), await lab.host("good")
+    good.on("a", slow())
+    for way, (behaviour, words) in _BAD_TOO.items():
+        bad.on("a", behaviour)
+        while not held_back(lab, "bad:d1"):
+            ids = [await lab.run("a") for _ in range(4)]
+            rows = [await lab.final(execution_id) for execution_id in ids]
+            assert {(row["status"], row["host_id"]) for row in rows} == {("completed", "good")}, way
+        assert words in (shown(lab, "bad:d1").reason_text or ""), way
+        await lab.lab.registry.forget_errors("bad")
+        await until(lambda: not held_back(lab, "bad:d1"))
+    assert len(bad.actions) == 3 * len(_BAD_TOO)
 
 
 @pytest.mark.parametrize("idempotency", [True, False])
@@ -98,6 +155,37 @@ async def test_a_host_that_closes_each_connection_costs_nobody_a_result(
     await until(lambda: not held_back(lab, "bad:d1"))
     row = await lab.done("a", host_id="bad")
     assert row["status"] == "completed"
+
+
+async def test_a_device_with_a_verdict_after_each_error_goes_on_and_costs_nobody_a_result(
+    start_lab: StartLab,
+) -> None:
+    lab = await start_lab(device_pause=3600.0)
+    moody, good = await lab.host("moody"), await lab.host("good")
+    good.on("a", slow())
+
+    async def by_turns(host: FakeHost, action: Json) -> Reply:
+        return Reply(*((500, b"{}") if len(host.actions) % 2 else ()))
+
+    moody.on("a", by_turns)
+    while len(moody.actions) < 8:
+        await _twenty_runs(lab)
+    assert moody.done("a") == len(moody.actions)
+    assert not held_back(lab, "moody:d1")
+
+
+async def test_a_device_whose_answers_take_too_long_is_held_back(start_lab: StartLab) -> None:
+    """A byte now and then is no end: that is a limit of the step, which is not tried again."""
+    lab = await start_lab(device_pause=3600.0, step_timeout=0.2)
+    bad, good = await lab.host("bad"), await lab.host("good")
+    bad.drips = 0.05
+    for _ in range(3):
+        row = await lab.done("a", device_id="bad:d1")
+        assert (row["status"], row["error_kind"]) == ("error", "step_timeout")
+    await until(lambda: held_back(lab, "bad:d1"))
+    bad.drips = 0.0
+    await _twenty_runs(lab)
+    assert (good.done("a"), len(bad.actions)) == (20, 3)
 
 
 async def test_a_retry_waits_for_the_busy_twin_of_the_device_that_failed(lab: Kit) -> None:

@@ -87,7 +87,10 @@ class Config:
         "Origins whose pages may call the API, comma separated, such as https://pages.example.",
     )
     max_body: int = _setting(
-        v.SIZE, 4 * 2**20, "Largest body of a request; larger ones get 413.", public=True
+        v.SIZE,
+        4 * 2**20,
+        "Largest body of a request, 8MiB at most; larger ones get 413.",
+        public=True,
     )
     shutdown_grace: float = _setting(
         v.SECONDS_OR_0,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood
+from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood, shortened
 from vpt.dialects.start_requests import StepKind
 from vpt.model import Json
 
@@ -161,7 +161,7 @@ def _error_in(body: JsonObject) -> str | None:
 
 def _shortened(value: Any) -> str | None:
     text = clean(value) if value else None
-    return text[:_MAX_MESSAGE] if text else None
+    return shortened(text, _MAX_MESSAGE) if text else None
 
 
 def _raise_no_result(message: str) -> NoReturn:

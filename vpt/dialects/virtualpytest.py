@@ -27,6 +27,7 @@ from vpt.dialects.base import (
     check_identity,
     clean,
     not_understood,
+    shortened,
 )
 from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
@@ -353,4 +354,5 @@ def _checked_id(number: Any) -> str:
 
 def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
     reason = clean(body.get("error") or body.get("message"))
-    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {reason[:500]}" if reason else "."))
+    why = f": {shortened(reason, http.LONGEST_WHY)}" if reason else "."
+    raise HostTroubleError(Trouble.HOST_ERROR, what + why)
