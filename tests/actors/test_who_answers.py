@@ -13,6 +13,7 @@ from tests.actors.fake_host import FakeHost, Gate, Reply, replies, says, until
 from vpt.actors.machine import link
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, ReplacedError
 from vpt.model import Credential, Heartbeat, HostStatus, HostView, Reason, TroubleKind
+from vpt.store.seal import Sealer
 from vpt.store.tokens import make_token
 
 JOIN = Credential.JOIN
@@ -319,6 +320,19 @@ async def test_a_host_with_a_new_address_is_asked_to_register(start_lab: StartLa
     await lab.join(host)
     await lab.is_now("h", HostStatus.AVAILABLE)
     assert (await lab.done("a"))["status"] == "completed"
+
+
+async def test_a_heartbeat_of_a_host_that_stays_where_it_is_opens_no_secret(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await lab.host(secret="a" * 32)
+    await beat(lab, host)
+    opened = []
+    open_sealed = Sealer.open
+    monkeypatch.setattr(Sealer, "open", lambda *args: opened.append(1) or open_sealed(*args))
+    await beat(lab, host)
+    await lab.lab.registry.heartbeat("h", Heartbeat(), JOIN)
+    assert opened == []
 
 
 async def test_a_host_with_two_addresses_stays_where_it_answers(lab: Kit) -> None:

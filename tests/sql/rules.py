@@ -79,6 +79,8 @@ _END = {
     "infra_errors": 3,
     "last_error": "away",
     "pause_s": 10.0,
+    "screenshot": "png",
+    "notes": "not whole",
 }
 _ENDED_ATTEMPT = {
     "devices busy": {"infra_errors": 3, "last_error": "away", "held_until": "now +10 s"},
@@ -93,6 +95,8 @@ _ENDED_ATTEMPT = {
         "status": "error",
         "error": "away",
         "output": "so far",
+        "screenshot": "png",
+        "notes": "not whole",
         "finished_at": "now",
     },
 }

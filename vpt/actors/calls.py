@@ -25,7 +25,7 @@ async def acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
     """Send a manual action with its secrets; return what came of it, without them."""
     command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
     try:
-        revealed = await services.secrets.reveal_action(command, connect)
+        revealed = await services.secrets.reveal_action(effect.host.id, command, connect)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
     call = call_of_action(effect, revealed.action)

@@ -97,6 +97,8 @@ class Registry:
         host = registration.host
         said = self._said_meanwhile[host.id] = {}
         try:
+            presences = await self._supervisor.masked_presences(host.id, registration.presences)
+            registration = replace(registration, presences=presences)
             row = await self._db.row("lab_host", id=host.id)
             new = _as_called(registration, row, self._keys)
             identity = await self._check_proofs(registration, row, new)
@@ -182,7 +184,7 @@ class Registry:
         if _RANK[credential] < _RANK[Credential(row["credential"])]:
             raise ConflictError("The host joined with a better credential.")
         sealed = row["sealed_secret"]
-        if sealed and self._keys.sealer.open(sealed) is None:
+        if sealed and not self._keys.sealer.can_open(bytes(sealed)):
             # SECRET_KEY changed: only the host itself can send its secret again.
             raise NotRegisteredError
         return row
@@ -327,16 +329,22 @@ class Registry:
         self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
-        if heartbeat.presences:
-            self._said_meanwhile.get(host_id, {}).update(heartbeat.presences)
-            self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
-            await store_properties(self._db, host_id, heartbeat.presences)
+        presences = await self._supervisor.masked_presences(host_id, heartbeat.presences)
+        if presences:
+            self._said_meanwhile.get(host_id, {}).update(presences)
+            self._supervisor.tell(host_id, m.DevicesReported(presences))
+            await store_properties(self._db, host_id, presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
-        if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
-            host_of(row, self._keys), heartbeat.host_url
-        ):
+        if self._supervisor.must_register(host_id) or await self._has_moved(row, heartbeat):
             raise NotRegisteredError
+
+    async def _has_moved(self, row: Any, heartbeat: Heartbeat) -> bool:
+        said = (heartbeat.host_url or "").rstrip("/")
+        # Most hosts are where they were: only of another one the sealed secret is opened.
+        if said in ("", row["host_url"]):
+            return False
+        return await self._proofs.has_moved(host_of(row, self._keys), said)
 
     def probed(self, host_id: str, ms: float | None) -> None:
         """Note how long (ms) a host took to answer a probe, None when it did not."""
