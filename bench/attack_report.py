@@ -20,8 +20,8 @@ MOST_TIMES = 4
 #: and by what each connection costs (its objects and buffers),
 OF_CONNECTION = 64 * 1024
 #: and by what the most values of one body take, in however few bytes they are written: 120 bytes
-#: for each (an empty object is 64, its entry in a list 8, a name and its entry in an object 75); and
-#: by the copy that the parser makes of a text while it reads it, of text beyond ASCII the largest.
+#: for each (an empty object is 64, its entry in a list 8, a name and its entry in an object 75);
+#: and by the copy that the parser makes of a text while it reads it, if that is beyond ASCII.
 ALLOWANCE = 120 * MOST_VALUES + MOST_WIDE
 
 
