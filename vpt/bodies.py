@@ -86,9 +86,17 @@ class Intake:
         self._run, self._wide, self._cut = 0, False, False
         self._beyond_ascii = self._four_byte = False  # of that string, too
         self._four_byte_size = 0
+        # What a client sent and is short cannot have too much of anything: it is not looked at.
+        self._short: list[bytes] | None = None if of_host else []
 
     def add(self, chunk: bytes) -> None:
         """Accept the next bytes, however many."""
+        if self._short is not None:
+            self._short.append(chunk)
+            self.size += len(chunk)
+            if self.size <= LONG:
+                return
+            chunk, self._short, self.size = b"".join(self._short), None, 0
         for start in range(0, len(chunk), _PIECE):
             # A NUL would be taken for one of ours; JSON allows neither it nor what replaces it.
             piece = chunk[start : start + _PIECE].replace(b"\x00", b"\x01")
@@ -99,6 +107,8 @@ class Intake:
 
     def text(self) -> bytes:
         """Return what is kept of the text, which is complete."""
+        if self._short is not None:
+            return b"".join(self._short)
         self._add(_mask(self._rest))
         kept, self._kept, self._rest = self._kept, [], b""
         return b"".join(kept)

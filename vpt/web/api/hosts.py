@@ -73,6 +73,38 @@ _TO_KNOWN = (NotRegisteredError, ConflictError)
 # --- what people see and do
 
 
+# The router tries the routes in their order: the one that is asked most is the first.
+@routes.post("/api/hosts/{id}/execute")
+@needs(Role.OPERATOR)
+@operation(
+    ActionResultResponse,
+    body=_ACTION,
+    refuses=(
+        *(ConflictError, LockedError, UnprocessableError),
+        *(BadGatewayError, HostUnreachableError, ActionTimeoutError),
+    ),
+)
+async def execute_on_host(request: web.Request) -> web.Response:
+    """Run one action on a device now and answer with its result.
+
+    `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
+    """
+    host_id = path_id(request)
+    action, names = await _action_body(request, host_id)
+    device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
+    answer, duration_ms = await request.app[LAB].act(
+        host_id, device_id, action, timeout_s, user_of(request).user_id, names
+    )
+    result = {"success": answer.success, "output": answer.output, "error": answer.error}
+    return json_response(
+        {
+            "success": answer.success,
+            "result": result if answer.raw is None else answer.raw,
+            "duration_ms": round(duration_ms, 3),
+        }
+    )
+
+
 @routes.get("/api/hosts")
 @needs(Role.VIEWER)
 @operation(
@@ -141,37 +173,6 @@ async def drain_host(request: web.Request) -> web.Response:
 async def resume_host(request: web.Request) -> web.Response:
     """End the drain of a host; its devices that are held back get runs again."""
     return await _drained(request, on=False)
-
-
-@routes.post("/api/hosts/{id}/execute")
-@needs(Role.OPERATOR)
-@operation(
-    ActionResultResponse,
-    body=_ACTION,
-    refuses=(
-        *(ConflictError, LockedError, UnprocessableError),
-        *(BadGatewayError, HostUnreachableError, ActionTimeoutError),
-    ),
-)
-async def execute_on_host(request: web.Request) -> web.Response:
-    """Run one action on a device now and answer with its result.
-
-    `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
-    """
-    host_id = path_id(request)
-    action, names = await _action_body(request, host_id)
-    device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
-    answer, duration_ms = await request.app[LAB].act(
-        host_id, device_id, action, timeout_s, user_of(request).user_id, names
-    )
-    result = {"success": answer.success, "output": answer.output, "error": answer.error}
-    return json_response(
-        {
-            "success": answer.success,
-            "result": result if answer.raw is None else answer.raw,
-            "duration_ms": round(duration_ms, 3),
-        }
-    )
 
 
 async def _shown(request: web.Request, host_id: str) -> web.Response:

@@ -92,7 +92,7 @@ def _read(request: web.Request, config: Config) -> Caller:
     peername = request.transport.get_extra_info("peername") if request.transport else None
     peer = _plain(str(peername[0])) if isinstance(peername, tuple) else ""
     headers = request.headers
-    if not any(name in headers for name in _PASSED_ON):
+    if headers.keys().isdisjoint(_PASSED_ON):
         return Caller(peer, bool(peer), request.scheme, request.host, config.prefix)
     if not is_trusted_proxy(config, peer):
         return Caller(peer, False, request.scheme, request.host, config.prefix)
