@@ -2,7 +2,7 @@
 
 A value is found as it is and in the forms in which programs print it: escaped in JSON or a URL,
 in base64, in HTML, and line by line. A short value would be found in innocent text, so there is
-none.
+none. In what hosts say, what is a secret by its form is masked, too: the server may not know it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -18,6 +19,15 @@ MASK = "***"
 SHORTEST_SECRET, LONGEST_SECRET = 6, 4096
 #: Named secrets and secret parameters of one run: masking reads a text once for each form of each.
 MOST_SECRETS = 50
+#: `scheme://user:` before a password; JSON may escape the slashes.
+_USER = r"(:(?:\\?/){2}[^\s/?#@:\"'<>\\]*:)"
+_IN_URL = re.compile(_USER + r"[^\s/?#\"'<>]+@")
+_URL_AT_END = re.compile(_USER + r"[^\s/?#\"'<>@]*\Z")
+_IN_ENVIRONMENT = re.compile(
+    r"((?:^|[\s'\"{,;])[A-Z0-9_]*(?:_PWD|PASSWORD|PASSWD|SECRET|_TOKEN|API_KEY|ACCESS_KEY"
+    r"|SECRET_KEY|PRIVATE_KEY|_ROLE_KEY|_ANON_KEY)(?:=|['\"]: ?)['\"]?)[^\s'\",;]+",
+    re.MULTILINE,
+)
 _LINES = 64  # of a value that are masked one by one
 _GROUP = 3  # bytes that base64 writes as four characters
 
@@ -47,7 +57,7 @@ class Masker:
 
     def json(self, item: Any) -> Any:
         """Return a JSON value with its texts masked, keys too."""
-        if not self._forms:
+        if not self:
             return item
         match item:
             case str():
@@ -57,6 +67,31 @@ class Masker:
             case list():
                 return [self.json(child) for child in item]
         return item
+
+
+class HostMasker(Masker):
+    """Masks what a host says: these values, and what is a secret by its form.
+
+    That is the password of a URL, and what a variable of an environment has whose name says that
+    it is secret: programs print both, and a host's own token stands in the URL of its server.
+    """
+
+    def __bool__(self) -> bool:
+        """Return True: any text may have such a secret."""
+        return True
+
+    def text(self, text: str) -> str:
+        """Return the text with `***` in place of each secret."""
+        text = super().text(text)
+        if "://" in text or ":\\/\\/" in text:
+            text = _IN_URL.sub(rf"\1{MASK}@", text)
+        if "=" in text or ":" in text:
+            text = _IN_ENVIRONMENT.sub(rf"\1{MASK}", text)
+        return text
+
+    def cut_end(self, text: str) -> str:
+        """Return the beginning of a text without the part of a secret that it may end with."""
+        return _URL_AT_END.sub(rf"\1{MASK}", super().cut_end(text))
 
 
 def _overlap(text: str, form: str) -> int:

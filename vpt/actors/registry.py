@@ -15,6 +15,7 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.declared import store_devices, store_properties, store_schemas
 from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.host_secrets import HostSecrets, masked_heartbeat, masked_registration
 from vpt.actors.proofs import Proofs
 from vpt.actors.restore import Keys, host_of
 from vpt.actors.samples import Samples
@@ -66,6 +67,7 @@ class Registry:
         samples: Samples,
         dialect: Dialect,
         keys: Keys,
+        secrets: HostSecrets,
         *,
         probe_timeout: float,
         check_open: Callable[[], None],
@@ -74,6 +76,7 @@ class Registry:
         self._supervisor = supervisor
         self._samples = samples
         self._keys = keys
+        self._secrets = secrets
         self._proofs = Proofs(dialect, dispatcher, probe_timeout)
         self._check_open = check_open
         self._url_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -92,6 +95,9 @@ class Registry:
         """
         self._check_open()
         host = registration.host
+        self._secrets.note(host.id, registration.token)
+        masker = self._secrets.masker(host.id, registration.secret)
+        registration = masked_registration(registration, masker)
         row = await self._db.row("lab_host", id=host.id)
         new = _as_called(registration, row, self._keys)
         identity = await self._check_proofs(registration, row, new)
@@ -317,6 +323,10 @@ class Registry:
         self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
+        self._secrets.note(host_id, heartbeat.token)
+        if heartbeat.presences or heartbeat.device_metrics:
+            masker = self._secrets.masker(host_id, self._keys.secret_of(row))
+            heartbeat = masked_heartbeat(heartbeat, masker)
         if heartbeat.presences:
             self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
             await store_properties(self._db, host_id, heartbeat.presences)

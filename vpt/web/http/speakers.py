@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 
 from aiohttp import hdrs, web
@@ -44,6 +44,7 @@ class Speaker:
     credential: Credential
     host_id: str | None = None
     until: float | None = None
+    token: str | None = field(default=None, repr=False)  # as it was presented
 
     def speaks_for(self, host_id: str) -> None:
         """Raise ForbiddenError when the credential belongs to another host."""
@@ -95,7 +96,8 @@ async def speaker_of(request: web.Request) -> Speaker:
     if join_token and compare_digest(_bytes(token), _bytes(join_token)):
         return Speaker(Credential.JOIN)
     host_id = await request.app[TOKENS].host_of(token)
-    return Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
+    speaker = Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
+    return replace(speaker, token=token)
 
 
 def require_json(request: web.Request) -> None:

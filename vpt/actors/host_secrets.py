@@ -1,0 +1,97 @@
+"""What hosts know that nobody may read in what they say: credentials and keys.
+
+A host's scripts print their environment, and with it the token by which it joins. vpt keeps of a
+token its hash only, so a token is known from when its host presents it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+from vpt.masking import SHORTEST_SECRET, HostMasker
+from vpt.model import DeviceSchema, Heartbeat, Host, Presence, Registration
+
+#: Of each host: while a token is replaced, scripts may still print the one before.
+_MOST_PRESENTED = 3
+_MOST_HOSTS = 4096
+
+
+class HostSecrets:
+    """The secrets of hosts, to be masked in what they say."""
+
+    def __init__(self, shared: Iterable[str | None]) -> None:
+        """Accept those that any host may know: the join token and the shared API key."""
+        self._shared = frozenset(value for value in shared if value)
+        self._presented: OrderedDict[str, deque[str]] = OrderedDict()
+
+    def note(self, host_id: str, credential: str | None) -> None:
+        """Note what a host presented as its credential."""
+        if not credential or credential in self._shared:
+            return
+        known = self._presented.setdefault(host_id, deque(maxlen=_MOST_PRESENTED))
+        self._presented.move_to_end(host_id)
+        if credential not in known:
+            known.append(credential)
+        if len(self._presented) > _MOST_HOSTS:
+            self._presented.popitem(last=False)
+
+    def masker(self, host_id: str, secret: str | None, of_run: Iterable[str] = ()) -> HostMasker:
+        """Return the mask for what a host says.
+
+        `secret` is its own key, `of_run` has the secrets of a run.
+        """
+        own = {*self._shared, *self._presented.get(host_id, ()), *([secret] if secret else ())}
+        known = frozenset(value for value in own if len(value) >= SHORTEST_SECRET)
+        run = tuple(of_run)
+        return HostMasker([*known, *run]) if run else _masker(known)
+
+    def masker_of(self, host: Host, of_run: Iterable[str] = ()) -> HostMasker:
+        """Return the mask for what this host says."""
+        return self.masker(host.id, host.secret, of_run)
+
+
+def masked_registration(registration: Registration, masker: HostMasker) -> Registration:
+    """Return a registration without what nobody may read of it."""
+    devices = tuple(replace(each, name=masker.text(each.name)) for each in registration.devices)
+    schemas = {name: _masked_schema(each, masker) for name, each in registration.schemas.items()}
+    return replace(
+        registration,
+        devices=devices,
+        hardware=masker.json(registration.hardware),
+        schemas=schemas,
+        presences=_masked_presences(registration.presences, masker),
+    )
+
+
+def masked_heartbeat(heartbeat: Heartbeat, masker: HostMasker) -> Heartbeat:
+    """Return a heartbeat without what nobody may read of it."""
+    metrics = masker.json(heartbeat.device_metrics)
+    presences = _masked_presences(heartbeat.presences, masker)
+    return replace(heartbeat, device_metrics=metrics, presences=presences)
+
+
+def _masked_presences(
+    presences: Mapping[str, Presence], masker: HostMasker
+) -> Mapping[str, Presence]:
+    return {name: _masked_presence(each, masker) for name, each in presences.items()}
+
+
+def _masked_presence(presence: Presence, masker: HostMasker) -> Presence:
+    reason = None if presence.reason is None else masker.text(presence.reason)
+    return replace(presence, reason=reason, properties=masker.json(presence.properties))
+
+
+def _masked_schema(schema: DeviceSchema, masker: HostMasker) -> DeviceSchema:
+    text = masker.text(schema.text)
+    if text == schema.text:
+        return schema
+    return DeviceSchema(hashlib.sha256(text.encode()).digest(), text)
+
+
+@lru_cache(maxsize=1024)
+def _masker(values: frozenset[str]) -> HostMasker:
+    return HostMasker(values)
