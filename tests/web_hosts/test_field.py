@@ -420,7 +420,9 @@ async def test_the_token_of_a_host_is_masked_in_what_it_says(
         return Answer(success=True, output=text, raw={"success": True, "output": text})
 
     field_server.dialect.send = send  # type: ignore[method-assign]
-    headers, body = bearer(field_server.client), {"device_id": "device1", "command": "x"}
+    headers = bearer(field_server.client, Role.OPERATOR)
+    body = {"device_id": "device1", "command": "x"}
     url = "/api/hosts/field-1/execute"
     async with field_server.client.post(url, json=body, headers=headers) as response:
-        assert (await response.json())["output"] == "*** *** *** http://u:***@h"
+        answer = await response.json()
+        assert answer["result"]["output"] == "*** *** *** http://u:***@h"
