@@ -6,9 +6,10 @@ import base64
 
 import pytest
 
-from vpt.actors.host_secrets import HostSecrets
+from vpt.actors.host_secrets import HostSecrets, PresentedTokens
 from vpt.masking import HostMasker
-from vpt.model import Host
+from vpt.model import Host, Role
+from vpt.store.tokens import issue_token
 
 TOKEN = "kW3x-a_token-of-43-characters-0123456789abc"
 
@@ -27,6 +28,8 @@ TOKEN = "kW3x-a_token-of-43-characters-0123456789abc"
         ("{'X_TOKEN': 'geheim', 'X': 'Y'}", "{'X_TOKEN': '***', 'X': 'Y'}"),
         ("X_TOKEN: missing\nSECRET=", "X_TOKEN: missing\nSECRET="),
         ("PRESS_KEY=HOME", "PRESS_KEY=HOME"),
+        (f"as {issue_token('s' * 40, 'ann', Role.ADMIN, 1)}!", "as ***!"),
+        ("eyJhbGciOiJ9 eyJ.eyJ.x", "eyJhbGciOiJ9 eyJ.eyJ.x"),
     ],
 )
 def test_what_is_a_secret_by_its_form(said: str, shown: str) -> None:
@@ -40,8 +43,9 @@ def test_a_password_that_was_cut_is_no_less_a_secret() -> None:
 
 
 def test_the_values_that_a_host_has_are_masked_in_all_forms() -> None:
-    secrets = HostSecrets(["the join token", None])
-    secrets.note("pi", TOKEN)
+    presented = PresentedTokens()
+    secrets = HostSecrets(["the join token", None], presented)
+    presented.note("pi", TOKEN)
     host = Host("pi", "http://h", secret="the key of pi")
     basic = base64.b64encode(f"pi:{TOKEN}".encode()).decode()
     said = f"{TOKEN} the key of pi the join token Basic {basic}"
@@ -51,21 +55,21 @@ def test_the_values_that_a_host_has_are_masked_in_all_forms() -> None:
 
 
 def test_a_run_has_its_own_secrets_beside_those_of_its_host() -> None:
-    secrets = HostSecrets([])
-    secrets.note("pi", TOKEN)
+    presented = PresentedTokens()
+    secrets = HostSecrets([], presented)
+    presented.note("pi", TOKEN)
     masker = secrets.masker("pi", None, ["geheim-geheim"])
     assert masker.text(f"{TOKEN} geheim-geheim") == "*** ***"
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    secrets = HostSecrets(["shared"])
+    presented = PresentedTokens()
     for number in range(5000):
-        secrets.note(f"h{number}", TOKEN)
-    for number in range(9):
-        secrets.note("pi", f"{TOKEN}{number}")
-        secrets.note("pi", "shared")
-    assert len(secrets._presented) == 4096
-    assert list(secrets._presented["pi"]) == [f"{TOKEN}{n}" for n in (6, 7, 8)]
+        presented.note(f"h{number}", TOKEN)
+    for number in (*range(9), 8):
+        presented.note("pi", f"{TOKEN}{number}")
+    assert len(presented._known) == 4096
+    assert list(presented.of("pi")) == [f"{TOKEN}{n}" for n in (6, 7, 8)]
 
 
 def test_a_short_key_masks_nothing() -> None:

@@ -23,6 +23,8 @@ MOST_SECRETS = 50
 _USER = r"(:(?:\\?/){2}[^\s/?#@:\"'<>\\]*:)"
 _IN_URL = re.compile(_USER + r"[^\s/?#\"'<>]+@")
 _URL_AT_END = re.compile(_USER + r"[^\s/?#\"'<>@]*\Z")
+#: A signed token, such as those of users and of Supabase: JSON in base64, and a signature.
+_SIGNED = re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{16,}")
 _IN_ENVIRONMENT = re.compile(
     r"((?:^|[\s'\"{,;])[A-Z0-9_]*(?:_PWD|PASSWORD|PASSWD|SECRET|_TOKEN|API_KEY|ACCESS_KEY"
     r"|SECRET_KEY|PRIVATE_KEY|_ROLE_KEY|_ANON_KEY)(?:=|['\"]: ?)['\"]?)[^\s'\",;]+",
@@ -72,8 +74,8 @@ class Masker:
 class HostMasker(Masker):
     """Masks what a host says: these values, and what is a secret by its form.
 
-    That is the password of a URL, and what a variable of an environment has whose name says that
-    it is secret: programs print both, and a host's own token stands in the URL of its server.
+    That is the password of a URL, a signed token, and the value of an environment's variable whose
+    name says that it is secret: programs print them, and a host's token is in its server's URL.
     """
 
     def __bool__(self) -> bool:
@@ -85,6 +87,8 @@ class HostMasker(Masker):
         text = super().text(text)
         if "://" in text or ":\\/\\/" in text:
             text = _IN_URL.sub(rf"\1{MASK}@", text)
+        if "eyJ" in text:
+            text = _SIGNED.sub(MASK, text)
         if "=" in text or ":" in text:
             text = _IN_ENVIRONMENT.sub(rf"\1{MASK}", text)
         return text

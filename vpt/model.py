@@ -327,17 +327,13 @@ class DeviceSchema:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a host says of itself; `presences` are by its own names for its devices.
-
-    `token` is its credential as it presented it.
-    """
+    """What a host says of itself; `presences` are by its own names for its devices."""
 
     stats: Json | None = None
     device_metrics: Json | None = None
     host_url: str | None = None
     instance_id: str | None = None
     presences: Mapping[str, Presence] = field(default_factory=dict)
-    token: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,8 +341,7 @@ class Registration:
     """A checked registration; `devices` has an implicit device when the host declared none.
 
     `page_url` is for browsers; the keys of `schemas` and `presences` are global ids of devices;
-    `credential_until` is the end of a signed token, in seconds since the epoch, infinity for never;
-    `token` is the credential as it was presented.
+    `credential_until` is the end of a signed token, in seconds since the epoch, infinity for never.
     """
 
     host: Host
@@ -359,7 +354,6 @@ class Registration:
     credential_until: float | None = None
     instance_id: str | None = None
     presences: Mapping[str, Presence] = field(default_factory=dict)
-    token: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

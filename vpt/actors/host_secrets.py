@@ -20,33 +20,51 @@ _MOST_PRESENTED = 3
 _MOST_HOSTS = 4096
 
 
+class PresentedTokens:
+    """The tokens that hosts presented since the server's start, the newest of each."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, deque[str]] = OrderedDict()
+
+    def note(self, host_id: str, token: str) -> None:
+        """Note what a host presented."""
+        tokens = self._known.setdefault(host_id, deque(maxlen=_MOST_PRESENTED))
+        self._known.move_to_end(host_id)
+        if token not in tokens:
+            tokens.append(token)
+        if len(self._known) > _MOST_HOSTS:
+            self._known.popitem(last=False)
+
+    def of(self, host_id: str) -> Iterable[str]:
+        """Return the tokens of a host."""
+        return self._known.get(host_id, ())
+
+
+#: One for the process: who checks a token and who masks it have nothing else in common.
+PRESENTED = PresentedTokens()
+
+
 class HostSecrets:
     """The secrets of hosts, to be masked in what they say."""
 
-    def __init__(self, shared: Iterable[str | None]) -> None:
+    def __init__(
+        self, shared: Iterable[str | None], presented: PresentedTokens = PRESENTED
+    ) -> None:
         """Accept those that any host may know: the join token and the shared API key."""
         self._shared = frozenset(value for value in shared if value)
-        self._presented: OrderedDict[str, deque[str]] = OrderedDict()
-
-    def note(self, host_id: str, credential: str | None) -> None:
-        """Note what a host presented as its credential."""
-        if not credential or credential in self._shared:
-            return
-        known = self._presented.setdefault(host_id, deque(maxlen=_MOST_PRESENTED))
-        self._presented.move_to_end(host_id)
-        if credential not in known:
-            known.append(credential)
-        if len(self._presented) > _MOST_HOSTS:
-            self._presented.popitem(last=False)
+        self._presented = presented
 
     def masker(self, host_id: str, secret: str | None, of_run: Iterable[str] = ()) -> HostMasker:
         """Return the mask for what a host says.
 
         `secret` is its own key, `of_run` has the secrets of a run.
         """
-        own = {*self._shared, *self._presented.get(host_id, ()), *([secret] if secret else ())}
+        # A host with a key of its own may have been given the shared one before.
+        own = {*self._shared, *self._presented.of(host_id), *([secret] if secret else ())}
+        # A shorter one would be found in innocent texts.
         known = frozenset(value for value in own if len(value) >= SHORTEST_SECRET)
         run = tuple(of_run)
+        # The forms of a value are many, and most steps have no secret of their run.
         return HostMasker([*known, *run]) if run else _masker(known)
 
     def masker_of(self, host: Host, of_run: Iterable[str] = ()) -> HostMasker:
@@ -86,6 +104,7 @@ def _masked_presence(presence: Presence, masker: HostMasker) -> Presence:
 
 
 def _masked_schema(schema: DeviceSchema, masker: HostMasker) -> DeviceSchema:
+    # As a text: what is masked stands within strings, and the text has 40 KB.
     text = masker.text(schema.text)
     if text == schema.text:
         return schema

@@ -52,6 +52,7 @@ class Secrets:
     async def reveal(self, effect: fx.SendStep) -> Revealed:
         """Return the step with its secrets; HostTroubleError when it cannot have them."""
         secret, target = effect.secret_steps, target_values(effect.host, effect.device)
+        # Before any secret is filled in: none of them is looked through for such names.
         step = targeted(effect.action, target)
         if secret is None:
             return Revealed(step, self._hosts.masker_of(effect.host))

@@ -82,6 +82,7 @@ def fail(
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
     retries = t.state.limits.infra_retries
+    # A step that is wrong in itself would end the same way everywhere.
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and not invalid and run.loaded.infra_failures < retries
     )

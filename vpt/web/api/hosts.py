@@ -237,7 +237,7 @@ async def register_host(request: web.Request) -> web.Response:
     body = await body_of(request)
     speaker.speaks_for(body["host_name"])
     told = registration(body, peer=peer, credential=speaker.credential)
-    told = replace(told, credential_until=speaker.until, token=speaker.token)
+    told = replace(told, credential_until=speaker.until)
     await request.app[LAB].registry.register(told, peer=peer)
     return json_response(
         {
@@ -255,8 +255,7 @@ async def register_host(request: web.Request) -> web.Response:
 async def heartbeat(request: web.Request) -> web.Response:
     """Store a sign of life of a host, and its health figures."""
     host_id, speaker, body = await _message_of_host(request)
-    told = replace(heartbeat_of(body), token=speaker.token)
-    await request.app[LAB].registry.heartbeat(host_id, told, speaker.credential)
+    await request.app[LAB].registry.heartbeat(host_id, heartbeat_of(body), speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
 
 

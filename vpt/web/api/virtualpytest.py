@@ -58,7 +58,7 @@ def _registration(body: Json, *, speaker: Speaker, peer: str) -> Registration:
     """Read the body; a token of another host is refused before errors of the body."""
     speaker.speaks_for(host_name_of(body))
     told = registration_of(body, peer=peer, credential=speaker.credential)
-    return replace(told, credential_until=speaker.until, token=speaker.token)
+    return replace(told, credential_until=speaker.until)
 
 
 @routes.post("/server/system/ping")
@@ -74,7 +74,7 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
     )
     await check_speaker(request, speaker, host_id)
     await request.app[LAB].registry.heartbeat(
-        host_id, Heartbeat(stats, metrics, token=speaker.token), speaker.credential
+        host_id, Heartbeat(stats, metrics), speaker.credential
     )
     return json_response({"status": "success", "host_id": host_id})
 

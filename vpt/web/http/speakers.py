@@ -8,11 +8,12 @@ import functools
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from hmac import compare_digest
 
 from aiohttp import hdrs, web
 
+from vpt.actors.host_secrets import PRESENTED
 from vpt.errors import (
     BadRequestError,
     ForbiddenError,
@@ -44,7 +45,6 @@ class Speaker:
     credential: Credential
     host_id: str | None = None
     until: float | None = None
-    token: str | None = field(default=None, repr=False)  # as it was presented
 
     def speaks_for(self, host_id: str) -> None:
         """Raise ForbiddenError when the credential belongs to another host."""
@@ -97,7 +97,9 @@ async def speaker_of(request: web.Request) -> Speaker:
         return Speaker(Credential.JOIN)
     host_id = await request.app[TOKENS].host_of(token)
     speaker = Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
-    return replace(speaker, token=token)
+    if speaker.host_id is not None:
+        PRESENTED.note(speaker.host_id, token)  # to be masked in what the host says
+    return speaker
 
 
 def require_json(request: web.Request) -> None:
