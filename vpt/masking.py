@@ -2,7 +2,9 @@
 
 A value is found as it is and in the forms in which programs print it: escaped in JSON or a URL,
 in base64, in HTML, and line by line. A short value would be found in innocent text, so there is
-none. In what hosts say, what is a secret by its form is masked, too: the server may not know it.
+none. Texts are shortened before they are masked, so what stands before the sign of a cut may end
+with the beginning of a value, which is masked, too.
+In what hosts say, what is a secret by its form is masked, too: the server may not know it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ _IN_ENVIRONMENT = re.compile(
     re.MULTILINE,
 )
 _LINES = 64  # of a value that are masked one by one
+#: What stands where a text was shortened, as it is and inside JSON: `CUT` and `shortened` of
+#: vpt/dialects/base.py.
+_CUTS = re.compile(r"((?:\n|\\n)\[cut at 1 MiB\]|…|\\u2026)")
 _GROUP = 3  # bytes that base64 writes as four characters
 
 
@@ -47,10 +52,13 @@ class Masker:
         return bool(self._forms)
 
     def text(self, text: str) -> str:
-        """Return the text with `***` in place of each value."""
+        """Return the text with `***` in place of each value, and of what is left of one cut."""
+        if not self:
+            return text
         for form in self._forms:
             text = text.replace(form, MASK)
-        return text
+        *heads, last = _CUTS.split(text)  # text and sign in turn
+        return "".join([*(self.cut_end(head) for head in heads), last])
 
     def cut_end(self, text: str) -> str:
         """Return the beginning of a text without the part of a value that it may end with."""

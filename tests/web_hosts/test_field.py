@@ -19,7 +19,7 @@ from tests.web_hosts.conftest import bearer
 from tests.web_hosts.test_virtualpytest import Json, basic, said
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.dialects.base import Call, HostTroubleError, Identity, Trouble
 from vpt.events import Events
 from vpt.model import Answer, Device, Host, Role
 from vpt.store.db import Database
@@ -39,10 +39,11 @@ class NotedDialect:
     sent: list[tuple[str, str | None]] = field(default_factory=list)
     ended: list[tuple[str, Json, str | None]] = field(default_factory=list)
 
-    async def probe(self, host: Host, limit: float) -> None:
+    async def probe(self, host: Host, limit: float) -> Identity:
         self.probes.append(host)
         if host.url in self.dead:
             raise HostTroubleError(Trouble.NOT_CONNECTED, "dead")
+        return Identity()
 
     async def send(self, call: Call) -> Answer:
         self.sent.append((call.host.url, call.host.secret))

@@ -105,10 +105,10 @@ def _masked_presence(presence: Presence, masker: HostMasker) -> Presence:
 
 def _masked_schema(schema: DeviceSchema, masker: HostMasker) -> DeviceSchema:
     # As a text: what is masked stands within strings, and the text has 40 KB.
-    text = masker.text(schema.text)
+    text = masker.text(schema.text.decode()).encode()
     if text == schema.text:
         return schema
-    return DeviceSchema(hashlib.sha256(text.encode()).digest(), text)
+    return DeviceSchema(hashlib.sha256(text).digest(), text)
 
 
 @lru_cache(maxsize=1024)

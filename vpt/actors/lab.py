@@ -89,6 +89,7 @@ class Lab:
             self._dispatcher,
             max_queued=config.max_queued,
             retry_backoff=config.retry_backoff,
+            infra_retries=config.infra_retries,
         )
         self._waits = Waits(self._dispatcher, events)
         self._unfit = Unfit(self._dispatcher, self._queue.end_unfit, grace=config.fit_grace)

@@ -222,8 +222,7 @@ class Registry:
         """Store the host, its devices, and that others at its URL are there no more: their ids."""
         host = registration.host
         async with self._db.transaction() as session:
-            if row is not None and await _has_other_secret(session, row):
-                raise ConflictError(_JUST_NOW)
+            await _lock(session, host, row)
             await check_names(session, host.id, registration.devices)
             stored = await session.row(
                 "upsert_host",
@@ -418,7 +417,12 @@ def _is_to_prove(old: Host, new: Host) -> bool:
     return old.url != new.url or (secret != new.secret and new.dialect == "document")
 
 
-async def _has_other_secret(session: Session, row: Any) -> bool:
-    """Return whether the host's secret was changed since its row was read; lock the row."""
-    stored = await session.row("lock_host", id=row["id"])
-    return stored is not None and stored["sealed_secret"] != row["sealed_secret"]
+async def _lock(session: Session, host: Host, row: Any) -> None:
+    """Lock the rows that a registration may change.
+
+    ConflictError when the secret of its host was changed since `row` was read.
+    """
+    stored = await session.rows("lock_hosts", id=host.id, host_url=host.url)
+    secret = next((one["sealed_secret"] for one in stored if one["id"] == host.id), None)
+    if row is not None and secret != row["sealed_secret"]:
+        raise ConflictError(_JUST_NOW)

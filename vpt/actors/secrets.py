@@ -15,7 +15,7 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.host_secrets import HostSecrets
 from vpt.bounds import LONGEST_REASON
-from vpt.dialects.base import CUT, HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
 from vpt.model import Answer, Host, Json, Presence
@@ -152,10 +152,10 @@ def _is_long(raw: Mapping[str, Any] | None) -> bool:
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
-    output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
+    output, error = (text and masker.text(text) for text in (answer.output, answer.error))
     presence = _masked_presence(answer.presence, masker)
     raw = answer.raw and {
-        masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
+        masker.text(key): item if key == _PICTURE else masker.json(item)
         for key, item in answer.raw.items()
     }
     return replace(answer, output=output, error=error, presence=presence, raw=raw)
@@ -168,21 +168,3 @@ def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | No
     if len(presence.reason) >= LONGEST_REASON:  # it was cut, perhaps in the middle of a value
         reason = masker.cut_end(reason)
     return replace(presence, reason=reason)
-
-
-def _masked_json(item: Any, masker: Masker) -> Any:
-    match item:
-        case str():
-            return _masked_text(item, masker)
-        case dict():
-            return {masker.text(key): _masked_json(child, masker) for key, child in item.items()}
-        case list():
-            return [_masked_json(child, masker) for child in item]
-    return item
-
-
-def _masked_text(text: str | None, masker: Masker) -> str | None:
-    if text is None or not text.endswith(CUT):
-        return None if text is None else masker.text(text)
-    # It was cut, perhaps in the middle of a value.
-    return masker.cut_end(masker.text(text.removesuffix(CUT))) + CUT
