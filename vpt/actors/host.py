@@ -15,7 +15,7 @@ import structlog
 from msgspec import structs
 
 from vpt.actors import effects as fx
-from vpt.actors import machine
+from vpt.actors import machine, matching
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.calls import STOP_S, acted, answered, sent
@@ -28,6 +28,7 @@ from vpt.actors.state import HostState, RunState
 from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.errors import VptError
 from vpt.model import (
+    Answer,
     ErrorKind,
     ExecutionStatus,
     Host,
@@ -348,7 +349,9 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shot, notes = await _save_screenshot(self._services.artifacts, effect)
+                shot, notes = await _save_screenshot(
+                    self._services.artifacts, effect.key, effect.answer
+                )
                 self.tell(await self.ledger.finish_step(effect, shot, notes))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
@@ -370,10 +373,11 @@ class HostActor(Actor[m.Message]):
 
     async def _store_end(self, effect: fx.StoreEnd) -> None:
         if effect.elsewhere and not effect.again:
-            failed = await self.ledger.request_after(effect)
-            again = self._services.dispatcher.has_untried(failed)
+            request = await self.ledger.request_after(effect)
+            again = matching.has_untried(request, self._services.dispatcher.views)
             effect = structs.replace(effect, again=again)
-        fact, row = await self.ledger.end_attempt(effect)
+        shot, notes = await _save_screenshot(self._services.artifacts, effect.step, effect.answer)
+        fact, row = await self.ledger.end_attempt(effect, shot, notes)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:
@@ -425,13 +429,12 @@ def _log_end(
 
 
 async def _save_screenshot(
-    artifacts: Artifacts, effect: fx.StoreStep
+    artifacts: Artifacts, key: m.StepKey | None, answer: Answer | None
 ) -> tuple[str | None, str | None]:
-    """Save the screenshot of an answer; return its kind, and what is to be noted on the step."""
+    """Save the picture of an answer; return its kind, and what is to be noted on the step."""
     # One that cannot be saved is logged and noted; it never fails the step.
-    answer, key = effect.answer, effect.key
     data = answer.raw.get("screenshot") if answer and answer.raw else None
-    if not data:
+    if not data or key is None:
         return None, answer.notes if answer else None
     try:
         return await artifacts.save(key.execution_id, key.attempt, key.step, data), None
