@@ -404,3 +404,28 @@ def _heavy(name: str) -> bytes:
             for kind, each in types.items():
                 types[kind] = each * (1 + 8_000 // len(orjson.dumps(types)))
     return orjson.dumps(body)
+
+
+# --- what nobody may read
+
+
+@pytest.mark.parametrize("then", ["system/register", "system/ping"])
+async def test_the_token_of_a_host_is_masked_in_what_it_says(
+    field_server: Server, then: str
+) -> None:
+    own = await make_token(field_server.db, "field-1")
+    await field_server.joins(own)
+    newer = await make_token(field_server.db, "field-1")
+    assert await field_server.says(then, said(then.removeprefix("system/")), newer) == 200
+
+    async def send(call: Call) -> Answer:
+        text = f"{own} {newer} {KEY} http://u:geheim@h"
+        return Answer(success=True, output=text, raw={"success": True, "output": text})
+
+    field_server.dialect.send = send  # type: ignore[method-assign]
+    headers = bearer(field_server.client, Role.OPERATOR)
+    body = {"device_id": "device1", "command": "x"}
+    url = "/api/hosts/field-1/execute"
+    async with field_server.client.post(url, json=body, headers=headers) as response:
+        answer = await response.json()
+        assert answer["result"]["output"] == "*** *** *** http://u:***@h"

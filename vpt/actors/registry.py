@@ -15,6 +15,7 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.declared import store_devices, store_properties, store_schemas
 from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.host_secrets import HostSecrets, masked_heartbeat, masked_registration
 from vpt.actors.proofs import Proofs
 from vpt.actors.restore import Keys, host_of
 from vpt.actors.samples import Samples
@@ -67,6 +68,7 @@ class Registry:
         samples: Samples,
         dialect: Dialect,
         keys: Keys,
+        secrets: HostSecrets,
         *,
         probe_timeout: float,
         check_open: Callable[[], None],
@@ -75,6 +77,7 @@ class Registry:
         self._supervisor = supervisor
         self._samples = samples
         self._keys = keys
+        self._secrets = secrets
         self._proofs = Proofs(dialect, dispatcher, probe_timeout)
         self._check_open = check_open
         self._url_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -98,7 +101,8 @@ class Registry:
         said = self._said_meanwhile[host.id] = {}
         try:
             presences = await self._supervisor.masked_presences(host.id, registration.presences)
-            registration = replace(registration, presences=presences)
+            masker = self._secrets.masker(host.id, registration.secret)
+            registration = masked_registration(replace(registration, presences=presences), masker)
             row = await self._db.row("lab_host", id=host.id)
             new = _as_called(registration, row, self._keys)
             identity = await self._check_proofs(registration, row, new)
@@ -329,6 +333,10 @@ class Registry:
         self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
+        # Most heartbeats have no text, and a key need not be opened for them.
+        if heartbeat.presences or heartbeat.device_metrics:
+            masker = self._secrets.masker(host_id, self._keys.secret_of(row))
+            heartbeat = masked_heartbeat(heartbeat, masker)
         presences = await self._supervisor.masked_presences(host_id, heartbeat.presences)
         if presences:
             self._said_meanwhile.get(host_id, {}).update(presences)

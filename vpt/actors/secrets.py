@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import orjson
@@ -13,18 +14,21 @@ from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.actors.host_secrets import HostSecrets
 from vpt.bounds import LONGEST_REASON
 from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
-from vpt.model import Answer, Json, Presence
-from vpt.secret_steps import revealed, revealed_action
+from vpt.model import Answer, Host, Json, Presence
+from vpt.parameters import target_values
+from vpt.secret_steps import revealed, revealed_action, targeted
 from vpt.store.db import Database
 from vpt.store.patience import patiently
 from vpt.store.seal import Sealer
 
 _PICTURE = "screenshot"  # of an answer: no text to mask
 _LARGE = 32 * 1024  # characters that are masked at once; more in a thread
+_EACH = 64  # characters that a value counts for, whatever it is
 _MOST_RECENT = 16  # runs with secrets of a host, the last ones, whose secrets it may still say
 
 
@@ -40,34 +44,39 @@ class Revealed(Struct, frozen=True):
 
 
 class Secrets:
-    """Fills in the secrets of steps, from the database, just before a step is sent."""
+    """Fills in secrets, from the database, and the target of a step, just before it is sent."""
 
-    def __init__(self, db: Database, sealer: Sealer) -> None:
+    def __init__(self, db: Database, sealer: Sealer, hosts: HostSecrets) -> None:
         self._db = db
         self._sealer = sealer
+        self._hosts = hosts
         self._recent: dict[str, deque[Masker]] = {}  # host to the masks of what it was told lately
 
     async def reveal(self, effect: fx.SendStep) -> Revealed:
         """Return the step with its secrets; HostTroubleError when it cannot have them."""
-        secret = effect.secret_steps
+        secret, target = effect.secret_steps, target_values(effect.host, effect.device)
+        # Before any secret is filled in: none of them is looked through for such names.
+        step = targeted(effect.action, target)
         if secret is None:
-            return Revealed(effect.action, Masker())
+            return Revealed(step, self._hosts.masker_of(effect.host))
         named = await self._named(secret.names, effect.connect)
         values = self._values(effect.sealed_values)
-        action, missing = revealed(secret, effect.key.step, named, values)
+        action, missing = revealed(secret, effect.key.step, named, values, target)
         _check_complete(missing, " any more")
         # What an earlier step was told the host may say now, so all of the run is masked.
-        masker = await self._masker_of(effect.host.id, [*named.values(), *values.values()])
-        return Revealed(action if action is not None else effect.action, masker)
+        masker = await self._masker_of(effect.host, [*named.values(), *values.values()])
+        return Revealed(action if action is not None else step, masker)
 
-    async def reveal_action(self, host_id: str, command: m.RunAction, limit_s: float) -> Revealed:
+    async def reveal_action(self, effect: fx.SendAction, limit_s: float) -> Revealed:
         """Return a manual action with its named secrets; HostTroubleError as `reveal`."""
+        command = effect.command
+        step = targeted(command.action, target_values(effect.host, effect.device))
         if not command.secrets:
-            return Revealed(command.action, Masker())
+            return Revealed(step, self._hosts.masker_of(effect.host))
         named = await self._named(list(command.secrets), limit_s)
         _check_complete(set(command.secrets) - named.keys())
-        action = await asyncio.to_thread(revealed_action, command.action, named)
-        return Revealed(action, await self._masker_of(host_id, list(named.values())))
+        action = await asyncio.to_thread(revealed_action, step, named)
+        return Revealed(action, await self._masker_of(effect.host, list(named.values())))
 
     async def masked_presences(
         self, host_id: str, presences: Mapping[str, Presence]
@@ -80,11 +89,13 @@ class Secrets:
             presences = await asyncio.to_thread(_all_masked, presences, masker)
         return presences
 
-    async def _masker_of(self, host_id: str, values: list[str]) -> Masker:
-        """Return the mask of these values, which the host is about to be told."""
-        recent = self._recent.setdefault(host_id, deque(maxlen=_MOST_RECENT))
-        masker = await _masker(values)
-        if masker and masker not in recent:
+    async def _masker_of(self, host: Host, values: list[str]) -> Masker:
+        """Return the mask of these values, which the host is about to be told, and of its own."""
+        recent = self._recent.setdefault(host.id, deque(maxlen=_MOST_RECENT))
+        large = sum(map(len, values)) > _LARGE
+        make = self._hosts.masker_of
+        masker = await asyncio.to_thread(make, host, values) if large else make(host, values)
+        if values and masker not in recent:
             recent.append(masker)
         return masker
 
@@ -124,11 +135,6 @@ def _check_complete(missing: Iterable[str], since: str = "") -> None:
         )
 
 
-async def _masker(values: list[str]) -> Masker:
-    large = sum(map(len, values)) > _LARGE
-    return await asyncio.to_thread(Masker, values) if large else Masker(values)
-
-
 async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
     """Return a host's answer without the secrets of its run."""
     if not masker:
@@ -146,9 +152,22 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
 async def _masked(answer: Answer, masker: Masker) -> Answer:
     size = len(answer.output or "") + len(answer.error or "")
     # The JSON of an action's answer is as long as the host likes.
-    if size > _LARGE or (answer.raw is not None and answer.raw.keys() - {_PICTURE}):
+    if size > _LARGE or _is_long(answer.raw):
         return await asyncio.to_thread(_masked_answer, answer, masker)
     return _masked_answer(answer, masker)
+
+
+def _is_long(raw: Mapping[str, Any] | None) -> bool:
+    """Return whether the JSON of an answer is long; a few values are looked at, at most."""
+    left, waiting = _LARGE, [item for key, item in (raw or {}).items() if key != _PICTURE]
+    while waiting and left > 0:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            left -= len(item) * _EACH
+            waiting += (item.values() if isinstance(item, dict) else item) if left > 0 else ()
+        else:
+            left -= len(item) if isinstance(item, str) else _EACH
+    return left <= 0
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
