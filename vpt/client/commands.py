@@ -395,7 +395,8 @@ def import_command(
     vpt import tests/lab --dry-run
     vpt import tests/lab --prune --yes
 
-    A file, as `vpt export` writes it; fields that are left out have their defaults:
+    A file, as `vpt export` writes it; fields that are left out have their defaults, and
+    device_model may be a list, where any of several models will do:
 
     \b
     test_cases:
