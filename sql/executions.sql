@@ -47,6 +47,7 @@ FROM (
                 page.priority, page.attempt,
                 cardinality(page.actions) AS total_steps, page.results, page.requested_by,
                 page.cancel_requested_at IS NOT NULL AS cancel_requested, page.pinned, page.pruned,
+                page.imported_from,
                 iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
                 iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
                 extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
@@ -77,6 +78,7 @@ LATERAL (
         e.wanted_device_id, e.wanted_host_id, e.priority, e.queue_timeout_s, e.attempt,
         cardinality(e.actions) AS total_steps, e.results, e.requested_by,
         e.cancel_requested_at IS NOT NULL AS cancel_requested, e.pinned, e.pruned,
+        e.imported_from,
         iso(e.created_at) AS created_at, iso(e.queued_at) AS queued_at,
         iso(e.started_at) AS started_at, iso(e.completed_at) AS completed_at,
         extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s,

@@ -103,6 +103,9 @@ class ListedExecutionResponse(ResponseSchema):
         validate=validate.OneOf(("nothing", "screenshots", "steps")),
         metadata=fields.about("What was deleted of it because of its age."),
     )
+    imported_from = text(
+        "The other system whose history it is; null for an execution of this lab.", none=True
+    )
     created_at = moment()
     queued_at = moment()
     started_at = moment(none=True)
@@ -130,6 +133,7 @@ class ListedExecutionResponse(ResponseSchema):
         "cancel_requested": False,
         "pinned": False,
         "pruned": "nothing",
+        "imported_from": None,
         "created_at": EARLY,
         "queued_at": EARLY,
         "started_at": EARLY,

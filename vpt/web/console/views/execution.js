@@ -217,6 +217,7 @@ function factsOf(item) {
     ["Host", item.host && link("hosts", item.host, item.host)],
     ["Device", item.device_id],
     ["Requested by", item.requested_by],
+    ["Imported from", item.imported_from],
     ["Requested", moment(item.created_at)],
     ["Started", moment(item.started_at)],
     ["Ended", moment(item.completed_at)],

@@ -36,3 +36,6 @@ ALTER TABLE test_cases ADD COLUMN listed text NOT NULL GENERATED ALWAYS AS (
         timeout_s, test_retries, version, created_at, updated_at
     )
 ) STORED;
+
+-- The system that an execution was imported from, as history; NULL for those of this lab.
+ALTER TABLE test_executions ADD COLUMN imported_from text;
