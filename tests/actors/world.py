@@ -45,7 +45,7 @@ LIMITS = Limits(
     probe_interval=10,
 )
 _NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK, Trouble.SOMEBODY_ELSE)
-_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
+_ANSWERS = (*(Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.INVALID_STEP, Trouble.STOPPED),)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 

@@ -48,7 +48,7 @@ def test_case(number: int, name: str, **changes: Any) -> Json:
         "testcase_name": name,
         "description": "Says\twhat\\it does",
         "userinterface_name": "shopui",
-        "graph_json": graph(key="OK", text="costs ${5}"),
+        "graph_json": graph(key="{key}", text="costs ${5}"),
         "is_active": True,
         "folder_id": 1,
         "environment": "prod",

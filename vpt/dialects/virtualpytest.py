@@ -28,9 +28,9 @@ from vpt.dialects.base import (
     clean,
     not_understood,
 )
-from vpt.dialects.results import StepResult, StillRunning, read_status
+from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, SerialResponse, own_url
+from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json
 
@@ -47,8 +47,10 @@ _PATHS = {
 }
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
-_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)  # another poll would bring the same
+#: Another poll would bring the same.
+_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED, Trouble.INVALID_STEP)
 _NOT_FOUND = 404
+_STREAMS = "/var/www/html/stream/"
 _MAX_PICTURE = 8 * 2**20
 _PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
 _BIG = 256 * 1024  # bytes; more are encoded in a thread, since that holds up the loop
@@ -142,7 +144,9 @@ class VirtualPyTestDialect:
         await self._check_named(call.host)
         if call.opens:
             await self._take_control(call)
-        request = build_request(call)
+        # A graph may be long, and is looked through for references.
+        build = partial(build_request, call)
+        request = await asyncio.to_thread(build) if "graph" in call.body else build()
         if request.kind is StepKind.SCRIPT:
             return await self._script_end(call, secrets.token_urlsafe(24), request)
         number = _checked_id((await self._begin(call, request)).get("execution_id"))
@@ -167,7 +171,7 @@ class VirtualPyTestDialect:
             _raise_not_started("The host did not give control of the device", body)
 
     async def _begin(self, call: Call, request: StartRequest) -> Mapping[str, Any]:
-        query = self._team_query if request.by_team else None
+        query = {**self._team_query, **_own_team(request)} if request.by_team else None
         response = await self._client.post(call.host, request.path, request.body, query)
         body = await response.parsed()
         if not response.good:
@@ -301,6 +305,8 @@ class VirtualPyTestDialect:
     async def _picture(self, host: Host, name: str, limit: float) -> str:
         """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
+        if name.startswith(_STREAMS):  # a file of its own, which it serves by this route only
+            url = url_of(host, "/host/av/images", {"path": name})
         if url is None:
             raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
         async with asyncio.timeout(limit):
@@ -310,6 +316,10 @@ class VirtualPyTestDialect:
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
+
+
+def _own_team(request: StartRequest) -> Mapping[str, str]:
+    return {} if request.team_id is None else {"team_id": request.team_id}
 
 
 def _as(trouble: Trouble, error: HostTroubleError) -> HostTroubleError:
@@ -353,4 +363,6 @@ def _checked_id(number: Any) -> str:
 
 def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
     reason = clean(body.get("error") or body.get("message"))
-    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {reason[:500]}" if reason else "."))
+    invalid = reason is not None and is_invalid_graph(reason)
+    trouble = Trouble.INVALID_STEP if invalid else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, what + (f": {reason[:500]}" if reason else "."))

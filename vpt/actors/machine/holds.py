@@ -35,7 +35,7 @@ from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind, RunSpec
 
 #: The host is done with the step, though it brought no verdict.
-DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
+DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.INVALID_STEP, Trouble.STOPPED)
 
 
 def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:

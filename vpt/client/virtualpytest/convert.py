@@ -106,7 +106,6 @@ class _Conversion:
         step: Json = {"graph": _escaped(graph), "timeout_s": STEP_LIMIT_S}
         if interface:
             step["userinterface_name"] = interface
-        step |= _variables_of(graph)
         more = [
             *([f"folder:{folder}"] if (folder := self._folder(row)) else []),
             *([f"environment:{_text(row, 'environment')}"] if row.get("environment") else []),
@@ -334,19 +333,6 @@ def _parsed(value: Any) -> Any:
         return orjson.loads(value) if isinstance(value, str) else value
     except ValueError:
         return value
-
-
-def _variables_of(graph: Json) -> Json:
-    """Return the values of `{name}` in a graph: that system's page fills them in, not its host."""
-    config = graph.get("scriptConfig")
-    config = config if isinstance(config, dict) else {}
-    found: Json = {}
-    for kind, column in (("inputs", "default"), ("variables", "value")):
-        items = [one for one in _list(config.get(kind)) if _is_object(one)]
-        values = {_text(one, "name"): one[column] for one in items if one.get(column) is not None}
-        if values:
-            found[kind] = _escaped(values)
-    return found
 
 
 def _escaped(value: Any) -> Any:
