@@ -257,3 +257,12 @@ async def test_a_campaigns_entry_may_ask_for_several_device_models(
         operator, "POST", f"/api/testcases/{case['id']}/execute", json={}
     )
     assert (status, "lacks device model tv or wifi" in refusal["error"]) == (422, True)
+
+
+async def test_the_examples_of_steps_in_the_document_are_steps(operator: Client) -> None:
+    document = await got(operator, "/api/openapi.json")
+    steps = document["components"]["schemas"]["TestCaseBody"]["properties"]["steps"]["items"]
+    kinds = {"actions", "verification_type", "graph", "script"}
+    assert kinds <= {name for step in steps["examples"] for name in step}
+    made_of = test_case(name="all kinds", steps=steps["examples"])
+    assert (await made(operator, "/api/testcases", made_of))["steps"] == steps["examples"]

@@ -229,7 +229,9 @@ class _Conversion:
         if host in _ANYWHERE or any(host == known for known, _ in self._devices):
             if device not in _ANYWHERE:
                 of = host or "any host"
-                self._leave_out(f"{what}: its device {device} of {of}: not registered")
+                self._leave_out(
+                    f"{what}: its device {device} of {of}: not registered, others run it"
+                )
             return {} if host in _ANYWHERE else {"host_id": host}
         self._leave_out(f"{what}: its host {host}: not registered, so any device that fits runs it")
         return {}

@@ -56,7 +56,7 @@ from vpt.web.http.requests import SlowBodyError
 from vpt.web.schemas.fields import DeviceModels, Properties
 from vpt.web.schemas.hosts import AskedToRegisterResponse
 from vpt.web.schemas.response import ErrorResponse, ErrorsResponse, ResponseSchema
-from vpt.web.schemas.steps import PARAMETER, STEP_FIELDS, Step
+from vpt.web.schemas.steps import PARAMETER, STEP_EXAMPLES, STEP_FIELDS, Step
 
 _ABOUT = """Hosts, devices, test cases, campaigns and their executions.
 
@@ -198,6 +198,7 @@ class _Converter(OpenAPIConverter):
             described["description"] = (
                 "An action; all fields that are not listed here are for the host."
             )
+            described["examples"] = STEP_EXAMPLES
             described["properties"] = {
                 name: {"anyOf": [self.field2property(item), PARAMETER]}
                 for name, item in STEP_FIELDS.items()
