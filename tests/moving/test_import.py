@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.client.kit import Cli
@@ -194,6 +196,44 @@ def test_the_text_of_pg_dump_has_the_same_tables(tmp_path: Path) -> None:
         as_text.write_text(text)
         with pytest.raises(MisuseError):
             read_dump(as_text)
+
+
+async def test_a_dump_is_read_as_postgresql_writes_it(dsn: str, tmp_path: Path) -> None:
+    flags = ["", "a b", "a,b", '"quoted"', "{braces}", "back\\slash", "NULL", "plain"]
+    said = {"text": "tab\tline\nreturn\r back\\slash \\N \\. é", "n": [1, 2.5, None, True]}
+    rows: list[Json] = [
+        {"id": "1", "flags": flags, "graph_json": said, "name": said["text"], "success": True},
+        {"id": "2", "flags": [], "graph_json": {}, "name": "", "success": False},
+        {"id": "3", "flags": None, "graph_json": None, "name": None, "success": None},
+        {"id": "4", "flags": ["x"], "graph_json": [], "name": "\\N", "success": True},
+    ]
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            "CREATE TEMP TABLE others (id text, flags text[], graph_json jsonb, name text,"
+            " success boolean)"
+        )
+        await connection.executemany(
+            "INSERT INTO others VALUES ($1, $2, $3::text::jsonb, $4, $5)",
+            [
+                (*list(row.values())[:2], _json(row["graph_json"]), row["name"], row["success"])
+                for row in rows
+            ],
+        )
+        text = io.BytesIO()
+        await connection.copy_from_query("SELECT * FROM others ORDER BY id", output=text)
+    finally:
+        await connection.close()
+    path = tmp_path / "dump.sql"
+    columns = ", ".join(rows[0])
+    path.write_bytes(
+        f"COPY public.others ({columns}) FROM stdin;\n".encode() + text.getvalue() + b"\\.\n"
+    )
+    assert read_dump(path) == {"others": rows}
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
 
 
 def test_names_that_are_too_long_stay_different() -> None:
