@@ -1,4 +1,4 @@
-"""Whether devices know the commands of steps: by what VirtualPyTest hosts declared of them.
+"""Whether devices know the commands of steps: by what their hosts declared of them.
 
 A device model is checked when each registered device of it declares its commands.
 """
@@ -38,12 +38,16 @@ class _Declared:
     actions: dict[str, set[str]] = field(default_factory=dict)
     verifications: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def add(self, schema: Json) -> None:
-        """Add what one device declares."""
-        for item in _items(schema.get("action_types")):
-            self.actions.setdefault(str(item.get("action_type")), set()).add(item["command"])
-        for item in _items(schema.get("verification_types")):
+    def add(self, schema: Json) -> bool:
+        """Add what one device declares; return whether it declares anything."""
+        actions = list(_items(schema.get("action_types")))
+        verifications = list(_items(schema.get("verification_types")))
+        for category, item in actions:
+            kind = str(item.get("action_type") or category.lower())
+            self.actions.setdefault(kind, set()).add(item["command"])
+        for _, item in verifications:
             self.verifications[item["command"]] = _required(item.get("params"))
+        return bool(actions or verifications)
 
     def knows(self, used: UsedCommand) -> bool:
         """Return True when a device knows it, or when nothing is declared of its type."""
@@ -124,7 +128,8 @@ async def _declared(api: Api, model: str, used: set[UsedCommand]) -> _Declared |
             if error.status != NOT_FOUND:
                 raise
             return None
-        declared.add(schema)
+        if not declared.add(schema):
+            return None
         if all(map(declared.knows, used)):
             break
     return declared if asked else None
@@ -171,11 +176,12 @@ def _each(items: Any, *, verifies: bool) -> Iterator[UsedCommand]:
             )
 
 
-def _items(types: Any) -> Iterator[Json]:
-    for listed in types.values() if isinstance(types, dict) else ():
+def _items(types: Any) -> Iterator[tuple[str, Json]]:
+    """Yield each action or verification of a schema with its category."""
+    for category, listed in types.items() if isinstance(types, dict) else ():
         for item in listed if isinstance(listed, list) else ():
             if isinstance(item, dict) and isinstance(item.get("command"), str):
-                yield item
+                yield category, item
 
 
 def _required(params: Any) -> frozenset[str]:
