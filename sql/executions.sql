@@ -7,7 +7,7 @@ SET LOCAL plan_cache_mode = force_custom_plan;
 -- Texts of hosts are up to 1 MiB each, so answers show how they begin. `left` and `octet_length`
 -- read no more of a long value than that: it stands in slices, beside its row.
 
--- execution_page(limit, before_at, before_id, bytes, status, test_case_id, host_id, device_id, campaign_execution_id, error_kind, requested_by, since, until)
+-- execution_page(limit, before_at, before_id, bytes, status, test_case_id, host_id, device_id, campaign_execution_id, error_kind, requested_by, since, until, device_model)
 -- `bytes` as in `host_items`.
 SELECT
     string_agg(item, ',') FILTER (WHERE shown) AS items,
@@ -34,6 +34,7 @@ FROM (
                 AND ($11::text IS NULL OR requested_by = $11)
                 AND ($12::timestamptz IS NULL OR created_at >= $12)
                 AND ($13::timestamptz IS NULL OR created_at < $13)
+                AND ($14::text IS NULL OR device_model = $14)
             ORDER BY created_at DESC, id DESC
             LIMIT $1::int
         ) AS page,

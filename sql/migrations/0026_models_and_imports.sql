@@ -4,6 +4,7 @@
 
 ALTER TABLE test_executions ADD COLUMN device_models text[] NOT NULL DEFAULT '{}';
 ALTER TABLE test_cases ADD COLUMN device_models text[] NOT NULL DEFAULT '{}';
+CREATE INDEX test_executions_of_model ON test_executions (device_model, created_at DESC, id DESC);
 
 -- What is asked for as clients see it: a text, or a list when there are several.
 CREATE FUNCTION wanted_models(device_model text, device_models text[]) RETURNS json

@@ -226,6 +226,8 @@ async def test_any_of_several_device_models_will_do(operator: Client, host: Fake
     await got(operator, f"/api/executions/{ids[1]}", wait=30)
     listed = (await got(operator, "/api/executions"))["items"]
     assert [item["model"] for item in listed] == ["pixel", "pixel"]
+    for model, many in (("pixel", 2), ("tv", 0)):
+        assert len((await got(operator, "/api/executions", device_model=model))["items"]) == many
     assert {action["device_model"] for action in host.seen} == {"pixel"}
     path = f"/api/testcases/{case['id']}"
     for model in ("pixel", ["oven", "tv"]):

@@ -317,6 +317,7 @@ _listed(
     test_case_id=_only("ID", "Only those of this test case.", "--testcase"),
     host_id=_only("ID", "Only those on this host.", "--host"),
     device_id=_only("ID", "Only those on this device.", "--device"),
+    device_model=_only("MODEL", "Only those on this device model.", "--model"),
     campaign_execution_id=_only(
         "ID", "Only those of this campaign execution.", "--campaign-execution"
     ),
