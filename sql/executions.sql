@@ -7,7 +7,7 @@ SET LOCAL plan_cache_mode = force_custom_plan;
 -- Texts of hosts are up to 1 MiB each, so answers show how they begin. `left` and `octet_length`
 -- read no more of a long value than that: it stands in slices, beside its row.
 
--- execution_page(limit, before_at, before_id, bytes, status, test_case_id, host_id, device_id, campaign_execution_id, error_kind, requested_by, since, until)
+-- execution_page(limit, before_at, before_id, bytes, status, test_case_id, host_id, device_id, campaign_execution_id, error_kind, requested_by, since, until, device_model)
 -- `bytes` as in `host_items`.
 SELECT
     string_agg(item, ',') FILTER (WHERE shown) AS items,
@@ -34,6 +34,7 @@ FROM (
                 AND ($11::text IS NULL OR requested_by = $11)
                 AND ($12::timestamptz IS NULL OR created_at >= $12)
                 AND ($13::timestamptz IS NULL OR created_at < $13)
+                AND ($14::text IS NULL OR device_model = $14)
             ORDER BY created_at DESC, id DESC
             LIMIT $1::int
         ) AS page,
@@ -42,9 +43,12 @@ FROM (
                 page.id AS execution_id, page.test_case_id, page.test_case_name,
                 page.test_case_version, page.campaign_execution_id, page.status, page.error_kind,
                 left(page.error, 1000) AS error, page.host_id AS host, page.host_id,
-                page.device_id, page.device_model, page.priority, page.attempt,
+                page.device_id, wanted_models(page.device_model, page.device_models) AS device_model,
+                CASE WHEN page.device_id IS NOT NULL THEN page.device_model END AS model,
+                page.priority, page.attempt,
                 cardinality(page.actions) AS total_steps, page.results, page.requested_by,
                 page.cancel_requested_at IS NOT NULL AS cancel_requested, page.pinned, page.pruned,
+                page.imported_from,
                 iso(page.created_at) AS created_at, iso(page.queued_at) AS queued_at,
                 iso(page.started_at) AS started_at, iso(page.completed_at) AS completed_at,
                 extract(epoch FROM page.completed_at - page.started_at)::float8 AS duration_s
@@ -69,10 +73,13 @@ LATERAL (
         e.id AS execution_id, e.test_case_id, e.test_case_name, e.test_case_version,
         e.campaign_execution_id, e.status, e.error_kind, left(e.error, 10000) AS error,
         e.host_id AS host, e.host_id,
-        e.device_id, e.device_model, e.requirements, e.parameters, e.timeout_s, e.test_retries,
+        e.device_id, wanted_models(e.device_model, e.device_models) AS device_model,
+        CASE WHEN e.device_id IS NOT NULL THEN e.device_model END AS model,
+        e.requirements, e.parameters, e.timeout_s, e.test_retries,
         e.wanted_device_id, e.wanted_host_id, e.priority, e.queue_timeout_s, e.attempt,
         cardinality(e.actions) AS total_steps, e.results, e.requested_by,
         e.cancel_requested_at IS NOT NULL AS cancel_requested, e.pinned, e.pruned,
+        e.imported_from,
         iso(e.created_at) AS created_at, iso(e.queued_at) AS queued_at,
         iso(e.started_at) AS started_at, iso(e.completed_at) AS completed_at,
         extract(epoch FROM e.completed_at - e.started_at)::float8 AS duration_s,

@@ -704,6 +704,28 @@ async def test_what_is_filled_in_outlives_the_token_and_a_look_elsewhere(
     await api.delete(f"/api/tokens/{second['id']}")
 
 
+async def test_several_device_models_are_separated_by_commas(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession
+) -> None:
+    async with visit(browser, vpt) as seen:
+        page = seen.page
+        await seen.go("/testcases/new")
+        await page.get_by_label("Name").fill("Of two models")
+        await page.get_by_label("Device model").fill("tv , oven")
+        await page.get_by_role("button", name="Create").click()
+        await expect(page.get_by_role("heading", name="Test case", exact=True)).to_be_visible()
+        path = f"/api/testcases/{page.url.rpartition('/')[2]}"
+        assert (await ask(api, "GET", path))["device_model"] == ["tv", "oven"]
+        await expect(page.get_by_label("Device model")).to_have_value("tv, oven")
+        await page.get_by_label("Device model").fill("oven")
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_text("Saved as version 2.")).to_be_visible()
+        assert (await ask(api, "GET", path))["device_model"] == "oven"
+        await seen.go("/testcases?q=Of two")
+        await expect(page.get_by_text("oven · 1 step")).to_be_visible()
+    await api.delete(path)
+
+
 # ---------------------------------------------------------------- what must not happen
 
 

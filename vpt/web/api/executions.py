@@ -57,6 +57,7 @@ routes = web.RouteTableDef()
         text("test_case_id", "Only those of this test case."),
         text("host_id", "Only those on this host.", example="pi-1"),
         text("device_id", "Only those on this device.", example="pi-1:desktop"),
+        text("device_model", "Only those that run or ran on this model.", example="desktop"),
         text("campaign_execution_id", "Only those of this campaign execution."),
         choice("error_kind", "Only those that ended with this kind of error.", ErrorKind),
         text("requested_by", "Only those that this user started.", example="ci"),

@@ -29,6 +29,53 @@ STEP_FIELDS: Mapping[str, f.Field[Any]] = {name: _field(key) for name, key in ST
 PARAMETER: Json = {"type": "string", "pattern": r"^\$\{[^{}]+\}$"}
 
 
+_WAYS = [("start", "go", "success"), ("go", "good", "success"), ("go", "bad", "failure")]
+_EDGES: list[Json] = [{"source": a, "target": b, "sourceHandle": how} for a, b, how in _WAYS]
+
+
+def _graph(kind: str, **data: Any) -> Json:
+    """Build the graph of one block that may fail."""
+    ends: list[Json] = [
+        {"id": "good", "type": "success", "data": {}},
+        {"id": "bad", "type": "failure", "data": {}},
+    ]
+    start: Json = {"id": "start", "type": "start", "data": {}}
+    return {"nodes": [start, {"id": "go", "type": kind, "data": data}, *ends], "edges": _EDGES}
+
+
+#: A step of each kind, for the API's description: docs/virtualpytest.md has more about all but the
+#: first.
+STEP_EXAMPLES: list[Json] = [
+    {"command": "http_request", "action_type": "desktop", "params": {"url": "${url}"}},
+    {
+        "actions": [{"command": "press_key", "action_type": "remote", "params": {"key": "HOME"}}],
+        "retry_actions": [
+            {"command": "press_key", "action_type": "remote", "params": {"key": "BACK"}}
+        ],
+    },
+    {
+        "command": "waitForTextToAppear",
+        "verification_type": "text",
+        "userinterface_name": "shopui",
+        "params": {"text": "News", "timeout": 10},
+    },
+    {
+        "name": "tap",
+        "graph": _graph("action", command="tap", action_type="remote", params={"x": 1, "y": 2}),
+    },
+    {
+        "userinterface_name": "shopui",
+        "graph": _graph("navigation", target_node_label="basket"),
+    },
+    {
+        "script": "zap.py",
+        "userinterface_name": "shopui",
+        "parameters": {"action": "${action}", "max_iteration": 3, "goto_live": True},
+        "timeout_s": 3600,
+    },
+]
+
+
 class Step(f.Dict):
     """A step as a JSON object, of which only STEP_FIELDS are checked."""
 

@@ -172,6 +172,11 @@ function makeFilters(query, changed) {
       "error_kind",
       Object.entries(ERROR_KINDS).map(([one, sentence]) => [one, sentence]),
     ),
+    device_model: h("input", {
+      type: "search",
+      onchange: changed,
+      value: query.get("device_model") ?? "",
+    }),
     requested_by: h("input", {
       type: "search",
       onchange: changed,
@@ -194,6 +199,7 @@ function makeFilters(query, changed) {
     campaign_id: "Campaign",
     host_id: "Host",
     device_id: "Device",
+    device_model: "Device model",
     error_kind: "Kind of error",
     requested_by: "Started by",
     since: "Since",
