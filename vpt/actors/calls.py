@@ -54,6 +54,7 @@ async def answered(services: HostServices, probe: fx.Probe, pause: float) -> flo
         began = perf_counter()
         try:
             await services.dialect.probe(probe.host, services.probe_timeout)
+            await services.dialect.check_key(probe.host, services.probe_timeout)
         except HostTroubleError as trouble:
             if trouble.trouble is not Trouble.HELD_BACK:
                 raise

@@ -31,6 +31,7 @@ from vpt.web.schemas.virtualpytest import (
     end_of_script,
     health_of,
     host_name_of,
+    host_work_of,
     registration_of,
 )
 
@@ -69,14 +70,15 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
     """Store the health figures of a host, and probe it."""
     speaker = await speaker_of(request)
     require_json(request)
-    host_id, (stats, metrics) = await read_as(
-        request, lambda body: (host_name_of(body), health_of(body))
-    )
+    host_id, heartbeat = await read_as(request, lambda body: (host_name_of(body), _heartbeat(body)))
     await check_speaker(request, speaker, host_id)
-    await request.app[LAB].registry.heartbeat(
-        host_id, Heartbeat(stats, metrics), speaker.credential
-    )
+    await request.app[LAB].registry.heartbeat(host_id, heartbeat, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
+
+
+def _heartbeat(body: Json) -> Heartbeat:
+    stats, metrics = health_of(body)
+    return Heartbeat(stats, metrics, presences=host_work_of(body))
 
 
 @routes.post("/server/system/unregister")
