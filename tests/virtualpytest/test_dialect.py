@@ -109,7 +109,8 @@ async def test_what_goes_out_is_what_the_host_reads(lab: VKit) -> None:
     assert several.body["failure_actions"] == [{"command": "f"}]
     one, two = (each.body["verifications"] for each in host.asked("/host/verification/executeB"))
     assert [each.get("userinterface_name") for each in (*one, *two)] == ["default", "tv_app", None]
-    assert host.asked(SCRIPT)[0].body["parameters"] == "--edge 'a b' --loud --n 2"
+    line = "--edge 'a b' --loud true --not false --n 2 --host pi --device d1"
+    assert host.asked(SCRIPT)[0].body["parameters"] == line
     told = host.asked("/host/testcase/execute")[0]
     assert (told.body["host_name"], told.body["testcase_name"]) == ("pi", "Zap")
     assert {each.key for each in host.requests} == {None, KEY}

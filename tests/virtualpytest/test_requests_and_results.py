@@ -161,7 +161,10 @@ def test_whatever_a_script_says_is_read(said: Any) -> None:
         (None, ""),
         ("--a b", "--a b"),
         (["--a", "b c"], "--a 'b c'"),
-        ({"a": "b", "-c": 1.5, "d": True, "e": False, "f": None}, "--a b -c 1.5 --d"),
+        (
+            {"a": "b", "-c": 1.5, "d": True, "e": False, "f": None},
+            "--a b -c 1.5 --d true --e false",
+        ),
         ({"a": ["x", 1]}, """--a '["x", 1]'"""),
         (7, "7"),
     ],

@@ -54,7 +54,7 @@ def build_request(call: Call) -> StartRequest:
     if "graph" in step:
         return _graph(call, step, device_id)
     if "script" in step:
-        return _script(step, device_id)
+        return _script(call, step, device_id)
     if _verifies(step):
         body = {"device_id": device_id, "verifications": _verifications(step)}
         return StartRequest(StepKind.VERIFICATION, "/host/verification/executeBatch", body)
@@ -74,10 +74,28 @@ def _graph(call: Call, step: Json, device_id: str) -> StartRequest:
     return StartRequest(StepKind.GRAPH, "/host/testcase/execute", body)
 
 
-def _script(step: Json, device_id: str) -> StartRequest:
-    parameters = command_line(step.get("parameters"))
+def _script(call: Call, step: Json, device_id: str) -> StartRequest:
+    """Return the start of a script, which knows of its device by its command line alone."""
+    own = command_line(step.get("parameters"))
+    place = {"--host": call.host.id, "--device": device_id}
+    interface = step.get("userinterface_name")
+    if isinstance(interface, str) and interface:
+        place = {"--userinterface": interface, **place}
+    parameters = " ".join(filter(None, (own, _missing_options(own, place))))
     body = {"script_name": step["script"], "device_id": device_id, "parameters": parameters}
     return StartRequest(StepKind.SCRIPT, "/host/script/execute", body, by_team=False)
+
+
+def _missing_options(line: str, options: Mapping[str, str]) -> str:
+    """Return those of these options that a command line does not have."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quotation without an end
+        words = line.split()
+    named = {word.partition("=")[0] for word in words}
+    return " ".join(
+        f"{option} {shlex.quote(value)}" for option, value in options.items() if option not in named
+    )
 
 
 def _verifies(step: Json) -> bool:
@@ -123,11 +141,11 @@ def command_line(parameters: Any) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
-    """Return an option; true makes it a flag, false and null leave it out."""
-    if value is None or value is False:
+    """Return an option with its value, `true` and `false` too; null leaves it out."""
+    if value is None:
         return []
     option = name if name.startswith("-") else f"--{name}"
-    return [option] if value is True else [option, shlex.quote(_word(value))]
+    return [option, shlex.quote(_word(value))]
 
 
 def _word(value: Any) -> str:

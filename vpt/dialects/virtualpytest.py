@@ -31,7 +31,7 @@ from vpt.dialects.base import (
 from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, SerialResponse, own_url
+from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json, Presence
 
@@ -50,6 +50,7 @@ _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
 _FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)  # another poll would bring the same
 _NOT_FOUND = 404
+_STREAMS = "/var/www/html/stream/"
 _MAX_PICTURE = 8 * 2**20
 _PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
 AT_WORK = "The host works on the device by itself: nothing was sent."
@@ -294,6 +295,8 @@ class VirtualPyTestDialect:
     async def _picture(self, host: Host, name: str, limit: float) -> str:
         """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
+        if name.startswith(_STREAMS):  # a file of its own, which it serves by this route only
+            url = url_of(host, "/host/av/images", {"path": name})
         if url is None:
             raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
         async with asyncio.timeout(limit):
