@@ -59,7 +59,7 @@ STEPS = (
 pytestmark = pytest.mark.timeout(300)
 REFUSES = HostTrouble(TroubleKind.CREDENTIAL, "answers 401")
 ANOTHER = HostTrouble(TroubleKind.SOMEBODY_ELSE, "another host answers at its URL: x")
-_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver, m.DevicePauseOver, m.LookDue)
+_ENDS = (m.StepDue, m.LeaseOver, m.PauseOver, m.DevicePauseOver)
 
 
 class Histories(RuleBasedStateMachine):
@@ -336,6 +336,8 @@ class Histories(RuleBasedStateMachine):
             w.ring(due[0])
         elif w.state.link is not Link.UP or any(not lane.idle for lane in w.state.lanes.values()):
             w.tell(m.ProbeDue())
+        elif looks := [n for n, f in w.alarms.items() if isinstance(f, m.LookDue)]:
+            w.ring(looks[0])
         else:
             return False
         return True

@@ -209,7 +209,7 @@ class Lane(Struct, frozen=True):
     @property
     def empty(self) -> bool:
         """Return whether nobody has anything to do with the device."""
-        return self.idle and self.lease is None
+        return self.idle and self.lease is None and not self.looking
 
     @property
     def absent(self) -> bool:

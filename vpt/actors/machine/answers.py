@@ -168,7 +168,9 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
         sent = False
     if trouble is not Trouble.HELD_BACK:  # that is the server's own doing
         run = replace(run, parks=run.parks + 1)
-    run = replace(run, uncertain=sent)
+    # There is nothing to ask for: the host does not know the step any more.
+    handle = None if trouble is Trouble.FATE_UNKNOWN else run.handle
+    run = replace(run, uncertain=sent, handle=handle)
     if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
         run = replace(run, phase=Phase.PARKED)
     if run.cancelled:

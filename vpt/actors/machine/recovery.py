@@ -149,7 +149,7 @@ def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
     if lane.hold is not None and lane.hold.lost:
         holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
     elif lane.hold is not None and lane.hold.handle is not None and t.state.host.serial:
-        holds.watch(t, lane, lane.hold, anew=not same_process)
+        holds.watch(t, lane, lane.hold, anew=True)
     elif lane.hold is not None and same_process and t.state.host.cancel:
         holds.cancel_on_host(t, lane, lane.hold.execution_id, lane.hold.attempt)
     elif lane.hold is not None:
