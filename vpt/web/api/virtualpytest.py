@@ -12,6 +12,7 @@ from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Heartbeat, Json, Registration
 from vpt.web.http.auth import own_credential
 from vpt.web.http.caller import peer_of
+from vpt.web.http.joining import explains_refusal
 from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
@@ -45,6 +46,7 @@ _TO_KNOWN = (NotRegisteredError, ConflictError)
 
 @routes.post("/server/system/register")
 @own_credential
+@explains_refusal
 @operation(RegisteredResponse, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
 async def register_virtualpytest(request: web.Request) -> web.Response:
     """Register a host, or update its registration; always 200, as hosts expect."""
