@@ -134,7 +134,8 @@ def try_release(t: Transition, lane: Lane) -> None:
     else:
         free = hold.acknowledged
     if free and hold.lost and hold.handle is not None and not hold.releasing:
-        watch(t, lane, hold)
+        if not is_silenced(t.state):  # else the next good probe asks again
+            watch(t, lane, hold)
     elif free:
         release(t, lane, hold)
 
