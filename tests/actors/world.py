@@ -46,7 +46,13 @@ LIMITS = Limits(
     probe_interval=10,
 )
 _NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK, Trouble.SOMEBODY_ELSE)
-_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED, Trouble.IDLE)
+_ANSWERS = (
+    Trouble.HOST_ERROR,
+    Trouble.HOST_REFUSED,
+    Trouble.INVALID_STEP,
+    Trouble.STOPPED,
+    Trouble.IDLE,
+)
 _SENT = (fx.SendStep, fx.WatchStep, fx.Look, fx.SendAction, fx.CancelOnHost, fx.Leave)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")

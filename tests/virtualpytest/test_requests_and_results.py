@@ -176,4 +176,5 @@ def test_the_parameters_of_a_script(parameters: Any, line: str) -> None:
 @whatever
 @given(st.dictionaries(st.sampled_from(["actions", "verifications", "graph", "x"]), _anything))
 def test_whatever_a_step_is_can_be_said(step: Any) -> None:
-    build_request(Call(HOST, DEVICE, step, "k", 1.0))
+    with contextlib.suppress(HostTroubleError):  # a graph that is none
+        build_request(Call(HOST, DEVICE, step, "k", 1.0))

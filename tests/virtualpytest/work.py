@@ -285,7 +285,7 @@ def log_of(number: int, command: str, params: Json, how: Behaviour) -> list[str]
 
 # ---------------------------------------------------------------- graphs
 
-_REFERENCE = re.compile(r"\{(.+)\}")
+_REFERENCE = re.compile(r"\{([\w .-]+)\}")
 _DOES = {"action", "verification", "navigation"}
 
 

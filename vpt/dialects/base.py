@@ -35,6 +35,7 @@ class Trouble(Enum):
     FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
+    INVALID_STEP = auto()  # no host can do it: the test case must be mended
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     NO_DATABASE = auto()  # not sent: the database did not return the step's secrets in time
     SOMEBODY_ELSE = auto()  # never acted on: what answers at the host's URL is not this host

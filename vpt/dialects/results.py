@@ -26,6 +26,10 @@ _PICTURES = (
     *("action_screenshots", "verification_screenshots", "screenshots"),
     *("screenshot_path", "screenshot_url"),
 )
+_INVALID_GRAPH = (
+    *("Invalid graph", "Graph must contain", "No START block", "START block is not connected"),
+    "Node not found",
+)
 _LINKS = {"report": "report_url", "logs": "logs_url"}
 
 
@@ -82,8 +86,10 @@ def _batch(state: str, body: JsonObject, result: JsonObject) -> StepResult:
 def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     kind = result.get("result_type")
     if kind not in ("success", "failure"):
-        error = _error_in(result) or _error_in(body)
-        _raise_no_result(error or "The graph ended without a result.")
+        why = _error_in(result) or _error_in(body) or "The graph ended without a result."
+        if "validation_errors" in result or is_invalid_graph(why):
+            raise HostTroubleError(Trouble.INVALID_STEP, why)
+        _raise_no_result(why)
     items = _objects(result.get("step_results"))
     reasons = [_block_reason(item) for item in items]
     lines = [*_results(items, reasons), *_data(result), *_links(result)]
@@ -93,6 +99,11 @@ def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     error = next(filter(None, reversed(reasons)), None) or _error_in(result)
     printed = (line for item in items if _failed(item) for line in _block_printed(item))
     return _result(False, [*lines, *printed], error, result, items)
+
+
+def is_invalid_graph(error: str) -> bool:
+    """Return whether a host's error says that no host can run the graph."""
+    return error.startswith(_INVALID_GRAPH)
 
 
 def script_result(body: JsonObject) -> StepResult:

@@ -28,7 +28,7 @@ from vpt.dialects.base import (
     clean,
     not_understood,
 )
-from vpt.dialects.results import StepResult, StillRunning, read_status
+from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
 from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
 from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
@@ -48,7 +48,8 @@ _PATHS = {
 }
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
-_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)  # another poll would bring the same
+#: Another poll would bring the same.
+_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED, Trouble.INVALID_STEP)
 _NOT_FOUND = 404
 _STREAMS = "/var/www/html/stream/"
 _MAX_PICTURE = 8 * 2**20
@@ -159,7 +160,9 @@ class VirtualPyTestDialect:
         await self._check_named(call.host)
         if call.opens:
             await self._take_control(call)
-        request = build_request(call)
+        # A graph may be long, and is looked through for references.
+        build = partial(build_request, call)
+        request = await asyncio.to_thread(build) if "graph" in call.body else build()
         if request.kind is StepKind.SCRIPT:
             return await self._script_end(call, secrets.token_urlsafe(24), request)
         number = _checked_id((await self._begin(call, request)).get("execution_id"))
@@ -190,7 +193,7 @@ class VirtualPyTestDialect:
             raise HostTroubleError(Trouble.HOST_ERROR, missing, presence=presence)
 
     async def _begin(self, call: Call, request: StartRequest) -> Mapping[str, Any]:
-        query = self._team_query if request.by_team else None
+        query = {**self._team_query, **_own_team(request)} if request.by_team else None
         response = await self._client.post(call.host, request.path, request.body, query)
         body = await response.parsed()
         if not response.good:
@@ -313,6 +316,10 @@ def _raise_at_work() -> NoReturn:
     raise HostTroubleError(Trouble.HOST_ERROR, AT_WORK, presence=presence)
 
 
+def _own_team(request: StartRequest) -> Mapping[str, str]:
+    return {} if request.team_id is None else {"team_id": request.team_id}
+
+
 def _as(trouble: Trouble, error: HostTroubleError) -> HostTroubleError:
     """Return the same error as another trouble."""
     return HostTroubleError(trouble, error.message, reason=error.reason)
@@ -354,4 +361,6 @@ def _checked_id(number: Any) -> str:
 
 def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
     reason = clean(body.get("error") or body.get("message"))
-    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {reason[:500]}" if reason else "."))
+    invalid = reason is not None and is_invalid_graph(reason)
+    trouble = Trouble.INVALID_STEP if invalid else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, what + (f": {reason[:500]}" if reason else "."))

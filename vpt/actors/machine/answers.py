@@ -30,6 +30,7 @@ MOST_PARKS = 6
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
+    Trouble.INVALID_STEP: ErrorKind.HOST_REFUSED,
     Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
     Trouble.IDLE: ErrorKind.HOST_LOST,
     Trouble.BROKEN: ErrorKind.HOST_LOST,
@@ -193,6 +194,7 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
             _KINDS[trouble],
             _words(t, outcome),
             same_again=outcome.same_again,
+            invalid=trouble is Trouble.INVALID_STEP,
             answer=outcome.answer,
             over=trouble in _OVER,
         )

@@ -41,7 +41,13 @@ from vpt.dialects.base import Trouble
 from vpt.model import Answer, ErrorKind
 
 #: The host is done with the step, though it brought no verdict.
-DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED, Trouble.IDLE)
+DONE = (
+    Trouble.HOST_ERROR,
+    Trouble.HOST_REFUSED,
+    Trouble.INVALID_STEP,
+    Trouble.STOPPED,
+    Trouble.IDLE,
+)
 #: What ends the watch of a step, too: the host forgot it, or it ran for too long to be true.
 _WATCH_OVER = (*DONE, Trouble.FATE_UNKNOWN, Trouble.TIMEOUT)
 #: Seconds after which a step that a serial host began is over whatever it says: it ends scripts
