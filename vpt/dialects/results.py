@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood
 from vpt.dialects.host_logs import LoggedFailure, failures_in, last_words, reason
+from vpt.dialects.host_words import Meaning, meaning_of, meaning_of_log, meaning_of_script
 from vpt.dialects.start_requests import StepKind
-from vpt.model import Json
+from vpt.model import Answer, Json
 
 JsonObject = Mapping[str, Any]
 
@@ -80,7 +81,8 @@ def _batch(state: str, body: JsonObject, result: JsonObject) -> StepResult:
     if success:
         return _result(True, lines, None, result, items)
     error = next(filter(None, reasons), None) or _said_in((result, body), items, failures)
-    return _result(False, [*lines, *_printed(result, failures)], error, result, items)
+    failed = _result(False, [*lines, *_printed(result, failures)], error, result, items)
+    return _judged(failed, meaning_of(error) or meaning_of_log(result.get("logs")))
 
 
 def _graph(body: JsonObject, result: JsonObject) -> StepResult:
@@ -98,7 +100,9 @@ def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     # The last block that failed led to the end: those before were dealt with.
     error = next(filter(None, reversed(reasons)), None) or _error_in(result)
     printed = (line for item in items if _failed(item) for line in _block_printed(item))
-    return _result(False, [*lines, *printed], error, result, items)
+    failed = _result(False, [*lines, *printed], error, result, items)
+    logs = (item.get("logs") for item in items if _failed(item))
+    return _judged(failed, meaning_of(error) or meaning_of_log("\n".join(filter(_is_text, logs))))
 
 
 def is_invalid_graph(error: str) -> bool:
@@ -118,8 +122,20 @@ def script_result(body: JsonObject) -> StepResult:
         _raise_no_result(_error_in(result) or "The host does not say how the script ended.")
     stdout, stderr = (clean(result.get(name) or None) or "" for name in ("stdout", "stderr"))
     lines = [*_links(result), stdout, stderr and f"stderr:\n{stderr}"]
-    error = None if success else _script_error(result, code, stdout, stderr)
-    return _result(success, lines, error, result, ())
+    if success:
+        return _result(True, lines, None, result, ())
+    error = _script_error(result, code, stdout, stderr)
+    failed = _result(False, lines, error, result, ())
+    return _judged(failed, meaning_of_script(code, error, f"{stdout}\n{stderr}"))
+
+
+def _judged(failed: StepResult, meaning: Meaning | None) -> StepResult:
+    """Return a failed step; raise HostTroubleError when it is the lab that failed."""
+    if meaning is None:
+        return failed
+    said = f"{meaning.words} ({failed.error})" if failed.error else f"{meaning.words}."
+    answer = Answer(success=False, output=failed.output, error=failed.error)
+    raise HostTroubleError(meaning.trouble, said, answer=answer)
 
 
 def _script_error(result: JsonObject, code: Any, stdout: str, stderr: str) -> str:
@@ -203,6 +219,10 @@ def _printed(body: JsonObject, failures: Iterable[LoggedFailure]) -> Iterator[st
 
 def _block_printed(item: JsonObject) -> Iterator[str]:
     return _printed(item, failures_in(item.get("logs")))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _failed(item: JsonObject) -> bool:
