@@ -204,7 +204,7 @@ class DeviceRequest:
     did, `failed_hosts` their hosts: these still fit, and others that fit are preferred.
     """
 
-    device_model: str
+    device_model: str | tuple[str, ...]  # any of several will do
     requirements: frozenset[str] = frozenset()
     device_id: str | None = None
     host_id: str | None = None
@@ -266,7 +266,7 @@ class RunSpec:
     attempt: int
     seq: int
     steps: tuple[Json, ...]
-    device_model: str
+    device_model: str  # of several that were asked for, the one of the device
     timeout_s: float | None
     infra_failures: int
     test_failures: int
@@ -382,7 +382,7 @@ class NewExecution:
     test_case_id: str
     test_case_name: str
     test_case_version: int
-    device_model: str
+    device_model: str | tuple[str, ...]
     requirements: tuple[str, ...]
     steps: tuple[Json, ...]
     parameters: Json

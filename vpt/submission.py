@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from vpt import graphs, parameters, secret_steps
+from vpt.device_models import from_columns
 from vpt.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError
 from vpt.model import Json, NewCampaign, NewExecution
 from vpt.names import check_clear
@@ -277,7 +278,7 @@ def _new_execution(
         test_case_id=test_case["id"],
         test_case_name=test_case["name"],
         test_case_version=test_case["version"],
-        device_model=test_case["device_model"],
+        device_model=from_columns(test_case["device_model"], test_case["device_models"]),
         requirements=tuple(test_case["requirements"]),
         steps=steps,
         parameters=wanted["parameters"],

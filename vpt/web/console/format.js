@@ -18,6 +18,11 @@ export function moment(iso) {
   return (date.toDateString() === new Date().toDateString() ? CLOCK : MOMENT).format(date);
 }
 
+/** Return the device models that a test case or an execution asks for, of which any will do. */
+export function modelsOf(item) {
+  return [item.device_model].flat();
+}
+
 /** Return how long ago a time was, roughly. */
 export function ago(iso) {
   if (!iso) return "never";
