@@ -298,6 +298,14 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
+class StepPicture:
+    """A picture of a step beside its screenshot: what it shows, and its bytes in base64."""
+
+    caption: str
+    data: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The response of a host to a step; `raw` is its whole JSON body.
 
@@ -312,6 +320,7 @@ class Answer:
     raw: Mapping[str, Any] | None = None
     notes: str | None = None
     presence: Presence | None = None
+    pictures: tuple[StepPicture, ...] = ()
 
 
 class Credential(StrEnum):
