@@ -25,8 +25,8 @@ from vpt.model import (
     SecretSteps,
     StepStatus,
     Waiting,
-    screenshot_url,
 )
+from vpt.store.artifacts import screenshot_url
 from vpt.store.batch import BatchWriter
 from vpt.store.db import Database
 from vpt.store.patience import patiently

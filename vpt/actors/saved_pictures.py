@@ -45,10 +45,10 @@ async def saved_pictures(artifacts: Artifacts, effect: fx.StoreStep) -> SavedPic
 async def _save_others(
     artifacts: Artifacts, effect: fx.StoreStep, answer: Answer, saved: SavedPictures
 ) -> None:
-    for picture in answer.pictures:
+    for caption, data in answer.pictures:
         number = len(saved.others) + 1
-        if await _saved(artifacts, effect, picture.data, saved, number):
-            saved.others.append({"number": number, "caption": picture.caption})
+        if await _saved(artifacts, effect, data, saved, number):
+            saved.others.append({"number": number, "caption": caption})
 
 
 async def _saved(

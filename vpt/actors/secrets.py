@@ -141,7 +141,7 @@ def _masked_answer(answer: Answer, masker: Masker) -> Answer:
         masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
         for key, item in answer.raw.items()
     }
-    pictures = tuple(replace(one, caption=masker.text(one.caption)) for one in answer.pictures)
+    pictures = tuple((masker.text(caption), data) for caption, data in answer.pictures)
     return replace(
         answer, output=output, error=error, presence=presence, raw=raw, pictures=pictures
     )

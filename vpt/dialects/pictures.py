@@ -20,7 +20,7 @@ from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
 from vpt.dialects.results import StepResult
 from vpt.dialects.serial import SerialClient, own_url, url_of
 from vpt.dialects.start_requests import local_id
-from vpt.model import Host, StepPicture
+from vpt.model import Host
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Fetched:
     """The pictures that were fetched; `screenshot` is in base64."""
 
     screenshot: str | None = None
-    others: list[StepPicture] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)  # what each shows, in base64
     left_out: list[str] = field(default_factory=list)  # why, for each that could not be had
 
     @property
@@ -117,7 +117,7 @@ class Pictures:
         if caption is None:
             fetched.screenshot = picture
         else:
-            fetched.others.append(StepPicture(caption, picture))
+            fetched.others.append((caption, picture))
 
     async def _taken(self, call: Call, fetched: Fetched) -> str | None:
         """Let the host take a screenshot now; return the name of its file."""
@@ -168,7 +168,7 @@ def _wants_one(call: Call) -> bool:
 
 
 def _size_of(fetched: Fetched) -> int:
-    return sum(len(one.data) for one in fetched.others) * 3 // 4
+    return sum(len(data) for _, data in fetched.others) * 3 // 4
 
 
 def _encoded(picture: bytes) -> str:

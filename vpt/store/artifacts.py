@@ -156,6 +156,11 @@ class Artifacts:
         return self._folder(execution_id), f"{attempt}-{step}"
 
 
+def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
+    """Return the URL path of a step's screenshot."""
+    return f"/screenshots/{execution_id}/{attempt}/{step}.png"
+
+
 def _save(folder: Path, name: str, data: Any) -> str:
     picture = _decoded(data)
     kind = kind_of(picture)
