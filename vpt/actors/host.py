@@ -12,13 +12,12 @@ from typing import Any, assert_never
 
 import asyncpg
 import structlog
-from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, sent
+from vpt.actors.calls import STOP_S, acted, answered, looked, sent, watched
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
 from vpt.actors.saved_pictures import saved_pictures
@@ -32,7 +31,6 @@ from vpt.model import (
     ExecutionStatus,
     Host,
     HostView,
-    Presence,
 )
 from vpt.upkeep import note_failure
 
@@ -268,23 +266,10 @@ class HostActor(Actor[m.Message]):
         )
 
     async def _watch_step(self, effect: fx.WatchStep) -> None:
-        """Wait for the end of a step whose attempt is over; what it brought is dropped."""
-        key, device_id = effect.key, effect.device.id
-        name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
-        call = Call(effect.host, effect.device, {}, name, effect.limit, step_limit=0.0)
-        call = replace(call, handle=effect.handle, anew=effect.anew)
-        outcome = slim(await sent(self._services, call))
-        self.deliver(m.StepAnswered(device_id, key, outcome, 0.0))
+        self.deliver(await watched(self._services, effect))
 
     async def _look(self, effect: fx.Look) -> None:
-        presence: Presence | None = None
-        try:
-            presence = await self._services.dialect.look(effect.host, effect.device, _CALL_LIMIT)
-        except HostTroubleError:
-            pass
-        except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)
-            note_failure(error, "look")
-        self.tell(m.DeviceLooked(effect.device.id, presence))
+        self.tell(await looked(self._services, effect, _CALL_LIMIT))
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()
