@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter
@@ -113,9 +114,9 @@ class HostActor(Actor[m.Message]):
             case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
             case fx.WatchStep():
-                self._call(effect.device.id, self._watch_step(effect))
+                self._call(effect.device.id, self._deliver(watched(self._services, effect)))
             case fx.Look():
-                self.spawn(self._look(effect), "look")
+                self.spawn(self._deliver(looked(self._services, effect, _CALL_LIMIT)), "look")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):
@@ -170,8 +171,7 @@ class HostActor(Actor[m.Message]):
 
     def _next_probe(self) -> None:
         pause = self._state.limits.probe_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
-        handle = asyncio.get_running_loop().call_later(pause, self._probe_due)
-        self._alarms["probe"] = handle
+        self._alarms["probe"] = asyncio.get_running_loop().call_later(pause, self._probe_due)
 
     def _probe_due(self) -> None:
         self.tell(m.ProbeDue())
@@ -265,11 +265,8 @@ class HostActor(Actor[m.Message]):
             on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
         )
 
-    async def _watch_step(self, effect: fx.WatchStep) -> None:
-        self.deliver(await watched(self._services, effect))
-
-    async def _look(self, effect: fx.Look) -> None:
-        self.tell(await looked(self._services, effect, _CALL_LIMIT))
+    async def _deliver(self, work: Awaitable[m.Fact]) -> None:
+        self.deliver(await work)
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()
