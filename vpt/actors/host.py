@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 import asyncpg
 import structlog
+from msgspec import structs
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
@@ -375,6 +376,10 @@ class HostActor(Actor[m.Message]):
             self._services.tally.dispatched.add(self._services.waited_s(waiting))
 
     async def _store_end(self, effect: fx.StoreEnd) -> None:
+        if effect.elsewhere and not effect.again:
+            request = await self.ledger.request_after(effect)
+            again = self._services.dispatcher.has_untried(request)
+            effect = structs.replace(effect, again=again)
         fact, row = await self.ledger.end_attempt(effect)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)

@@ -364,6 +364,8 @@ class HostResponse(ResponseSchema):
     trouble = f.Nested(TroubleShown, allow_none=True)
     capabilities = words()
     devices = f.List(f.Nested(DeviceResponse))
+    devices_left_out = flag("True where it is larger than a page: list its devices by host_id.")
+    maybe = frozenset({"devices_left_out"})
     tags = words()
     hardware = f.Dict()
     protocol = f.Nested(ProtocolShown)

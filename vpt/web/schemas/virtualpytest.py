@@ -235,7 +235,7 @@ def _schemas(host_id: str, declared: Mapping[str, Json]) -> dict[str, DeviceSche
             schema = {"action_types": actions, "verification_types": verifications}
             canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
             hashed = hashlib.sha256(canonical).digest()
-            schemas[f"{host_id}:{name}"] = DeviceSchema(hashed, canonical.decode())
+            schemas[f"{host_id}:{name}"] = DeviceSchema(hashed, canonical)
     return schemas
 
 
