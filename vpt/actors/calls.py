@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 
 import structlog
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.secrets import masked
+from vpt.actors.secrets import Revealed, masked
 from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
 from vpt.actors.state import CONNECT_SHARE
@@ -88,6 +89,33 @@ async def looked(services: HostServices, effect: fx.Look, limit: float) -> m.Dev
     except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)
         note_failure(error, "look")
     return m.DeviceLooked(effect.device.id, presence)
+
+
+def call_of_step(effect: fx.SendStep, revealed: Revealed, tell: Callable[[m.Fact], None]) -> Call:
+    """Return the call of a step; what the host says meanwhile is passed to `tell`."""
+    key, mask = effect.key, revealed.masker.json
+    body = {
+        **revealed.action,
+        "execution_id": key.execution_id,
+        "attempt": key.attempt,
+        "step": key.step,
+        "device_model": effect.device_model,
+    }
+    device_id = effect.device.id
+    return Call(
+        effect.host,
+        effect.device,
+        body,
+        f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
+        effect.limit,
+        effect.connect,
+        effect.step_limit,
+        opens=key.step == key.tries == 1,
+        handle=effect.handle,
+        anew=effect.anew,
+        on_begun=lambda handle: tell(m.StepBegun(device_id, key, handle)),
+        on_progress=lambda state: tell(m.StepProgressed(device_id, key, mask(state))),
+    )
 
 
 def call_of_action(effect: fx.SendAction, action: Json) -> Call:

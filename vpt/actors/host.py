@@ -19,15 +19,15 @@ from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, looked, sent, watched
+from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, watched
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
 from vpt.actors.saved_pictures import saved_pictures
-from vpt.actors.secrets import Revealed, masked
+from vpt.actors.secrets import masked
 from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
 from vpt.actors.state import HostState, RunState
-from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
@@ -228,7 +228,7 @@ class HostActor(Actor[m.Message]):
             return
         began = perf_counter()
         self._postpone(effect, began - asked)
-        outcome = await sent(self._services, self._call_of(effect, revealed))
+        outcome = await sent(self._services, call_of_step(effect, revealed, self.tell))
         duration_ms = (perf_counter() - began) * 1000
         outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
@@ -240,31 +240,6 @@ class HostActor(Actor[m.Message]):
             left = self._alarms[name].when() - asyncio.get_running_loop().time()
             timed_out = m.StepTimedOut(effect.device.id, effect.key)
             self._alarm(fx.Alarm(name, left + seconds, timed_out))
-
-    def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
-        key, mask = effect.key, revealed.masker.json
-        body = {
-            **revealed.action,
-            "execution_id": key.execution_id,
-            "attempt": key.attempt,
-            "step": key.step,
-            "device_model": effect.device_model,
-        }
-        device_id = effect.device.id
-        return Call(
-            effect.host,
-            effect.device,
-            body,
-            f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
-            effect.limit,
-            effect.connect,
-            effect.step_limit,
-            opens=key.step == key.tries == 1,
-            handle=effect.handle,
-            anew=effect.anew,
-            on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
-        )
 
     async def _deliver(self, work: Awaitable[m.Fact]) -> None:
         self.deliver(await work)
