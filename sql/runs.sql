@@ -193,7 +193,7 @@ WHERE id = $1 AND NOT EXISTS (SELECT FROM execution)
 
 -- request_of(execution_id)
 -- What a running execution asks of a device; `failed_on` and `failed_hosts` have its failed attempts.
-SELECT e.device_model, e.requirements, e.wanted_device_id, e.wanted_host_id, e.refused_by, e.priority,
+SELECT e.device_model, e.device_models, e.requirements, e.wanted_device_id, e.wanted_host_id, e.refused_by, e.priority,
     extract(epoch FROM e.queued_at)::float8 AS queued_at, e.queue_timeout_s,
     coalesce(array_agg(a.host_id ORDER BY a.attempt) FILTER (WHERE a.attempt IS NOT NULL), '{}')
         AS failed_hosts,
