@@ -86,6 +86,7 @@ class DeviceReason(StrEnum):
 
     HELD_BACK = "held_back"  # too many errors of the infrastructure without a verdict between them
     AWAY = "away"  # its host says that it is not available
+    HOST_WORKS = "host_works"  # its host works on it by itself, or may still run a step there
 
 
 class ExecutionStatus(StrEnum):
@@ -278,16 +279,17 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+    """What a host says of a device, None: nothing; `at_work`: that it works there by itself."""
 
-    available: bool = True
+    available: bool | None = True
     reason: str | None = None
     properties: Json | None = None
+    at_work: bool | None = None
 
     @property
     def away(self) -> str | None:
         """Return why the device is away, None while it is available."""
-        if self.available:
+        if self.available is not False:
             return None
         return self.reason or "Its host says that it is not available."
 
@@ -297,7 +299,8 @@ class Answer:
     """The response of a host to a step; `raw` is its whole JSON body.
 
     `notes` is what the server has to say of it: that a picture was left out, and why.
-    `presence` is what it says of the device beside its outcome, None when it says nothing.
+    `presence` is what it says of the device, None: nothing. `pictures` are those beside the
+    screenshot: what each shows, and its bytes in base64.
     """
 
     success: bool
@@ -307,6 +310,7 @@ class Answer:
     raw: Mapping[str, Any] | None = None
     notes: str | None = None
     presence: Presence | None = None
+    pictures: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 class Credential(StrEnum):
@@ -413,11 +417,6 @@ class Submitted:
     status: ExecutionStatus
     host: str | None
     device_id: str | None
-
-
-def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
-    """Return the URL path of a step's screenshot."""
-    return f"/screenshots/{execution_id}/{attempt}/{step}.png"
 
 
 @dataclass(frozen=True, slots=True)

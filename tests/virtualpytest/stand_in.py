@@ -96,6 +96,7 @@ class StandIn:
         self.files: dict[str, bytes] = {}  # by path: its screenshots, and what nginx would serve
         self.missing: dict[str, set[str]] = {}  # controllers that a device has lost
         self.warnings: dict[str, str] = {}  # what takeControl says of a device beside that
+        self.says_busy = False  # a newer version, which says whether a device is at work
         self.scripts = Scripts(
             {"SERVER_URL": self.server, "API_KEY": key or "", "DEVICE1_POWER_PWD": "tapo-password"}
         )
@@ -234,6 +235,8 @@ class StandIn:
         }
         if method == "GET" and path.endswith("/status"):
             return self._status
+        if method == "GET" and path.endswith("/is_busy") and self.says_busy:
+            return self._busy
         if method == "GET" and path in self.files and not path.startswith(STREAMS):
             return self._file
         return routes.get((method, path), self._nothing)
@@ -262,6 +265,11 @@ class StandIn:
         has = capabilities_of(model) if model is not None else {}
         lost = self.missing.get(name, set())
         return [each for each in ("av", "remote") if has.get(each) and each not in lost]
+
+    async def _busy(self, request: web.Request, body: Json) -> web.Response:
+        device = request.path.split("/")[-2]
+        busy = device in self.membership.deploying or self.work.is_at_work_on(device)
+        return web.json_response({"busy": busy, "device_id": device, "active_jobs": []})
 
     async def _batch(self, request: web.Request, body: Json) -> web.Response:
         kind = request.path.split("/")[2]

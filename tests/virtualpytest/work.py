@@ -116,6 +116,10 @@ class Work:
         known = self._executions.get(number)
         return known if known is not None and known.kind == kind else None
 
+    def is_at_work_on(self, device: str) -> bool:
+        """Return whether something that it was asked to do on a device is not over."""
+        return any(each.acts and each.asked == device for each in self._executions.values())
+
     def begin(self, kind: str, device: str, run: Run, state: Json | None = None) -> Execution:
         """Start something, whatever else goes on: the host does not look."""
         execution = Execution(f"{kind}-{uuid4()}", kind, device, device, state or {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter
@@ -18,15 +19,15 @@ from vpt.actors import effects as fx
 from vpt.actors import machine, matching
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, sent
+from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, watched
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
-from vpt.actors.secrets import Revealed, masked
+from vpt.actors.saved_pictures import SavedPictures, saved_pictures
+from vpt.actors.secrets import masked
 from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
 from vpt.actors.state import HostState, RunState
-from vpt.dialects.base import Call, HostTroubleError, Trouble
-from vpt.errors import VptError
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
     Answer,
     ErrorKind,
@@ -34,7 +35,6 @@ from vpt.model import (
     Host,
     HostView,
 )
-from vpt.store.artifacts import Artifacts
 from vpt.upkeep import note_failure
 
 log = structlog.get_logger(__name__)
@@ -115,6 +115,10 @@ class HostActor(Actor[m.Message]):
                 self._call(effect.device.id, self._send_action(effect))
             case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
+            case fx.WatchStep():
+                self._call(effect.device.id, self._deliver(watched(self._services, effect)))
+            case fx.Look():
+                self.spawn(self._deliver(looked(self._services, effect, _CALL_LIMIT)), "look")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):
@@ -169,8 +173,7 @@ class HostActor(Actor[m.Message]):
 
     def _next_probe(self) -> None:
         pause = self._state.limits.probe_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
-        handle = asyncio.get_running_loop().call_later(pause, self._probe_due)
-        self._alarms["probe"] = handle
+        self._alarms["probe"] = asyncio.get_running_loop().call_later(pause, self._probe_due)
 
     def _probe_due(self) -> None:
         self.tell(m.ProbeDue())
@@ -226,7 +229,7 @@ class HostActor(Actor[m.Message]):
             return
         began = perf_counter()
         self._postpone(effect, began - asked)
-        outcome = await sent(self._services, self._call_of(effect, revealed))
+        outcome = await sent(self._services, call_of_step(effect, revealed, self.tell))
         duration_ms = (perf_counter() - began) * 1000
         outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
@@ -239,29 +242,8 @@ class HostActor(Actor[m.Message]):
             timed_out = m.StepTimedOut(effect.device.id, effect.key)
             self._alarm(fx.Alarm(name, left + seconds, timed_out))
 
-    def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
-        key, mask = effect.key, revealed.masker.json
-        body = {
-            **revealed.action,
-            "execution_id": key.execution_id,
-            "attempt": key.attempt,
-            "step": key.step,
-            "device_model": effect.device_model,
-        }
-        device_id = effect.device.id
-        return Call(
-            effect.host,
-            effect.device,
-            body,
-            f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
-            effect.limit,
-            effect.connect,
-            effect.step_limit,
-            opens=key.step == key.tries == 1,
-            handle=effect.handle,
-            on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
-        )
+    async def _deliver(self, work: Awaitable[m.Fact]) -> None:
+        self.deliver(await work)
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()
@@ -349,10 +331,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shot, notes = await _save_screenshot(
-                    self._services.artifacts, effect.key, effect.answer
-                )
-                self.tell(await self.ledger.finish_step(effect, shot, notes))
+                pictures = await self._pictures(effect.key, effect.answer)
+                self.tell(await self.ledger.finish_step(effect, pictures))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -376,8 +356,8 @@ class HostActor(Actor[m.Message]):
             request = await self.ledger.request_after(effect)
             again = matching.has_untried(request, self._services.dispatcher.views)
             effect = structs.replace(effect, again=again)
-        shot, notes = await _save_screenshot(self._services.artifacts, effect.step, effect.answer)
-        fact, row = await self.ledger.end_attempt(effect, shot, notes)
+        pictures = await self._pictures(effect.step, effect.answer)
+        fact, row = await self.ledger.end_attempt(effect, pictures)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:
@@ -385,6 +365,9 @@ class HostActor(Actor[m.Message]):
             failed = effect.kind not in (None, ErrorKind.SERVER_RESTARTED)
             failures = ((self.name, effect.device_id),) if failed else ()
             self._services.requeue(waiting_of(effect.spec.execution_id, row, failures))
+
+    async def _pictures(self, key: m.StepKey | None, answer: Answer | None) -> SavedPictures:
+        return await saved_pictures(self._services.artifacts, key, answer)
 
     # ------------------------------------------------------------ the view
 
@@ -426,21 +409,3 @@ def _log_end(
         log.error("test_execution_failed", **fields, duration=duration_s)
     else:
         log.info("test_execution_completed", **fields, duration=duration_s)
-
-
-async def _save_screenshot(
-    artifacts: Artifacts, key: m.StepKey | None, answer: Answer | None
-) -> tuple[str | None, str | None]:
-    """Save the picture of an answer; return its kind, and what is to be noted on the step."""
-    # One that cannot be saved is logged and noted; it never fails the step.
-    data = answer.raw.get("screenshot") if answer and answer.raw else None
-    if not data or key is None:
-        return None, answer.notes if answer else None
-    try:
-        return await artifacts.save(key.execution_id, key.attempt, key.step, data), None
-    except VptError as error:
-        log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
-        return None, f"The screenshot was left out: {error.message}."
-    except OSError:
-        log.exception("screenshot_lost", execution_id=key.execution_id)
-        return None, "The screenshot could not be stored: see the server's log."

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 from vpt.actors.dispatcher import Dispatcher
 from vpt.dialects.base import Dialect, HostTroubleError, Identity, Trouble
 from vpt.errors import ConflictError
-from vpt.model import DeviceStatus, Host, HostStatus, HostView, Reason
+from vpt.model import DeviceStatus, Host, HostStatus, HostView, Reason, TroubleKind
 
 #: Further probes of a URL that was another host's: all must find the one that registers.
 _MORE_PROOFS = 2
@@ -35,13 +34,15 @@ class Proofs:
         if any(view.reason is Reason.REPLACED for view in self._views_of(old)):
             return  # its old URL is another host's
         self._note_claim(old, new.url)
-        if self._is_at_work(old):
-            raise ConflictError("A host of that name is at work at its old URL.")
-        with suppress(HostTroubleError):
+        where = "at its old URL" if old.url != new.url else "in its old dialect"
+        try:
             identity = await self._dialect.probe(old, self._limit)
-            if self._may_be_another(old, identity):
-                return
-            where = "at its old URL" if old.url != new.url else "in its old dialect"
+        except HostTroubleError as trouble:
+            # One that is at work may take its time: it is there as long as it takes connections.
+            if self._is_at_work(old) and _is_too_slow(trouble):
+                raise ConflictError(f"A host of that name is at work {where}.") from trouble
+            return
+        if not self._may_be_another(old, identity):
             raise ConflictError(f"A host of that name still answers {where}.")
 
     async def identify(self, old: Host | None, new: Host, *, must_prove: bool) -> Identity | None:
@@ -136,6 +137,10 @@ class Proofs:
                 "The host does not answer a probe at its new URL or with its new secret: "
                 f"{words}. Let it answer its probe before it registers."
             ) from trouble
+
+
+def _is_too_slow(trouble: HostTroubleError) -> bool:
+    return trouble.reason is None or trouble.reason.kind is TroubleKind.TOO_SLOW
 
 
 def _is_busy(view: HostView) -> bool:

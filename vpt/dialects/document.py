@@ -153,6 +153,13 @@ class DocumentDialect:
         except (HostTroubleError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
 
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:  # noqa: ARG002
+        """Return None: these hosts say how their devices are without being asked."""
+        return None
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Do nothing: each of these hosts showed its own secret when it registered."""
+
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """Do nothing: these hosts do not know attempts."""
 

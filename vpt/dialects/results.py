@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood, shortened
 from vpt.dialects.host_logs import LoggedFailure, failures_in, last_words, reason
+from vpt.dialects.host_words import Meaning, meaning_of, meaning_of_log, meaning_of_script
 from vpt.dialects.start_requests import StepKind
-from vpt.model import Json
+from vpt.model import Answer, Json
 
 JsonObject = Mapping[str, Any]
 
@@ -30,17 +31,28 @@ _INVALID_GRAPH = (
     *("Invalid graph", "Graph must contain", "No START block", "START block is not connected"),
     "Node not found",
 )
+#: The pictures that a verification compared, by what they show.
+_COMPARED = {
+    "source": ("sourceImageUrl", "source_image_path", "sourceImagePath"),
+    "reference": ("referenceImageUrl", "reference_image_path", "referenceImagePath"),
+    "overlay": ("resultOverlayUrl", "result_overlay_path", "overlayImagePath"),
+}
+_MAX_CAPTION = 100  # characters
 _LINKS = {"report": "report_url", "logs": "logs_url"}
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """How a step ended: `pictures` are the names of screenshots, the last is the newest."""
+    """How a step ended: `pictures` are the names of screenshots, the last is the newest.
+
+    `captions` say what a picture shows, by its name; of those of verifications, too.
+    """
 
     success: bool
     output: str | None
     error: str | None
     pictures: tuple[str, ...] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,8 @@ def _batch(state: str, body: JsonObject, result: JsonObject) -> StepResult:
     if success:
         return _result(True, lines, None, result, items)
     error = next(filter(None, reasons), None) or _said_in((result, body), items, failures)
-    return _result(False, [*lines, *_printed(result, failures)], error, result, items)
+    failed = _result(False, [*lines, *_printed(result, failures)], error, result, items)
+    return _judged(failed, meaning_of(error) or meaning_of_log(result.get("logs")))
 
 
 def _graph(body: JsonObject, result: JsonObject) -> StepResult:
@@ -98,7 +111,11 @@ def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     # The last block that failed led to the end: those before were dealt with.
     error = next(filter(None, reversed(reasons)), None) or _error_in(result)
     printed = (line for item in items if _failed(item) for line in _block_printed(item))
-    return _result(False, [*lines, *printed], error, result, items)
+    failed = _result(False, [*lines, *printed], error, result, items)
+    logs = (item.get("logs") for item in items if _failed(item))
+    return _judged(
+        failed, meaning_of(error) or meaning_of_log("\n".join(str(log) for log in logs if log))
+    )
 
 
 def is_invalid_graph(error: str) -> bool:
@@ -118,8 +135,20 @@ def script_result(body: JsonObject) -> StepResult:
         _raise_no_result(_error_in(result) or "The host does not say how the script ended.")
     stdout, stderr = (clean(result.get(name) or None) or "" for name in ("stdout", "stderr"))
     lines = [*_links(result), stdout, stderr and f"stderr:\n{stderr}"]
-    error = None if success else _script_error(result, code, stdout, stderr)
-    return _result(success, lines, error, result, ())
+    if success:
+        return _result(True, lines, None, result, ())
+    error = _script_error(result, code, stdout, stderr)
+    failed = _result(False, lines, error, result, ())
+    return _judged(failed, meaning_of_script(code, error, f"{stdout}\n{stderr}"))
+
+
+def _judged(failed: StepResult, meaning: Meaning | None) -> StepResult:
+    """Return a failed step; raise HostTroubleError when it is the lab that failed."""
+    if meaning is None:
+        return failed
+    said = f"{meaning.words} ({failed.error})" if failed.error else f"{meaning.words}."
+    answer = Answer(success=False, output=failed.output, error=failed.error)
+    raise HostTroubleError(meaning.trouble, said, answer=answer)
 
 
 def _script_error(result: JsonObject, code: Any, stdout: str, stderr: str) -> str:
@@ -140,9 +169,10 @@ def _result(
 ) -> StepResult:
     if not success and not error:
         error = "The step failed and the host gives no reason."
-    pictures = tuple(name for each in (*items, result) for name in _pictures(each))
+    listed = tuple(items)
+    pictures = tuple(name for each in (*listed, result) for name in _pictures(each))
     output = clean("\n".join(line for line in lines if line))
-    return StepResult(success, output or None, clean(error), pictures)
+    return StepResult(success, output or None, clean(error), pictures, _captions(listed))
 
 
 # ---------------------------------------------------------------- output and error
@@ -272,6 +302,26 @@ def _pictures(body: JsonObject) -> Iterator[str]:
         for name in named if isinstance(named, list) else [named]:
             if isinstance(name, str) and name:
                 yield name
+
+
+def _captions(items: Iterable[JsonObject]) -> Mapping[str, str]:
+    """Return what each picture shows: the action or block that it is of, or what was compared."""
+    captions: dict[str, str] = {}
+    for number, item in enumerate(items, 1):
+        name = clean(item.get("command") or item.get("block_id") or item.get("message")) or "step"
+        title = f"{number}. {name[:_MAX_CAPTION]}"
+        captions |= dict.fromkeys(_pictures(item), title)
+        for what, keys in _COMPARED.items():
+            captions |= dict.fromkeys(_compared(item, keys), f"{title}: {what}")
+    return captions
+
+
+def _compared(item: JsonObject, keys: Iterable[str]) -> Iterator[str]:
+    for body in (item, _object(item.get("details")), _object(item.get("verification_data"))):
+        for key in keys:
+            if isinstance(body.get(key), str) and body[key]:
+                yield body[key]
+                return
 
 
 def _object(value: Any) -> JsonObject:

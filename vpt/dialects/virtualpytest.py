@@ -7,7 +7,6 @@ are built in `start_requests`, and what the host reports is read in `results`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from vpt.dialects import http
+from vpt.dialects import device_state, http, pictures
 from vpt.dialects.base import (
     Call,
     HostTroubleError,
@@ -30,10 +29,11 @@ from vpt.dialects.base import (
     shortened,
 )
 from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
+from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
+from vpt.dialects.serial import SerialClient, SerialResponse
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, Json, Presence
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +52,7 @@ _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
 _FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED, Trouble.INVALID_STEP)
 _NOT_FOUND = 404
 _STREAMS = "/var/www/html/stream/"
-_MAX_PICTURE = 8 * 2**20
-_PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
-_BIG = 256 * 1024  # bytes; more are encoded in a thread, since that holds up the loop
+AT_WORK = "The host works on the device by itself: nothing was sent."
 
 
 class VirtualPyTestDialect:
@@ -74,6 +72,7 @@ class VirtualPyTestDialect:
         self._team_query = {"team_id": team_id}
         self._client = SerialClient(may_act)
         self._tasks = ScriptTasks()
+        self._pictures = pictures.Pictures(self._client)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -111,17 +110,31 @@ class VirtualPyTestDialect:
     async def send(self, call: Call) -> Answer:
         """Start the step, unless the call has a handle, and wait for its end."""
         now = asyncio.get_running_loop().time
-        latest = now() + call.limit
+        latest = now() + (call.step_limit or call.limit)
         try:
             async with asyncio.timeout(call.limit):
                 result = await self._end(call)
         except TimeoutError as error:
             raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
-        return await self._answer(call.host, result, min(_PICTURE_LIMIT, latest - now()))
+        return await self._answer(call, result, min(pictures.LIMIT, (latest - now()) / 2))
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
         """Return False: these hosts cannot stop what they started."""
         return False
+
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:
+        """Return whether the device can be used and whether the host works on it by itself."""
+        try:
+            async with asyncio.timeout(limit):
+                return await device_state.look_at(self._client, host, device)
+        except TimeoutError as error:
+            raise http.not_connected(error) from error
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Call a route that needs the key, until one was let through."""
+        with suppress(TimeoutError):  # its health was answered: it is there
+            async with asyncio.timeout(limit):
+                await device_state.check_key(self._client, host)
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """POST /host/releaseControl; failures are ignored."""
@@ -158,6 +171,8 @@ class VirtualPyTestDialect:
         """POST /host/takeControl; the step is not out yet, so BROKEN becomes NOT_CONNECTED."""
         asked = {"device_id": local_id(call.host, call.device)}
         try:
+            if await device_state.at_work(self._client, call.host, call.device):
+                _raise_at_work()
             response = await self._client.post(call.host, "/host/takeControl", asked)
         except HostTroubleError as trouble:
             if trouble.trouble is Trouble.BROKEN:
@@ -170,6 +185,10 @@ class VirtualPyTestDialect:
             raise http.no_object(response.content)
         if body.get("success") is not True:
             _raise_not_started("The host did not give control of the device", body)
+        missing = device_state.missing_controllers(call.device, body)
+        if missing is not None:
+            presence = Presence(available=False, reason=missing)
+            raise HostTroubleError(Trouble.HOST_ERROR, missing, presence=presence)
 
     async def _begin(self, call: Call, request: StartRequest) -> Mapping[str, Any]:
         query = {**self._team_query, **_own_team(request)} if request.by_team else None
@@ -236,7 +255,9 @@ class VirtualPyTestDialect:
         end = self._tasks.expect(task_id, call.host.id, call.limit)
         if request is not None:
             await self._begin_script(call, task_id, request, end)
-        result = await self._reported(call.host, end)
+        fresh = request is not None
+        watch = ScriptWatch(self._client, self._tasks, call, pauses=self.LOOKS, fresh=fresh)
+        result = await watch.end(task_id, end)
         self._tasks.taken(task_id)
         if isinstance(result, HostTroubleError):
             raise result
@@ -254,69 +275,30 @@ class VirtualPyTestDialect:
             raise
         call.on_begun(f"{StepKind.SCRIPT}:{task_id}")
 
-    async def _reported(self, host: Host, end: asyncio.Future[ScriptEnd]) -> ScriptEnd:
-        """Wait for the callback; give up when the host cannot be reached again and again."""
-        pause, soon = self.LOOKS
-        missed = 0
-        while True:
-            await asyncio.wait([end], timeout=soon if missed else pause)
-            if not end.done():
-                missed = missed + 1 if await self._away(host, end) else 0
-            if end.done():
-                return end.result()
-            if missed > len(self.AGAIN):
-                error = "The host cannot be reached while its script runs."
-                raise HostTroubleError(Trouble.BROKEN, error)
-
-    async def _away(self, host: Host, end: asyncio.Future[ScriptEnd]) -> bool:
-        """Check the host, unless the end comes first; return whether it cannot be reached."""
-        check = asyncio.create_task(self._unreachable(host), name=f"health check of {host.id}")
-        try:
-            either: tuple[asyncio.Future[Any], ...] = (end, check)
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return check.done() and check.result()
-        finally:
-            check.cancel()
-
-    async def _unreachable(self, host: Host) -> bool:
-        try:
-            await self._client.get(host, _HEALTH, with_key=False)
-        except HostTroubleError as trouble:
-            return trouble.trouble in _AWAY
-        return False
-
     # ------------------------------------------------------------ answer
 
-    async def _answer(self, host: Host, result: StepResult, limit: float) -> Answer:
+    async def _answer(self, call: Call, result: StepResult, limit: float) -> Answer:
         raw: Json = {
             "success": result.success,
             "output": result.output,
             "error": result.error,
         }
-        notes = None
-        if result.pictures:
-            try:
-                raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
-            except (HostTroubleError, TimeoutError) as error:
-                why = str(error) or f"The host did not send it within {limit:.0f} s."
-                log.info("screenshot_not_fetched", host_id=host.id, why=why)
-                notes = f"The screenshot was left out: {why}"
-        return Answer(result.success, result.output, result.error, raw=raw, notes=notes)
+        fetched = await self._pictures.of(call, result, limit)
+        if fetched.screenshot is not None:
+            raw["screenshot"] = fetched.screenshot
+        return Answer(
+            result.success,
+            result.output,
+            result.error,
+            raw=raw,
+            notes=fetched.notes,
+            pictures=tuple(fetched.others) if fetched.screenshot is not None else (),
+        )
 
-    async def _picture(self, host: Host, name: str, limit: float) -> str:
-        """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
-        url = own_url(host, name)
-        if name.startswith(_STREAMS):  # a file of its own, which it serves by this route only
-            url = url_of(host, "/host/av/images", {"path": name})
-        if url is None:
-            raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
-        async with asyncio.timeout(limit):
-            response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
-        if not response.good:
-            raise HostTroubleError(Trouble.HOST_ERROR, f"The host answered {response.status}.")
-        if len(response.content) > _BIG:
-            return await asyncio.to_thread(_encoded, response.content)
-        return _encoded(response.content)
+
+def _raise_at_work() -> NoReturn:
+    presence = Presence(None, at_work=True)
+    raise HostTroubleError(Trouble.HOST_ERROR, AT_WORK, presence=presence)
 
 
 def _own_team(request: StartRequest) -> Mapping[str, str]:
@@ -340,10 +322,6 @@ def _read_poll(
         return read_status(kind, body)
     except HostTroubleError as trouble:
         return trouble
-
-
-def _encoded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
 
 
 def _parse_handle(handle: str) -> tuple[StepKind, str]:

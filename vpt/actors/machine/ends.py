@@ -154,8 +154,8 @@ def finish(
     # begins there. Whatever comes for the attempt meanwhile is late: no phase but ENDING has its
     # key.
     spec = run.loaded
-    hold = holds.hold_for(t, spec, kind) if uncertain else None
-    in_flight = run.phase in (Phase.SENT, Phase.PARKED)
+    hold = holds.hold_for(t, run, kind) if uncertain else None
+    in_flight, is_open = run.phase in (Phase.SENT, Phase.PARKED), run.phase is Phase.SENT
     lane = t.put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
     if blames:
         lane = health.attempt_over(t, lane, status, kind, error)
@@ -187,7 +187,7 @@ def finish(
     if t.state.host.serial and not is_silenced(t.state):
         t.add(fx.Leave(t.state.host, lane.device))
     if hold is not None and not hold.lost:
-        holds.await_late(t, lane, hold)
+        holds.await_late(t, lane, hold, is_open=is_open)
 
 
 def no_step_alarm(lane: Lane) -> fx.Alarm:

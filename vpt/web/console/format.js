@@ -96,7 +96,11 @@ export function hostReason(host) {
   return [reason, words].filter(Boolean).join(": ");
 }
 
-const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };
+const OF_DEVICES = {
+  away: "Not available",
+  held_back: "Held back after errors",
+  host_works: "Its host is at work",
+};
 
 /** Return why a device gets no new runs, and until when. */
 export function deviceReason({ reason, reason_text: text, reason_until: until }) {
