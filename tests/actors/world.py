@@ -86,6 +86,7 @@ class World:
     records: list[fx.Effect] = field(default_factory=list)
     forwards: dict[str, fx.SendStep] = field(default_factory=dict)
     acts: list[fx.SendAction] = field(default_factory=list)
+    looks: list[fx.ShowDevice] = field(default_factory=list)
     cancels: list[fx.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
     probing: bool = False
@@ -196,10 +197,11 @@ class World:
             self._do(effect)
 
     def _do(self, effect: fx.Effect) -> None:
-        if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave | fx.Probe):
+        calls = fx.SendStep | fx.SendAction | fx.ShowDevice | fx.CancelOnHost | fx.Leave
+        if isinstance(effect, calls | fx.Probe):
             assert not self.state.credential_ended, "sent to a host whose credential ended"
             assert self.state.replaced is None, "sent to a URL that another host has"
-        if isinstance(effect, fx.SendStep | fx.SendAction | fx.CancelOnHost | fx.Leave):
+        if isinstance(effect, calls):
             assert not answers_as_other(self.state), "sent to somebody else"
         match effect:
             case (
@@ -219,6 +221,11 @@ class World:
             case fx.SendAction():
                 self.acts.append(effect)
                 self._one_at_a_time()
+            case fx.ShowDevice():
+                at_work = self.forwards or self.acts or self.looks or self.probing
+                beside = effect.look.beside or not self.state.host.serial
+                assert beside or not at_work, "a look beside a call on a serial host"
+                self.looks.append(effect)
             case fx.CancelOnHost():
                 self.cancels.append(effect)
             case fx.AbortCall(device_id):
@@ -234,7 +241,8 @@ class World:
             case fx.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
-                at_work = self.state.host.serial and (self.forwards or self.acts)
+                beside = [each for each in self.looks if not each.look.beside]
+                at_work = self.state.host.serial and (self.forwards or self.acts or beside)
                 assert not at_work, "a probe beside a call on a serial host"
             case fx.Resolve(ask, value):
                 self.replies[ask] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 
 import structlog
@@ -18,6 +19,7 @@ from vpt.upkeep import count_failure
 
 log = structlog.get_logger(__name__)
 
+LOOK_LIMIT = 30.0  # seconds
 STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 
 
@@ -42,6 +44,20 @@ async def sent(services: HostServices, call: Call) -> m.Outcome:
         return await services.dialect.send(call)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
+
+
+async def show(
+    services: HostServices, effect: fx.ShowDevice, tell: Callable[[m.Fact], None]
+) -> None:
+    """Fetch what somebody wants to see of a device, and tell the actor what came of it."""
+    outcome: bytes | m.NoAnswer
+    # On a serial host a look excludes probes until it is over, so it has a limit of its own: the
+    # person waits for less (`screens.py`).
+    try:
+        outcome = await services.dialect.look(effect.host, effect.device, effect.look, LOOK_LIMIT)
+    except HostTroubleError as trouble:
+        outcome = m.NoAnswer.of(trouble)
+    tell(m.LookEnded(effect.ask, outcome, effect.look.beside))
 
 
 async def answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
@@ -78,4 +94,5 @@ def call_of_action(effect: fx.SendAction, action: Json) -> Call:
         command.timeout_s * CONNECT_SHARE,
         command.timeout_s,
         effect.lease_id,
+        touch=command.touch,
     )

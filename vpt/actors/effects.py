@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from vpt.actors.messages import Fact, RunAction, StepKey
 from vpt.actors.state import Health
+from vpt.dialects.base import Look
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -72,6 +73,15 @@ class SendAction(Struct, frozen=True):
     device: Device
     command: RunAction
     lease_id: str | None = None
+
+
+class ShowDevice(Struct, frozen=True):
+    """Fetch what somebody wants to see of a device; comes back as LookEnded."""
+
+    ask: int
+    host: Host
+    device: Device
+    look: Look
 
 
 class CancelOnHost(Struct, frozen=True):
@@ -210,6 +220,7 @@ Effect = (
     | Probe
     | SendStep
     | SendAction
+    | ShowDevice
     | CancelOnHost
     | Leave
     | AbortCall

@@ -17,7 +17,7 @@ from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, sent
+from vpt.actors.calls import STOP_S, acted, answered, sent, show
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
 from vpt.actors.secrets import Revealed, masked
@@ -113,6 +113,8 @@ class HostActor(Actor[m.Message]):
                 self._call(effect.device.id, self._send_action(effect))
             case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
+            case fx.ShowDevice():
+                self.spawn(show(self._services, effect, self.deliver), "look")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):

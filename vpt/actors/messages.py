@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from vpt.dialects.base import HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, Look, Touch, Trouble
 from vpt.model import (
     Answer,
     Device,
@@ -131,6 +131,16 @@ class RunAction(Struct, frozen=True):
     key: str  # goes out as the Idempotency-Key
     user_id: str  # a lease of somebody else rejects the action
     secrets: tuple[str, ...] = ()  # the named ones that the action refers to
+    touch: Touch | None = None  # what the action is, when it is no step
+    needs_lease: bool = False  # it is refused unless its user leases the device
+
+
+class LookAt(Struct, frozen=True):
+    """Look at a device; the answer is what the host shows, or nothing while it is at work."""
+
+    ask: int
+    device_id: str
+    look: Look
 
 
 class TakeLease(Struct, frozen=True):
@@ -165,6 +175,7 @@ Command = (
     | ForgetErrors
     | Retire
     | RunAction
+    | LookAt
     | TakeLease
     | StartRun
     | Cancel
@@ -359,6 +370,14 @@ class ActionAnswered(Struct, frozen=True):
     duration_ms: float
 
 
+class LookEnded(Struct, frozen=True):
+    """A look at a device is over."""
+
+    ask: int
+    outcome: bytes | NoAnswer
+    beside: bool  # another server than the host was asked
+
+
 Fact = (
     ProbeDue
     | ShutdownBegun
@@ -388,5 +407,6 @@ Fact = (
     | EndStored
     | ReleaseStored
     | ActionAnswered
+    | LookEnded
 )
 Message = Command | Fact

@@ -23,11 +23,13 @@ from vpt.dialects.base import (
     Call,
     HostTroubleError,
     Identity,
+    Look,
     Trouble,
     check_identity,
     clean,
     not_understood,
 )
+from vpt.dialects.by_hand import HandRequests
 from vpt.dialects.results import StepResult, StillRunning, read_status
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
 from vpt.dialects.serial import SerialClient, SerialResponse, own_url
@@ -71,6 +73,7 @@ class VirtualPyTestDialect:
         self._team_query = {"team_id": team_id}
         self._client = SerialClient(may_act)
         self._tasks = ScriptTasks()
+        self._by_hand = HandRequests(self._client)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -111,10 +114,17 @@ class VirtualPyTestDialect:
         latest = now() + call.limit
         try:
             async with asyncio.timeout(call.limit):
+                if call.touch is not None:
+                    await self._check_named(call.host)
+                    return await self._by_hand.touch(call, call.touch)
                 result = await self._end(call)
         except TimeoutError as error:
             raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
         return await self._answer(call.host, result, min(_PICTURE_LIMIT, latest - now()))
+
+    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+        """Return what the host shows of a device; see `by_hand`."""
+        return await self._by_hand.look(host, device, look, limit)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
         """Return False: these hosts cannot stop what they started."""

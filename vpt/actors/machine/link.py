@@ -30,6 +30,10 @@ NO_LINK = (Trouble.NOT_CONNECTED, Trouble.BROKEN, Trouble.SOMEBODY_ELSE)
 
 def probe(t: Transition) -> None:
     """Begin a probe, unless one is under way or the host cannot or need not answer one."""
+    if t.state.looking is not None:
+        # Behind the look it would wait for the host, and might be counted as missed for that.
+        t.state = replace(t.state, probe_owed=True)
+        return
     # One at a time, or a slow host would be counted as missed several times for one silence.
     if t.state.probing or t.state.link is Link.OFFLINE or occupied(t):
         return

@@ -18,6 +18,7 @@ from vpt.actors.machine import (
     holds,
     leases,
     link,
+    looks,
     presence,
     recovery,
     run,
@@ -31,6 +32,8 @@ _VIEW_KEPT: frozenset[type[m.Message]] = frozenset(
     {
         m.RunAction,
         m.ActionAnswered,
+        m.LookAt,
+        m.LookEnded,
         m.AttemptStored,
         m.StepDue,
         m.StepAnswered,
@@ -67,6 +70,10 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             actions.run_action(t, message)
         case m.ActionAnswered():
             actions.action_answered(t, message)
+        case m.LookAt():
+            looks.look_at(t, message)
+        case m.LookEnded():
+            looks.look_ended(t, message)
         case m.StepAnswered():
             answers.step_answered(t, message)
         case m.StepStored():
