@@ -10,9 +10,9 @@ import re
 from yarl import URL
 
 _ATTRIBUTE = re.compile(r'URI="([^"]*)"')
-_NAME = re.compile(
-    r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/){0,3}[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
-)
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+_NAME = re.compile(rf"(?:{_PART}/){{0,3}}{_PART}")
+
 _HEAD = "#EXTM3U"
 
 

@@ -222,9 +222,9 @@ class World:
                 self.acts.append(effect)
                 self._one_at_a_time()
             case fx.ShowDevice():
-                at_work = self.forwards or self.acts or self.looks or self.probing
-                beside = effect.look.beside or not self.state.host.serial
-                assert beside or not at_work, "a look beside a call on a serial host"
+                calls = (self.forwards, self.acts, self.probing, self._looks_at_the_host())
+                alone = self.state.host.serial and not effect.look.beside
+                assert not alone or not any(calls), "a look beside a call on a serial host"
                 self.looks.append(effect)
             case fx.CancelOnHost():
                 self.cancels.append(effect)
@@ -241,8 +241,8 @@ class World:
             case fx.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
-                beside = [each for each in self.looks if not each.look.beside]
-                at_work = self.state.host.serial and (self.forwards or self.acts or beside)
+                calls = self.forwards or self.acts or self._looks_at_the_host()
+                at_work = self.state.host.serial and calls
                 assert not at_work, "a probe beside a call on a serial host"
             case fx.Resolve(ask, value):
                 self.replies[ask] = value
@@ -262,6 +262,9 @@ class World:
                     self.dispatcher.not_taken(execution_id, device_id, gone=gone)
             case fx.Log():
                 pass
+
+    def _looks_at_the_host(self) -> list[fx.ShowDevice]:
+        return [each for each in self.looks if not each.look.beside]
 
     def _ordered(self, record: fx.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""

@@ -3,7 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from vpt.host.responses import Refusal
@@ -57,7 +58,7 @@ class DriverHealth:
 
     available: bool = True
     reason: str | None = None
-    properties: Mapping[str, str | float | bool] = field(default_factory=dict)
+    properties: Mapping[str, str | float | bool] = dataclass_field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
         """Return it as it stands in registrations, heartbeats and responses."""
@@ -158,6 +159,19 @@ class Params:
         return self.seconds("timeout", 0) if "timeout" in self else None
 
 
+def field(kind: str, description: str, *, required: bool = False, **more: Any) -> Mapping[str, Any]:
+    """Return how a parameter is described: `kind` is string, number, boolean or object."""
+    return {"type": kind, "required": required, "description": description, **more}
+
+
+def described(
+    command: str, label: str, description: str, **params: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return how an action is described in a registration: a form can be made of it."""
+    texts = {"command": command, "label": label, "description": description}
+    return {**texts, "params": params}
+
+
 class Driver(ABC):
     """Executes the actions of one device; its DeviceWorker runs one at a time."""
 
@@ -170,6 +184,11 @@ class Driver(ABC):
     @abstractmethod
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
         """The commands of the device by name; each checks its parameters or raises BadAction."""
+
+    @property
+    def descriptions(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of the commands, each made by `described`; they go out when registering."""
+        return ()
 
     def prepare(self, command: str, params: Params) -> Job:
         """Check an action without executing it; raise BadAction for what is wrong."""
@@ -200,6 +219,13 @@ class Driver(ABC):
 
     async def evidence(self) -> bytes | None:
         """Return a PNG that shows why the last action failed, or None without a screen."""
+        return None
+
+    async def screenshot(self) -> bytes | None:
+        """Return a PNG of what the device shows now, or None while it shows nothing.
+
+        It is called at any time when no action runs, once a second while somebody looks.
+        """
         return None
 
     @abstractmethod

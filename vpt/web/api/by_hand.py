@@ -1,7 +1,8 @@
 """Devices by hand: what is on their screens, taps, single actions, and the care of their hosts.
 
 Seeing needs the role viewer; doing needs operator and a lease of the device, and care needs admin.
-Nothing here says where a host is or which key it has. What is done stands in the audit, by its path.
+Nothing here says where a host is or which key it has. What is done stands in the audit, with its
+path.
 """
 
 from __future__ import annotations
