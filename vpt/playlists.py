@@ -9,6 +9,8 @@ import re
 
 from yarl import URL
 
+from vpt.urls import is_same_server
+
 _ATTRIBUTE = re.compile(r'URI="([^"]*)"')
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
 _NAME = re.compile(rf"(?:{_PART}/){{0,3}}{_PART}")
@@ -44,7 +46,7 @@ def _name(named: str, folder: URL, url: URL) -> str:
     """Return a file's name relative to the playlist that names it."""
     try:
         found = url.join(URL(named))
-        below = found.origin() == folder.origin() and found.path.startswith(folder.path)
+        below = is_same_server(found, folder) and found.path.startswith(folder.path)
     except ValueError:
         below = False
     name = found.path[len(folder.path) :] if below else ""

@@ -286,3 +286,8 @@ def _with_embedded(address: Address) -> Iterable[Address]:
 
 def _refused(why: str) -> InvalidError:
     return InvalidError({"host_url": [why]})
+
+
+def is_same_server(one: URL, other: URL) -> bool:
+    """Return whether two URLs are of one server; `http://a` and `http://a:80` are."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

@@ -68,6 +68,7 @@ class SharedFetches(Generic[T]):
         return one
 
     async def _fetch(self, one: _Fetch[T], fetch: Callable[[], Awaitable[T]]) -> None:
+        # Whatever ends it, those who wait are answered: what is no VptError is logged by its owner.
         outcome: T | VptError = VptError()
         try:
             outcome = await fetch()
@@ -82,6 +83,7 @@ class SharedFetches(Generic[T]):
 
     def _forget(self, now: float) -> None:
         """Drop what is old, and the oldest beyond the bytes that may be kept."""
+        # What is under way stays: it is waited for, and each of its kind has a limit of its own.
         over = {key: one for key, one in self._fetches.items() if one.ended is not None}
         held = sum(one.size for one in over.values())
         for key, one in sorted(over.items(), key=lambda item: item[1].ended or 0.0):

@@ -23,6 +23,7 @@ from vpt.model import HostView
 from vpt.playlists import PlaylistError, is_name, rewritten
 from vpt.store.artifacts import kind_of
 from vpt.store.db import Database
+from vpt.urls import is_same_server
 
 PLAYLIST = "index.m3u8"
 _PICTURE_AGE = 0.9  # seconds: those who look each second share a picture of that second
@@ -66,6 +67,7 @@ class Screens:
 
         Raises NotFoundError, HostUnreachableError, BadGatewayError, UnavailableError.
         """
+        # Before the fetch, so that ids that nobody has leave nothing behind.
         host_id = self._host_of(device_id).host.id
         fetch = partial(self._picture, host_id, device_id)
         return await self._pictures.get(device_id, _PICTURE_AGE, fetch)
@@ -74,6 +76,7 @@ class Screens:
         content = await self._look(host_id, device_id, Look(LookKind.PICTURE))
         if not content:
             return None
+        # By what it is, not by what its host calls it: the browser gets it from our own address.
         kind = kind_of(content)
         if kind is None:
             raise BadGatewayError("The host answered with something else than a PNG or JPEG.")
@@ -89,7 +92,7 @@ class Screens:
         folder = playlist.join(URL("."))
         url = playlist if name == PLAYLIST else folder.join(URL(name))
         # The host itself notices what is asked of it; the web server beside it does not delay it.
-        beside = url.origin() != URL(host.url).origin()
+        beside = not is_same_server(url, URL(host.url))
         look = Look(LookKind.FILE, str(url), beside=beside)
         listed = url.path.endswith(".m3u8")
         fetch = partial(self._file, host.id, device_id, look, folder if listed else None)
@@ -98,6 +101,7 @@ class Screens:
 
     async def _stream(self, host_id: str, device_id: str) -> URL:
         """Return where the playlist of the device's stream is."""
+        # The stream may be on the machine's other server, whose address is the one for browsers.
         page_url = await self._db.value("host_page_url", id=host_id)
         look = Look(LookKind.STREAM, page_url=page_url)
         return URL((await self._idle_look(host_id, device_id, look)).decode())

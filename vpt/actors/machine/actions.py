@@ -31,6 +31,7 @@ ONE_AT_A_TIME = "The host works one thing at a time, and another device of it is
 def run_action(t: Transition, command: m.RunAction) -> None:
     """Send the action, or let it wait for those before it."""
     lane = _lane_for(t, command.device_id, command.user_id)
+    # One of somebody else was refused above, with all actions.
     if command.needs_lease and isinstance(lane, Lane) and lane.lease is None:
         lane = LockedError("Lease the device first: what is done by hand there needs a lease.")
     if isinstance(lane, VptError):

@@ -23,6 +23,7 @@ AT_WORK = b""
 def look_at(t: Transition, command: m.LookAt) -> None:
     """Fetch what somebody wants to see, or answer with nothing while the host is at work."""
     lane = _lane_to_see(t, command.device_id)
+    # Neither a lease nor a disabled device keeps anybody from looking: that changes nothing there.
     if isinstance(lane, VptError):
         t.add(fx.Reject(command.ask, lane))
         return

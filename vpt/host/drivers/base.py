@@ -3,8 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field
 from typing import Any
 
 from vpt.host.responses import Refusal
@@ -58,7 +57,7 @@ class DriverHealth:
 
     available: bool = True
     reason: str | None = None
-    properties: Mapping[str, str | float | bool] = dataclass_field(default_factory=dict)
+    properties: Mapping[str, str | float | bool] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
         """Return it as it stands in registrations, heartbeats and responses."""
@@ -159,17 +158,17 @@ class Params:
         return self.seconds("timeout", 0) if "timeout" in self else None
 
 
-def field(kind: str, description: str, *, required: bool = False, **more: Any) -> Mapping[str, Any]:
+def param(kind: str, description: str, *, required: bool = False, **more: Any) -> Mapping[str, Any]:
     """Return how a parameter is described: `kind` is string, number, boolean or object."""
     return {"type": kind, "required": required, "description": description, **more}
 
 
-def described(
-    command: str, label: str, description: str, **params: Mapping[str, Any]
+def describe(
+    command: str, label: str, description: str, params: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any]:
     """Return how an action is described in a registration: a form can be made of it."""
     texts = {"command": command, "label": label, "description": description}
-    return {**texts, "params": params}
+    return {**texts, "params": params or {}}
 
 
 class Driver(ABC):
@@ -187,7 +186,7 @@ class Driver(ABC):
 
     @property
     def descriptions(self) -> tuple[Mapping[str, Any], ...]:
-        """Descriptions of the commands, each made by `described`; they go out when registering."""
+        """Descriptions of the commands, each made by `describe`; they go out when registering."""
         return ()
 
     def prepare(self, command: str, params: Params) -> Job:

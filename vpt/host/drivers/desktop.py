@@ -25,8 +25,8 @@ from vpt.host.drivers.base import (
     Outcome,
     OutputTail,
     Params,
-    described,
-    field,
+    describe,
+    param,
 )
 from vpt.host.drivers.shell import Shell
 from vpt.host.drivers.work_folder import WorkFolder
@@ -36,35 +36,39 @@ MOST_UNPACKED = 64 * 2**20
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-_SECONDS = field("number", "Seconds within which it must end.", min=0)
-SHELL = described(
+_LIMIT = param("number", "Seconds within which it must end.", min=0)
+SHELL = describe(
     "execute_bash_command",
     "Run a shell command",
     "Run a command with bash on the host.",
-    command=field("string", "The command.", required=True, placeholder="uname -a"),
-    cwd=field("string", "A folder below the working folder."),
-    expected_exit_code=field("integer", "The exit code of a success.", default=0),
-    expected_output=field("string", "A text that it must print."),
-    timeout=_SECONDS,
+    {
+        "command": param("string", "The command.", required=True, placeholder="uname -a"),
+        "cwd": param("string", "A folder below the working folder."),
+        "expected_exit_code": param("integer", "The exit code of a success.", default=0),
+        "expected_output": param("string", "A text that it must print."),
+        "timeout": _LIMIT,
+    },
 )
 ACTIONS = (
-    described(
+    describe(
         "http_request",
         "Send an HTTP request",
         "Send a request from the host and check its response.",
-        url=field("string", "The URL.", required=True, placeholder="http://127.0.0.1:8080/"),
-        method=field("string", "The method.", default="GET", options=list(METHODS)),
-        headers=field("object", "The headers, as a JSON object."),
-        body=field("string", "The body."),
-        expected_status=field("integer", "The status of a success.", default=200),
-        expected_text=field("string", "A text that the response must contain."),
-        timeout=_SECONDS,
+        {
+            "url": param("string", "The URL.", required=True, placeholder="http://127.0.0.1:80/"),
+            "method": param("string", "The method.", default="GET", options=list(METHODS)),
+            "headers": param("object", "The headers, as a JSON object."),
+            "body": param("string", "The body."),
+            "expected_status": param("integer", "The status of a success.", default=200),
+            "expected_text": param("string", "A text that the response must contain."),
+            "timeout": _LIMIT,
+        },
     ),
-    described(
+    describe(
         "wait",
         "Wait",
         "Do nothing for a while.",
-        seconds=field("number", "Seconds.", required=True, default=1, min=0),
+        {"seconds": param("number", "Seconds.", required=True, default=1, min=0)},
     ),
 )
 #: Exit codes by which bash says that it could not run a program; no test has judged anything.

@@ -19,8 +19,8 @@ from vpt.host.drivers.base import (
     Job,
     Outcome,
     Params,
-    described,
-    field,
+    describe,
+    param,
 )
 
 try:
@@ -47,53 +47,39 @@ RETRY_S = 1
 HEALTH_S = 10
 SHOT_PAUSE_S = 0.1
 
-_LIMIT = field("number", "Seconds within which it must be possible.", default=WAIT_S, min=0)
+_LIMIT = {"timeout": param("number", "Seconds that it may take.", default=WAIT_S, min=0)}
 _ELEMENT = {
-    "selector": field("string", "The CSS selector of the element."),
-    "element_id": field("string", "Or its id."),
-    "text": field("string", "Or a text that it shows."),
+    "selector": param("string", "The CSS selector of the element."),
+    "element_id": param("string", "Or its id."),
+    "text": param("string", "Or a text that it shows."),
+}
+_URL = param("string", "The URL.", required=True, placeholder="https://example.org/")
+_KEY = param("string", "Its name for Playwright.", required=True, placeholder="Enter")
+_SIDES = {
+    "x": param("integer", "Pixels from the left.", required=True, min=0),
+    "y": param("integer", "Pixels from the top.", required=True, min=0),
 }
 ACTIONS = (
-    described("open_browser", "Open the browser", "Start the browser with an empty page."),
-    described("close_browser", "Close the browser", "End the browser."),
-    described("take_screenshot", "Take a screenshot", "Return a picture of the page."),
-    described(
-        "navigate_to_url",
-        "Open a page",
-        "Open a URL in the browser.",
-        url=field("string", "The URL.", required=True, placeholder="https://example.org/"),
-        timeout=_LIMIT,
-    ),
-    described("click_element", "Click", "Click on an element.", **_ELEMENT, timeout=_LIMIT),
-    described(
+    describe("open_browser", "Open the browser", "Start the browser with an empty page."),
+    describe("close_browser", "Close the browser", "End the browser."),
+    describe("take_screenshot", "Take a screenshot", "Return a picture of the page."),
+    describe("navigate_to_url", "Open a page", "Open a URL.", {"url": _URL, **_LIMIT}),
+    describe("click_element", "Click", "Click on an element.", {**_ELEMENT, **_LIMIT}),
+    describe(
         "fill",
         "Fill in",
         "Fill in a field of the page.",
-        **_ELEMENT,
-        value=field("string", "What to fill in."),
-        timeout=_LIMIT,
+        {**_ELEMENT, "value": param("string", "What to fill in."), **_LIMIT},
     ),
-    described(
-        "press_key",
-        "Press a key",
-        "Press a key on the page.",
-        key=field("string", "The key, as Playwright names it.", required=True, placeholder="Enter"),
-    ),
-    described(
+    describe("press_key", "Press a key", "Press a key on the page.", {"key": _KEY}),
+    describe(
         "wait_for_text",
         "Wait for a text",
         "Wait until the page shows a text.",
-        text=field("string", "The text.", required=True),
-        timeout=_LIMIT,
+        {"text": param("string", "The text.", required=True), **_LIMIT},
     ),
-    described(
-        "tap_coordinates",
-        "Click at a point",
-        "Click at a point of the page.",
-        x=field("integer", "Pixels from the left.", required=True, min=0),
-        y=field("integer", "Pixels from the top.", required=True, min=0),
-    ),
-    described("dump_elements", "List elements", "List what one can click on and fill in."),
+    describe("tap_coordinates", "Click at a point", "Click at a point of the page.", _SIDES),
+    describe("dump_elements", "List elements", "List what one can click on and fill in."),
 )
 #: What one can click on or fill in, as far as it is in sight; one page may have thousands.
 _LISTED = """() => [...document.querySelectorAll(

@@ -228,7 +228,7 @@ function tapAt(view, x, y, wrong) {
 // --- live video
 
 async function startLive(view, screen, video, control, wrong) {
-  const { default: Hls } = await import("../vendor/hls.light.min.mjs");
+  const { default: Hls } = await import("../vendor/hls.light.min.js");
   if (view.signal.aborted) return;
   if (!Hls.isSupported()) throw new Error("This browser cannot play the stream.");
   const hls = new Hls({
