@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
+from yarl import URL
 
 from vpt.errors import InvalidError
 from vpt.model import Credential

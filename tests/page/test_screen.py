@@ -190,6 +190,26 @@ async def test_the_page_says_that_the_host_is_at_work(
         pi.work.release.clear()
 
 
+async def test_live_video_comes_through_the_server(
+    browser: Browser, vpt: Process, pi: ScreenStandIn
+) -> None:
+    asked: list[str] = []
+    async with visit(browser, vpt, Role.VIEWER) as seen:
+        seen.page.on("request", lambda request: asked.append(request.url))
+        page = await opened(seen)
+        assert not [url for url in asked if "hls" in url], "it is loaded for live video only"
+        await page.get_by_role("button", name="Live video").click()
+        await expect(page.locator("video")).to_be_visible()
+        await until(lambda: page.evaluate("document.querySelector('video').currentTime > 0.1"))
+        await expect(page.get_by_role("img", name="The screen of")).to_be_hidden()
+        await page.get_by_role("button", name="Pictures").click()
+        await expect(page.get_by_role("img", name="The screen of")).to_be_visible()
+        await expect(page.locator("video")).to_be_hidden()
+    fetched = {url.rpartition("/")[2] for url in asked if "/stream/" in url}
+    assert {"index.m3u8", "init.mp4", "segment_000000001.m4s"} <= fetched
+    assert not [url for url in asked if not url.startswith((vpt.url, "blob:", "ws:"))]
+
+
 async def test_an_admin_restarts_the_stream_and_no_answer_names_the_key(
     browser: Browser, vpt: Process, pi: ScreenStandIn
 ) -> None:

@@ -17,7 +17,7 @@ from aiohttp import web
 from .body import Json
 from .stand_in import Handler, NoError, StandIn, must
 
-SEGMENT = Path(__file__).parent / "data" / "stream.mp4"
+VIDEO = Path(__file__).parent / "data" / "stream.mp4"
 WIDTH, HEIGHT = 90, 160
 
 
@@ -145,8 +145,9 @@ class StreamServer:
         self.playlist = (
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:1\n"
             '#EXT-X-MAP:URI="{folder}/init.mp4"\n#EXTINF:1.0,\nsegment_000000001.m4s\n'
-            "#EXTINF:1.0,\n{folder}/segment_000000002.m4s\n"
+            "#EXTINF:1.0,\n{folder}/segment_000000002.m4s\n#EXT-X-ENDLIST\n"
         )
+        self._pieces = _pieces_of(VIDEO.read_bytes())
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -167,4 +168,17 @@ class StreamServer:
         folder = f"{self.url}/host/stream/{device}/segments"
         if name.endswith(".m3u8"):
             return web.Response(text=self.playlist.format(folder=folder))
-        return web.Response(body=b"\0\0\0\x08styp" + b"\0" * 64)
+        piece = 0 if name.startswith("init") else int(name[-5])
+        return web.Response(body=self._pieces[piece])
+
+
+def _pieces_of(video: bytes) -> list[bytes]:
+    """Return the head of a fragmented MP4, and each fragment of it."""
+    pieces, rest = [b""], video
+    while rest and (size := int.from_bytes(rest[:4])):
+        if rest[4:8] == b"moof":
+            pieces.append(b"")
+        if rest[4:8] != b"mfra":
+            pieces[-1] += rest[:size]
+        rest = rest[size:]
+    return pieces

@@ -211,7 +211,7 @@ async def test_a_stream_comes_through_the_server_without_address_and_key(
     assert "127.0.0.1" not in text
     async with operator.get(f"{PHONE}/stream/segment_000000002.m4s") as response:
         assert (response.status, response.content_type) == (200, "video/mp4")
-        assert (await response.read())[4:8] == b"styp"
+        assert (await response.read())[4:8] == b"moof"
     assert {name for name, _ in pi.streams.asked} == {"output.m3u8", "segment_000000002.m4s"}
     assert not [headers for _, headers in pi.streams.asked if "X-API-Key" in headers]
 
