@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, Response, expect
 
 from tests.actors.fake_host import until
 from tests.conftest import TEMPLATE, Postgres, other_database
-from tests.system.kit import JOIN_TOKEN, Process, ask, client, server
+from tests.system.kit import JOIN_TOKEN, Process, ask, client, process, server
 from tests.virtualpytest.membership import Pace
 from tests.virtualpytest.screens import HEIGHT, WIDTH, ScreenStandIn
 from vpt.model import Role
@@ -233,3 +233,36 @@ async def test_an_admin_restarts_the_stream_and_no_answer_names_the_key(
     assert len(bodies) > 5
     assert not [body for body in bodies if KEY.encode() in body]
     assert KEY not in vpt.said()
+
+
+async def test_the_browser_of_a_reference_host_is_opened_and_clicked_on(
+    browser: Browser, vpt: Process, folder: Path, api: aiohttp.ClientSession
+) -> None:
+    command = ("-m", "vpt", "host", "--server", vpt.url, "--name", "lab", "--device", "web")
+    options = ("--data-dir", str(folder / "lab"))
+    async with process(folder, *command, *options, HOST_JOIN_TOKEN=JOIN_TOKEN):
+
+        async def there() -> bool:
+            devices = (await ask(api, "GET", "/api/devices?host_id=lab"))["items"]
+            return [each["status"] for each in devices] == ["online"]
+
+        await until(there, 30)
+        async with visit(browser, vpt) as seen:
+            seen.expected = ("502",)  # it shows nothing before its browser is open
+            await seen.go("/devices/lab:web")
+            page = seen.page
+            await expect(page.get_by_text("the device shows nothing now")).to_be_visible()
+            await page.get_by_role("button", name="Take the device").click()
+            await page.get_by_text(re.compile("^web ")).click()
+            await page.get_by_role("button", name="Open the browser").click()
+            await expect(page.get_by_role("img", name="The screen of")).to_be_visible()
+            form = page.locator(".actions details").filter(has_text="Open a page")
+            await form.locator("summary").click()
+            await form.get_by_label("url").fill("data:text/html,<button onclick='x()'>Hit</button>")
+            await form.get_by_role("button", name="Run").click()
+            await expect(form.get_by_text("succeeded")).to_be_visible()
+            await page.get_by_role("button", name="List the elements").click()
+            await page.get_by_role("button", name="Hit").click()
+            assert await page.get_by_role("heading", name="Care").count() == 0
+            assert await faults_of(page) == []
+            await page.get_by_role("button", name="Give it back").click()
