@@ -86,7 +86,7 @@ class World:
     records: list[fx.Effect] = field(default_factory=list)
     forwards: dict[str, fx.SendStep] = field(default_factory=dict)
     acts: list[fx.SendAction] = field(default_factory=list)
-    looks: list[fx.ShowDevice] = field(default_factory=list)
+    screens: list[fx.FetchScreen] = field(default_factory=list)
     cancels: list[fx.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
     probing: bool = False
@@ -197,7 +197,7 @@ class World:
             self._do(effect)
 
     def _do(self, effect: fx.Effect) -> None:
-        calls = fx.SendStep | fx.SendAction | fx.ShowDevice | fx.CancelOnHost | fx.Leave
+        calls = fx.SendStep | fx.SendAction | fx.FetchScreen | fx.CancelOnHost | fx.Leave
         if isinstance(effect, calls | fx.Probe):
             assert not self.state.credential_ended, "sent to a host whose credential ended"
             assert self.state.replaced is None, "sent to a URL that another host has"
@@ -221,11 +221,13 @@ class World:
             case fx.SendAction():
                 self.acts.append(effect)
                 self._one_at_a_time()
-            case fx.ShowDevice():
-                calls = (self.forwards, self.acts, self.probing, self._looks_at_the_host())
-                alone = self.state.host.serial and not effect.look.beside
-                assert not alone or not any(calls), "a look beside a call on a serial host"
-                self.looks.append(effect)
+            case fx.FetchScreen():
+                calls = (self.forwards, self.acts, self.probing, self._screens_of_the_host())
+                alone = self.state.host.serial and not effect.request.beside
+                assert not alone or not any(calls), (
+                    "a screen fetched beside a call on a serial host"
+                )
+                self.screens.append(effect)
             case fx.CancelOnHost():
                 self.cancels.append(effect)
             case fx.AbortCall(device_id):
@@ -241,7 +243,7 @@ class World:
             case fx.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
-                calls = self.forwards or self.acts or self._looks_at_the_host()
+                calls = self.forwards or self.acts or self._screens_of_the_host()
                 at_work = self.state.host.serial and calls
                 assert not at_work, "a probe beside a call on a serial host"
             case fx.Resolve(ask, value):
@@ -263,8 +265,8 @@ class World:
             case fx.Log():
                 pass
 
-    def _looks_at_the_host(self) -> list[fx.ShowDevice]:
-        return [each for each in self.looks if not each.look.beside]
+    def _screens_of_the_host(self) -> list[fx.FetchScreen]:
+        return [each for each in self.screens if not each.request.beside]
 
     def _ordered(self, record: fx.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""

@@ -36,7 +36,19 @@ def config(config: Config) -> Config:
 
 
 @pytest.fixture
-async def lab(config: Config, db: Database, events: Events) -> AsyncIterator[Lab]:
+async def hosts() -> AsyncIterator[list[ScreenStandIn]]:
+    """Return a list for hosts, which are stopped after the lab that calls them."""
+    hosts: list[ScreenStandIn] = []
+    yield hosts
+    for host in hosts:
+        await host.stop()
+        assert not host.overlaps, host.overlaps
+
+
+@pytest.fixture
+async def lab(
+    config: Config, db: Database, events: Events, hosts: list[ScreenStandIn]
+) -> AsyncIterator[Lab]:
     """Return the real actors, with both dialects."""
     both = Dialects({"document": DocumentDialect(), "virtualpytest": QuickDialect(TEAM)})
     lab = Lab(config, db, events, both)
@@ -52,7 +64,9 @@ async def operator(client: ClientFactory) -> Client:
 
 
 @pytest.fixture
-async def pi(operator: Client, lab: Lab) -> AsyncIterator[ScreenStandIn]:
+async def pi(
+    operator: Client, lab: Lab, hosts: list[ScreenStandIn]
+) -> AsyncIterator[ScreenStandIn]:
     """Let a host join with a phone and a set-top box."""
     url = str(operator.make_url("/")).rstrip("/").replace("://", f"://x:{JOIN_TOKEN}@")
     host = ScreenStandIn(
@@ -62,12 +76,11 @@ async def pi(operator: Client, lab: Lab) -> AsyncIterator[ScreenStandIn]:
         key=KEY,
         pace=Pace(start=0.01, boundary=3600),
     )
+    hosts.append(host)
     await host.start()
     await until(lambda: [v for v in lab.views() if v.status is HostStatus.AVAILABLE])
     yield host
     host.work.release.set()
-    await host.stop()
-    assert not host.overlaps, host.overlaps
 
 
 async def picture(client: Client, path: str = PHONE, **headers: str) -> tuple[int, bytes]:

@@ -19,7 +19,7 @@ from vpt.upkeep import count_failure
 
 log = structlog.get_logger(__name__)
 
-LOOK_LIMIT = 30.0  # seconds
+SHOW_LIMIT = 30.0  # seconds
 STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 
 
@@ -47,17 +47,19 @@ async def sent(services: HostServices, call: Call) -> m.Outcome:
 
 
 async def show(
-    services: HostServices, effect: fx.ShowDevice, tell: Callable[[m.Fact], None]
+    services: HostServices, effect: fx.FetchScreen, tell: Callable[[m.Fact], None]
 ) -> None:
     """Fetch what somebody wants to see of a device, and tell the actor what came of it."""
     outcome: bytes | m.NoAnswer
-    # On a serial host a look excludes probes until it is over, so it has a limit of its own: the
+    # On a serial host it excludes probes until it is over, so it has a limit of its own: the
     # person waits for less (`screens.py`).
     try:
-        outcome = await services.dialect.look(effect.host, effect.device, effect.look, LOOK_LIMIT)
+        outcome = await services.dialect.show(
+            effect.host, effect.device, effect.request, SHOW_LIMIT
+        )
     except HostTroubleError as trouble:
         outcome = m.NoAnswer.of(trouble)
-    tell(m.LookEnded(effect.ask, outcome, effect.look.beside))
+    tell(m.ScreenShown(effect.ask, outcome, effect.request.beside))
 
 
 async def answered(services: HostServices, probe: fx.Probe, pause: float) -> float:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from vpt.actors.messages import Fact, RunAction, StepKey
 from vpt.actors.state import Health
-from vpt.dialects.base import Look
+from vpt.dialects.base import ScreenRequest
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -75,13 +75,13 @@ class SendAction(Struct, frozen=True):
     lease_id: str | None = None
 
 
-class ShowDevice(Struct, frozen=True):
-    """Fetch what somebody wants to see of a device; comes back as LookEnded."""
+class FetchScreen(Struct, frozen=True):
+    """Fetch what somebody wants to see of a device; comes back as ScreenShown."""
 
     ask: int
     host: Host
     device: Device
-    look: Look
+    request: ScreenRequest
 
 
 class CancelOnHost(Struct, frozen=True):
@@ -220,7 +220,7 @@ Effect = (
     | Probe
     | SendStep
     | SendAction
-    | ShowDevice
+    | FetchScreen
     | CancelOnHost
     | Leave
     | AbortCall

@@ -113,8 +113,8 @@ class HostActor(Actor[m.Message]):
                 self._call(effect.device.id, self._send_action(effect))
             case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
-            case fx.ShowDevice():
-                self.spawn(show(self._services, effect, self.deliver), "look")
+            case fx.FetchScreen():
+                self.spawn(show(self._services, effect, self.deliver), "screen")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from vpt.dialects.base import HostTroubleError, Look, Touch, Trouble
+from vpt.dialects.base import HostTroubleError, ScreenRequest, Touch, Trouble
 from vpt.model import (
     Answer,
     Device,
@@ -135,12 +135,12 @@ class RunAction(Struct, frozen=True):
     needs_lease: bool = False  # it is refused unless its user leases the device
 
 
-class LookAt(Struct, frozen=True):
-    """Look at a device; the answer is what the host shows, or nothing while it is at work."""
+class ShowScreen(Struct, frozen=True):
+    """Fetch something of a device's screen; the answer is nothing while the host is at work."""
 
     ask: int
     device_id: str
-    look: Look
+    request: ScreenRequest
 
 
 class TakeLease(Struct, frozen=True):
@@ -175,7 +175,7 @@ Command = (
     | ForgetErrors
     | Retire
     | RunAction
-    | LookAt
+    | ShowScreen
     | TakeLease
     | StartRun
     | Cancel
@@ -370,8 +370,8 @@ class ActionAnswered(Struct, frozen=True):
     duration_ms: float
 
 
-class LookEnded(Struct, frozen=True):
-    """A look at a device is over."""
+class ScreenShown(Struct, frozen=True):
+    """What somebody wanted to see of a device was fetched, or cannot be."""
 
     ask: int
     outcome: bytes | NoAnswer
@@ -407,6 +407,6 @@ Fact = (
     | EndStored
     | ReleaseStored
     | ActionAnswered
-    | LookEnded
+    | ScreenShown
 )
 Message = Command | Fact

@@ -17,7 +17,7 @@ from yarl import URL
 from vpt.actors import messages as m
 from vpt.actors.fetches import SharedFetches
 from vpt.actors.supervisor import Supervisor
-from vpt.dialects.base import Look, LookKind
+from vpt.dialects.base import ScreenPart, ScreenRequest
 from vpt.errors import BadGatewayError, NotFoundError, UnavailableError
 from vpt.model import HostView
 from vpt.playlists import PlaylistError, is_name, rewritten
@@ -28,7 +28,7 @@ from vpt.urls import is_same_server
 PLAYLIST = "index.m3u8"
 _PICTURE_AGE = 0.9  # seconds: those who look each second share a picture of that second
 _PLAYLIST_AGE, _SEGMENT_AGE, _STREAM_AGE = 0.5, 20.0, 60.0
-_PATIENCE = 8.0  # seconds that a person waits for a look
+_PATIENCE = 8.0  # seconds that a person waits
 _MOST_HELD = 64 * 2**20  # bytes, of pictures and of segments
 _LONGEST_PLAYLIST = 2**20
 #: How a segment begins: MPEG-TS, the boxes of fragmented MP4.
@@ -73,7 +73,7 @@ class Screens:
         return await self._pictures.get(device_id, _PICTURE_AGE, fetch)
 
     async def _picture(self, host_id: str, device_id: str) -> Shown | None:
-        content = await self._look(host_id, device_id, Look(LookKind.PICTURE))
+        content = await self._ask(host_id, device_id, ScreenRequest(ScreenPart.PICTURE))
         if not content:
             return None
         # By what it is, not by what its host calls it: the browser gets it from our own address.
@@ -93,39 +93,41 @@ class Screens:
         url = playlist if name == PLAYLIST else folder.join(URL(name))
         # The host itself notices what is asked of it; the web server beside it does not delay it.
         beside = not is_same_server(url, URL(host.url))
-        look = Look(LookKind.FILE, str(url), beside=beside)
+        request = ScreenRequest(ScreenPart.FILE, str(url), beside=beside)
         listed = url.path.endswith(".m3u8")
-        fetch = partial(self._file, host.id, device_id, look, folder if listed else None)
+        fetch = partial(self._file, host.id, device_id, request, folder if listed else None)
         age = _PLAYLIST_AGE if listed else _SEGMENT_AGE
-        return await self._files.get((device_id, look.url), age, fetch)
+        return await self._files.get((device_id, request.url), age, fetch)
 
     async def _stream(self, host_id: str, device_id: str) -> URL:
         """Return where the playlist of the device's stream is."""
         # The stream may be on the machine's other server, whose address is the one for browsers.
         page_url = await self._db.value("host_page_url", id=host_id)
-        look = Look(LookKind.STREAM, page_url=page_url)
-        return URL((await self._idle_look(host_id, device_id, look)).decode())
+        request = ScreenRequest(ScreenPart.STREAM, page_url=page_url)
+        return URL((await self._shown_by(host_id, device_id, request)).decode())
 
-    async def _file(self, host_id: str, device_id: str, look: Look, folder: URL | None) -> Shown:
-        content = await self._idle_look(host_id, device_id, look)
+    async def _file(
+        self, host_id: str, device_id: str, request: ScreenRequest, folder: URL | None
+    ) -> Shown:
+        content = await self._shown_by(host_id, device_id, request)
         if folder is None:
             return await asyncio.to_thread(_shown, content, _segment_type(content))
         if len(content) > _LONGEST_PLAYLIST:
             raise BadGatewayError("The playlist of the stream is longer than 1 MiB.")
         try:
-            return _shown(rewritten(content, folder, URL(str(look.url))), HLS_TYPE)
+            return _shown(rewritten(content, folder, URL(str(request.url))), HLS_TYPE)
         except PlaylistError as error:
             raise BadGatewayError(str(error)) from error
 
-    async def _idle_look(self, host_id: str, device_id: str, look: Look) -> bytes:
-        content = await self._look(host_id, device_id, look)
+    async def _shown_by(self, host_id: str, device_id: str, request: ScreenRequest) -> bytes:
+        content = await self._ask(host_id, device_id, request)
         if not content:
             raise UnavailableError("The host is at work, and shows its stream when it has time.")
         return content
 
-    async def _look(self, host_id: str, device_id: str, look: Look) -> bytes:
+    async def _ask(self, host_id: str, device_id: str, request: ScreenRequest) -> bytes:
         content: bytes = await self._supervisor.ask(
-            host_id, lambda ask: m.LookAt(ask, device_id, look), _PATIENCE
+            host_id, lambda ask: m.ShowScreen(ask, device_id, request), _PATIENCE
         )
         return content
 

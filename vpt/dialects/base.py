@@ -131,7 +131,7 @@ class Touch(Enum):
     POWER = auto()
 
 
-class LookKind(Enum):
+class ScreenPart(Enum):
     """What can be seen of a device."""
 
     PICTURE = auto()
@@ -139,14 +139,14 @@ class LookKind(Enum):
     FILE = auto()  # a file of the stream, by its URL
 
 
-class Look(Struct, frozen=True):
+class ScreenRequest(Struct, frozen=True):
     """A request to see something of a device, which changes nothing there.
 
     `page_url` is the host's URL for browsers, on whose machine the stream may be. `beside` is true
     when another server of that machine answers it, so that the host itself does not notice.
     """
 
-    kind: LookKind
+    kind: ScreenPart
     url: str | None = None
     page_url: str | None = None
     beside: bool = False
@@ -189,7 +189,7 @@ class Dialect(Protocol):
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""
 
-    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """Return what the host shows, or nothing while it is at work; else HostTroubleError."""
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from vpt.dialects.base import Call, Dialect, Identity, Look
+from vpt.dialects.base import Call, Dialect, Identity, ScreenRequest
 from vpt.model import Answer, Device, Host, Json
 
 
@@ -27,9 +27,9 @@ class Dialects:
         """Run an action on the host; raise HostTroubleError when there is no answer."""
         return await self._by_name[call.host.dialect].send(call)
 
-    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """Return what the host shows, or nothing while it is at work; else HostTroubleError."""
-        return await self._by_name[host.dialect].look(host, device, look, limit)
+        return await self._by_name[host.dialect].show(host, device, request, limit)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Ask the host to stop an attempt; return whether it acknowledged that."""

@@ -20,8 +20,8 @@ from vpt.dialects import http
 from vpt.dialects.base import (
     Call,
     HostTroubleError,
-    Look,
-    LookKind,
+    ScreenPart,
+    ScreenRequest,
     Touch,
     Trouble,
     clean,
@@ -62,17 +62,17 @@ class HandRequests:
 
     # ------------------------------------------------------------ seeing
 
-    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """Return a picture, the URL of a stream's playlist, or a file of a stream."""
         try:
             async with asyncio.timeout(limit):
-                match look.kind:
-                    case LookKind.PICTURE:
+                match request.kind:
+                    case ScreenPart.PICTURE:
                         return await self._picture(host, device)
-                    case LookKind.STREAM:
-                        return str(await self._stream(host, device, look)).encode()
-                    case LookKind.FILE:
-                        return await self._file(host, look)
+                    case ScreenPart.STREAM:
+                        return str(await self._stream(host, device, request)).encode()
+                    case ScreenPart.FILE:
+                        return await self._file(host, request)
         except TimeoutError as error:
             raise HostTroubleError(Trouble.TIMEOUT, "The host did not show it in time.") from error
 
@@ -113,15 +113,15 @@ class HandRequests:
             http.raise_for_status(response.status, await response.parsed() or {})
         return response.content
 
-    async def _stream(self, host: Host, device: Device, look: Look) -> URL:
+    async def _stream(self, host: Host, device: Device, request: ScreenRequest) -> URL:
         query = {"device_id": local_id(host, device)}
         response = await self._client.get(host, "/host/av/getStreamUrl", query)
         body = await _good(response, "The host has no stream of the device")
-        return _playlist_of(host, look.page_url, str(body.get("stream_url") or ""))
+        return _playlist_of(host, request.page_url, str(body.get("stream_url") or ""))
 
-    async def _file(self, host: Host, look: Look) -> bytes:
-        url = URL(str(look.url))
-        if look.beside:
+    async def _file(self, host: Host, request: ScreenRequest) -> bytes:
+        url = URL(str(request.url))
+        if request.beside:
             response = await self._client.get_beside(url, _MAX_FILE)
         else:
             response = await self._client.get(host, url, max_bytes=_MAX_FILE)

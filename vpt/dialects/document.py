@@ -17,8 +17,8 @@ from vpt.dialects.base import (
     Call,
     HostTroubleError,
     Identity,
-    Look,
-    LookKind,
+    ScreenPart,
+    ScreenRequest,
     Touch,
     Trouble,
     check_identity,
@@ -147,9 +147,9 @@ class DocumentDialect:
                 status = response.status
         return await http.made_of(text, partial(_answer_of, status, text))
 
-    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """GET the device's screenshot; nothing while the device is at work."""
-        if look.kind is not LookKind.PICTURE:
+        if request.kind is not ScreenPart.PICTURE:
             raise HostTroubleError(Trouble.HOST_REFUSED, "The host has no live stream.")
         name = quote(device.local_id or host.id, safe="")
         url = URL(f"{host.url}/host/devices/{name}/screenshot", encoded=True)

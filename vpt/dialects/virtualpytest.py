@@ -23,7 +23,7 @@ from vpt.dialects.base import (
     Call,
     HostTroubleError,
     Identity,
-    Look,
+    ScreenRequest,
     Trouble,
     check_identity,
     clean,
@@ -122,9 +122,9 @@ class VirtualPyTestDialect:
             raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
         return await self._answer(call.host, result, min(_PICTURE_LIMIT, latest - now()))
 
-    async def look(self, host: Host, device: Device, look: Look, limit: float) -> bytes:
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """Return what the host shows of a device; see `by_hand`."""
-        return await self._by_hand.look(host, device, look, limit)
+        return await self._by_hand.show(host, device, request, limit)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
         """Return False: these hosts cannot stop what they started."""

@@ -18,10 +18,10 @@ from vpt.actors.machine import (
     holds,
     leases,
     link,
-    looks,
     presence,
     recovery,
     run,
+    screens,
 )
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import HostState, RunState
@@ -32,8 +32,8 @@ _VIEW_KEPT: frozenset[type[m.Message]] = frozenset(
     {
         m.RunAction,
         m.ActionAnswered,
-        m.LookAt,
-        m.LookEnded,
+        m.ShowScreen,
+        m.ScreenShown,
         m.AttemptStored,
         m.StepDue,
         m.StepAnswered,
@@ -70,10 +70,10 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             actions.run_action(t, message)
         case m.ActionAnswered():
             actions.action_answered(t, message)
-        case m.LookAt():
-            looks.look_at(t, message)
-        case m.LookEnded():
-            looks.look_ended(t, message)
+        case m.ShowScreen():
+            screens.show_screen(t, message)
+        case m.ScreenShown():
+            screens.screen_shown(t, message)
         case m.StepAnswered():
             answers.step_answered(t, message)
         case m.StepStored():

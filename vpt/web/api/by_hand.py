@@ -51,7 +51,7 @@ routes = web.RouteTableDef()
 SKIPPED = "Vpt-Skipped"
 _AT_WORK = "The host is at work: it is asked for a picture when it has time."
 _TAP, _ACTION = TapBody(), HandActionBody()
-_LOOK_LIMIT, _CARE_LIMIT = 30.0, 60.0  # seconds
+_SHOW_LIMIT, _CARE_LIMIT = 30.0, 60.0  # seconds
 _OF_LOOKS = (BadGatewayError, HostUnreachableError, ActionTimeoutError)
 _OF_TOUCHES = (ConflictError, LockedError, UnprocessableError, *_OF_LOOKS)
 _PICTURES = {"image/png": None, "image/jpeg": None}
@@ -208,7 +208,7 @@ async def _touched(
     request: web.Request, host: HostView, device: DeviceView, action: Json, touch: Touch
 ) -> tuple[Answer, float]:
     return await request.app[LAB].act(
-        *(host.host.id, device.device.id, action, _LOOK_LIMIT, user_of(request).user_id),
+        *(host.host.id, device.device.id, action, _SHOW_LIMIT, user_of(request).user_id),
         touch=touch,
         needs_lease=True,
     )

@@ -1,8 +1,8 @@
-"""Looks at a device: pictures and streams for people, which never delay a step or a probe.
+"""Screens of devices: pictures and streams for people, which never delay a step or a probe.
 
-A serial host is asked only while it has nothing else to do, and one look at a time. What is due
-meanwhile goes first: a probe waits for the end of the look that is under way, and no other look is
-begun before it. Only a run or an action that begins during a look waits for the rest of it.
+A serial host is asked only while it has nothing else to do, and for one screen at a time. What is
+due meanwhile goes first: a probe waits for the fetch that is under way, and no other fetch is begun
+before it. Only a run or an action that begins during a fetch waits for the rest of it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from vpt.errors import HostUnreachableError, NotFoundError, UnavailableError, Vp
 AT_WORK = b""
 
 
-def look_at(t: Transition, command: m.LookAt) -> None:
+def show_screen(t: Transition, command: m.ShowScreen) -> None:
     """Fetch what somebody wants to see, or answer with nothing while the host is at work."""
     lane = _lane_to_see(t, command.device_id)
     # Neither a lease nor a disabled device keeps anybody from looking: that changes nothing there.
     if isinstance(lane, VptError):
         t.add(fx.Reject(command.ask, lane))
         return
-    alone = t.state.host.serial and not command.look.beside
+    alone = t.state.host.serial and not command.request.beside
     if alone and _at_work(t):
         t.add(fx.Resolve(command.ask, AT_WORK))
         return
     if alone:
-        t.state = replace(t.state, looking=command.ask)
-    t.add(fx.ShowDevice(command.ask, t.state.host, lane.device, command.look))
+        t.state = replace(t.state, showing=command.ask)
+    t.add(fx.FetchScreen(command.ask, t.state.host, lane.device, command.request))
 
 
 def _lane_to_see(t: Transition, device_id: str) -> Lane | VptError:
@@ -49,18 +49,16 @@ def _lane_to_see(t: Transition, device_id: str) -> Lane | VptError:
 
 def _at_work(t: Transition) -> bool:
     # A run counts between its steps, too: its next one must not wait for a picture.
-    return (
-        t.state.probing
-        or t.state.looking is not None
-        or any(lane.run or lane.hold or lane.actions for lane in t.state.lanes.values())
-    )
+    lanes = t.state.lanes.values()
+    busy = any(lane.run or lane.hold or lane.actions for lane in lanes)
+    return busy or t.state.probing or link.occupied(t)
 
 
-def look_ended(t: Transition, fact: m.LookEnded) -> None:
+def screen_shown(t: Transition, fact: m.ScreenShown) -> None:
     """Answer whoever asked, and begin the probe that was due meanwhile."""
-    if fact.ask == t.state.looking:
+    if fact.ask == t.state.showing:
         owed = t.state.probe_owed
-        t.state = replace(t.state, looking=None, probe_owed=False)
+        t.state = replace(t.state, showing=None, probe_owed=False)
         if owed:
             link.probe(t)
     if isinstance(fact.outcome, bytes):
