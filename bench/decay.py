@@ -67,6 +67,7 @@ async def queue(db: Database, execution_id: str) -> None:
         campaign_execution_id=None,
         secret_steps=None,
         sealed_values=None,
+        device_models=[],
     )
 
 

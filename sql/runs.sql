@@ -1,20 +1,36 @@
 -- The path of a run. Each query is one statement and is harmless when it is sent again, since a
 -- connection may break after COMMIT (tests/sql/rules.py has the states in which each does nothing).
 
--- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values)
+-- insert_execution(id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions, parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority, queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values, device_models)
 INSERT INTO test_executions (
     id, test_case_id, test_case_name, test_case_version, device_model, requirements, steps, actions,
     parameters, timeout_s, test_retries, wanted_device_id, wanted_host_id, priority,
-    queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values
+    queue_timeout_s, requested_by, campaign_execution_id, secret_steps, sealed_values, device_models
 )
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+)
 RETURNING extract(epoch FROM queued_at)::float8 AS queued_at
 
 -- start_attempt(execution_id, device_id, host_id)
+-- Where any of several models will do, `device_model` becomes the one of the device: history and
+-- estimates are by it. An implicit device has no model, and its host's capabilities are its models.
 WITH started AS (
     UPDATE test_executions
     SET status = 'running', attempt = attempt + 1, seq = seq + 1, host_id = $3, device_id = $2,
-        started_at = coalesce(started_at, now())
+        started_at = coalesce(started_at, now()), device_model = CASE
+            WHEN device_models = '{}' THEN device_model
+            ELSE coalesce(
+                (
+                    SELECT one
+                    FROM devices d, hosts h, unnest(device_models) one
+                    WHERE d.id = $2 AND h.id = $3
+                        AND (one = d.model OR d.model IS NULL AND one = ANY (h.capabilities))
+                    LIMIT 1
+                ),
+                device_model
+            )
+        END
     WHERE id = $1 AND status = 'queued' AND cancel_requested_at IS NULL
     RETURNING *
 ), new_attempt AS (
@@ -163,12 +179,12 @@ WITH ended AS (
     WHERE e.id = $1 AND e.status = 'running' AND EXISTS (SELECT FROM ended)
     RETURNING e.*
 )
-SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+SELECT status, device_model, device_models, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
     extract(epoch FROM completed_at - started_at)::float8 AS duration_s, failed_hosts, failed_on
 FROM execution, failures
 UNION ALL
-SELECT status, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+SELECT status, device_model, device_models, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8, queue_timeout_s,
     extract(epoch FROM completed_at - started_at)::float8, failed_hosts, failed_on
 FROM test_executions, failures
@@ -215,7 +231,7 @@ FROM test_executions
 WHERE id = $1
 
 -- queued_page(after_at, after_id, limit)
-SELECT id, queued_at AS at, device_model, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
+SELECT id, queued_at AS at, device_model, device_models, requirements, wanted_device_id, wanted_host_id, refused_by, priority,
     extract(epoch FROM queued_at)::float8 AS queued_at, queue_timeout_s,
     cancel_requested_at IS NOT NULL AS cancelled,
     failed_hosts, failed_on

@@ -17,7 +17,7 @@ FROM (
     FROM test_cases
     WHERE (created_at, id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
         AND ($6::text IS NULL OR strpos(lower(name), lower($6)) > 0)
-        AND ($7::text IS NULL OR device_model = $7)
+        AND ($7::text IS NULL OR device_model = $7 OR $7 = ANY (device_models))
         AND ($8::text IS NULL OR $8 = ANY (tags))
     ORDER BY created_at DESC, id DESC
     LIMIT $1::int
@@ -31,14 +31,14 @@ FROM test_cases
 WHERE id = $1;
 
 -- test_case_to_run(id)
-SELECT id, name, version, device_model, requirements, steps::text AS steps, parameters, timeout_s,
+SELECT id, name, version, device_model, device_models, requirements, steps::text AS steps, parameters, timeout_s,
     test_retries
 FROM test_cases
 WHERE id = $1;
 
 -- test_cases_to_run(ids)
 -- Without steps: those of a campaign's test cases may be gigabytes together.
-SELECT id, name, version, device_model, requirements, parameters, timeout_s, test_retries
+SELECT id, name, version, device_model, device_models, requirements, parameters, timeout_s, test_retries
 FROM test_cases
 WHERE id = ANY ($1::text[]);
 
@@ -48,10 +48,11 @@ SELECT steps::text
 FROM test_cases
 WHERE id = $1 AND version = $2;
 
--- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+-- insert_test_case(id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries, device_models)
+-- `device_models`: all of them, the first one too, where there are several; else none.
 INSERT INTO test_cases
-    (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+    (id, name, description, steps, device_model, requirements, tags, timeout_s, test_retries, device_models)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- set_test_case_parameters(id, parameters)
 -- In the transaction of the two statements around it; most test cases say nothing of parameters.
@@ -60,7 +61,7 @@ SET parameters = $2
 WHERE id = $1
     AND parameters::text <> $2::json::text;
 
--- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries)
+-- update_test_case(id, versions, name, description, steps, device_model, requirements, tags, timeout_s, test_retries, device_models)
 -- `versions`: only one of these is overwritten (from If-Match); NULL for any. The answer has the
 -- parameters as they were.
 UPDATE test_cases
@@ -74,7 +75,8 @@ SET
     requirements = $7,
     tags = $8,
     timeout_s = $9,
-    test_retries = $10
+    test_retries = $10,
+    device_models = $11
 WHERE id = $1
     AND ($2::int[] IS NULL OR version = ANY ($2))
 RETURNING parameters;

@@ -86,6 +86,7 @@ class DeviceReason(StrEnum):
 
     HELD_BACK = "held_back"  # too many errors of the infrastructure without a verdict between them
     AWAY = "away"  # its host says that it is not available
+    HOST_WORKS = "host_works"  # its host works on it by itself, or may still run a step there
 
 
 class ExecutionStatus(StrEnum):
@@ -203,7 +204,7 @@ class DeviceRequest:
     did, `failed_hosts` their hosts: these still fit, and others that fit are preferred.
     """
 
-    device_model: str
+    device_model: str | tuple[str, ...]  # any of several will do
     requirements: frozenset[str] = frozenset()
     device_id: str | None = None
     host_id: str | None = None
@@ -265,7 +266,7 @@ class RunSpec:
     attempt: int
     seq: int
     steps: tuple[Json, ...]
-    device_model: str
+    device_model: str  # of several that were asked for, the one of the device
     timeout_s: float | None
     infra_failures: int
     test_failures: int
@@ -278,16 +279,20 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a host says of one of its devices; `properties` None: it says nothing of them."""
+    """What a host says of one of its devices; None: it says nothing of that.
 
-    available: bool = True
+    `at_work`: the host works on the device by itself, and not for this server.
+    """
+
+    available: bool | None = True
     reason: str | None = None
     properties: Json | None = None
+    at_work: bool | None = None
 
     @property
     def away(self) -> str | None:
         """Return why the device is away, None while it is available."""
-        if self.available:
+        if self.available is not False:
             return None
         return self.reason or "Its host says that it is not available."
 
@@ -377,7 +382,7 @@ class NewExecution:
     test_case_id: str
     test_case_name: str
     test_case_version: int
-    device_model: str
+    device_model: str | tuple[str, ...]
     requirements: tuple[str, ...]
     steps: tuple[Json, ...]
     parameters: Json

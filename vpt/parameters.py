@@ -2,6 +2,8 @@
 
 A string that is only `${name}` takes the value with its type; `$${` is a literal `${`.
 `${secret:name}` is a named secret, in steps and in values: `vpt/secret_steps.py` fills it in.
+`${device.id}` and the other `TARGET_NAMES` mean the device and the host that the step is sent to:
+they stay as they are, in steps and in values, until then.
 """
 
 from __future__ import annotations
@@ -14,14 +16,20 @@ from typing import Any
 
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import LONGEST_SECRET
-from vpt.model import Json
+from vpt.model import Device, Host, Json
 
+#: What a step may refer to without a parameter: what it is sent to. A parameter of the same name
+#: goes before, since there may be test cases with one.
+TARGET_NAMES = ("device.id", "device.local_id", "device.model", "host.name")
 #: Characters that values may add to all steps together: a few kilobytes could ask for gigabytes.
 MOST_ADDED = 16 * 2**20
 
-_NAME = re.compile(r"\$\$\{|\$\{([^{}]+)\}")
+_TARGETS = "|".join(map(re.escape, TARGET_NAMES))
+#: The escape of a target's name stays until the step is sent, as the name does.
+_NAME = re.compile(rf"\$\$\{{(?!(?:{_TARGETS})\}})|\$\{{([^{{}}]+)\}}")
 _ONLY = re.compile(r"\$\{([^{}]+)\}")
 _PREFIX = "secret:"
+_TARGET = re.compile(rf"(\$?)\$\{{({_TARGETS})\}}")
 _REFERENCE = re.compile(r"(?<!\$)\$\{(secret:[^{}]+)\}")
 
 
@@ -82,7 +90,7 @@ def check(uses: Mapping[str, int], parameters: Mapping[str, Any]) -> None:
     added = sum(uses[name] * _length(parameters[name]) for name in given)
     if added + LONGEST_SECRET * sum(uses[name] for name in references_of(uses)) > MOST_ADDED:
         raise BadRequestError("The steps grow too large with these parameters.")
-    if missing := uses.keys() - parameters.keys() - references_of(uses):
+    if missing := uses.keys() - parameters.keys() - references_of(uses) - set(TARGET_NAMES):
         names = ", ".join(sorted(missing)[:20])
         raise InvalidError({"parameters": [f"Missing: {names}."]})
 
@@ -102,6 +110,26 @@ def filled(item: Any, parameters: Mapping[str, Any]) -> Any:
 def is_name(value: Any) -> bool:
     """Return True for a string that is only `${name}`: it will have the value's type."""
     return isinstance(value, str) and _ONLY.fullmatch(value) is not None
+
+
+def target_values(host: Host, device: Device) -> Mapping[str, str]:
+    """Return the values of `TARGET_NAMES` for a step that goes to this device.
+
+    A device that has no name of its own on its host is the host itself.
+    """
+    return {
+        "device.id": device.id,
+        "device.local_id": device.local_id or host.id,
+        "device.model": device.model or "",
+        "host.name": host.id,
+    }
+
+
+def with_target(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with the names of its target replaced; `$${device.id}` is `${device.id}`."""
+    if "${" not in text:
+        return text
+    return _TARGET.sub(lambda match: match[0][1:] if match[1] else values[match[2]], text)
 
 
 def _names(item: Any) -> Iterator[str]:

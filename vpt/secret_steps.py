@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vpt import parameters
+from vpt import graphs, parameters
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import LONGEST_SECRET, MASK, MOST_SECRETS, SHORTEST_SECRET
 from vpt.model import Json, SecretSteps
@@ -45,7 +45,8 @@ def check_still_secret(
 ) -> None:
     """Raise InvalidError when a secret parameter would be one no more, and nobody says so."""
     unsaid = secret_names(before) - now.keys()
-    if used := unsaid and unsaid & parameters.uses_of(steps).keys():
+    uses = parameters.uses_of(steps).keys() | graphs.names_of(steps).keys()
+    if used := unsaid and unsaid & uses:
         names = ", ".join(sorted(used))
         raise InvalidError(
             {
@@ -98,7 +99,8 @@ def fill(steps: Sequence[Json], given: Mapping[str, Any], secret: frozenset[str]
     marks = _Marks(hidden)
     values = {name: marks.in_value(name, value) for name, value in given.items()}
     named = {name: marks.named(name) for name in parameters.references_of(uses)}
-    filled = tuple(marks.hide(step) for step in parameters.filled_steps(steps, values | named))
+    without_inputs = parameters.filled_steps(steps, values | named)
+    filled = tuple(marks.hide(step) for step in graphs.with_inputs(without_inputs, values))
     shown = {name: MASK if name in hidden else marks.hide(value) for name, value in given.items()}
     return _filled(filled, marks, _without_marks(shown), hidden)
 
@@ -167,13 +169,28 @@ def _without_marks(item: Any) -> Any:
     return _each_text(item, lambda text: _MARK.sub(MASK, text))
 
 
+def targeted(step: Json, target: Mapping[str, str]) -> Json:
+    """Return a step with the names of the device and the host that it is sent to filled in."""
+    filled: Json = _each_text(step, lambda text: parameters.with_target(text, target))
+    return filled
+
+
 def revealed(
-    secret: SecretSteps, step: int, named: Mapping[str, str], values: Mapping[str, str]
+    secret: SecretSteps,
+    step: int,
+    named: Mapping[str, str],
+    values: Mapping[str, str],
+    target: Mapping[str, str] | None = None,
 ) -> tuple[Json | None, set[str]]:
-    """Return step `step` (from 1) with its values, None when it has none; and what was missing."""
+    """Return step `step` (from 1) with its values, None when it has none; and what was missing.
+
+    `target` fills in what the step is sent to; no secret is looked through for such names.
+    """
     marked = secret.steps.get(str(step - 1))
     if marked is None:
         return None, set()
+    if target is not None:
+        marked = targeted(marked, target)
     known = {_NAMED: named, _VALUE: values}
     missing: set[str] = set()
 

@@ -7,7 +7,7 @@ anything is stored; work that grows with the steps is done in a thread, beside t
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from vpt import parameters, secret_steps
+from vpt import graphs, parameters, secret_steps
+from vpt.device_models import from_columns
 from vpt.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError
 from vpt.model import Json, NewCampaign, NewExecution
 from vpt.names import check_clear
@@ -179,6 +180,7 @@ class StepTemplate:
 
     def __init__(self, steps: Sequence[Json]) -> None:
         self._uses = parameters.uses_of(steps)
+        self._inputs = graphs.names_of(steps)  # names that are used if they are given
         self._wrong: dict[int, Json] = {}  # whatever the parameters are
         self._filled_in: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for index, step in enumerate(steps):
@@ -191,13 +193,14 @@ class StepTemplate:
     def secrets(self, values: Parameters) -> set[str]:
         """Return the names of the secrets that these parameters and the steps refer to."""
         references = parameters.references_of(self._uses)
-        for name in self._uses.keys() & values.keys():
+        for name in (self._uses.keys() | self._inputs.keys()) & values.keys():
             references |= parameters.references_in(values[name])
         return {parameters.secret_of(reference) for reference in references}
 
     def check(self, values: Parameters) -> None:
         """Raise InvalidError or BadRequestError when these parameters do not fit the steps."""
-        parameters.check(self._uses, values)
+        inputs = Counter({name: self._inputs[name] for name in self._inputs.keys() & values.keys()})
+        parameters.check(self._uses + inputs, values)
         errors = {index: dict(wrong) for index, wrong in self._wrong.items()}
         for (key, text), indexes in self._filled_in.items():
             wrong = STEP_KEYS[key].errors(parameters.filled(text, values))
@@ -275,7 +278,7 @@ def _new_execution(
         test_case_id=test_case["id"],
         test_case_name=test_case["name"],
         test_case_version=test_case["version"],
-        device_model=test_case["device_model"],
+        device_model=from_columns(test_case["device_model"], test_case["device_models"]),
         requirements=tuple(test_case["requirements"]),
         steps=steps,
         parameters=wanted["parameters"],

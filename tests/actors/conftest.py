@@ -263,6 +263,7 @@ class Kit:
             tags=[],
             timeout_s=new.timeout_s,
             test_retries=new.test_retries,
+            device_models=[],
         )
         return new
 

@@ -285,6 +285,18 @@ def test_an_implicit_device_fits_by_its_hosts_capabilities() -> None:
     assert not matching.fits(DeviceRequest("phone"), declared.host, declared.devices[0].device)
 
 
+def test_any_of_several_models_fits() -> None:
+    several = DeviceRequest(("tv", "phone"))
+    phone, oven = view(), view(model="oven")
+    implicit = view(model=None, capabilities=frozenset({"tv"}))
+    fits = [matching.fits(several, v.host, v.devices[0].device) for v in (phone, implicit, oven)]
+    assert fits == [True, True, False]
+    assert matching.lacks(several, oven.host, oven.devices[0].device) == [
+        "device model tv or phone"
+    ]
+    assert matching.wanted(several) == "tv or phone"
+
+
 def test_requirements_are_met_by_host_device_and_model_together() -> None:
     v = view(capabilities=frozenset({"hdmi"}))
     device = v.devices[0].device
@@ -309,6 +321,9 @@ def test_a_named_device_that_does_not_fit_is_told_and_not_one_that_would() -> No
     lab.dispatcher.announce(view("h2", model="oven"))
     asked = {
         DeviceRequest("phone", device_id="h2:d"): "h2:d is an oven; the test wants phone.",
+        DeviceRequest(("tv", "phone"), device_id="h2:d"): (
+            "h2:d is an oven; the test wants tv or phone."
+        ),
         DeviceRequest("phone", device_id="h3:d"): (
             "h3:d is not registered any more: its host does not declare it."
         ),

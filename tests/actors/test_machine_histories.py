@@ -337,6 +337,10 @@ class Histories(RuleBasedStateMachine):
             self.act_answered(PASS)
         elif w.screens:
             self.screen_shown(b"a picture")
+        elif w.watches:
+            w.watched(trouble("IDLE"), next(iter(w.watches)))
+        elif w.looks:
+            w.looked(Presence(at_work=False))
         elif w.cancels:
             w.cancel_answered(acknowledged=True)
         elif w.probing:
@@ -345,6 +349,8 @@ class Histories(RuleBasedStateMachine):
             w.ring(due[0])
         elif w.state.link is not Link.UP or any(not lane.idle for lane in w.state.lanes.values()):
             w.tell(m.ProbeDue())
+        elif looks := [n for n, f in w.alarms.items() if isinstance(f, m.LookDue)]:
+            w.ring(looks[0])
         else:
             return False
         return True
@@ -365,6 +371,21 @@ class Serial:
     @rule(number=st.integers(1, 3))
     def begins(self, number: int) -> None:
         self.w.begun(f"x{number}", next(iter(self.w.forwards)))
+
+    @precondition(lambda self: self.w.watches)
+    @rule(outcome=OUTCOMES)
+    def a_watch_ends(self, outcome: m.Outcome) -> None:
+        self.w.watched(outcome, next(iter(self.w.watches)))
+
+    @rule(device_id=DEVICES, works=st.booleans())
+    def the_host_works_by_itself(self, device_id: str, works: bool) -> None:
+        said = {device_id.partition(":")[2]: Presence(None, at_work=works)}
+        self.w.tell(m.DevicesReported(said))
+
+    @precondition(lambda self: self.w.looks)
+    @rule(available=st.booleans(), works=st.sampled_from([None, True, False, False]))
+    def a_look_ends(self, available: bool, works: bool | None) -> None:
+        self.w.looked(Presence(available, at_work=works))
 
 
 class MatchedHistories(Histories):

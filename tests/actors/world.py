@@ -28,6 +28,7 @@ from vpt.model import (
     Host,
     HostTrouble,
     Json,
+    Presence,
     RunSpec,
     Waiting,
 )
@@ -45,7 +46,22 @@ LIMITS = Limits(
     probe_interval=10,
 )
 _NOT_SENT = (Trouble.NOT_CONNECTED, Trouble.HELD_BACK, Trouble.SOMEBODY_ELSE)
-_ANSWERS = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
+_ANSWERS = (
+    Trouble.HOST_ERROR,
+    Trouble.HOST_REFUSED,
+    Trouble.INVALID_STEP,
+    Trouble.STOPPED,
+    Trouble.IDLE,
+)
+_SENT = (
+    fx.FetchScreen,
+    fx.SendStep,
+    fx.WatchStep,
+    fx.Look,
+    fx.SendAction,
+    fx.CancelOnHost,
+    fx.Leave,
+)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 
@@ -86,6 +102,8 @@ class World:
     records: list[fx.Effect] = field(default_factory=list)
     forwards: dict[str, fx.SendStep] = field(default_factory=dict)
     acts: list[fx.SendAction] = field(default_factory=list)
+    watches: dict[str, fx.WatchStep] = field(default_factory=dict)  # by device
+    looks: list[str] = field(default_factory=list)  # devices
     screens: list[fx.FetchScreen] = field(default_factory=list)
     cancels: list[fx.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
@@ -175,6 +193,18 @@ class World:
             self.acting.discard(attempt)
         return self.tell(m.StepAnswered(forward.device.id, key, outcome, 1.0))
 
+    def watched(self, outcome: m.Outcome, device_id: str = "h:d1") -> World:
+        """Let the watch of a step come to its end."""
+        watch = self.watches.pop(device_id)
+        attempt = (watch.key.execution_id, watch.key.attempt)
+        if isinstance(outcome, Answer) or outcome.trouble in (*_ANSWERS, Trouble.FATE_UNKNOWN):
+            self.acting.discard(attempt)
+        return self.tell(m.StepAnswered(device_id, watch.key, outcome, 1.0))
+
+    def looked(self, presence: Presence | None) -> World:
+        """Let the oldest look come to its end."""
+        return self.tell(m.DeviceLooked(self.looks.pop(0), presence))
+
     def begun(self, handle: str = "x1", device_id: str = "h:d1") -> World:
         """Let the host name the try that is under way."""
         key = self.forwards[device_id].key
@@ -197,11 +227,10 @@ class World:
             self._do(effect)
 
     def _do(self, effect: fx.Effect) -> None:
-        calls = fx.SendStep | fx.SendAction | fx.FetchScreen | fx.CancelOnHost | fx.Leave
-        if isinstance(effect, calls | fx.Probe):
+        if isinstance(effect, (*_SENT, fx.Probe)):
             assert not self.state.credential_ended, "sent to a host whose credential ended"
             assert self.state.replaced is None, "sent to a URL that another host has"
-        if isinstance(effect, calls):
+        if isinstance(effect, _SENT):
             assert not answers_as_other(self.state), "sent to somebody else"
         match effect:
             case (
@@ -230,8 +259,20 @@ class World:
                 self.screens.append(effect)
             case fx.CancelOnHost():
                 self.cancels.append(effect)
+            case fx.WatchStep(_, device, key):
+                assert self.state.host.serial and device.id not in self.watches
+                assert device.id not in self.forwards, "two calls on one device"
+                assert self.handles.get(key) == effect.handle, "the handle of another try"
+                assert self.attempts[key.execution_id, key.attempt].status != "running" or any(
+                    isinstance(record, fx.StoreEnd) for record in self.records
+                ), "the watch of a step whose attempt goes on"
+                self.watches[device.id] = effect
+                self._one_at_a_time()
+            case fx.Look(_, device):
+                self.looks.append(device.id)
             case fx.AbortCall(device_id):
                 self.forwards.pop(device_id, None)
+                self.watches.pop(device_id, None)
                 self.acts = [act for act in self.acts if act.device.id != device_id]
             case fx.Alarm(name, _, fact):
                 if isinstance(fact, m.CancelGraceOver):
@@ -243,7 +284,8 @@ class World:
             case fx.Probe():
                 assert not self.probing, "two probes at once"
                 self.probing = True
-                calls = self.forwards or self.acts or self._screens_of_the_host()
+                calls = self.forwards or self.acts or self.watches or self.looks
+                calls = calls or self._screens_of_the_host()
                 at_work = self.state.host.serial and calls
                 assert not at_work, "a probe beside a call on a serial host"
             case fx.Resolve(ask, value):
@@ -302,7 +344,8 @@ class World:
     def _one_at_a_time(self) -> None:
         """A serial host has one call of ours, and no probe is begun beside it."""
         if self.state.host.serial:
-            assert len(self.forwards) + len(self.acts) <= 1, "two calls on a serial host"
+            calls = len(self.forwards) + len(self.acts) + len(self.watches)
+            assert calls <= 1, "two calls on a serial host"
 
     def _stored(self, effect: fx.Effect) -> tuple[m.Fact, ...]:
         match effect:

@@ -149,6 +149,31 @@ async def test_only_what_differs_is_written_and_a_dry_run_changes_nothing(
     assert (await vpt("import", path)).out == "nothing to do: 4 unchanged\n"
 
 
+async def test_several_device_models_are_a_list_and_one_is_a_text(
+    operator: Client, vpt: Cli, tmp_path: Path
+) -> None:
+    await made(operator, "/api/testcases", test_case(name="Both", device_model=["tv", "pixel"]))
+    await made(operator, "/api/testcases", test_case(name="One", device_model=["tv"]))
+    path = tmp_path / "lab.yaml"
+    await vpt("export", path)
+    whole: Any = yaml.safe_load(path.read_text())
+    assert [case["device_model"] for case in whole["test_cases"]] == [["tv", "pixel"], "tv"]
+    assert (await vpt("import", path)).out == "nothing to do: 2 unchanged\n"
+    whole["test_cases"][0]["device_model"] = ["tv", "tv"]
+    whole["test_cases"][1]["device_model"] = ["tv"]
+    path.write_text(json.dumps(whole))
+    assert (await vpt("import", path)).out.splitlines() == [
+        "update test case 'Both' (device_model)",
+        "1 changes, 1 unchanged",
+    ]
+    assert (await vpt("ls", "testcases", "--model", "pixel")).out == ""
+    await operator.put(
+        f"/api/testcases/{(await got(operator, '/api/testcases', q='one'))['items'][0]['id']}",
+        json=test_case(name="One", device_model=["tv", "box"]),
+    )
+    assert (await vpt("ls", "testcases", "--model", "box")).out.split("\t")[2] == "tv, box"
+
+
 async def test_prune_deletes_what_is_in_no_file_after_it_was_confirmed(
     operator: Client, vpt: Cli, tmp_path: Path
 ) -> None:

@@ -61,7 +61,13 @@ async def test_lists_say_why_a_device_or_a_host_gets_no_runs(vpt: Cli, db: Datab
 
 async def test_a_list_goes_on_page_after_page(vpt: Cli, db: Database) -> None:
     test_case = {"name": "n", "description": "", "steps": [{}], "device_model": "tv"}
-    more = {"requirements": [], "tags": [], "timeout_s": None, "test_retries": 0}
+    more = {
+        "requirements": [],
+        "tags": [],
+        "timeout_s": None,
+        "test_retries": 0,
+        "device_models": [],
+    }
     rows = [{"id": f"tc_{number}", **test_case, **more} for number in range(2100)]
     async with db.transaction() as session:
         await session.many("insert_test_case", rows)

@@ -7,6 +7,7 @@ the device `busy`, one that `ended`, one whose host was `lost` and that still ho
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -45,6 +46,7 @@ def with_args(**args: Any) -> State:
     return State(args=args)
 
 
+_THEN = datetime(2026, 1, 31, tzinfo=UTC)
 _NO_EXECUTION = with_args(execution_id="unknown")
 _RUNNING_STEP = {"execution_id": "runs", "attempt": 2, "step": 2}
 _THE_STEP = "execution_id = 'runs' AND attempt = 2 AND step = 2"
@@ -123,21 +125,28 @@ _COPIED = (
     " VALUES ('campaign_runs', 'case', '[]'), ('campaign_ended', 'case', '[]')"
 )
 
+
+def _started(**more: str) -> Changes:
+    """Return what changes when the execution `queued` starts on the device `free`."""
+    execution = {
+        "status": "running",
+        "attempt": 1,
+        "seq": 1,
+        "host_id": "host",
+        "device_id": "free",
+    }
+    return {
+        "test_executions queued": execution | more,
+        "execution_attempts queued 1": "new",
+        "execution_steps queued 1 1": "new",
+        "devices free": {"status": "busy"},
+    }
+
+
 RUNS = {
     "start_attempt": Rule(
         {"execution_id": "queued", "device_id": "free", "host_id": "host"},
-        {
-            "test_executions queued": {
-                "status": "running",
-                "attempt": 1,
-                "seq": 1,
-                "host_id": "host",
-                "device_id": "free",
-            },
-            "execution_attempts queued 1": "new",
-            "execution_steps queued 1 1": "new",
-            "devices free": {"status": "busy"},
-        },
+        _started(),
         {
             "it runs": with_args(execution_id="runs"),
             "it is final": with_args(execution_id="ended"),
@@ -148,6 +157,18 @@ RUNS = {
             ),
         },
         answers=True,
+        other={
+            "its device has one of several models": State(
+                "UPDATE devices SET model = 'tv' WHERE id = 'free';"
+                " UPDATE test_executions SET device_models = '{box,tv}' WHERE id = 'queued'",
+                does=_started(device_model="tv"),
+            ),
+            "its device has none, and its host can be one of several": State(
+                "UPDATE hosts SET capabilities = '{tv}' WHERE id = 'host';"
+                " UPDATE test_executions SET device_models = '{box,tv}' WHERE id = 'queued'",
+                does=_started(device_model="tv"),
+            ),
+        },
     ),
     "finish_steps": Rule(
         {
@@ -968,7 +989,43 @@ READS = {
     ),
 }
 
-RULES = {**RUNS, **LAB, **CAMPAIGNS, **DEVICES, **READS}
+IMPORTS = {
+    "import_executions": Rule(
+        {
+            "ids": ["there_1", "ended"],
+            "test_case_ids": ["case", None],
+            "names": ["one", "two"],
+            "device_models": ["tv", "tv"],
+            "host_ids": ["host", "gone"],
+            "device_ids": ["free", "gone:tv"],
+            "statuses": ["failed", "completed"],
+            "errors": ["no picture", None],
+            "outputs": [None, "report: ..."],
+            "started_at": [_THEN, _THEN],
+            "completed_at": [_THEN + timedelta(seconds=5), _THEN],
+            "source": "there",
+            "user_id": "ann",
+        },
+        {
+            "test_executions there_1": "new",
+            "execution_attempts there_1 1": "new",
+            "execution_steps there_1 1 1": "new",
+        },
+        {"known": with_args(ids=["runs", "ended"])},
+        other={
+            "one twice": State(
+                args={"ids": ["there_1", "there_1"]},
+                does={
+                    "test_executions there_1": "new",
+                    "execution_attempts there_1 1": "new",
+                    "execution_steps there_1 1 1": "new",
+                },
+            )
+        },
+    ),
+}
+
+RULES = {**RUNS, **LAB, **CAMPAIGNS, **DEVICES, **READS, **IMPORTS}
 
 #: Statements of runs.sql, lab.sql and campaigns.sql that write and need no guard: why not.
 UNGUARDED = {

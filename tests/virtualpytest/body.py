@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -28,9 +28,14 @@ VERIFICATIONS = {
 PER_CATEGORY = 5  # of each command's variants: this makes the body as large as a real one
 
 
+def capabilities_of(model: str) -> Json:
+    """Return the controllers of a device, by family."""
+    return CAPABILITIES.get(model, SET_TOP_BOX)
+
+
 def device(name: str, model: str) -> Json:
     """Return all that is said of a device, its schemas too."""
-    families = CAPABILITIES.get(model, SET_TOP_BOX)
+    families = capabilities_of(model)
     names = ("av", "remote", "desktop", "web", "power", "ai")
     return {
         "device_id": name,
@@ -127,7 +132,7 @@ def registration(name: str, url: str, devices: Mapping[str, str]) -> Json:
     }
 
 
-def ping(name: str, devices: Mapping[str, str]) -> Json:
+def ping(name: str, devices: Mapping[str, str], deploying: Collection[str] = ()) -> Json:
     """Return the body of a ping, which says all of the devices again."""
     return {
         "host_name": name,
@@ -146,7 +151,7 @@ def ping(name: str, devices: Mapping[str, str]) -> Json:
             for each, model in devices.items()
         ],
         "devices": [
-            device(each, model) | {"has_running_deployment": False}
+            device(each, model) | {"has_running_deployment": each in deploying}
             for each, model in devices.items()
         ],
     }

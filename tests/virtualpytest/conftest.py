@@ -43,6 +43,7 @@ class Wilful(StandIn):
         self.cuts: Counter[str] = Counter()  # so many answers of a path: acted on, then cut
         self.says: dict[str, tuple[int, bytes]] = {}  # by path
         self.unwell = 0  # so many polls get a 500
+        self.declares: frozenset[str] = frozenset()  # capabilities of its devices
         self.patient = False  # a script is over before its start is answered
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -94,6 +95,7 @@ class VKit(Kit):
         """Start a stand-in that wants `key`, let it join and wait until it is available."""
         models = dict.fromkeys(devices or ("d1",), more.pop("model", "tv"))
         host = Wilful(self.server.url, name, devices=models, key=key, pace=CALM)
+        host.declares = frozenset(more.pop("capabilities", ()))
         self.stand_ins.append(host)
         await host.start()
         await self.join_pi(host)
@@ -102,8 +104,10 @@ class VKit(Kit):
 
     async def join_pi(self, host: StandIn) -> None:
         known = Host(host.name, host.url, dialect="virtualpytest")
+        declares = getattr(host, "declares", frozenset())
         devices = tuple(
-            Device(f"{host.name}:{name}", name, name, model) for name, model in host.devices.items()
+            Device(f"{host.name}:{name}", name, name, model, declares)
+            for name, model in host.devices.items()
         )
         implicit = (Device(host.name, None, host.name, "tv"),)
         await self.lab.registry.register(

@@ -55,6 +55,7 @@ class Membership:
     pace: Pace = QUICK
     says: Json = field(default_factory=dict)
     sent: list[Said] = field(default_factory=list)
+    deploying: set[str] = field(default_factory=set)  # devices that run a deployment of its own
     _task: asyncio.Task[None] | None = None
 
     def statuses(self, call: str) -> list[int]:
@@ -114,7 +115,10 @@ class Membership:
         return False
 
     async def _ping(self, session: aiohttp.ClientSession) -> bool:
-        return await self._post(session, "ping", body.ping(self.name, self.devices)) == 200
+        return (
+            await self._post(session, "ping", body.ping(self.name, self.devices, self.deploying))
+            == 200
+        )
 
     async def _post(self, session: aiohttp.ClientSession, call: str, said: Json) -> int:
         url = f"{self.server}/server/system/{call}"

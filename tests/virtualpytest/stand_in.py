@@ -1,7 +1,9 @@
 """A stand-in for the hosts that labs run today, in this process or as one of its own.
 
 It does one HTTP request at a time, mixes up devices when two things overlap, and forgets
-all executions when it is restarted. `python -m tests.virtualpytest.stand_in --help` is the process.
+all executions when it is restarted. It names its pictures as files of its own, which it serves by
+`/host/av/images?path=` only; nginx, which would serve them on port 80, is not there.
+`python -m tests.virtualpytest.stand_in --help` is the process.
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from .body import DEVICES, Json
+from .body import DEVICES, Json, capabilities_of
 from .membership import NO_ANSWER, QUICK, Membership, Pace
-from .work import Batch, Behaviour, Execution, Graph, Run, Script, Work, commands
+from .scripts import Script, Scripts
+from .work import Batch, Behaviour, Execution, Graph, Run, Work, commands
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 )
 HEALTH = "/host/system/health"
+STREAMS = "/var/www/html/stream/"  # where a real host keeps its pictures
 LARGEST = 64 * 2**20
 Handler = Callable[[web.Request, Json], Awaitable[web.StreamResponse]]
 
@@ -89,7 +93,13 @@ class StandIn:
         self.refused: list[Asked] = []  # those with a wrong key
         self.control: list[tuple[str, str]] = []  # take or release, device
         self.callbacks: list[tuple[str, int | None]] = []  # task, status; None for a lost one
-        self.files: dict[str, bytes] = {}  # what it serves by path: its screenshots
+        self.files: dict[str, bytes] = {}  # by path: its screenshots, and what nginx would serve
+        self.missing: dict[str, set[str]] = {}  # controllers that a device has lost
+        self.warnings: dict[str, str] = {}  # what takeControl says of a device beside that
+        self.says_busy = False  # a newer version, which says whether a device is at work
+        self.scripts = Scripts(
+            {"SERVER_URL": self.server, "API_KEY": key or "", "DEVICE1_POWER_PWD": "tapo-password"}
+        )
         self._journal = journal
         self._shots = itertools.count(1)
         self._here: list[str] = []  # requests that arrived and are not answered
@@ -109,6 +119,17 @@ class StandIn:
     def on(self, command: str, *, times: int | None = None, **how: Any) -> None:
         """Let a command, or a script by its name, go so; see `Behaviour`."""
         self.work.on(command, times, Behaviour(**how))
+
+    def break_controller(self, device: str, controller: str, warning: str | None = None) -> None:
+        """Let a device lose its `av` or `remote`; `takeControl` succeeds all the same."""
+        self.missing.setdefault(device, set()).add(controller)
+        if warning is not None:
+            self.warnings[device] = warning
+
+    def mend(self, device: str) -> None:
+        """Let a device have all its controllers again."""
+        self.missing.pop(device, None)
+        self.warnings.pop(device, None)
 
     def done(self, device: str) -> list[str]:
         """Return the commands that a device really was put through, in order."""
@@ -210,10 +231,13 @@ class StandIn:
             ("POST", "/host/script/execute"): self._script,
             ("POST", "/host/av/takeScreenshot"): self._screenshot,
             ("POST", "/host/remote/takeScreenshot"): self._screenshot,
+            ("GET", "/host/av/images"): self._file,
         }
         if method == "GET" and path.endswith("/status"):
             return self._status
-        if method == "GET" and path in self.files:
+        if method == "GET" and path.endswith("/is_busy") and self.says_busy:
+            return self._busy
+        if method == "GET" and path in self.files and not path.startswith(STREAMS):
             return self._file
         return routes.get((method, path), self._nothing)
 
@@ -227,8 +251,25 @@ class StandIn:
 
     async def _control(self, request: web.Request, body: Json) -> web.Response:
         verb = "take" if request.path.endswith("takeControl") else "release"
-        self.control.append((verb, body.get("device_id", "")))
-        return web.json_response({"success": True})  # for a device that is not there, too
+        name = body.get("device_id", "")
+        self.control.append((verb, name))
+        told: Json = {"success": True}  # for a device that is not there, too
+        if verb == "take":
+            told["available_controllers"] = self._controllers(name)
+            told |= {"warning": self.warnings[name]} if name in self.warnings else {}
+        return web.json_response(told)
+
+    def _controllers(self, name: str) -> list[str]:
+        """Return those of a device's two controllers that are there; it is asked for no others."""
+        model = self.devices.get(name)
+        has = capabilities_of(model) if model is not None else {}
+        lost = self.missing.get(name, set())
+        return [each for each in ("av", "remote") if has.get(each) and each not in lost]
+
+    async def _busy(self, request: web.Request, body: Json) -> web.Response:
+        device = request.path.split("/")[-2]
+        busy = device in self.membership.deploying or self.work.is_at_work_on(device)
+        return web.json_response({"busy": busy, "device_id": device, "active_jobs": []})
 
     async def _batch(self, request: web.Request, body: Json) -> web.Response:
         kind = request.path.split("/")[2]
@@ -243,12 +284,15 @@ class StandIn:
         return web.json_response({"success": True, "execution_id": execution.id})
 
     async def _graph(self, request: web.Request, body: Json) -> web.Response:
-        graph = Graph.read(self.work, body.get("graph_json"))
-        must(body.get("testcase_name"), "testcase_name is needed")
+        must(request.query.get("team_id"), "team_id is required")
+        must(body.get("graph_json"), "graph_json is required")
         must(body.get("host_name") == self.name, "this is another host")
-        if graph is None:
-            raise NoError(400, "a graph has one start and at least one terminal")
-        execution = self._begin("testcase", body, graph.run, graph.fresh())
+        interface = body.get("userinterface_name") or ""
+        graph = Graph.read(self.work, body["graph_json"], interface)
+        if isinstance(graph, str):
+            execution = self._begin("testcase", body, Graph.invalid(graph), {"status": "running"})
+        else:
+            execution = self._begin("testcase", body, graph.run, graph.fresh())
         if not body.get("async_execution") and execution.task is not None:
             await asyncio.shield(execution.task)  # and the host does nothing else
             return web.json_response({"success": True, "result": execution.state["result"]})
@@ -264,7 +308,8 @@ class StandIn:
             if task_id is not None:
                 await self._call_back(task_id, state)
 
-        execution = self._begin("script", body, Script(self.work, name, parameters, tell).run)
+        script = Script(self.work, self.scripts, name, parameters, tell)
+        execution = self._begin("script", body, script.run)
         if task_id is None and execution.task is not None:
             await asyncio.shield(execution.task)  # and the host does nothing else
             return web.json_response({"success": True} | execution.state)
@@ -295,13 +340,23 @@ class StandIn:
         if request.path.startswith("/host/remote"):
             picture = base64.b64encode(PNG).decode()
             return web.json_response({"success": True, "screenshot": picture})
-        return web.json_response({"success": True, "screenshot_path": self._shoot(str(device))})
+        if "av" not in self._controllers(str(device)):
+            raise NoError(500, "Failed to take temporary screenshot - controller returned None")
+        path = self._shoot(str(device))
+        # The URL is that of nginx, which listens on another port than the host.
+        url = f"http://127.0.0.1/host/stream/{path.removeprefix(STREAMS)}"
+        told = {"screenshot_path": path, "screenshot_url": url, "device_id": device}
+        return web.json_response({"success": True} | told)
 
     async def _file(self, request: web.Request, body: Json) -> web.Response:
-        return web.Response(body=self.files[request.path], content_type="image/png")
+        path = request.query.get("path", request.path)
+        must(path in self.files, f"Image not found: {path}", 404)
+        kind = "image/jpeg" if path.startswith(STREAMS) else "image/png"
+        return web.Response(body=self.files[path], content_type=kind)
 
     def _shoot(self, device: str) -> str:
-        path = f"/host/stream/{device}/captures/{next(self._shots)}.png"
+        number = list(self.devices).index(device) + 1 if device in self.devices else 0
+        path = f"{STREAMS}capture{number}/captures/capture_{next(self._shots):09}.jpg"
         self.files[path] = PNG
         return path
 

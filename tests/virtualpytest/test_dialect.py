@@ -109,7 +109,8 @@ async def test_what_goes_out_is_what_the_host_reads(lab: VKit) -> None:
     assert several.body["failure_actions"] == [{"command": "f"}]
     one, two = (each.body["verifications"] for each in host.asked("/host/verification/executeB"))
     assert [each.get("userinterface_name") for each in (*one, *two)] == ["default", "tv_app", None]
-    assert host.asked(SCRIPT)[0].body["parameters"] == "--edge 'a b' --loud --n 2"
+    line = "--edge 'a b' --loud true --not false --n 2 --host pi --device d1"
+    assert host.asked(SCRIPT)[0].body["parameters"] == line
     told = host.asked("/host/testcase/execute")[0]
     assert (told.body["host_name"], told.body["testcase_name"]) == ("pi", "Zap")
     assert {each.key for each in host.requests} == {None, KEY}
@@ -208,7 +209,7 @@ async def test_control_is_taken_and_released_around_each_attempt(lab: VKit) -> N
     assert row["status"] == "completed" and row["attempt"] == 2
     await until(lambda: len(host.control) == 4)
     assert host.control == [("take", "d1"), ("release", "d1")] * 2
-    paths = [each.path for each in host.requests if "health" not in each.path]
+    paths = [each.path for each in host.requests if each.method == "POST"]
     assert paths[0] == "/host/takeControl" and paths[-1] == "/host/releaseControl"
 
 
@@ -255,7 +256,8 @@ async def test_the_same_is_not_told_twice(lab: VKit) -> None:
 
 
 async def test_a_wrong_key_is_a_refusal(lab: VKit) -> None:
-    host = await lab.pi(key="another key")
+    host = await lab.pi()
+    host.key = "another key"
     row = await lab.done(act("a"))
     assert (row["status"], row["error_kind"]) == ("error", "host_refused")
     assert "401" in (await lab.attempts(row["id"]))[0]["error"] and host.done("d1") == []

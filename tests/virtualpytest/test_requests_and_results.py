@@ -161,7 +161,10 @@ def test_whatever_a_script_says_is_read(said: Any) -> None:
         (None, ""),
         ("--a b", "--a b"),
         (["--a", "b c"], "--a 'b c'"),
-        ({"a": "b", "-c": 1.5, "d": True, "e": False, "f": None}, "--a b -c 1.5 --d"),
+        (
+            {"a": "b", "-c": 1.5, "d": True, "e": False, "f": None},
+            "--a b -c 1.5 --d true --e false",
+        ),
         ({"a": ["x", 1]}, """--a '["x", 1]'"""),
         (7, "7"),
     ],
@@ -173,4 +176,5 @@ def test_the_parameters_of_a_script(parameters: Any, line: str) -> None:
 @whatever
 @given(st.dictionaries(st.sampled_from(["actions", "verifications", "graph", "x"]), _anything))
 def test_whatever_a_step_is_can_be_said(step: Any) -> None:
-    build_request(Call(HOST, DEVICE, step, "k", 1.0))
+    with contextlib.suppress(HostTroubleError):  # a graph that is none
+        build_request(Call(HOST, DEVICE, step, "k", 1.0))

@@ -360,8 +360,11 @@ async def test_screenshots_are_real(host: StandIn, caller: Caller) -> None:
     path, strange = state["result"]["action_screenshots"]
     assert strange == "http://elsewhere.example/x.png"
     headers = {"X-API-Key": KEY}
-    async with caller.session.get(host.url + path, headers=headers) as answer:
-        assert await answer.read() == PNG and answer.content_type == "image/png"
+    assert path == "/var/www/html/stream/capture1/captures/capture_000000001.jpg"
+    assert (await caller.get(path))[0] == 404  # nginx would have it, on another port
+    url = f"{host.url}/host/av/images?path={path}"
+    async with caller.session.get(url, headers=headers) as answer:
+        assert await answer.read() == PNG and answer.content_type == "image/jpeg"
     by_path = (await caller.post("/host/av/takeScreenshot", device_id="device1"))[1]
     assert by_path["screenshot_path"] in host.files
     assert (await caller.post("/host/remote/takeScreenshot", device_id="device1"))[1]["screenshot"]

@@ -108,6 +108,7 @@ async def store_test_case(db: Database, test_case_id: str, text: str) -> None:
         steps=[{"command": text}],
         timeout_s=None,
         test_retries=0,
+        device_models=[],
         **rest,
     )
 

@@ -202,3 +202,58 @@ async def test_a_whole_number_may_be_written_with_a_point(operator: Client) -> N
             operator, "POST", "/api/testcases", json=test_case(test_retries=odd)
         )
         assert status == 400, odd
+
+
+async def test_any_of_several_device_models_will_do(operator: Client, host: FakeHost) -> None:
+    several = {"device_model": ["tv", "pixel", "tv"]}
+    case = await made(operator, "/api/testcases", test_case(name="several", **several))
+    one = await made(operator, "/api/testcases", test_case(name="one", device_model=["pixel"]))
+    assert (case["device_model"], one["device_model"]) == (["tv", "pixel"], "pixel")
+    for model, names in (("tv", ["several"]), ("pixel", ["one", "several"]), ("t", [])):
+        page = await got(operator, "/api/testcases", device_model=model)
+        assert [item["name"] for item in page["items"]] == names
+    host.gate.clear()
+    ids = [
+        (await made(operator, f"/api/testcases/{case['id']}/execute", {}))["execution_id"]
+        for _ in range(2)
+    ]
+    shown = [await got(operator, f"/api/executions/{one}") for one in ids]
+    assert [(item["device_model"], item["model"]) for item in shown] == [
+        (["tv", "pixel"], "pixel"),
+        (["tv", "pixel"], None),  # it waits
+    ]
+    host.gate.set()
+    await got(operator, f"/api/executions/{ids[1]}", wait=30)
+    listed = (await got(operator, "/api/executions"))["items"]
+    assert [item["model"] for item in listed] == ["pixel", "pixel"]
+    assert {action["device_model"] for action in host.seen} == {"pixel"}
+    path = f"/api/testcases/{case['id']}"
+    for model in ("pixel", ["oven", "tv"]):
+        assert (await operator.put(path, json=test_case(device_model=model))).status == 200
+        assert (await got(operator, path))["device_model"] == model
+    status, refusal = await refused(operator, "POST", f"{path}/execute", json={})
+    assert status == 422
+    assert "lacks device model oven or tv" in refusal["error"]
+    for wrong in ([], [""], [1], {}, [["tv"]], ["m"] * 101):
+        status, _ = await refused(
+            operator, "POST", "/api/testcases", json=test_case(device_model=wrong)
+        )
+        assert status == 400, wrong
+
+
+async def test_a_campaigns_entry_may_ask_for_several_device_models(
+    operator: Client, host: FakeHost
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(device_model=["tv", "wifi"]))
+    fits = await made(operator, "/api/testcases", test_case(device_model=["tv", "pixel"]))
+    entries = [{"test_case_id": fits["id"]}]
+    campaign = await made(operator, "/api/campaigns", {"name": "all", "test_cases": entries})
+    begun = await made(operator, f"/api/campaigns/{campaign['id']}/execute", {})
+    path = f"/api/campaign-executions/{begun['campaign_execution_id']}"
+    ended = await got(operator, path, wait=30)
+    assert ended["status"] == "completed"
+    # A capability of the host is the model of an implicit device only.
+    status, refusal = await refused(
+        operator, "POST", f"/api/testcases/{case['id']}/execute", json={}
+    )
+    assert (status, "lacks device model tv or wifi" in refusal["error"]) == (422, True)

@@ -51,6 +51,12 @@ class NotedDialect:
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         pass
 
+    async def look(self, host: Host, device: Device, limit: float) -> None:
+        pass
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.actors.fake_host import until
 from tests.web_hosts.conftest import Client, Connect, NotedLab, bearer
 from vpt.config import Config
-from vpt.errors import NotRegisteredError
+from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Credential, Device, Heartbeat, Host, Registration, Role
 from vpt.web.api.virtualpytest import LONGEST_END
 from vpt.web.http import held
@@ -271,6 +272,48 @@ async def test_what_a_form_of_a_foreign_page_could_send_is_refused(
     assert lab.asked == []
 
 
+REFUSED = {
+    "no credential": (None, {}, "field-1", 401, "SERVER_URL=http://name:TOKEN@"),
+    "a wrong token": (basic("wrong"), {}, "field-1", 401, "unknown, revoked or expired"),
+    "a wrong token and no body": (basic("wrong"), None, "field-1", 401, "unknown, revoked"),
+    "another host's": ("field-2", {}, "field-1", 403, "another host"),
+    "an address that is refused": ("field-1", {"host_api_url": "http://169.254.169.254"}, "field-1",
+        400, "host_api_url: "),
+    "no name": (None, {"host_name": "a/b"}, None, 401, "No credential"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", REFUSED)
+async def test_a_registration_that_is_refused_is_one_warning_that_explains_it(
+    client: Client, lab: NotedLab, how: str
+) -> None:
+    headers, change, name, status, reason = REFUSED[how]
+    if isinstance(headers, str):
+        headers = bearer(client, Role.HOST, headers)
+    body = None if change is None else said(**change)
+    for path in ("/server/system/register", "/api/hosts/register"):
+        with capture_logs() as lines:
+            response = await client.post(path, json=body, headers=headers)
+        assert response.status in (status, 400), await response.text()
+        if path.startswith("/server"):
+            warnings = [line for line in lines if line["log_level"] == "warning"]
+            assert [
+                (line["event"], line["host_id"], line["status"], line["peer"]) for line in warnings
+            ] == [("host_registration_refused", name, status, "127.0.0.1")]
+            assert reason in warnings[0]["reason"]
+
+
+async def test_a_name_that_is_taken_is_explained_in_the_log(
+    client: Client, lab: NotedLab, joining: Any
+) -> None:
+    lab.refusal = ConflictError("A host of that name still answers at its old URL.")
+    with capture_logs() as lines:
+        response = await client.post("/server/system/register", json=said(), headers=joining)
+    assert response.status == 409
+    line = next(line for line in lines if line["event"] == "host_registration_refused")
+    assert (line["host_id"], line["reason"]) == ("field-1", lab.refusal.message)
+
+
 # --- pings and goodbye
 
 
@@ -300,6 +343,19 @@ async def test_a_ping_tells_of_the_machine_and_of_each_device(
         "monitor_working_uptime_seconds": 0,
         "has_running_deployment": False,
     }
+
+
+async def test_a_ping_says_on_which_devices_the_host_works_by_itself(
+    client: Client, lab: NotedLab, joining: Any
+) -> None:
+    body = said("ping", device={"has_running_deployment": True})
+    odd = [5, {"device_id": 5}, {"device_id": "x", "has_running_deployment": "yes"}]
+    body["devices"] += odd
+    response = await client.post("/server/system/ping", json=body, headers=joining)
+    assert response.status == 200
+    works = {name: presence.at_work for name, presence in lab.asked[0][2].presences.items()}
+    assert works == {"device1": True, "device2": False, "device3": False}
+    assert {one.available for one in lab.asked[0][2].presences.values()} == {None}
 
 
 async def test_a_ping_may_be_as_odd_as_it_likes(

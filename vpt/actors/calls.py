@@ -25,9 +25,9 @@ STOP_S = 1.0  # that a host which stopped an action gets to answer with what tha
 
 async def acted(services: HostServices, effect: fx.SendAction) -> m.Outcome:
     """Send a manual action with its secrets; return what came of it, without them."""
-    command, connect = effect.command, effect.command.timeout_s * CONNECT_SHARE
+    connect = effect.command.timeout_s * CONNECT_SHARE
     try:
-        revealed = await services.secrets.reveal_action(command, connect)
+        revealed = await services.secrets.reveal_action(effect, connect)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
     call = call_of_action(effect, revealed.action)
@@ -72,6 +72,7 @@ async def answered(services: HostServices, probe: fx.Probe, pause: float) -> flo
         began = perf_counter()
         try:
             await services.dialect.probe(probe.host, services.probe_timeout)
+            await services.dialect.check_key(probe.host, services.probe_timeout)
         except HostTroubleError as trouble:
             if trouble.trouble is not Trouble.HELD_BACK:
                 raise

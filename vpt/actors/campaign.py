@@ -12,6 +12,7 @@ from uuid import uuid4
 import structlog
 
 from vpt.actors.queue import Queue, insert, remember
+from vpt.device_models import any_of
 from vpt.errors import ConflictError, DatabaseAwayError, NotFoundError, SlowStatementError
 from vpt.events import Events
 from vpt.model import (
@@ -346,9 +347,11 @@ def _is_away(error: Exception) -> bool:
 
 
 def _new_execution(stored: Json, priority: int) -> NewExecution:
+    asked = stored["device_model"]
     return NewExecution(
         **stored
         | {
+            "device_model": asked if isinstance(asked, str) else any_of(asked),
             "requirements": tuple(stored["requirements"]),
             "steps": tuple(stored.get("steps", ())),
             "priority": priority,

@@ -64,6 +64,28 @@ class SendStep(Struct, frozen=True):
     secret_steps: SecretSteps | None = None
     sealed_values: bytes | None = None
     step_limit: float | None = None
+    anew: bool = False  # the host registered anew since it began the step
+
+
+class WatchStep(Struct, frozen=True):
+    """Wait for the end of a step whose attempt is over already: it comes as a StepAnswered.
+
+    `anew`: the host registered anew since it began the step.
+    """
+
+    host: Host
+    device: Device
+    key: StepKey
+    handle: str
+    limit: float  # seconds
+    anew: bool = False
+
+
+class Look(Struct, frozen=True):
+    """Ask a host how a device is; comes back as DeviceLooked."""
+
+    host: Host
+    device: Device
 
 
 class SendAction(Struct, frozen=True):
@@ -219,6 +241,8 @@ Effect = (
     | Reject
     | Probe
     | SendStep
+    | WatchStep
+    | Look
     | SendAction
     | FetchScreen
     | CancelOnHost

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 import asyncpg
 import structlog
+from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
@@ -31,6 +32,7 @@ from vpt.model import (
     ExecutionStatus,
     Host,
     HostView,
+    Presence,
 )
 from vpt.store.artifacts import Artifacts
 from vpt.upkeep import note_failure
@@ -115,6 +117,10 @@ class HostActor(Actor[m.Message]):
                 self._call(effect.device.id, self._send_step(effect))
             case fx.FetchScreen():
                 self.spawn(show(self._services, effect, self.deliver), "screen")
+            case fx.WatchStep():
+                self._call(effect.device.id, self._watch_step(effect))
+            case fx.Look():
+                self.spawn(self._look(effect), "look")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):
@@ -259,9 +265,29 @@ class HostActor(Actor[m.Message]):
             effect.step_limit,
             opens=key.step == key.tries == 1,
             handle=effect.handle,
+            anew=effect.anew,
             on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
             on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
         )
+
+    async def _watch_step(self, effect: fx.WatchStep) -> None:
+        """Wait for the end of a step whose attempt is over; what it brought is dropped."""
+        key, device_id = effect.key, effect.device.id
+        name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
+        call = Call(effect.host, effect.device, {}, name, effect.limit, step_limit=0.0)
+        call = replace(call, handle=effect.handle, anew=effect.anew)
+        outcome = slim(await sent(self._services, call))
+        self.deliver(m.StepAnswered(device_id, key, outcome, 0.0))
+
+    async def _look(self, effect: fx.Look) -> None:
+        presence: Presence | None = None
+        try:
+            presence = await self._services.dialect.look(effect.host, effect.device, _CALL_LIMIT)
+        except HostTroubleError:
+            pass
+        except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)
+            note_failure(error, "look")
+        self.tell(m.DeviceLooked(effect.device.id, presence))
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()

@@ -14,6 +14,7 @@ import structlog
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.device_models import from_columns
 from vpt.model import (
     DeviceRequest,
     ExecutionStatus,
@@ -69,7 +70,7 @@ def waiting_of(execution_id: str, row: Any, failures: Iterable[tuple[str, str]] 
     """
     failed = [*zip(row["failed_hosts"], row["failed_on"], strict=True), *failures]
     request = DeviceRequest(
-        row["device_model"],
+        from_columns(row["device_model"], row["device_models"]),
         frozenset(row["requirements"]),
         row["wanted_device_id"],
         row["wanted_host_id"],

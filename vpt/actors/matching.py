@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
+from vpt.device_models import models_of
 from vpt.model import (
     Device,
     DeviceReason,
@@ -76,19 +77,23 @@ def lacks(request: DeviceRequest, host: Host, device: Device) -> list[str]:
         missing.append(f"host {request.host_id}")
     if not request.refused_by.isdisjoint((host.id, device.id)):
         missing.append("a host that has not refused it")
-    if not _is_model(request.device_model, host, device):
-        missing.append(f"device model {request.device_model}")
+    if not _is_model(models_of(request.device_model), host, device):
+        missing.append(f"device model {_models(request)}")
     # A device has what its host has; its model may be asked for as a capability, too.
     has = host.capabilities | device.capabilities
     missing += sorted(request.requirements - has - {device.model})
     return missing
 
 
-def _is_model(model: str, host: Host, device: Device) -> bool:
+def _is_model(models: tuple[str, ...], host: Host, device: Device) -> bool:
     if device.model is not None:
-        return device.model == model
+        return device.model in models
     # A host without declared devices has one implicit device, and its capabilities are the models.
-    return device.local_id is None and model in host.capabilities
+    return device.local_id is None and not host.capabilities.isdisjoint(models)
+
+
+def _models(request: DeviceRequest) -> str:
+    return " or ".join(models_of(request.device_model))
 
 
 def fits(request: DeviceRequest, host: Host, device: Device) -> bool:
@@ -157,11 +162,11 @@ def _misfit(request: DeviceRequest, host: Host, device: Device) -> str:
     """Return why the nearest device cannot run that."""
     named = device.id == request.device_id
     missing = lacks(request, host, device)
-    model = f"device model {request.device_model}"
+    model = f"device model {_models(request)}"
     if named and device.model is not None and model in missing:
         others = [one for one in missing if one != model]
         more = f" It lacks {', '.join(others)}, too." if others else ""
-        return f"{device.id} is {_a(device.model)}; the test wants {request.device_model}.{more}"
+        return f"{device.id} is {_a(device.model)}; the test wants {_models(request)}.{more}"
     if request.device_id is not None and not named:
         return f"{request.device_id} is not registered any more: its host does not declare it."
     return f"No registered host can run this; the nearest, {device.id}, lacks {', '.join(missing)}."
@@ -173,7 +178,7 @@ def _a(word: str) -> str:
 
 def wanted(request: DeviceRequest) -> str:
     """Return what is asked of a device, in words."""
-    words = [request.device_model]
+    words = [_models(request)]
     if request.requirements:
         words.append(f"with {', '.join(sorted(request.requirements))}")
     if request.device_id is not None:

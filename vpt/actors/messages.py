@@ -215,6 +215,25 @@ class DevicesReported(Struct, frozen=True):
     presences: Mapping[str, Presence]
 
 
+class LookDue(Struct, frozen=True):
+    """It is time to ask the host how a device is."""
+
+    device_id: str
+
+
+class DeviceLooked(Struct, frozen=True):
+    """The host was asked how a device is; None: it did not answer."""
+
+    device_id: str
+    presence: Presence | None
+
+
+class HostWorkTooLong(Struct, frozen=True):
+    """The host says for too long that it works on a device by itself."""
+
+    device_id: str
+
+
 class ProbeDue(Struct, frozen=True):
     """It is time for a probe."""
 
@@ -387,6 +406,9 @@ Fact = (
     | Replaced
     | HeartbeatSeen
     | DevicesReported
+    | LookDue
+    | DeviceLooked
+    | HostWorkTooLong
     | AttemptStored
     | AttemptRefused
     | RecordRefused

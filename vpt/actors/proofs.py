@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
 from vpt.actors.dispatcher import Dispatcher
 from vpt.dialects.base import Dialect, HostTroubleError, Identity, Trouble
 from vpt.errors import ConflictError
-from vpt.model import DeviceStatus, Host, HostStatus, HostView, Reason
+from vpt.model import DeviceStatus, Host, HostStatus, HostView, Reason, TroubleKind
 
 #: Further probes of a URL that was another host's: all must find the one that registers.
 _MORE_PROOFS = 2
@@ -29,12 +28,15 @@ class Proofs:
         """
         if any(view.reason is Reason.REPLACED for view in self._views_of(old)):
             return  # its old URL is another host's
-        if self._is_at_work(old):
-            raise ConflictError("A host of that name is at work at its old URL.")
-        with suppress(HostTroubleError):
+        where = "at its old URL" if old.url != new.url else "in its old dialect"
+        try:
             await self._dialect.probe(old, self._limit)
-            where = "at its old URL" if old.url != new.url else "in its old dialect"
-            raise ConflictError(f"A host of that name still answers {where}.")
+        except HostTroubleError as trouble:
+            # One that is at work may take its time: it is there as long as it takes connections.
+            if self._is_at_work(old) and _is_too_slow(trouble):
+                raise ConflictError(f"A host of that name is at work {where}.") from trouble
+            return
+        raise ConflictError(f"A host of that name still answers {where}.")
 
     async def identify(self, old: Host | None, new: Host, *, must_prove: bool) -> Identity | None:
         """Return who the host says it is, at the URL that it registers; None: it did not answer.
@@ -110,6 +112,10 @@ class Proofs:
                 "The host does not answer a probe at its new URL or with its new secret: "
                 f"{words}. Let it answer its probe before it registers."
             ) from trouble
+
+
+def _is_too_slow(trouble: HostTroubleError) -> bool:
+    return trouble.reason is None or trouble.reason.kind is TroubleKind.TOO_SLOW
 
 
 def _is_busy(view: HostView) -> bool:

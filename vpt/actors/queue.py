@@ -16,6 +16,7 @@ from vpt.actors.ledger import waiting_of
 from vpt.actors.resting import backoff
 from vpt.actors.state import action_name
 from vpt.background import Background
+from vpt.device_models import to_columns
 from vpt.errors import ConflictError, DatabaseAwayError, NothingFitsError, UnavailableError
 from vpt.events import Events
 from vpt.model import (
@@ -366,7 +367,6 @@ async def insert(
         test_case_id=new.test_case_id,
         test_case_name=new.test_case_name,
         test_case_version=new.test_case_version,
-        device_model=new.device_model,
         requirements=list(new.requirements),
         steps=list(new.steps),
         actions=[action_name(step) for step in new.steps],
@@ -381,5 +381,6 @@ async def insert(
         campaign_execution_id=campaign_execution_id,
         secret_steps=None if new.secret_steps is None else asdict(new.secret_steps),
         sealed_values=new.sealed_values,
+        **to_columns(new.device_model),
     )
     return queued_at

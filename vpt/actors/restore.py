@@ -13,7 +13,19 @@ from typing import Any
 from msgspec.structs import replace
 
 from vpt.actors.ledger import secrets_of
-from vpt.actors.state import Health, Hold, HostState, Lane, Lease, Limits, Link, Phase, RunState
+from vpt.actors.messages import StepKey
+from vpt.actors.state import (
+    HOST_WORKS,
+    Health,
+    Hold,
+    HostState,
+    Lane,
+    Lease,
+    Limits,
+    Link,
+    Phase,
+    RunState,
+)
 from vpt.model import (
     Credential,
     Device,
@@ -170,7 +182,12 @@ def _restored(
     is_replaced: bool = False,
 ) -> Restored:
     lanes = {
-        item["id"]: Lane(device_of(item), health=_health_of(item), away=away_of(item))
+        item["id"]: Lane(
+            device_of(item),
+            health=_health_of(item),
+            away=away_of(item),
+            host_works=item["reason_text"] == HOST_WORKS,
+        )
         for item in holdings.devices
     }
     for item in holdings.leases:
@@ -270,8 +287,19 @@ def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState,
         health = replace(lane.health, pause=None)  # its run began when it was over
         lanes[device_id] = replace(lane, run=run, lease=None, health=health)
     else:
-        hold = Hold(row["execution_id"], row["attempt"], lost=row["error_kind"] == "host_lost")
+        hold = _hold_of(row)
         lanes[device_id] = replace(lane, hold=hold, lease=None)
+
+
+def _hold_of(row: Any) -> Hold:
+    execution_id, attempt = row["execution_id"], row["attempt"]
+    return Hold(
+        execution_id,
+        attempt,
+        lost=row["error_kind"] == "host_lost",
+        key=StepKey(execution_id, attempt, row["step"], row["tries"]) if row["step"] else None,
+        handle=row["handle"],
+    )
 
 
 def _missing_device(device_id: str) -> Device:

@@ -18,7 +18,8 @@ from vpt.dialects.base import CUT, HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
 from vpt.model import Answer, Json, Presence
-from vpt.secret_steps import revealed, revealed_action
+from vpt.parameters import target_values
+from vpt.secret_steps import revealed, revealed_action, targeted
 from vpt.store.db import Database
 from vpt.store.patience import patiently
 from vpt.store.seal import Sealer
@@ -39,7 +40,7 @@ class Revealed(Struct, frozen=True):
 
 
 class Secrets:
-    """Fills in the secrets of steps, from the database, just before a step is sent."""
+    """Fills in secrets, from the database, and the target of a step, just before it is sent."""
 
     def __init__(self, db: Database, sealer: Sealer) -> None:
         self._db = db
@@ -47,24 +48,27 @@ class Secrets:
 
     async def reveal(self, effect: fx.SendStep) -> Revealed:
         """Return the step with its secrets; HostTroubleError when it cannot have them."""
-        secret = effect.secret_steps
+        secret, target = effect.secret_steps, target_values(effect.host, effect.device)
+        step = targeted(effect.action, target)
         if secret is None:
-            return Revealed(effect.action, Masker())
+            return Revealed(step, Masker())
         named = await self._named(secret.names, effect.connect)
         values = self._values(effect.sealed_values)
-        action, missing = revealed(secret, effect.key.step, named, values)
+        action, missing = revealed(secret, effect.key.step, named, values, target)
         _check_complete(missing, " any more")
         # What an earlier step was told the host may say now, so all of the run is masked.
         masker = await _masker([*named.values(), *values.values()])
-        return Revealed(action if action is not None else effect.action, masker)
+        return Revealed(action if action is not None else step, masker)
 
-    async def reveal_action(self, command: m.RunAction, limit_s: float) -> Revealed:
+    async def reveal_action(self, effect: fx.SendAction, limit_s: float) -> Revealed:
         """Return a manual action with its named secrets; HostTroubleError as `reveal`."""
+        command = effect.command
+        step = targeted(command.action, target_values(effect.host, effect.device))
         if not command.secrets:
-            return Revealed(command.action, Masker())
+            return Revealed(step, Masker())
         named = await self._named(list(command.secrets), limit_s)
         _check_complete(set(command.secrets) - named.keys())
-        action = await asyncio.to_thread(revealed_action, command.action, named)
+        action = await asyncio.to_thread(revealed_action, step, named)
         return Revealed(action, await _masker(list(named.values())))
 
     async def _named(self, names: list[str], limit_s: float) -> Mapping[str, str]:

@@ -38,6 +38,8 @@ CREDENTIAL_ENDED = (
     "The host's last token was revoked or has expired: it must register with a new one."
 )
 
+HOST_WORKS = "The host runs a deployment of its own there: vpt waits for its end."
+
 
 class Link(Enum):
     """What the probes say of a host; only UP gets new work."""
@@ -107,6 +109,7 @@ class RunState(Struct, frozen=True):
     parks: int = 0  # how often the present step was parked: later probes come less soon
     uncertain: bool = False  # the host may be acting on the present step
     handle: str | None = None  # what the host calls the present try, when it named it
+    anew: bool = False  # the host registered anew since it began the present try
 
     @property
     def loaded(self) -> RunSpec:
@@ -143,6 +146,8 @@ class Hold(Struct, frozen=True):
     good: int = 0  # good probes since the end, in a row until there were `recover_after`
     acknowledged: bool = False  # the host acknowledged the cancel, or is known to be done
     releasing: bool = False  # the release is being stored
+    key: StepKey | None = None  # of the step that the host may still run
+    handle: str | None = None  # a serial host's name for that step: it is asked for its end
 
     def is_of(self, ref: AttemptRef) -> bool:
         """Return whether `ref` names just this attempt; an execution has several."""
@@ -179,12 +184,22 @@ class Lane(Struct, frozen=True):
     gone: bool = False  # the host declares it no more; the lane goes when nothing holds it
     lease: Lease | None = None
     away: str | None = None  # why its host says that it is not available; None: it is
+    host_works: bool = False  # its host says that it works there by itself
+    host_work_ignored: bool = False  # it says so for too long: nobody believes it any more
+    looking: bool = False  # its host is being asked how it is
     health: Health = Health()
 
     @property
     def held_back(self) -> bool:
         """Return whether the device gets no run since too many failed there in a row."""
         return self.health.pause is not None and self.run is None
+
+    @property
+    def working(self) -> str | None:
+        """Return what the host does there though no run of ours is on it, in words."""
+        if self.hold is not None and self.run is None:
+            return f"The host may still run a step of {self.hold.execution_id}."
+        return HOST_WORKS if self.host_works else None
 
     @property
     def idle(self) -> bool:
@@ -194,7 +209,7 @@ class Lane(Struct, frozen=True):
     @property
     def empty(self) -> bool:
         """Return whether nobody has anything to do with the device."""
-        return self.idle and self.lease is None
+        return self.idle and self.lease is None and not self.looking
 
     @property
     def absent(self) -> bool:
@@ -246,7 +261,7 @@ def device_status(state: HostState, lane: Lane) -> DeviceStatus:
         return DeviceStatus.DISABLED
     if lane.gone or lane.away is not None or state.link in (Link.LOST, Link.OFFLINE):
         return DeviceStatus.OFFLINE
-    if lane.run is not None or lane.hold is not None:
+    if lane.run is not None or lane.hold is not None or lane.host_works:
         return DeviceStatus.BUSY
     if lane.lease is not None:
         return DeviceStatus.LEASED
@@ -267,6 +282,8 @@ def device_reason(lane: Lane) -> tuple[DeviceReason | None, str | None, float | 
         return DeviceReason.AWAY, lane.away, None
     if lane.held_back:
         return DeviceReason.HELD_BACK, lane.health.error, lane.health.pause
+    if lane.working is not None and not lane.gone:
+        return DeviceReason.HOST_WORKS, lane.working, None
     return None, None, None
 
 

@@ -18,6 +18,7 @@ import click
 
 from vpt.bounds import HIGHEST_PRIORITY, LONGEST_TIMEOUT_S
 from vpt.client.connection import Command, connected, with_server
+from vpt.client.virtualpytest.command import import_virtualpytest
 from vpt.model import DeviceStatus, ErrorKind, ExecutionStatus, HostStatus
 
 #: Seconds that a server may be away while a run is started and followed.
@@ -374,6 +375,7 @@ def logs_command(
     "--prune", is_flag=True, help="Delete the test cases and campaigns that are in no file."
 )
 @click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--no-check", is_flag=True, help="Import commands that no device knows, too.")
 @with_server
 def import_command(
     *,
@@ -381,6 +383,7 @@ def import_command(
     dry_run: bool,
     prune: bool,
     yes: bool,
+    no_check: bool,
     server: str | None,
     token: str | None,
 ) -> None:
@@ -395,7 +398,8 @@ def import_command(
     vpt import tests/lab --dry-run
     vpt import tests/lab --prune --yes
 
-    A file, as `vpt export` writes it; fields that are left out have their defaults:
+    A file, as `vpt export` writes it; fields that are left out have their defaults, and
+    device_model may be a list, where any of several models will do:
 
     \b
     test_cases:
@@ -415,7 +419,9 @@ def import_command(
     connected(
         server,
         token,
-        lambda api: import_files(api, list(paths), dry_run=dry_run, prune=prune, yes=yes),
+        lambda api: import_files(
+            api, list(paths), dry_run=dry_run, prune=prune, yes=yes, check=not no_check
+        ),
     )
 
 
@@ -482,5 +488,6 @@ commands: tuple[click.Command, ...] = (
     logs_command,
     import_command,
     export_command,
+    import_virtualpytest,
     completion_command,
 )

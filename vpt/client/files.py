@@ -35,6 +35,7 @@ from vpt.bounds import (
 )
 from vpt.client.exits import MisuseError
 from vpt.client.text import one_line
+from vpt.device_models import any_of
 from vpt.model import Json
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -44,6 +45,7 @@ _FLOAT = r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 Title = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Text = Annotated[str, Meta(max_length=LONGEST_DESCRIPTION)]
 Words = Annotated[list[Title], Meta(max_length=MOST_WORDS)]
+Models = Annotated[list[Title], Meta(min_length=1, max_length=MOST_WORDS)]
 Seconds = Annotated[float, Meta(gt=0, le=LONGEST_TIMEOUT_S)]
 Reference = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 
@@ -66,13 +68,19 @@ class TestCaseSpec(_Named, kw_only=True):
     __test__ = False
 
     description: Text = ""
-    device_model: Title
+    device_model: Title | Models
     requirements: Words = []
     tags: Words = []
     timeout_s: Seconds | None = None
     test_retries: Annotated[int, Meta(ge=0, le=MOST_RETRIES)] = 0
     parameters: Annotated[dict[Title, ParameterSpec], Meta(max_length=MOST_WORDS)] = {}
     steps: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
+
+    def __post_init__(self) -> None:
+        """Write a list of models as the server does: one alone is a text, none stands twice."""
+        if isinstance(self.device_model, list):
+            asked = any_of(self.device_model)
+            self.device_model = asked if isinstance(asked, str) else list(asked)
 
 
 class CampaignEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

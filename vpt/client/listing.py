@@ -52,6 +52,11 @@ def _status(item: Json) -> str:
     return f"{item['status']} ({item['reason']})" if item.get("reason") else str(item["status"])
 
 
+def _models(item: Json) -> str:
+    asked = item["device_model"]
+    return asked if isinstance(asked, str) else ", ".join(asked)
+
+
 HOSTS = Listing(
     "/api/hosts",
     {
@@ -81,7 +86,7 @@ TEST_CASES = Listing(
     {
         "id": _field("id"),
         "name": _field("name"),
-        "model": _field("device_model"),
+        "model": _models,
         "steps": _field("total_steps"),
         "tags": lambda item: ", ".join(item["tags"]),
         "changed": _TimeColumn("updated_at"),

@@ -27,6 +27,7 @@ from vpt.client.files import (
     first_of,
     read_files,
 )
+from vpt.client.known_commands import check_commands
 from vpt.client.runnables import CAMPAIGN, TEST_CASE, Runnable
 from vpt.client.text import one_line
 from vpt.model import Json
@@ -309,9 +310,12 @@ def _deletes(held: ServerItems[Spec], wanted: Mapping[str, Spec]) -> list[Change
 
 
 async def import_files(
-    api: Api, paths: list[Path], *, dry_run: bool, prune: bool, yes: bool
+    api: Api, paths: list[Path], *, dry_run: bool, prune: bool, yes: bool, check: bool = True
 ) -> None:
-    """Create, update and, with `prune`, delete on the server what differs from the files."""
+    """Create, update and, with `prune`, delete on the server what differs from the files.
+
+    With `check` a command that no device of the test case's model knows is a MisuseError.
+    """
     wanted = read_files(paths)
     if prune and not wanted.test_cases and not wanted.campaigns:
         raise MisuseError(
@@ -324,6 +328,8 @@ async def import_files(
     if not planned:
         click.echo(f"nothing to do: {same} unchanged")
         return
+    if check:
+        await _check_commands(api, planned, wanted)
     if dry_run:
         for change in planned:
             click.echo(f"would {change}")
@@ -342,6 +348,18 @@ async def import_files(
             raise
         click.echo(str(change))
     click.echo(f"{len(planned)} changes, {same} unchanged")
+
+
+async def _check_commands(api: Api, planned: list[Change], wanted: FileContent) -> None:
+    """Check the commands of test cases that change. Raises MisuseError for unknown ones."""
+    names = [one.name for one in planned if one.kind is TEST_CASE and one.verb != "delete"]
+    checked = await check_commands(api, [wanted.test_cases[name] for name in names])
+    for words in checked.missing[:_SHOWN]:
+        click.echo(f"warning: {words}", err=True)
+    if checked.unknown:
+        raise MisuseError(
+            f"{first_of(checked.unknown)}\nCorrect them, or import them unchecked with --no-check."
+        )
 
 
 def _confirm(deletions: list[Change], *, yes: bool) -> None:

@@ -35,8 +35,8 @@ def cli() -> None:
     A host token:  vpt host-token pi-1
     A run, for CI: vpt run campaign Nightly --junit report.xml
 
-    run, ls, logs, import, export and host work with pip install vpt; the other commands need
-    pip install 'vpt[server]'.
+    run, ls, logs, import, export, import-virtualpytest and host work with pip install vpt; the
+    other commands need pip install 'vpt[server]'.
 
     Settings are read from the environment; the README lists them. serve, demo, migrate and host
     also read .env in the working folder, other commands of a server take --env-file. Exit codes:

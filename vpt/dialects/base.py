@@ -35,11 +35,13 @@ class Trouble(Enum):
     FATE_UNKNOWN = auto()  # the host began the step, died, and cannot tell what became of it
     HOST_ERROR = auto()  # the host could not do it, or its answer cannot be read
     HOST_REFUSED = auto()  # the host will not do it: a 4xx
+    INVALID_STEP = auto()  # no host can do it: the test case must be mended
     NO_SECRET = auto()  # not sent: a secret of the step is not there any more
     NO_DATABASE = auto()  # not sent: the database did not return the step's secrets in time
     SOMEBODY_ELSE = auto()  # never acted on: what answers at the host's URL is not this host
     TIMEOUT = auto()  # no answer in time: it may be acting
     STOPPED = auto()  # the host stopped the step at its time limit
+    IDLE = auto()  # the host does nothing of the step any more, and did not tell its end
 
 
 class HostTroubleError(Exception):
@@ -158,8 +160,9 @@ class Call(Struct, frozen=True):
     When there is no connection within `connect` (s) nothing is sent. `step_limit` (s) is the time
     after which the host is to stop the action. `opens` is true of the first
     try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
-    before, and the host is only asked for its end. A manual action under a lease names that. A
-    `touch` is sent as the host's own request for it, with the action's `params`.
+    before, and the host is only asked for its end; `anew`: the host registered anew since. A manual
+    action under a lease names that. A `touch` is sent as the host's own request for it,
+    with the action's `params`.
     """
 
     host: Host
@@ -172,6 +175,7 @@ class Call(Struct, frozen=True):
     lease_id: str | None = None
     opens: bool = False
     handle: str | None = None
+    anew: bool = False
     touch: Touch | None = None
     on_begun: Callable[[str], None] = lambda _: None  # gets the handle
     on_progress: Callable[[Json], None] = lambda _: None
@@ -194,6 +198,15 @@ class Dialect(Protocol):
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Ask the host to stop an attempt; return whether it acknowledged that."""
+
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:
+        """Return what a host says of a device when it is asked; None when it cannot say.
+
+        HostTroubleError when it does not answer.
+        """
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Raise HostTroubleError when the host answers that it does not accept the server's key."""
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """Notify the host that an attempt needs the device no more; failures are ignored."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from vpt.dialects.base import Call, Dialect, Identity, ScreenRequest
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, Json, Presence
 
 
 class Dialects:
@@ -34,6 +34,14 @@ class Dialects:
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Ask the host to stop an attempt; return whether it acknowledged that."""
         return await self._by_name[host.dialect].cancel(host, execution_id, attempt, limit)
+
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:
+        """Return what a host says of a device when it is asked; None when it cannot say."""
+        return await self._by_name[host.dialect].look(host, device, limit)
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Raise HostTroubleError when a host does not accept the server's key."""
+        await self._by_name[host.dialect].check_key(host, limit)
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """Notify the host that an attempt needs the device no more."""

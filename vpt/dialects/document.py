@@ -26,7 +26,7 @@ from vpt.dialects.base import (
     not_understood,
     presence_of,
 )
-from vpt.model import Answer, Device, Host, Json, TroubleKind
+from vpt.model import Answer, Device, Host, Json, Presence, TroubleKind
 from vpt.urls import CheckedResolver
 
 _JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
@@ -179,6 +179,13 @@ class DocumentDialect:
                 return http.is_good(response.status)
         except (HostTroubleError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return False
+
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:  # noqa: ARG002
+        """Return None: these hosts say how their devices are without being asked."""
+        return None
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Do nothing: each of these hosts showed its own secret when it registered."""
 
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """Do nothing: these hosts do not know attempts."""

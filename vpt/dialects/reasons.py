@@ -14,6 +14,7 @@ import aiohttp
 from vpt.model import HostTrouble, TroubleKind
 
 CREDENTIAL_STATUSES = (401, 403)
+CONNECTION_REFUSED = "connection refused"
 MISDIRECTED = 421  # the host is not the one that the request names
 
 _NO_ANSWER_FROM_NETWORK = frozenset(
@@ -52,6 +53,13 @@ def reason_of_status(status: int) -> HostTrouble:
     return HostTrouble(TroubleKind.STATUS, f"answers {status}")
 
 
+def reason_of_key(status: int, *, is_sent: bool) -> HostTrouble:
+    """Return why a host refuses its calls that needs the key of the lab, and what to set."""
+    what = "it does not accept the API key that vpt sends" if is_sent else "vpt has no API key"
+    words = f"answers {status}: {what}. Set API_KEY, or the host's api_key, to the host's API_KEY"
+    return HostTrouble(TroubleKind.CREDENTIAL, words)
+
+
 def _certificate(error: BaseException) -> str:
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     words = getattr(cause, "verify_message", None)
@@ -72,7 +80,7 @@ def _connection(error: aiohttp.ClientConnectionError | OSError) -> HostTrouble:
     if number in _NO_ANSWER_FROM_NETWORK:
         return HostTrouble(TroubleKind.TIMEOUT, _system_words(number))
     if number == errno.ECONNREFUSED:
-        return HostTrouble(TroubleKind.REFUSED, "connection refused")
+        return HostTrouble(TroubleKind.REFUSED, CONNECTION_REFUSED)
     if isinstance(error, aiohttp.ClientConnectorError):
         words = getattr(reason, "strerror", None)
         return HostTrouble(TroubleKind.REFUSED, words or "no connection")

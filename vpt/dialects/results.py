@@ -6,13 +6,15 @@ error of the infrastructure, never a failed step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood
+from vpt.dialects.host_logs import LoggedFailure, failures_in, last_words, reason
+from vpt.dialects.host_words import Meaning, meaning_of, meaning_of_log, meaning_of_script
 from vpt.dialects.start_requests import StepKind
-from vpt.model import Json
+from vpt.model import Answer, Json
 
 JsonObject = Mapping[str, Any]
 
@@ -24,6 +26,10 @@ _TAIL = 2000  # characters of stderr that stand in an error
 _PICTURES = (
     *("action_screenshots", "verification_screenshots", "screenshots"),
     *("screenshot_path", "screenshot_url"),
+)
+_INVALID_GRAPH = (
+    *("Invalid graph", "Graph must contain", "No START block", "START block is not connected"),
+    "Node not found",
 )
 _LINKS = {"report": "report_url", "logs": "logs_url"}
 
@@ -69,20 +75,39 @@ def _batch(state: str, body: JsonObject, result: JsonObject) -> StepResult:
         error = _error_in(body) or _error_in(result)
         _raise_no_result(error or "The host could not run the step and gives no reason.")
     items = _objects(result.get("results"))
-    lines = [*_results(items), *_data(result), *_links(result)]
-    error = None if success else _first_failure(items) or _error_in(result) or _error_in(body)
-    return _result(success, lines, error, result, items)
+    failures = [] if success else failures_in(result.get("logs"))
+    reasons = _reasons(items, failures)
+    lines = [*_results(items, reasons), *_data(result), *_links(result)]
+    if success:
+        return _result(True, lines, None, result, items)
+    error = next(filter(None, reasons), None) or _said_in((result, body), items, failures)
+    failed = _result(False, [*lines, *_printed(result, failures)], error, result, items)
+    return _judged(failed, meaning_of(error) or meaning_of_log(result.get("logs")))
 
 
 def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     kind = result.get("result_type")
     if kind not in ("success", "failure"):
-        error = _error_in(result) or _error_in(body)
-        _raise_no_result(error or "The graph ended without a result.")
+        why = _error_in(result) or _error_in(body) or "The graph ended without a result."
+        if "validation_errors" in result or is_invalid_graph(why):
+            raise HostTroubleError(Trouble.INVALID_STEP, why)
+        _raise_no_result(why)
     items = _objects(result.get("step_results"))
-    lines = [*_results(items), *_data(result), *_links(result)]
-    error = None if kind == "success" else _error_in(result) or _first_failure(items)
-    return _result(kind == "success", lines, error, result, items)
+    reasons = [_block_reason(item) for item in items]
+    lines = [*_results(items, reasons), *_data(result), *_links(result)]
+    if kind == "success":
+        return _result(True, lines, None, result, items)
+    # The last block that failed led to the end: those before were dealt with.
+    error = next(filter(None, reversed(reasons)), None) or _error_in(result)
+    printed = (line for item in items if _failed(item) for line in _block_printed(item))
+    failed = _result(False, [*lines, *printed], error, result, items)
+    logs = (item.get("logs") for item in items if _failed(item))
+    return _judged(failed, meaning_of(error) or meaning_of_log("\n".join(filter(_is_text, logs))))
+
+
+def is_invalid_graph(error: str) -> bool:
+    """Return whether a host's error says that no host can run the graph."""
+    return error.startswith(_INVALID_GRAPH)
 
 
 def script_result(body: JsonObject) -> StepResult:
@@ -95,11 +120,31 @@ def script_result(body: JsonObject) -> StepResult:
         success = code == 0
     if not isinstance(success, bool):
         _raise_no_result(_error_in(result) or "The host does not say how the script ended.")
-    stderr = clean(result.get("stderr") or None)
-    lines = [*_links(result), clean(result.get("stdout") or None), stderr and f"stderr:\n{stderr}"]
-    reason = _error_in(result) or f"The script failed with exit code {clean(code)}."
-    error = None if success else reason + (f"\n{stderr[-_TAIL:]}" if stderr else "")
-    return _result(success, lines, error, result, ())
+    stdout, stderr = (clean(result.get(name) or None) or "" for name in ("stdout", "stderr"))
+    lines = [*_links(result), stdout, stderr and f"stderr:\n{stderr}"]
+    if success:
+        return _result(True, lines, None, result, ())
+    error = _script_error(result, code, stdout, stderr)
+    failed = _result(False, lines, error, result, ())
+    return _judged(failed, meaning_of_script(code, error, f"{stdout}\n{stderr}"))
+
+
+def _judged(failed: StepResult, meaning: Meaning | None) -> StepResult:
+    """Return a failed step; raise HostTroubleError when it is the lab that failed."""
+    if meaning is None:
+        return failed
+    said = f"{meaning.words} ({failed.error})" if failed.error else f"{meaning.words}."
+    answer = Answer(success=False, output=failed.output, error=failed.error)
+    raise HostTroubleError(meaning.trouble, said, answer=answer)
+
+
+def _script_error(result: JsonObject, code: Any, stdout: str, stderr: str) -> str:
+    """Return why a script failed: what it said last, which is in its stdout as a rule."""
+    last = stderr[-_TAIL:] or last_words(stdout)[-_MAX_MESSAGE:]
+    if code == 0 and last:  # it ended well, to say that the product does not
+        return last
+    said = _error_in(result) or f"The script failed with exit code {clean(code)}."
+    return f"{said}\n{last}" if last else said
 
 
 def _result(
@@ -119,13 +164,69 @@ def _result(
 # ---------------------------------------------------------------- output and error
 
 
-def _results(items: Iterable[JsonObject]) -> Iterator[str]:
+def _results(items: Iterable[JsonObject], reasons: Iterable[str | None]) -> Iterator[str]:
     """Return a line for each item of a batch or a graph."""
-    for number, item in enumerate(items, 1):
+    for number, (item, why) in enumerate(zip(items, reasons, strict=True), 1):
         name = item.get("command") or item.get("block_id") or item.get("verification_type")
         message = clean(item.get("message") or item.get("error"))
-        words = [f"{number}.", _outcome(item), *(clean(each) for each in (name, message) if each)]
+        told = dict.fromkeys(clean(each) for each in (name, message, why) if each)
+        words = [f"{number}.", _outcome(item), *told]
         yield " ".join(word for word in words if word)
+
+
+def _reasons(
+    items: Sequence[JsonObject], failures: Sequence[LoggedFailure]
+) -> Sequence[str | None]:
+    """Return why each item of a batch failed; the host logs those that did in the same order."""
+    logged = iter(failures)
+    reasons: list[str | None] = []
+    for item in items:
+        own = next(logged, None) if _failed(item) else None
+        reasons.append(_reason(item, [own] if own else []) if _failed(item) else None)
+    return reasons
+
+
+def _block_reason(item: JsonObject) -> str | None:
+    return _reason(item, failures_in(item.get("logs"))) if _failed(item) else None
+
+
+def _reason(item: JsonObject, failures: Sequence[LoggedFailure]) -> str | None:
+    """Return why an item failed: its error, its message, or what the host logged of it."""
+    command = clean(item.get("command")) or ""
+    message = clean(item.get("message")) or ""
+    names = [name for name in (command, clean(item.get("block_id"))) if name]
+    error = clean(item.get("error")) or ""
+    own = reason(error, [*names, message], ())
+    return _shortened(own or reason(None, names, failures) or reason(message, names, ()))
+
+
+def _said_in(
+    bodies: Iterable[JsonObject], items: Iterable[JsonObject], failures: Sequence[LoggedFailure]
+) -> str | None:
+    """Return what a batch as a whole says of its failure, where it says more than a name."""
+    names = [clean(item.get("command")) or "" for item in items]
+    said = (reason(_error_in(body), names, failures) for body in bodies)
+    return _shortened(next(filter(None, said), None))
+
+
+def _printed(body: JsonObject, failures: Iterable[LoggedFailure]) -> Iterator[str]:
+    """Return what the actions that failed printed, and what the host logged of them."""
+    yield from (f"output of {each.command}:\n{each.output}" for each in failures if each.output)
+    logs = body.get("logs")
+    if isinstance(logs, str) and logs.strip():
+        yield f"logs:\n{clean(logs.strip())}"
+
+
+def _block_printed(item: JsonObject) -> Iterator[str]:
+    return _printed(item, failures_in(item.get("logs")))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _failed(item: JsonObject) -> bool:
+    return item.get("success") is False and item.get("skipped") is not True
 
 
 def _outcome(item: JsonObject) -> str:
@@ -146,13 +247,6 @@ def _links(result: JsonObject) -> Iterator[str]:
     for name, key in _LINKS.items():
         if isinstance(result.get(key), str) and result[key]:
             yield f"{name}: {result[key]}"
-
-
-def _first_failure(items: Iterable[JsonObject]) -> str | None:
-    for item in items:
-        if item.get("success") is False and item.get("skipped") is not True:
-            return _shortened(item.get("message") or item.get("error"))
-    return None
 
 
 def _error_in(body: JsonObject) -> str | None:

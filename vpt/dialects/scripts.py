@@ -26,6 +26,7 @@ class _ScriptTask:
     end: asyncio.Future[ScriptEnd]
     expires: float
     taken: bool = False
+    process_ended: bool = False  # the port of its host was refused meanwhile
 
 
 class ScriptTasks:
@@ -52,6 +53,17 @@ class ScriptTasks:
         task = self._known.get(task_id)
         if task is not None:
             task.taken, task.expires = True, asyncio.get_running_loop().time() + _KEPT
+
+    def process_ended(self, task_id: str) -> None:
+        """Note that the host's process ended while the script ran, and the script with it."""
+        task = self._known.get(task_id)
+        if task is not None:
+            task.process_ended = True
+
+    def has_ended(self, task_id: str) -> bool:
+        """Return whether the host's process ended while the script ran."""
+        task = self._known.get(task_id)
+        return task is not None and task.process_ended
 
     def forget(self, task_id: str) -> None:
         """Remove a task that was never started."""

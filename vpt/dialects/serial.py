@@ -23,6 +23,7 @@ from yarl import URL
 
 from vpt.dialects import http
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble
+from vpt.dialects.reasons import CREDENTIAL_STATUSES, reason_of_key
 from vpt.model import Host, Json
 from vpt.urls import CheckedResolver, checked_socket
 
@@ -70,6 +71,7 @@ class SerialClient:
         self._session = http.open_session(self._resolver, keep=False, socket_factory=watched_socket)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._open: set[asyncio.Task[SerialResponse]] = set()
+        self._accepted: dict[str, tuple[str, str | None]] = {}  # by host: URL and key
 
     async def close(self) -> None:
         """Close all connections, with requests under way or not."""
@@ -92,7 +94,10 @@ class SerialClient:
         """GET a path, or a URL of that host; `with_key` sends the API key with it."""
         url = path if isinstance(path, URL) else url_of(host, path, query)
         headers = _headers(host) if with_key else {}
-        return await self._request(host, "GET", url, headers, None, max_bytes)
+        response = await self._request(host, "GET", url, headers, None, max_bytes)
+        if with_key:
+            self._check_key(host, response.status)
+        return response
 
     async def get_beside(self, url: URL, max_bytes: int) -> SerialResponse:
         """GET a URL of another server on a host's machine: without the host's lock, and its key."""
@@ -104,9 +109,24 @@ class SerialClient:
         """POST an object."""
         headers = {**_headers(host), "Content-Type": "application/json"}
         data = orjson.dumps(body)
-        return await self._request(
+        response = await self._request(
             host, "POST", url_of(host, path, query), headers, data, MAX_ANSWER
         )
+        self._check_key(host, response.status)
+        return response
+
+    def is_accepted(self, host: Host) -> bool:
+        """Return whether the host took the key with the last call that had it."""
+        return self._accepted.get(host.id) == (host.url, host.secret)
+
+    def _check_key(self, host: Host, status: int) -> None:
+        """Raise HostTroubleError when a call was refused for its key."""
+        if status not in CREDENTIAL_STATUSES:
+            self._accepted[host.id] = (host.url, host.secret)
+            return
+        self._accepted.pop(host.id, None)
+        reason = reason_of_key(status, is_sent=host.secret is not None)
+        raise HostTroubleError(Trouble.HOST_REFUSED, f"The host {reason.text}.", reason=reason)
 
     async def _request(self, host: Host, *request: Any) -> SerialResponse:
         """Wait for the lock; the request holds it to its end, even when its caller goes away."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from vpt.dialects.base import Call
+from vpt import graphs
+from vpt.dialects.base import Call, HostTroubleError, Trouble
 from vpt.model import Device, Host, Json
 
 INTERFACE = "default"  # where a verification's references are, unless the step names it
@@ -20,7 +21,7 @@ _OWN_FIELDS = frozenset(
         *("execution_id", "attempt", "step", "device_model", "device_id"),
     )
 )
-_BATCH_FIELDS = frozenset(("retry_actions", "failure_actions"))
+_BATCH_FIELDS = frozenset(("retry_actions", "failure_actions", "userinterface_name"))
 
 
 class StepKind(StrEnum):
@@ -40,6 +41,7 @@ class StartRequest:
     path: str
     body: Json
     by_team: bool = True  # the team's id goes into its query
+    team_id: str | None = None  # the step's own, where it has one
 
 
 def local_id(host: Host, device: Device) -> str:
@@ -50,11 +52,16 @@ def local_id(host: Host, device: Device) -> str:
 def build_request(call: Call) -> StartRequest:
     """Return the request that starts a call's step."""
     step = {name: value for name, value in call.body.items() if name not in _OWN_FIELDS}
-    device_id = local_id(call.host, call.device)
+    team_id = step.pop("team_id", None)
+    request = _request(call, step, local_id(call.host, call.device))
+    return replace(request, team_id=team_id if isinstance(team_id, str) else None)
+
+
+def _request(call: Call, step: Json, device_id: str) -> StartRequest:
     if "graph" in step:
         return _graph(call, step, device_id)
     if "script" in step:
-        return _script(step, device_id)
+        return _script(call, step, device_id)
     if _verifies(step):
         body = {"device_id": device_id, "verifications": _verifications(step)}
         return StartRequest(StepKind.VERIFICATION, "/host/verification/executeBatch", body)
@@ -64,20 +71,57 @@ def build_request(call: Call) -> StartRequest:
 
 
 def _graph(call: Call, step: Json, device_id: str) -> StartRequest:
+    """Return the start of a graph; HostTroubleError when it cannot be right as it is."""
+    interface = step.get("userinterface_name")
     body = {
-        "graph_json": step["graph"],
+        "graph_json": _filled_graph(call, step, device_id),
         "host_name": call.host.id,
         "device_id": device_id,
         "testcase_name": str(step.get("name") or call.body.get("execution_id") or "graph"),
         "async_execution": True,
     }
+    if interface:  # without it the host finds no navigation tree
+        body["userinterface_name"] = interface
     return StartRequest(StepKind.GRAPH, "/host/testcase/execute", body)
 
 
-def _script(step: Json, device_id: str) -> StartRequest:
-    parameters = command_line(step.get("parameters"))
+def _filled_graph(call: Call, step: Json, device_id: str) -> Json:
+    environment = {
+        "host_name": call.host.id,
+        "device_id": device_id,
+        "device_name": call.device.name,
+        "device_model_name": call.device.model,
+        "userinterface_name": step.get("userinterface_name"),
+    }
+    known = {name: value for name, value in environment.items() if isinstance(value, str)}
+    try:
+        return graphs.filled(step, known)
+    except graphs.GraphError as error:
+        raise HostTroubleError(Trouble.INVALID_STEP, str(error)) from error
+
+
+def _script(call: Call, step: Json, device_id: str) -> StartRequest:
+    """Return the start of a script, which knows of its device by its command line alone."""
+    own = command_line(step.get("parameters"))
+    place = {"--host": call.host.id, "--device": device_id}
+    interface = step.get("userinterface_name")
+    if isinstance(interface, str) and interface:
+        place = {"--userinterface": interface, **place}
+    parameters = " ".join(filter(None, (own, _missing_options(own, place))))
     body = {"script_name": step["script"], "device_id": device_id, "parameters": parameters}
     return StartRequest(StepKind.SCRIPT, "/host/script/execute", body, by_team=False)
+
+
+def _missing_options(line: str, options: Mapping[str, str]) -> str:
+    """Return those of these options that a command line does not have."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quotation without an end
+        words = line.split()
+    named = {word.partition("=")[0] for word in words}
+    return " ".join(
+        f"{option} {shlex.quote(value)}" for option, value in options.items() if option not in named
+    )
 
 
 def _verifies(step: Json) -> bool:
@@ -123,11 +167,11 @@ def command_line(parameters: Any) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
-    """Return an option; true makes it a flag, false and null leave it out."""
-    if value is None or value is False:
+    """Return an option with its value, `true` and `false` too; null leaves it out."""
+    if value is None:
         return []
     option = name if name.startswith("-") else f"--{name}"
-    return [option] if value is True else [option, shlex.quote(_word(value))]
+    return [option, shlex.quote(_word(value))]
 
 
 def _word(value: Any) -> str:

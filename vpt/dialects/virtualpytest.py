@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from vpt.dialects import http
+from vpt.dialects import device_state, http
 from vpt.dialects.base import (
     Call,
     HostTroubleError,
@@ -30,11 +30,12 @@ from vpt.dialects.base import (
     not_understood,
 )
 from vpt.dialects.by_hand import HandRequests
-from vpt.dialects.results import StepResult, StillRunning, read_status
+from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
+from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, SerialResponse, own_url
+from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
-from vpt.model import Answer, Device, Host, Json
+from vpt.model import Answer, Device, Host, Json, Presence
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +50,13 @@ _PATHS = {
 }
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
-_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED)  # another poll would bring the same
+#: Another poll would bring the same.
+_FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED, Trouble.INVALID_STEP)
 _NOT_FOUND = 404
+_STREAMS = "/var/www/html/stream/"
 _MAX_PICTURE = 8 * 2**20
 _PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
+AT_WORK = "The host works on the device by itself: nothing was sent."
 _BIG = 256 * 1024  # bytes; more are encoded in a thread, since that holds up the loop
 
 
@@ -130,6 +134,20 @@ class VirtualPyTestDialect:
         """Return False: these hosts cannot stop what they started."""
         return False
 
+    async def look(self, host: Host, device: Device, limit: float) -> Presence | None:
+        """Return whether the device can be used and whether the host works on it by itself."""
+        try:
+            async with asyncio.timeout(limit):
+                return await device_state.look_at(self._client, host, device)
+        except TimeoutError as error:
+            raise http.not_connected(error) from error
+
+    async def check_key(self, host: Host, limit: float) -> None:
+        """Call a route that needs the key, until one was let through."""
+        with suppress(TimeoutError):  # its health was answered: it is there
+            async with asyncio.timeout(limit):
+                await device_state.check_key(self._client, host)
+
     async def leave(self, host: Host, device: Device, limit: float) -> None:
         """POST /host/releaseControl; failures are ignored."""
         with suppress(HostTroubleError, TimeoutError):
@@ -152,7 +170,9 @@ class VirtualPyTestDialect:
         await self._check_named(call.host)
         if call.opens:
             await self._take_control(call)
-        request = build_request(call)
+        # A graph may be long, and is looked through for references.
+        build = partial(build_request, call)
+        request = await asyncio.to_thread(build) if "graph" in call.body else build()
         if request.kind is StepKind.SCRIPT:
             return await self._script_end(call, secrets.token_urlsafe(24), request)
         number = _checked_id((await self._begin(call, request)).get("execution_id"))
@@ -163,6 +183,8 @@ class VirtualPyTestDialect:
         """POST /host/takeControl; the step is not out yet, so BROKEN becomes NOT_CONNECTED."""
         asked = {"device_id": local_id(call.host, call.device)}
         try:
+            if await device_state.at_work(self._client, call.host, call.device):
+                _raise_at_work()
             response = await self._client.post(call.host, "/host/takeControl", asked)
         except HostTroubleError as trouble:
             if trouble.trouble is Trouble.BROKEN:
@@ -175,9 +197,13 @@ class VirtualPyTestDialect:
             raise http.no_object(response.content)
         if body.get("success") is not True:
             _raise_not_started("The host did not give control of the device", body)
+        missing = device_state.missing_controllers(call.device, body)
+        if missing is not None:
+            presence = Presence(available=False, reason=missing)
+            raise HostTroubleError(Trouble.HOST_ERROR, missing, presence=presence)
 
     async def _begin(self, call: Call, request: StartRequest) -> Mapping[str, Any]:
-        query = self._team_query if request.by_team else None
+        query = {**self._team_query, **_own_team(request)} if request.by_team else None
         response = await self._client.post(call.host, request.path, request.body, query)
         body = await response.parsed()
         if not response.good:
@@ -241,7 +267,9 @@ class VirtualPyTestDialect:
         end = self._tasks.expect(task_id, call.host.id, call.limit)
         if request is not None:
             await self._begin_script(call, task_id, request, end)
-        result = await self._reported(call.host, end)
+        fresh = request is not None
+        watch = ScriptWatch(self._client, self._tasks, call, pauses=self.LOOKS, fresh=fresh)
+        result = await watch.end(task_id, end)
         self._tasks.taken(task_id)
         if isinstance(result, HostTroubleError):
             raise result
@@ -258,37 +286,6 @@ class VirtualPyTestDialect:
             self._tasks.forget(task_id)
             raise
         call.on_begun(f"{StepKind.SCRIPT}:{task_id}")
-
-    async def _reported(self, host: Host, end: asyncio.Future[ScriptEnd]) -> ScriptEnd:
-        """Wait for the callback; give up when the host cannot be reached again and again."""
-        pause, soon = self.LOOKS
-        missed = 0
-        while True:
-            await asyncio.wait([end], timeout=soon if missed else pause)
-            if not end.done():
-                missed = missed + 1 if await self._away(host, end) else 0
-            if end.done():
-                return end.result()
-            if missed > len(self.AGAIN):
-                error = "The host cannot be reached while its script runs."
-                raise HostTroubleError(Trouble.BROKEN, error)
-
-    async def _away(self, host: Host, end: asyncio.Future[ScriptEnd]) -> bool:
-        """Check the host, unless the end comes first; return whether it cannot be reached."""
-        check = asyncio.create_task(self._unreachable(host), name=f"health check of {host.id}")
-        try:
-            either: tuple[asyncio.Future[Any], ...] = (end, check)
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return check.done() and check.result()
-        finally:
-            check.cancel()
-
-    async def _unreachable(self, host: Host) -> bool:
-        try:
-            await self._client.get(host, _HEALTH, with_key=False)
-        except HostTroubleError as trouble:
-            return trouble.trouble in _AWAY
-        return False
 
     # ------------------------------------------------------------ answer
 
@@ -311,6 +308,8 @@ class VirtualPyTestDialect:
     async def _picture(self, host: Host, name: str, limit: float) -> str:
         """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
         url = own_url(host, name)
+        if name.startswith(_STREAMS):  # a file of its own, which it serves by this route only
+            url = url_of(host, "/host/av/images", {"path": name})
         if url is None:
             raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
         async with asyncio.timeout(limit):
@@ -320,6 +319,15 @@ class VirtualPyTestDialect:
         if len(response.content) > _BIG:
             return await asyncio.to_thread(_encoded, response.content)
         return _encoded(response.content)
+
+
+def _raise_at_work() -> NoReturn:
+    presence = Presence(None, at_work=True)
+    raise HostTroubleError(Trouble.HOST_ERROR, AT_WORK, presence=presence)
+
+
+def _own_team(request: StartRequest) -> Mapping[str, str]:
+    return {} if request.team_id is None else {"team_id": request.team_id}
 
 
 def _as(trouble: Trouble, error: HostTroubleError) -> HostTroubleError:
@@ -363,4 +371,6 @@ def _checked_id(number: Any) -> str:
 
 def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
     reason = clean(body.get("error") or body.get("message"))
-    raise HostTroubleError(Trouble.HOST_ERROR, what + (f": {reason[:500]}" if reason else "."))
+    invalid = reason is not None and is_invalid_graph(reason)
+    trouble = Trouble.INVALID_STEP if invalid else Trouble.HOST_ERROR
+    raise HostTroubleError(trouble, what + (f": {reason[:500]}" if reason else "."))

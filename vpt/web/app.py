@@ -19,6 +19,7 @@ from vpt.web.api import (
     devices,
     executions,
     hosts,
+    imports,
     junit,
     metrics,
     screenshots,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from vpt.actors.lab import Lab
 
 RESOURCES = (
-    *(system, metrics, testcases, executions, campaigns, junit),
+    *(system, metrics, testcases, imports, executions, campaigns, junit),
     *(hosts, virtualpytest, devices, by_hand, screenshots, secrets, tokens, documents, pages),
 )
 #: Seconds for which a browser may cache the answer to a preflight request.

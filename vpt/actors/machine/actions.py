@@ -9,7 +9,7 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import link, presence
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane, is_silenced, unreachable_words
+from vpt.actors.state import HOST_WORKS, Lane, is_silenced, unreachable_words
 from vpt.dialects.base import Trouble
 from vpt.errors import (
     ActionTimeoutError,
@@ -88,7 +88,7 @@ def _taken(lane: Lane, user_id: str) -> str | None:
         return "The device is held by an execution."
     if lane.lease is not None and lane.lease.holder != user_id:
         return LEASED
-    return None
+    return HOST_WORKS if lane.host_works else None
 
 
 def acting(t: Transition, lane: Lane) -> list[Lane]:

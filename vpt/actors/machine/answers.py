@@ -22,13 +22,17 @@ REFUSED = "The database refused to store what the step brought: see the server's
 _NOT_SENT = (Trouble.HELD_BACK, Trouble.NOT_CONNECTED)
 #: Nothing reached the host, either, and it does not go out with the next good probe.
 _NEVER_SENT = (*_NOT_SENT, Trouble.NO_SECRET, Trouble.NO_DATABASE, Trouble.SOMEBODY_ELSE)
+#: The host is known to do nothing of it any more.
+_OVER = (Trouble.STOPPED, Trouble.IDLE)
 #: A step whose connection broke so often, with a good probe each time before it, is not sent again:
 #: the host does not fail by chance.
 MOST_PARKS = 6
 _KINDS = {
     Trouble.HOST_ERROR: ErrorKind.HOST_ERROR,
     Trouble.HOST_REFUSED: ErrorKind.HOST_REFUSED,
+    Trouble.INVALID_STEP: ErrorKind.HOST_REFUSED,
     Trouble.FATE_UNKNOWN: ErrorKind.HOST_LOST,
+    Trouble.IDLE: ErrorKind.HOST_LOST,
     Trouble.BROKEN: ErrorKind.HOST_LOST,
     Trouble.TIMEOUT: ErrorKind.STEP_TIMEOUT,
     Trouble.STOPPED: ErrorKind.STEP_TIMEOUT,
@@ -46,6 +50,8 @@ def step_begun(t: Transition, fact: m.StepBegun) -> None:
     if found is not None:
         t.put_run(*found, handle=fact.handle, uncertain=True)
         t.add(fx.StoreHandle(fact.device_id, fact.key, fact.handle))
+    else:
+        holds.begun_late(t, fact)
 
 
 def step_progressed(t: Transition, fact: m.StepProgressed) -> None:
@@ -110,6 +116,7 @@ def _answered(t: Transition, lane: Lane, run: RunState, answer: Answer, duration
         stop=following is None,
         uncertain=False,
         handle=None,
+        anew=False,
         parks=0,
     )
     t.put(lane, run=run)
@@ -137,7 +144,8 @@ def _status(answer: Answer, *, cancelled: bool) -> StepStatus:
 
 def _store_try(t: Transition, lane: Lane, run: RunState) -> None:
     """Store that the step is tried once more, under a key of its own."""
-    again = replace(run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False, handle=None)
+    again = replace(run, tries=run.tries + 1, phase=Phase.STORING, uncertain=False)
+    again = replace(again, handle=None, anew=False)
     t.put(lane, run=again)
     t.add(fx.StoreTry(lane.device.id, again.key))
 
@@ -161,11 +169,13 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
         sent = False
     if trouble is not Trouble.HELD_BACK:  # that is the server's own doing
         run = replace(run, parks=run.parks + 1)
-    run = replace(run, uncertain=sent)
+    # There is nothing to ask for: the host does not know the step any more.
+    handle = None if trouble is Trouble.FATE_UNKNOWN else run.handle
+    run = replace(run, uncertain=sent, handle=handle)
     if trouble is Trouble.SOMEBODY_ELSE:  # only an earlier sending of it may have begun it
         run = replace(run, phase=Phase.PARKED)
     if run.cancelled:
-        answer, uncertain = outcome.answer, sent and trouble is not Trouble.STOPPED
+        answer, uncertain = outcome.answer, sent and trouble not in _OVER
         ends.finish(t, lane, run, ExecutionStatus.CANCELLED, uncertain=uncertain, answer=answer)
     elif resend and run.parks >= MOST_PARKS and trouble is not Trouble.HELD_BACK:
         error = f"{outcome.error} So it was {MOST_PARKS} times, though the host answers its probes."
@@ -184,8 +194,9 @@ def _not_answered(t: Transition, lane: Lane, run: RunState, outcome: m.NoAnswer)
             _KINDS[trouble],
             _words(t, outcome),
             same_again=outcome.same_again,
+            invalid=trouble is Trouble.INVALID_STEP,
             answer=outcome.answer,
-            over=trouble is Trouble.STOPPED,
+            over=trouble in _OVER,
         )
 
 

@@ -69,19 +69,21 @@ def fail(
     error: str,
     *,
     same_again: bool = False,
+    invalid: bool = False,
     answer: Answer | None = None,
     over: bool = False,
 ) -> None:
     """End the attempt as `error`, for a reason that is not the product's.
 
-    `same_again`: this device would answer the same, so only others may try.
+    `same_again`: this device would answer the same, so only others may try. `invalid`: every device
+    would, and the step says nothing of this one.
     With `over` the host is known to be done with the step; `answer` is what it said of it.
     """
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
     retries = t.state.limits.infra_retries
     again = kind is ErrorKind.SERVER_RESTARTED or (
-        kind in _RETRIED and run.loaded.infra_failures < retries
+        kind in _RETRIED and not invalid and run.loaded.infra_failures < retries
     )
     sent = run.phase is Phase.SENT and kind not in _SAID_SO
     uncertain = not over and (run.uncertain or sent)
@@ -94,8 +96,9 @@ def fail(
         error=error,
         again=again,
         uncertain=uncertain,
-        avoid=_avoided(t, lane, kind, same_again=same_again),
+        avoid=None if invalid else _avoided(t, lane, kind, same_again=same_again),
         answer=answer,
+        blames=not invalid,
     )
 
 
@@ -127,16 +130,21 @@ def finish(
     uncertain: bool = False,
     avoid: str | None = None,
     answer: Answer | None = None,
+    blames: bool = True,
 ) -> None:
-    """Store the attempt's end; with `uncertain` the device is held, not released."""
+    """Store the attempt's end; with `uncertain` the device is held, not released.
+
+    With `blames` an error counts against the device (`health.py`).
+    """
     # The run stays on the lane in phase ENDING until the end is stored, so that nothing else
     # begins there. Whatever comes for the attempt meanwhile is late: no phase but ENDING has its
     # key.
     spec = run.loaded
-    hold = holds.hold_for(t, spec, kind) if uncertain else None
-    in_flight = run.phase in (Phase.SENT, Phase.PARKED)
+    hold = holds.hold_for(t, run, kind) if uncertain else None
+    in_flight, is_open = run.phase in (Phase.SENT, Phase.PARKED), run.phase is Phase.SENT
     lane = t.put(lane, run=replace(run, phase=Phase.ENDING), hold=hold)
-    lane = health.attempt_over(t, lane, status, kind, error)
+    if blames:
+        lane = health.attempt_over(t, lane, status, kind, error)
     if t.state.host.serial and hold is not None and hold.lost:
         # The open call keeps the host's turn: the good probes that this hold waits for would
         # stand behind it for as long as the host is silent.
@@ -164,7 +172,7 @@ def finish(
     if t.state.host.serial and not is_silenced(t.state):
         t.add(fx.Leave(t.state.host, lane.device))
     if hold is not None and not hold.lost:
-        holds.await_late(t, lane, hold)
+        holds.await_late(t, lane, hold, is_open=is_open)
 
 
 def no_step_alarm(lane: Lane) -> fx.Alarm:

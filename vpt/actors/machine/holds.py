@@ -13,6 +13,11 @@ until the host is known to have stopped. There are two kinds, and they wait for 
 - CANCEL_GRACE. A host that is alive and says nothing for so long never will, and a device must not
   be out of use for ever because of one answer that went missing.
 
+A serial host, which cannot cancel, and mixes up what it does when two things overlap, is watched
+instead of CANCEL_GRACE where it gave the step a handle (`watch`): it is asked for the end of that
+step until it is known to be over, for LONGEST_STEP at most. Is it away meanwhile, the hold becomes
+one of a lost host, and the host is asked again when it is well.
+
 `lost` is true: the host went away with the step. No timer releases the device, since the host may
 act on it for as long as it is away. It needs `recover_after` good probes in a row, or a
 registration, and, when the host can cancel, its acknowledgement of that. A late answer is not
@@ -29,16 +34,28 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.actors.machine import link
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Hold, Lane, is_silenced
+from vpt.actors.state import Hold, Lane, RunState, is_silenced
 from vpt.dialects.base import Trouble
-from vpt.model import Answer, ErrorKind, RunSpec
+from vpt.model import Answer, ErrorKind
 
 #: The host is done with the step, though it brought no verdict.
-DONE = (Trouble.HOST_ERROR, Trouble.HOST_REFUSED, Trouble.STOPPED)
+DONE = (
+    Trouble.HOST_ERROR,
+    Trouble.HOST_REFUSED,
+    Trouble.INVALID_STEP,
+    Trouble.STOPPED,
+    Trouble.IDLE,
+)
+#: What ends the watch of a step, too: the host forgot it, or it ran for too long to be true.
+_WATCH_OVER = (*DONE, Trouble.FATE_UNKNOWN, Trouble.TIMEOUT)
+#: Seconds after which a step that a serial host began is over whatever it says: it ends scripts
+#: after an hour.
+LONGEST_STEP = 3600.0
 
 
-def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | None:
+def hold_for(t: Transition, run: RunState, kind: ErrorKind | None) -> Hold | None:
     """Return the hold of an attempt whose host may still be acting on the device."""
     # None when the server itself broke the attempt off and the host cannot cancel: the call died
     # with the server, so no answer will come, and there is nothing to wait for. The next run may
@@ -47,15 +64,44 @@ def hold_for(t: Transition, spec: RunSpec, kind: ErrorKind | None) -> Hold | Non
     by_server = kind in (ErrorKind.SERVER_RESTARTED, ErrorKind.INTERNAL)
     if by_server and not t.state.host.cancel:
         return None
-    return Hold(spec.execution_id, spec.attempt, lost=kind is ErrorKind.HOST_LOST)
+    return Hold(
+        run.execution_id,
+        run.loaded.attempt,
+        lost=kind is ErrorKind.HOST_LOST,
+        key=run.key,
+        handle=run.handle if t.state.host.serial else None,
+    )
 
 
-def await_late(t: Transition, lane: Lane, hold: Hold) -> None:
-    """Start what ends a hold that is not lost: the cancel on the host, and CANCEL_GRACE."""
+def await_late(t: Transition, lane: Lane, hold: Hold, *, is_open: bool = False) -> None:
+    """Start what ends a hold that is not lost; `is_open`: the call of its step is open still."""
+    if hold.handle is not None and is_open:
+        return
+    if hold.handle is not None and not is_silenced(t.state):
+        watch(t, lane, hold)
+        return
     over = m.CancelGraceOver(lane.device.id, hold.execution_id, hold.attempt)
     t.add(fx.Alarm(f"cancel:{lane.device.id}", t.state.limits.cancel_grace, over))
     if t.state.host.cancel:
         cancel_on_host(t, lane, hold.execution_id, hold.attempt)
+
+
+def watch(t: Transition, lane: Lane, hold: Hold, *, anew: bool = False) -> None:
+    """Wait for the end of the step, for which the host is asked by its handle."""
+    if hold.key is None or hold.handle is None:
+        return
+    t.put(lane, hold=replace(hold, lost=False, good=0))
+    call = (t.state.host, lane.device, hold.key, hold.handle, LONGEST_STEP, anew)
+    t.add(fx.AbortCall(lane.device.id), fx.WatchStep(*call))
+
+
+def begun_late(t: Transition, fact: m.StepBegun) -> None:
+    """Note the handle of a step whose attempt ended before the host named it."""
+    lane = t.state.lanes.get(fact.device_id)
+    hold = lane.hold if lane else None
+    if lane and hold and hold.key == fact.key and t.state.host.serial and not hold.lost:
+        t.put(lane, hold=replace(hold, handle=fact.handle))
+        t.add(fx.Alarm(f"cancel:{lane.device.id}", 0, None))
 
 
 def cancel_on_host(t: Transition, lane: Lane, execution_id: str, attempt: int) -> None:
@@ -93,7 +139,10 @@ def try_release(t: Transition, lane: Lane) -> None:
         free = well and (hold.acknowledged or not t.state.host.cancel)
     else:
         free = hold.acknowledged
-    if free:
+    if free and hold.lost and hold.handle is not None and not hold.releasing:
+        if not is_silenced(t.state):  # else the next good probe asks again
+            watch(t, lane, hold)
+    elif free:
         release(t, lane, hold)
 
 
@@ -136,6 +185,12 @@ def late_answer(t: Transition, fact: m.StepAnswered) -> None:
     )
     lane = t.state.lanes.get(fact.device_id)
     hold = lane.hold if lane else None
-    done = isinstance(fact.outcome, Answer) or fact.outcome.trouble in DONE
-    if lane and hold and not hold.lost and done and hold.is_of(key):
+    if lane is None or hold is None or hold.lost or not hold.is_of(key):
+        return
+    watched = hold.handle is not None
+    done = _WATCH_OVER if watched else DONE
+    if isinstance(fact.outcome, Answer) or fact.outcome.trouble in done:
         release(t, lane, hold)
+    elif watched:
+        t.put(lane, hold=replace(hold, lost=True, good=0))
+        link.connection_failed(t, 0, fact.outcome.reason)

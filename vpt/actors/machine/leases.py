@@ -10,8 +10,10 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine.actions import LEASED, ONE_AT_A_TIME, acting
 from vpt.actors.machine.transition import Transition
-from vpt.actors.state import Lane, Lease
+from vpt.actors.state import HOST_WORKS, Lane, Lease
 from vpt.errors import ConflictError, LockedError, NotFoundError, VptError
+
+HELD = "The device is held by an execution."
 
 
 def take_lease(t: Transition, command: m.TakeLease) -> None:
@@ -36,10 +38,10 @@ def _why_not(t: Transition, lane: Lane | None, holder: str) -> VptError | None:
         return NotFoundError("Its host has no such device any more.")
     if lane.lease is not None and lane.lease.holder != holder:
         return LockedError()
-    if lane.run is not None or lane.hold is not None:
-        return ConflictError("The device is held by an execution.")
+    if lane.run is not None or lane.hold is not None or lane.host_works:
+        return ConflictError(HOST_WORKS if lane.host_works else HELD)
     for other in t.excluded_by(lane):
-        if other.run is not None or other.hold is not None:
+        if other.run is not None or other.hold is not None or other.host_works:
             return ConflictError(ONE_AT_A_TIME)
         if other.lease is not None and other.lease.holder != holder:
             return LockedError()

@@ -58,6 +58,7 @@ def occupied(t: Transition) -> bool:
 def _works(t: Transition) -> bool:
     return any(
         lane.actions
+        or lane.looking
         or (lane.run is not None and lane.run.phase is Phase.SENT)
         or (lane.hold is not None and not lane.hold.lost)
         for lane in t.state.lanes.values()
@@ -73,6 +74,11 @@ def probe_missed(t: Transition, fact: m.ProbeMissed) -> None:
     if reason is not None and reason.kind is TroubleKind.SOMEBODY_ELSE:
         # No slow network makes another host of it: it counts at once, and whatever is under way.
         count_missed(t, max(t.state.missed + 1, t.state.limits.suspect_after))
+        _note_trouble(t, reason)
+    elif reason is not None and reason.kind is TroubleKind.CREDENTIAL and t.state.host.serial:
+        # It answered, so it is not lost, but no call of ours is let through.
+        missed = min(t.state.missed + 1, t.state.limits.lost_after - 1)
+        count_missed(t, max(missed, t.state.limits.suspect_after))
         _note_trouble(t, reason)
     elif not occupied(t):
         count_missed(t, t.state.missed + 1)
@@ -103,8 +109,9 @@ def good_probes_needed(t: Transition) -> int:
     """Return after how many good probes in a row the host is UP."""
     # A host that refused a call may well answer probes, since mostly these need no secret. So they
     # prove nothing; but nothing else would show that it was mended, so after a while it is tried.
-    needed = t.state.limits.recover_after
-    return max(needed, TRIAL_AFTER) if t.state.call_refused else needed
+    # A serial host is called with the key after each probe until it takes it (`check_key`).
+    needed, unproven = t.state.limits.recover_after, t.state.call_refused
+    return max(needed, TRIAL_AFTER) if unproven and not t.state.host.serial else needed
 
 
 def connection_failed(t: Transition, parks: int, reason: HostTrouble | None = None) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.machine import ends, health, holds, leases, link
+from vpt.actors.machine import ends, health, holds, leases, link, presence
 from vpt.actors.machine.run import can_tell, delay, run_alarm, send
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import (
@@ -130,7 +130,7 @@ def register(t: Transition, command: m.Register) -> None:
     )
     _change_devices(t, command.devices)
     for lane in t.lanes():
-        t.put(lane, away=command.away.get(lane.device.id))
+        presence.start_look(t, t.put(lane, away=command.away.get(lane.device.id)))
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
     if moved or t.state.link is not Link.UP:
@@ -148,6 +148,8 @@ def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
     # all the same: a registration alone does not prove that the process is another one.
     if lane.hold is not None and lane.hold.lost:
         holds.count_good(t, lane, lane.hold, t.state.limits.recover_after)
+    elif lane.hold is not None and lane.hold.handle is not None and t.state.host.serial:
+        holds.watch(t, lane, lane.hold, anew=True)
     elif lane.hold is not None and same_process and t.state.host.cancel:
         holds.cancel_on_host(t, lane, lane.hold.execution_id, lane.hold.attempt)
     elif lane.hold is not None:
@@ -160,7 +162,8 @@ def _host_began_anew(t: Transition, lane: Lane, *, same_process: bool) -> None:
         ends.fail_late(t, lane, run, over=not same_process)
     elif can_tell(t, run):
         t.add(fx.AbortCall(lane.device.id), ends.no_step_alarm(lane))
-        t.put_run(lane, run, phase=Phase.PARKED, uncertain=True)
+        anew = run.anew or not same_process
+        t.put_run(lane, run, phase=Phase.PARKED, uncertain=True, anew=anew)
         t.add(fx.Alarm("probe-soon", link.SOON, m.ProbeDue()))
 
 
@@ -227,6 +230,7 @@ def wake(t: Transition, resumed: list[tuple[RunState, float]]) -> None:
         t.add(fx.Alarm("grace", t.state.limits.run_grace, m.GraceOver()))
     for lane in t.lanes():
         health.start_alarm(t, lane)
+        presence.start_look(t, lane)
         if lane.run is not None:
             _resume(t, lane, lane.run, by_execution[lane.run.execution_id])
         elif lane.hold is not None and not lane.hold.lost:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.machine import ends
+from vpt.actors.machine.holds import LONGEST_STEP
 from vpt.actors.machine.link import DOWN
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState, is_silenced
@@ -45,7 +46,8 @@ def start_run(t: Transition, command: m.StartRun) -> None:
 
 def _can_run(t: Transition, lane: Lane) -> bool:
     lanes = (lane, *t.excluded_by(lane))
-    return all(each.idle and each.lease is None for each in lanes) and not (
+    free = (each.idle and each.lease is None and not each.host_works for each in lanes)
+    return all(free) and not (
         lane.gone or lane.device.disabled or lane.away is not None or lane.held_back
     )
 
@@ -162,7 +164,8 @@ def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> No
 def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
     """Add the call and the alarm of its timeout."""
     # The call may take CANCEL_GRACE longer than the step: it is over for the run then, but its
-    # late answer releases the device sooner than the grace does.
+    # late answer releases the device sooner than the grace does. A serial host is asked for as long
+    # as its step may go on.
     action, key = run.action, run.key
     limit = action.get("timeout_s")
     seconds = t.state.limits.step_timeout if limit is None else float(limit)
@@ -174,12 +177,13 @@ def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
             run.loaded.device_model,
             key,
             action,
-            seconds + t.state.limits.cancel_grace,
+            seconds + (LONGEST_STEP if t.state.host.serial else t.state.limits.cancel_grace),
             seconds * CONNECT_SHARE,
             run.handle,
             run.loaded.secret_steps,
             run.loaded.sealed_values,
             seconds,
+            run.anew,
         ),
     )
 

@@ -110,6 +110,12 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             link.probe(t)  # a ping brings the next probe forward; it is no proof by itself
         case m.DevicesReported():
             presence.devices_reported(t, message)
+        case m.LookDue():
+            presence.look_due(t, message)
+        case m.DeviceLooked():
+            presence.device_looked(t, message)
+        case m.HostWorkTooLong():
+            presence.host_work_too_long(t, message)
         case m.ProbeAnswered():
             recovery.probe_answered(t, message)
         case m.ProbeMissed():

@@ -26,6 +26,7 @@ from vpt.secret_steps import secrets_in
 from vpt.store.seal import Sealer
 from vpt.web.http.auth import needs, own_credential, secret_of, user_of
 from vpt.web.http.caller import peer_of
+from vpt.web.http.joining import explains_refusal
 from vpt.web.http.keys import DB, LAB
 from vpt.web.http.lists import long_items
 from vpt.web.http.operations import HOST, body_of, operation, page_of, query_of
@@ -229,6 +230,7 @@ async def _action_body(request: web.Request, host_id: str) -> Json:
 
 @routes.post("/api/hosts/register")
 @own_credential
+@explains_refusal
 @operation(RegisteredResponse, body=_REGISTRATION, refuses=(ConflictError,), credentials=HOST)
 async def register_host(request: web.Request) -> web.Response:
     """Register a host, or update its registration; always 200, as hosts expect."""

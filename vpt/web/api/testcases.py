@@ -9,6 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from vpt.bounds import LONGEST_TEST_CASE
+from vpt.device_models import to_columns
 from vpt.errors import (
     ConflictError,
     KeyReusedError,
@@ -16,7 +17,7 @@ from vpt.errors import (
     PreconditionError,
     UnprocessableError,
 )
-from vpt.model import RequestKey, Role, Submitted
+from vpt.model import Json, RequestKey, Role, Submitted
 from vpt.secret_steps import check_still_secret
 from vpt.store.disk import DiskFullError
 from vpt.store.seal import Sealer
@@ -79,7 +80,7 @@ async def list_test_cases(request: web.Request) -> web.Response:
 @operation(_ONE, 201, body=TEST_CASE, most=LONGEST_TEST_CASE)
 async def create_test_case(request: web.Request) -> web.Response:
     """Create a test case."""
-    test_case = await body_of(request)
+    test_case = _columns(await body_of(request))
     test_case_id = f"tc_{secrets.token_hex(8)}"
     parameters = test_case.pop("parameters")
     async with request.app[DB].transaction() as session:
@@ -115,7 +116,7 @@ async def put_test_case(request: web.Request) -> web.Response:
     """
     db, test_case_id = request.app[DB], path_id(request)
     found(await db.row("test_case_item", id=test_case_id))
-    test_case = await body_of(request)
+    test_case = _columns(await body_of(request))
     versions = IF_MATCH.of(request.headers)
     parameters = test_case.pop("parameters")
     async with db.transaction() as session:
@@ -171,6 +172,11 @@ async def execute_test_case(request: web.Request) -> web.Response:
         return json_response(asdict(known), 202)
 
     return await once(request, start, again)
+
+
+def _columns(test_case: Json) -> Json:
+    """Return a body as it is stored."""
+    return test_case | to_columns(test_case["device_model"])
 
 
 async def _answer(request: web.Request, test_case_id: str, status: int = 200) -> web.Response:

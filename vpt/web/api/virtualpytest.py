@@ -12,6 +12,7 @@ from vpt.errors import ConflictError, NotRegisteredError
 from vpt.model import Heartbeat, Json, Registration
 from vpt.web.http.auth import own_credential
 from vpt.web.http.caller import peer_of
+from vpt.web.http.joining import explains_refusal
 from vpt.web.http.keys import LAB
 from vpt.web.http.operations import HOST, operation
 from vpt.web.http.requests import json_response, read_as, read_text_of_host
@@ -31,6 +32,7 @@ from vpt.web.schemas.virtualpytest import (
     end_of_script,
     health_of,
     host_name_of,
+    host_work_of,
     registration_of,
 )
 
@@ -44,6 +46,7 @@ _TO_KNOWN = (NotRegisteredError, ConflictError)
 
 @routes.post("/server/system/register")
 @own_credential
+@explains_refusal
 @operation(RegisteredResponse, body=HOST_OF_THE_FIELD, refuses=(ConflictError,), credentials=HOST)
 async def register_virtualpytest(request: web.Request) -> web.Response:
     """Register a host, or update its registration; always 200, as hosts expect."""
@@ -69,14 +72,15 @@ async def ping_virtualpytest(request: web.Request) -> web.Response:
     """Store the health figures of a host, and probe it."""
     speaker = await speaker_of(request)
     require_json(request)
-    host_id, (stats, metrics) = await read_as(
-        request, lambda body: (host_name_of(body), health_of(body))
-    )
+    host_id, heartbeat = await read_as(request, lambda body: (host_name_of(body), _heartbeat(body)))
     await check_speaker(request, speaker, host_id)
-    await request.app[LAB].registry.heartbeat(
-        host_id, Heartbeat(stats, metrics), speaker.credential
-    )
+    await request.app[LAB].registry.heartbeat(host_id, heartbeat, speaker.credential)
     return json_response({"status": "success", "host_id": host_id})
+
+
+def _heartbeat(body: Json) -> Heartbeat:
+    stats, metrics = health_of(body)
+    return Heartbeat(stats, metrics, presences=host_work_of(body))
 
 
 @routes.post("/server/system/unregister")

@@ -18,6 +18,11 @@ export function moment(iso) {
   return (date.toDateString() === new Date().toDateString() ? CLOCK : MOMENT).format(date);
 }
 
+/** Return the device models that a test case or an execution asks for, of which any will do. */
+export function modelsOf(item) {
+  return [item.device_model].flat();
+}
+
 /** Return how long ago a time was, roughly. */
 export function ago(iso) {
   if (!iso) return "never";
@@ -91,7 +96,11 @@ export function hostReason(host) {
   return [reason, words].filter(Boolean).join(": ");
 }
 
-const OF_DEVICES = { away: "Not available", held_back: "Held back after errors" };
+const OF_DEVICES = {
+  away: "Not available",
+  held_back: "Held back after errors",
+  host_works: "Its host is at work",
+};
 
 /** Return why a device gets no new runs, and until when. */
 export function deviceReason({ reason, reason_text: text, reason_until: until }) {

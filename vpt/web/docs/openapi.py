@@ -33,9 +33,11 @@ from vpt.errors import (
 from vpt.model import Json, Role
 from vpt.bounds import (
     LONGEST_ID,
+    LONGEST_NAME,
     LONGEST_PROPERTY,
     LONGEST_PROPERTY_NAME,
     MOST_PROPERTIES,
+    MOST_WORDS,
 )
 from vpt.web.http.auth import Access, access_of
 from vpt.web.http.middlewares import REQUEST_ID
@@ -51,7 +53,7 @@ from vpt.web.http.operations import (
 )
 from vpt.web.http.params import HIGHEST_NUMBER, Param
 from vpt.web.http.requests import SlowBodyError
-from vpt.web.schemas.fields import Properties
+from vpt.web.schemas.fields import DeviceModels, Properties
 from vpt.web.schemas.hosts import AskedToRegisterResponse
 from vpt.web.schemas.response import ErrorResponse, ErrorsResponse, ResponseSchema
 from vpt.web.schemas.steps import PARAMETER, STEP_FIELDS, Step
@@ -124,6 +126,13 @@ _PATH_SCHEMAS = {
     "secret_name": _SECRET_NAME,
 }
 _WORD = {"type": "string", "minLength": 1}
+_MODEL = {"type": "string", "minLength": 1, "maxLength": LONGEST_NAME}
+_MODELS: Json = {
+    "anyOf": [
+        _MODEL,
+        {"type": "array", "items": _MODEL, "minItems": 1, "maxItems": MOST_WORDS},
+    ]
+}
 _PROPERTIES: Json = {
     "maxProperties": MOST_PROPERTIES,
     "propertyNames": {"minLength": 1, "maxLength": LONGEST_PROPERTY_NAME},
@@ -185,6 +194,8 @@ class _Converter(OpenAPIConverter):
         described: Json = super().field2property(field)
         if isinstance(field, Properties):
             described |= _PROPERTIES
+        if isinstance(field, DeviceModels):
+            described |= _MODELS
         if isinstance(field, Step):
             described["description"] = (
                 "An action; all fields that are not listed here are for the host."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from aiohttp import web
 
 from vpt.actors.lab import Lab
@@ -33,5 +35,16 @@ UNREAD = web.AppKey("unread_answers", UnreadAnswers)
 #: Set only where users of a Supabase project may sign in.
 SUPABASE = web.AppKey("supabase", Supabase)
 
+
+@dataclass(frozen=True, slots=True)
+class RefusedHost:
+    """A host whose registration was refused; `name` None: it did not say one."""
+
+    name: str | None
+    reason: str
+
+
+#: Set by routes of registrations, for the log.
+REFUSED_HOST = web.RequestKey("refused_host", RefusedHost)
 #: Set by the middleware on every route that needs a user; `auth.user_of` reads it.
 USER = web.RequestKey("user", User)

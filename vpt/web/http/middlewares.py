@@ -22,7 +22,7 @@ from vpt.store.audit import Entry
 from vpt.web.http.auth import admit
 from vpt.web.http.caller import caller_of
 from vpt.web.http.held import release
-from vpt.web.http.keys import AUDIT, REFUSALS, REQUESTS, USER
+from vpt.web.http.keys import AUDIT, REFUSALS, REFUSED_HOST, REQUESTS, USER
 from vpt.web.http.refusals import Refusals
 
 log = structlog.get_logger(__name__)
@@ -92,6 +92,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     if entry is not None:
         request.app[AUDIT].note(entry)
+    _log_refused_host(request, response.status)
     log.info(
         "http_request",
         method=_method_of(request),
@@ -100,6 +101,18 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         ms=round(seconds * 1000, 2),
     )
     return response
+
+
+def _log_refused_host(request: web.Request, status: int) -> None:
+    refused = request.get(REFUSED_HOST)
+    if refused is not None:
+        log.warning(
+            "host_registration_refused",
+            host_id=refused.name,
+            peer=caller_of(request).address,
+            status=status,
+            reason=refused.reason,
+        )
 
 
 def _is_left_out(request: web.Request, status: int, entry: Entry | None) -> bool:

@@ -83,7 +83,12 @@ class ListedExecutionResponse(ResponseSchema):
     host = text(none=True)
     host_id = text(none=True)
     device_id = text(none=True)
-    device_model = text()
+    device_model = fields.DeviceModels(
+        metadata=fields.about("What the test case asked for: a model, or a list of several.")
+    )
+    model = text(
+        "The model that it runs or ran on: that of `device_model` which the device has.", none=True
+    )
     priority = whole()
     attempt = whole("The number of the latest attempt; 0 before the first.")
     total_steps = whole()
@@ -97,6 +102,9 @@ class ListedExecutionResponse(ResponseSchema):
     pruned = f.String(
         validate=validate.OneOf(("nothing", "screenshots", "steps")),
         metadata=fields.about("What was deleted of it because of its age."),
+    )
+    imported_from = text(
+        "The other system whose history it is; null for an execution of this lab.", none=True
     )
     created_at = moment()
     queued_at = moment()
@@ -116,6 +124,7 @@ class ListedExecutionResponse(ResponseSchema):
         "host_id": "pi-1",
         "device_id": "pi-1:desktop",
         "device_model": "desktop",
+        "model": "desktop",
         "priority": 50,
         "attempt": 1,
         "total_steps": 1,
@@ -124,6 +133,7 @@ class ListedExecutionResponse(ResponseSchema):
         "cancel_requested": False,
         "pinned": False,
         "pruned": "nothing",
+        "imported_from": None,
         "created_at": EARLY,
         "queued_at": EARLY,
         "started_at": EARLY,

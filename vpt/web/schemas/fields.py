@@ -17,7 +17,9 @@ from vpt.bounds import (
     LONGEST_PROPERTY_NAME,
     LONGEST_TIMEOUT_S,
     MOST_PROPERTIES,
+    MOST_WORDS,
 )
+from vpt.device_models import DeviceModel, any_of
 from vpt.model import Json
 from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 
@@ -63,6 +65,17 @@ def _is_property(item: Any) -> bool:
     if isinstance(item, str):
         return len(item) <= LONGEST_PROPERTY
     return isinstance(item, bool | int | float) and abs(item) < 1e15  # noqa: PLR2004 (and no NaN)
+
+
+class DeviceModels(f.Field[DeviceModel]):
+    """A device model, or a list of several, any of which will do: repeated ones count once."""
+
+    _one = f.String(validate=LABEL)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> DeviceModel:
+        models = value if isinstance(value, list) else [value]
+        validate.Length(1, MOST_WORDS)(models)
+        return any_of([self._one.deserialize(one, attr, data, **kwargs) or "" for one in models])
 
 
 class Number(f.Float):

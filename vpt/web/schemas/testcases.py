@@ -57,8 +57,12 @@ class TestCaseBody(StoredBody):
             "maxProperties": MOST_WORDS,
         },
     )
-    device_model = fields.title(
-        "The devices that can run it: their model, or a capability of their host."
+    device_model = fields.DeviceModels(
+        required=True,
+        metadata=fields.about(
+            "The devices that can run it: their model, or a capability of their host;"
+            " a list where any of several models will do."
+        ),
     )
     requirements = fields.labels(
         "Capabilities that the device or its host needs.", MOST_WORDS, load_default=list

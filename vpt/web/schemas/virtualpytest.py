@@ -15,7 +15,7 @@ from marshmallow import fields as f
 from vpt.bounds import LONGEST_ID, LONGEST_NAME, MOST_LABELS
 from vpt.dialects.base import clean
 from vpt.errors import InvalidError
-from vpt.model import Credential, Device, DeviceSchema, Host, Json, Registration
+from vpt.model import Credential, Device, DeviceSchema, Host, Json, Presence, Registration
 from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 from vpt.urls import check_host_url
 from vpt.web.schemas.fields import HOST_NAME_FORM, LOCAL_ID_FORM, about
@@ -28,6 +28,7 @@ _FAMILY_OF_VERIFICATIONS = "verification"
 #: Fields of `system_stats` that do not change while the machine runs.
 _HARDWARE = ("platform", "architecture", "python_version", "memory_total_gb", "disk_total_gb")
 _ADDRESS = ("host_ip", "host_port")
+_HOST_WORKS = "has_running_deployment"
 #: Fields of a ping, for each device, that are stored as samples.
 _METRICS = (
     "disk_usage",
@@ -37,7 +38,7 @@ _METRICS = (
     "monitor_status",
     "monitor_last_activity",
     "monitor_working_uptime_seconds",
-    "has_running_deployment",
+    _HOST_WORKS,
 )
 
 
@@ -123,6 +124,19 @@ def health_of(body: Json) -> tuple[Json | None, Json | None]:
             if told and isinstance(name, str) and LOCAL_ID.fullmatch(name):
                 metrics.setdefault(name, {}).update(told)
     return stats_of(body), dict(list(metrics.items())[:MOST_LABELS]) or None
+
+
+def host_work_of(body: Json) -> dict[str, Presence]:
+    """Return, by its own ids for its devices, on which the host works by itself, as a ping says."""
+    said = (
+        (item.get("device_id"), item.get(_HOST_WORKS)) for item in _objects(body.get("devices"))
+    )
+    told = {
+        name: Presence(None, at_work=works)
+        for name, works in said
+        if isinstance(name, str) and LOCAL_ID.fullmatch(name) and isinstance(works, bool)
+    }
+    return dict(list(told.items())[:MOST_DEVICES])
 
 
 def end_of_script(body: Json) -> tuple[str, Json]:

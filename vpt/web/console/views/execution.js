@@ -2,7 +2,7 @@
 
 import { blob, get } from "../api.js";
 import { doing, open } from "../dialog.js";
-import { errorKind, FINAL, moment, place, seconds, waits } from "../format.js";
+import { errorKind, FINAL, modelsOf, moment, place, seconds, waits } from "../format.js";
 import { button, fill, h, keep, say, show } from "../h.js";
 import { hear } from "../live.js";
 import { bar, cancelButton, facts, link, pill, pinButton, saveButton, trouble } from "../parts.js";
@@ -217,10 +217,11 @@ function factsOf(item) {
     ["Host", item.host && link("hosts", item.host, item.host)],
     ["Device", item.device_id],
     ["Requested by", item.requested_by],
+    ["Imported from", item.imported_from],
     ["Requested", moment(item.created_at)],
     ["Started", moment(item.started_at)],
     ["Ended", moment(item.completed_at)],
-    ["Requires", [item.device_model, ...item.requirements].join(", ")],
+    ["Requires", [modelsOf(item).join(" or "), ...item.requirements].join(", ")],
     ["Priority", item.priority],
     [
       "Test case",

@@ -2,7 +2,7 @@
 
 import { all, get, newKey, write } from "../api.js";
 import { doing } from "../dialog.js";
-import { place, waits } from "../format.js";
+import { modelsOf, place, waits } from "../format.js";
 import { field, fill, h, keep, offer, say, select, show } from "../h.js";
 import { bar, empty, link, pill, trouble } from "../parts.js";
 import { can } from "../session.js";
@@ -162,7 +162,7 @@ function wish(query, signal) {
     const known = new Map(devices);
     if (on && !known.has(on.id)) known.set(on.id, on);
     const fitting = [...known.values()]
-      .filter((one) => fits(one, chosen?.device_model))
+      .filter((one) => fits(one, chosen))
       .sort((a, b) => a.id.localeCompare(b.id));
     offer(device, [
       ["", "Any matching one"],
@@ -218,8 +218,9 @@ async function deviceOf(id, signal) {
 }
 
 /** Return true if a device has this model, by itself or by a capability of its host. */
-function fits(device, model) {
-  return device.model === model || hosts.get(device.host_id)?.capabilities.includes(model);
+function fits(device, test) {
+  const has = hosts.get(device.host_id)?.capabilities ?? [];
+  return !!test && modelsOf(test).some((model) => device.model === model || has.includes(model));
 }
 
 /** Return the names of the parameters in steps. */

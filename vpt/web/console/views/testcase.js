@@ -2,6 +2,7 @@
 
 import { get, overwrite, write } from "../api.js";
 import { doing } from "../dialog.js";
+import { modelsOf } from "../format.js";
 import { button, field, fill, h, saved, say, show, touched } from "../h.js";
 import { trouble } from "../parts.js";
 import { can } from "../session.js";
@@ -108,7 +109,7 @@ function form(item, id) {
     value: item.description,
     readonly: !writes,
   });
-  const model = text(item.device_model, { required: true, maxlength: 100, list: "models" });
+  const model = text(modelsOf(item).join(", "), { required: true, list: "models" });
   const tags = text(item.tags.join(", "));
   const requirements = text(item.requirements.join(", "));
   const marked = Object.keys(item.parameters ?? {}).filter((one) => item.parameters[one].secret);
@@ -126,7 +127,7 @@ function form(item, id) {
       const body = {
         name: name.value,
         description: description.value,
-        device_model: model.value,
+        device_model: modelIn(model.value, item.device_model),
         steps: steps.value(),
         tags: wordsIn(tags.value),
         requirements: wordsIn(requirements.value),
@@ -163,7 +164,7 @@ function form(item, id) {
       "div",
       { class: "row top" },
       field("Name", name),
-      field("Device model", model, "Runs on devices of this model."),
+      field("Device model", model, "Runs on devices of this model; several are separated by commas."),
     ),
     field("Description", description),
     h(
@@ -312,6 +313,12 @@ function checkStep(step, place) {
   const go = step.continue_on_failure;
   if (go !== undefined && typeof go !== "boolean" && !filledIn(go))
     throw new Error(`${where}: continue_on_failure must be true or false.`);
+}
+
+/** Return one model, or a list of several; an unchanged one stays, whatever commas it has. */
+function modelIn(text, before) {
+  const models = wordsIn(text);
+  return text === before || models.length === 1 ? text.trim() : models;
 }
 
 function wordsIn(text) {

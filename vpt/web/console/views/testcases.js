@@ -3,7 +3,7 @@
 import { keepInAddress } from "../address.js";
 import { get, write } from "../api.js";
 import { ask } from "../dialog.js";
-import { many } from "../format.js";
+import { many, modelsOf } from "../format.js";
 import { button, field, fill, h, keep, say, show } from "../h.js";
 import { empty, trouble } from "../parts.js";
 import { can } from "../session.js";
@@ -33,7 +33,7 @@ export function testCases({ query, signal }) {
         can("operator") ? "." : "A user with the role operator can create one.",
       ),
     about: (item) => [
-      h("span", {}, `${item.device_model} · ${many(item.total_steps, "step")}`),
+      h("span", {}, `${modelsOf(item).join(", ")} · ${many(item.total_steps, "step")}`),
       item.tags.map((tag) => h("span", { class: "tag" }, tag)),
     ],
     run: (id) => `#/run?test_case_id=${encodeURIComponent(id)}`,

@@ -1,0 +1,1 @@
+"""How a lab of VirtualPyTest hosts moves to vpt."""
