@@ -16,6 +16,7 @@ from vpt.errors import (
     NotFoundError,
     UnavailableError,
 )
+from vpt.model import Presence
 
 PICTURE = ScreenRequest(ScreenPart.PICTURE)
 BESIDE = ScreenRequest(ScreenPart.FILE, "http://h/a.ts", beside=True)
@@ -61,6 +62,16 @@ def test_no_look_while_a_probe_is_out_or_an_action_by_hand() -> None:
     w.probe(good=True).tell(m.RunAction(2, "h:d1", {}, 1, "k", "ann"))
     show(w, 3)
     assert (w.replies[1], w.replies[3]) == (AT_WORK, AT_WORK)
+
+
+def test_no_screen_is_fetched_while_the_host_works_by_itself() -> None:
+    w = serial_world().up()
+    w.tell(m.DevicesReported({"d2": Presence(at_work=True)}))
+    show(w, 1)
+    w.tell(m.DevicesReported({"d2": Presence(at_work=False)}))
+    show(w, 2)
+    assert w.replies == {1: AT_WORK}
+    assert len(w.screens) == 1
 
 
 def test_a_probe_that_is_due_waits_for_the_look_and_goes_before_the_next() -> None:

@@ -251,7 +251,8 @@ class World:
                 self.acts.append(effect)
                 self._one_at_a_time()
             case fx.FetchScreen():
-                calls = (self.forwards, self.acts, self.probing, self._screens_of_the_host())
+                calls = (self.forwards, self.acts, self.watches, self.looks)
+                calls = (*calls, self.probing, self._screens_of_the_host())
                 alone = self.state.host.serial and not effect.request.beside
                 assert not alone or not any(calls), (
                     "a screen fetched beside a call on a serial host"

@@ -48,9 +48,10 @@ def _lane_to_see(t: Transition, device_id: str) -> Lane | VptError:
 
 
 def _at_work(t: Transition) -> bool:
-    # A run counts between its steps, too: its next one must not wait for a picture.
+    # A run counts between its steps, too: its next one must not wait for a picture. So does what
+    # the host does by itself.
     lanes = t.state.lanes.values()
-    busy = any(lane.run or lane.hold or lane.actions for lane in lanes)
+    busy = any(lane.run or lane.hold or lane.actions or lane.host_works for lane in lanes)
     return busy or t.state.probing or link.occupied(t)
 
 
