@@ -119,6 +119,14 @@ LATERAL (
                         WHEN s.screenshot IS NOT NULL
                         THEN concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '.png')
                     END AS screenshot_url,
+                    (
+                        SELECT coalesce(json_agg(json_build_object(
+                            'url', concat('/screenshots/', e.id, '/', a.attempt, '/', s.step, '-',
+                                other.picture ->> 'number', '.png'),
+                            'caption', other.picture ->> 'caption') ORDER BY other.place), '[]')
+                        FROM jsonb_array_elements(s.pictures)
+                            WITH ORDINALITY AS other (picture, place)
+                    ) AS pictures,
                     s.notes
             ) AS one
             WHERE a.execution_id = e.id

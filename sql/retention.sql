@@ -46,7 +46,7 @@ WITH marked AS (
     RETURNING id
 ), unlinked AS (
     UPDATE execution_steps s
-    SET screenshot = NULL
+    SET screenshot = NULL, pictures = NULL
     FROM marked
     WHERE s.execution_id = marked.id AND s.screenshot IS NOT NULL
     RETURNING 1

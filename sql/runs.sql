@@ -58,7 +58,7 @@ FROM test_executions e
 JOIN execution_attempts a ON a.execution_id = e.id AND a.attempt = e.attempt
 WHERE e.id = $1 AND a.device_id = $2 AND e.status = 'running' AND a.status = 'running'
 
--- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions, notes)
+-- finish_steps(execution_ids, attempts, steps, tries, statuses, durations_ms, outputs, errors, screenshots, seqs, next_actions, notes, pictures)
 -- No join with execution_steps: on a new database its plan would be made while the table is empty, as a
 -- scan of the whole table, and be kept while it fills. So each row is looked up by its key (OFFSET 0
 -- keeps `begun` a lookup), and it is updated by an INSERT that always conflicts. The next step's row is
@@ -68,10 +68,10 @@ WITH done AS (
     SELECT d.*, begun.action
     FROM unnest(
         $1::text[], $2::int[], $3::int[], $4::int[], $5::text[], $6::float8[], $7::text[],
-        $8::text[], $9::text[], $10::int[], $11::text[], $12::text[]
+        $8::text[], $9::text[], $10::int[], $11::text[], $12::text[], $13::text[]
     ) AS d (
         execution_id, attempt, step, tries, status, duration_ms, output, error, screenshot, seq,
-        next_action, notes)
+        next_action, notes, pictures)
     CROSS JOIN LATERAL (
         SELECT action
         FROM execution_steps s
@@ -80,14 +80,15 @@ WITH done AS (
     ) AS begun
 ), finished AS (
     INSERT INTO execution_steps AS s (execution_id, attempt, step, action, status, tries,
-        finished_at, duration_ms, output, error, screenshot, seq, notes)
+        finished_at, duration_ms, output, error, screenshot, seq, notes, pictures)
     SELECT execution_id, attempt, step, action, status, tries, now(), duration_ms, output, error,
-        screenshot, seq, notes
+        screenshot, seq, notes, pictures::jsonb
     FROM done
     ON CONFLICT (execution_id, attempt, step) DO UPDATE
     SET status = excluded.status, tries = excluded.tries, finished_at = excluded.finished_at,
         duration_ms = excluded.duration_ms, output = excluded.output, error = excluded.error,
-        screenshot = excluded.screenshot, seq = excluded.seq, notes = excluded.notes
+        screenshot = excluded.screenshot, seq = excluded.seq, notes = excluded.notes,
+        pictures = excluded.pictures
     WHERE s.status = 'running'
     RETURNING execution_id, attempt, step
 )

@@ -279,10 +279,7 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a host says of one of its devices; None: it says nothing of that.
-
-    `at_work`: the host works on the device by itself, and not for this server.
-    """
+    """What a host says of a device, None: nothing; `at_work`: that it works there by itself."""
 
     available: bool | None = True
     reason: str | None = None
@@ -302,7 +299,8 @@ class Answer:
     """The response of a host to a step; `raw` is its whole JSON body.
 
     `notes` is what the server has to say of it: that a picture was left out, and why.
-    `presence` is what it says of the device beside its outcome, None when it says nothing.
+    `presence` is what it says of the device, None: nothing. `pictures` are those beside the
+    screenshot: what each shows, and its bytes in base64.
     """
 
     success: bool
@@ -312,6 +310,7 @@ class Answer:
     raw: Mapping[str, Any] | None = None
     notes: str | None = None
     presence: Presence | None = None
+    pictures: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 class Credential(StrEnum):
@@ -418,11 +417,6 @@ class Submitted:
     status: ExecutionStatus
     host: str | None
     device_id: str | None
-
-
-def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
-    """Return the URL path of a step's screenshot."""
-    return f"/screenshots/{execution_id}/{attempt}/{step}.png"
 
 
 @dataclass(frozen=True, slots=True)

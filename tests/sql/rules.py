@@ -64,6 +64,7 @@ _FINISHED = {
     "screenshot": "png",
     "seq": 3,
     "notes": "no picture",
+    "pictures": [{"number": 1, "caption": "logo"}],
 }
 _END = {
     "execution_id": "runs",
@@ -184,6 +185,7 @@ RUNS = {
             "seqs": [3],
             "next_actions": ["three"],
             "notes": ["no picture"],
+            "pictures": ['[{"number": 1, "caption": "logo"}]'],
         },
         {"execution_steps runs 2 2": _FINISHED, "execution_steps runs 2 3": "new"},
         {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 
+import asyncpg
 import pytest
 from yarl import URL
 
 from tests.conftest import Client
 from tests.web.kit import PNG, FakeHost, Json, got, made, refused, test_case
+from vpt.config import Config
+from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.web.api import screenshots
 
@@ -203,6 +206,27 @@ async def test_a_screenshot_is_for_token_holders_and_signed_links(
         f"{url}?signature=",
     ):
         assert (await refused(nobody, "GET", forged))[0] == 401, forged
+
+
+async def test_a_step_shows_its_other_pictures(
+    operator: Client, nobody: Client, host: FakeHost, config: Config, dsn: str
+) -> None:
+    host.answer = lambda _: {"success": True, "screenshot": PNG}
+    done = await finished(operator, await run(operator))
+    assert done["steps"][0]["pictures"] == []
+    name = done["execution_id"]
+    await Artifacts(config.vpt_data_dir).save(name, 1, 1, PNG, 1)
+    connection = await asyncpg.connect(dsn)
+    stored = '[{"number": 1, "caption": "logo"}]'
+    await connection.execute("UPDATE execution_steps SET pictures = $1 WHERE step = 1", stored)
+    await connection.close()
+    done = await finished(operator, done)
+    url = f"/screenshots/{name}/1/1-1.png"
+    assert done["steps"][0]["pictures"] == [{"url": url, "caption": "logo"}]
+    assert (await operator.get(url)).content_type == "image/png"
+    link = await got(operator, url, sign="1")
+    assert (await nobody.get(link["url"])).status == 200
+    assert (await operator.get(f"/screenshots/{name}/1/1-2.png")).status == 404
 
 
 async def test_a_signed_link_ends(

@@ -21,12 +21,12 @@ from vpt.actors.actor import Actor
 from vpt.actors.calls import STOP_S, acted, answered, sent, show
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
+from vpt.actors.saved_pictures import saved_pictures
 from vpt.actors.secrets import Revealed, masked
 from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
 from vpt.actors.state import HostState, RunState
 from vpt.dialects.base import Call, HostTroubleError, Trouble
-from vpt.errors import VptError
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
@@ -34,7 +34,6 @@ from vpt.model import (
     HostView,
     Presence,
 )
-from vpt.store.artifacts import Artifacts
 from vpt.upkeep import note_failure
 
 log = structlog.get_logger(__name__)
@@ -375,8 +374,8 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shot, notes = await _save_screenshot(self._services.artifacts, effect)
-                self.tell(await self.ledger.finish_step(effect, shot, notes))
+                shots = await saved_pictures(self._services.artifacts, effect)
+                self.tell(await self.ledger.finish_step(effect, shots))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
             case fx.StoreTry():
@@ -445,22 +444,3 @@ def _log_end(
         log.error("test_execution_failed", **fields, duration=duration_s)
     else:
         log.info("test_execution_completed", **fields, duration=duration_s)
-
-
-async def _save_screenshot(
-    artifacts: Artifacts, effect: fx.StoreStep
-) -> tuple[str | None, str | None]:
-    """Save the screenshot of an answer; return its kind, and what is to be noted on the step."""
-    # One that cannot be saved is logged and noted; it never fails the step.
-    answer, key = effect.answer, effect.key
-    data = answer.raw.get("screenshot") if answer and answer.raw else None
-    if not data:
-        return None, answer.notes if answer else None
-    try:
-        return await artifacts.save(key.execution_id, key.attempt, key.step, data), None
-    except VptError as error:
-        log.warning("screenshot_refused", execution_id=key.execution_id, error=error.message)
-        return None, f"The screenshot was left out: {error.message}."
-    except OSError:
-        log.exception("screenshot_lost", execution_id=key.execution_id)
-        return None, "The screenshot could not be stored: see the server's log."

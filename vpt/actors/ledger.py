@@ -14,6 +14,7 @@ import structlog
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.actors.saved_pictures import SavedPictures
 from vpt.device_models import from_columns
 from vpt.model import (
     DeviceRequest,
@@ -24,8 +25,8 @@ from vpt.model import (
     SecretSteps,
     StepStatus,
     Waiting,
-    screenshot_url,
 )
+from vpt.store.artifacts import screenshot_url
 from vpt.store.batch import BatchWriter
 from vpt.store.db import Database
 from vpt.store.patience import patiently
@@ -92,8 +93,7 @@ class StepRecord:
     """The end of a step, ready to be stored."""
 
     effect: fx.StoreStep
-    screenshot: str | None
-    notes: str | None = None
+    pictures: SavedPictures
 
     @property
     def weight(self) -> int:
@@ -131,10 +131,11 @@ class Shared:
             durations_ms=[effect.duration_ms for effect in effects],
             outputs=[answer.output if answer else None for answer in answers],
             errors=[effect.error for effect in effects],
-            screenshots=[record.screenshot for record in records],
+            screenshots=[record.pictures.screenshot for record in records],
             seqs=[effect.seq for effect in effects],
             next_actions=[effect.next_action for effect in effects],
-            notes=[record.notes for record in records],
+            notes=[record.pictures.notes for record in records],
+            pictures=[record.pictures.others_json for record in records],
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
@@ -180,14 +181,14 @@ class Ledger:
             return m.AttemptRefused(effect.device_id, effect.execution_id)
         return m.AttemptStored(effect.device_id, spec_of(row))
 
-    async def finish_step(
-        self, effect: fx.StoreStep, screenshot: str | None, notes: str | None
-    ) -> m.Fact:
+    async def finish_step(self, effect: fx.StoreStep, pictures: SavedPictures) -> m.Fact:
         """Store the end of a step and the beginning of the next one."""
-        record, key = StepRecord(effect, screenshot, notes), effect.key
+        record, key = StepRecord(effect, pictures), effect.key
         await self._patiently("finish_steps", lambda: self._shared.steps.put(record))
         url = screenshot_url(key.execution_id, key.attempt, key.step)
-        return m.StepStored(effect.device_id, key, effect.status, url if screenshot else None)
+        return m.StepStored(
+            effect.device_id, key, effect.status, url if pictures.screenshot else None
+        )
 
     async def retry_step(self, effect: fx.StoreTry) -> m.Fact:
         """Store that a step is tried once more."""

@@ -141,7 +141,10 @@ def _masked_answer(answer: Answer, masker: Masker) -> Answer:
         masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
         for key, item in answer.raw.items()
     }
-    return replace(answer, output=output, error=error, presence=presence, raw=raw)
+    pictures = tuple((masker.text(caption), data) for caption, data in answer.pictures)
+    return replace(
+        answer, output=output, error=error, presence=presence, raw=raw, pictures=pictures
+    )
 
 
 def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:

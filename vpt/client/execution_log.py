@@ -153,6 +153,8 @@ class _ExecutionPrinter:
             click.echo(f"    note: {one_line(step['notes'])}")
         if step["screenshot_url"]:
             click.echo(f"    screenshot: {await self._link(step['screenshot_url'])}")
+        for picture in step.get("pictures", ()):
+            click.echo(f"    {one_line(picture['caption'])}: {await self._link(picture['url'])}")
 
     async def _whole(self, path: str, step: Json, kind: str) -> str:
         """Return the whole output or error; the execution has the beginning of a long one."""

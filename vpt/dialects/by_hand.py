@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from vpt.dialects.base import (
     clean,
     not_understood,
 )
+from vpt.dialects.pictures import url_of_picture
 from vpt.dialects.serial import SerialClient, SerialResponse
 from vpt.dialects.start_requests import local_id
 from vpt.model import Answer, Device, Host, Json
@@ -43,9 +43,6 @@ _TOUCHES: Mapping[Touch, tuple[str, bool]] = {
 #: After these the host may be gone before it has answered.
 _ENDS_THE_HOST = (Touch.RESTART_SERVICE, Touch.REBOOT)
 _CAPTURED, _BY_REMOTE = "/host/av/takeScreenshot", "/host/remote/takeScreenshot"
-#: `/host/stream/…` and `/host/<name>/stream/…` in its URLs are files below this folder.
-_SERVED = re.compile(r"/host/(?:[^/]+/)?(stream/.+)")
-_FOLDER = "/var/www/html/"
 _MAX_PICTURE = 8 * 2**20
 _MAX_FILE = 16 * 2**20
 _LONGEST_WORDS = 1000
@@ -95,7 +92,8 @@ class HandRequests:
         return picture
 
     async def _picture_by(self, path: str, host: Host, device: Device) -> bytes:
-        response = await self._client.post(host, path, {"device_id": local_id(host, device)})
+        asked = {"device_id": local_id(host, device), "fast": True}
+        response = await self._client.post(host, path, asked)
         body = await _good(response, "The host took no picture")
         encoded = body.get("screenshot")
         if isinstance(encoded, str) and encoded:
@@ -107,8 +105,10 @@ class HandRequests:
 
     async def _named_picture(self, host: Host, name: str) -> bytes:
         """Fetch what the host named as a file of its own."""
-        query = {"path": _path_of(name)}
-        response = await self._client.get(host, "/host/av/images", query, max_bytes=_MAX_PICTURE)
+        url = url_of_picture(host, name)
+        if url is None:
+            raise not_understood("The host names a picture that is not on it.")
+        response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
         if not response.good:
             http.raise_for_status(response.status, await response.parsed() or {})
         return response.content
@@ -185,13 +185,6 @@ def _decoded(encoded: str) -> bytes:
         return base64.b64decode(encoded.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError) as error:
         raise not_understood("The picture of the host is not base64.") from error
-
-
-def _path_of(name: str) -> str:
-    """Return where a file is on its host that the host named by path or by URL."""
-    path = URL(name).path if "://" in name else name
-    served = _SERVED.fullmatch(path)
-    return _FOLDER + served[1] if served else path
 
 
 def _playlist_of(host: Host, page_url: str | None, named: str) -> URL:

@@ -31,17 +31,28 @@ _INVALID_GRAPH = (
     *("Invalid graph", "Graph must contain", "No START block", "START block is not connected"),
     "Node not found",
 )
+#: The pictures that a verification compared, by what they show.
+_COMPARED = {
+    "source": ("sourceImageUrl", "source_image_path", "sourceImagePath"),
+    "reference": ("referenceImageUrl", "reference_image_path", "referenceImagePath"),
+    "overlay": ("resultOverlayUrl", "result_overlay_path", "overlayImagePath"),
+}
+_MAX_CAPTION = 100  # characters
 _LINKS = {"report": "report_url", "logs": "logs_url"}
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """How a step ended: `pictures` are the names of screenshots, the last is the newest."""
+    """How a step ended: `pictures` are the names of screenshots, the last is the newest.
+
+    `captions` say what a picture shows, by its name; of those of verifications, too.
+    """
 
     success: bool
     output: str | None
     error: str | None
     pictures: tuple[str, ...] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +113,9 @@ def _graph(body: JsonObject, result: JsonObject) -> StepResult:
     printed = (line for item in items if _failed(item) for line in _block_printed(item))
     failed = _result(False, [*lines, *printed], error, result, items)
     logs = (item.get("logs") for item in items if _failed(item))
-    return _judged(failed, meaning_of(error) or meaning_of_log("\n".join(filter(_is_text, logs))))
+    return _judged(
+        failed, meaning_of(error) or meaning_of_log("\n".join(str(log) for log in logs if log))
+    )
 
 
 def is_invalid_graph(error: str) -> bool:
@@ -156,9 +169,10 @@ def _result(
 ) -> StepResult:
     if not success and not error:
         error = "The step failed and the host gives no reason."
-    pictures = tuple(name for each in (*items, result) for name in _pictures(each))
+    listed = tuple(items)
+    pictures = tuple(name for each in (*listed, result) for name in _pictures(each))
     output = clean("\n".join(line for line in lines if line))
-    return StepResult(success, output or None, clean(error), pictures)
+    return StepResult(success, output or None, clean(error), pictures, _captions(listed))
 
 
 # ---------------------------------------------------------------- output and error
@@ -219,10 +233,6 @@ def _printed(body: JsonObject, failures: Iterable[LoggedFailure]) -> Iterator[st
 
 def _block_printed(item: JsonObject) -> Iterator[str]:
     return _printed(item, failures_in(item.get("logs")))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _failed(item: JsonObject) -> bool:
@@ -292,6 +302,26 @@ def _pictures(body: JsonObject) -> Iterator[str]:
         for name in named if isinstance(named, list) else [named]:
             if isinstance(name, str) and name:
                 yield name
+
+
+def _captions(items: Iterable[JsonObject]) -> Mapping[str, str]:
+    """Return what each picture shows: the action or block that it is of, or what was compared."""
+    captions: dict[str, str] = {}
+    for number, item in enumerate(items, 1):
+        name = clean(item.get("command") or item.get("block_id") or item.get("message")) or "step"
+        title = f"{number}. {name[:_MAX_CAPTION]}"
+        captions |= dict.fromkeys(_pictures(item), title)
+        for what, keys in _COMPARED.items():
+            captions |= dict.fromkeys(_compared(item, keys), f"{title}: {what}")
+    return captions
+
+
+def _compared(item: JsonObject, keys: Iterable[str]) -> Iterator[str]:
+    for body in (item, _object(item.get("details")), _object(item.get("verification_data"))):
+        for key in keys:
+            if isinstance(body.get(key), str) and body[key]:
+                yield body[key]
+                return
 
 
 def _object(value: Any) -> JsonObject:

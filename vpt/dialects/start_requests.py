@@ -17,7 +17,7 @@ INTERFACE = "default"  # where a verification's references are, unless the step 
 #: Fields of a step that are for vpt, and mean nothing to the host.
 _OWN_FIELDS = frozenset(
     (
-        *("timeout_s", "retries", "continue_on_failure", "delay_s"),
+        *("timeout_s", "retries", "continue_on_failure", "delay_s", "screenshot_on_failure"),
         *("execution_id", "attempt", "step", "device_model", "device_id"),
     )
 )

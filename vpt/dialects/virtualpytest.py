@@ -7,7 +7,6 @@ are built in `start_requests`, and what the host reports is read in `results`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from vpt.dialects import device_state, http
+from vpt.dialects import device_state, http, pictures
 from vpt.dialects.base import (
     Call,
     HostTroubleError,
@@ -33,7 +32,7 @@ from vpt.dialects.by_hand import HandRequests
 from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
 from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
-from vpt.dialects.serial import SerialClient, SerialResponse, own_url, url_of
+from vpt.dialects.serial import SerialClient, SerialResponse
 from vpt.dialects.start_requests import StartRequest, StepKind, build_request, local_id
 from vpt.model import Answer, Device, Host, Json, Presence
 
@@ -54,10 +53,7 @@ _AWAY = (Trouble.NOT_CONNECTED, Trouble.BROKEN)
 _FINAL = (Trouble.FATE_UNKNOWN, Trouble.HOST_REFUSED, Trouble.INVALID_STEP)
 _NOT_FOUND = 404
 _STREAMS = "/var/www/html/stream/"
-_MAX_PICTURE = 8 * 2**20
-_PICTURE_LIMIT = 5.0  # seconds; a result must not wait long for a picture
 AT_WORK = "The host works on the device by itself: nothing was sent."
-_BIG = 256 * 1024  # bytes; more are encoded in a thread, since that holds up the loop
 
 
 class VirtualPyTestDialect:
@@ -78,6 +74,7 @@ class VirtualPyTestDialect:
         self._client = SerialClient(may_act)
         self._tasks = ScriptTasks()
         self._by_hand = HandRequests(self._client)
+        self._pictures = pictures.Pictures(self._client)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -115,7 +112,7 @@ class VirtualPyTestDialect:
     async def send(self, call: Call) -> Answer:
         """Start the step, unless the call has a handle, and wait for its end."""
         now = asyncio.get_running_loop().time
-        latest = now() + call.limit
+        latest = now() + (call.step_limit or call.limit)
         try:
             async with asyncio.timeout(call.limit):
                 if call.touch is not None:
@@ -124,7 +121,7 @@ class VirtualPyTestDialect:
                 result = await self._end(call)
         except TimeoutError as error:
             raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
-        return await self._answer(call.host, result, min(_PICTURE_LIMIT, latest - now()))
+        return await self._answer(call, result, min(pictures.LIMIT, (latest - now()) / 2))
 
     async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
         """Return what the host shows of a device; see `by_hand`."""
@@ -289,36 +286,23 @@ class VirtualPyTestDialect:
 
     # ------------------------------------------------------------ answer
 
-    async def _answer(self, host: Host, result: StepResult, limit: float) -> Answer:
+    async def _answer(self, call: Call, result: StepResult, limit: float) -> Answer:
         raw: Json = {
             "success": result.success,
             "output": result.output,
             "error": result.error,
         }
-        notes = None
-        if result.pictures:
-            try:
-                raw["screenshot"] = await self._picture(host, result.pictures[-1], limit)
-            except (HostTroubleError, TimeoutError) as error:
-                why = str(error) or f"The host did not send it within {limit:.0f} s."
-                log.info("screenshot_not_fetched", host_id=host.id, why=why)
-                notes = f"The screenshot was left out: {why}"
-        return Answer(result.success, result.output, result.error, raw=raw, notes=notes)
-
-    async def _picture(self, host: Host, name: str, limit: float) -> str:
-        """Fetch a screenshot (base64) from the host itself; the step does not fail without it."""
-        url = own_url(host, name)
-        if name.startswith(_STREAMS):  # a file of its own, which it serves by this route only
-            url = url_of(host, "/host/av/images", {"path": name})
-        if url is None:
-            raise HostTroubleError(Trouble.HOST_ERROR, "It is not on the host.")
-        async with asyncio.timeout(limit):
-            response = await self._client.get(host, url, max_bytes=_MAX_PICTURE)
-        if not response.good:
-            raise HostTroubleError(Trouble.HOST_ERROR, f"The host answered {response.status}.")
-        if len(response.content) > _BIG:
-            return await asyncio.to_thread(_encoded, response.content)
-        return _encoded(response.content)
+        fetched = await self._pictures.of(call, result, limit)
+        if fetched.screenshot is not None:
+            raw["screenshot"] = fetched.screenshot
+        return Answer(
+            result.success,
+            result.output,
+            result.error,
+            raw=raw,
+            notes=fetched.notes,
+            pictures=tuple(fetched.others) if fetched.screenshot is not None else (),
+        )
 
 
 def _raise_at_work() -> NoReturn:
@@ -347,10 +331,6 @@ def _read_poll(
         return read_status(kind, body)
     except HostTroubleError as trouble:
         return trouble
-
-
-def _encoded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
 
 
 def _parse_handle(handle: str) -> tuple[StepKind, str]:

@@ -29,7 +29,8 @@ _NO_PICTURE = "it is neither PNG nor JPEG"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,6}")
-_STORED = re.compile(rf"{_ID.pattern}/{_NUMBER.pattern}-{_NUMBER.pattern}\.(png|jpeg)")
+_STEP = re.compile(rf"{_NUMBER.pattern}(-[1-9][0-9]?)?")  # and which of its other pictures
+_STORED = re.compile(rf"{_ID.pattern}/{_NUMBER.pattern}-{_STEP.pattern}\.(png|jpeg)")
 _BLANKS, _PIECE = b" \t\r\n\f\v", 2**20  # bytes: a multiple of 4, as base64 is made of
 _DATA_URL = re.compile(r"data:image/[a-z]+;base64,")
 _PNG = re.compile(rb"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR")
@@ -78,16 +79,23 @@ class Artifacts:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "screenshots"
 
-    async def save(self, execution_id: str, attempt: int, step: int, data: Any) -> str:
+    async def save(
+        self, execution_id: str, attempt: int, step: int, data: Any, number: int | None = None
+    ) -> str:
         """Store what a host sent (base64) and return its kind: png or jpeg.
 
+        It is the step's screenshot, or with a `number` another picture of it.
         Raises PictureError when it is neither, OSError when it cannot be written.
         """
-        folder, name = self._place(execution_id, str(attempt), str(step))
+        which = str(step) if number is None else f"{step}-{number}"
+        folder, name = self._place(execution_id, str(attempt), which)
         return await asyncio.to_thread(_save, folder, name, data)
 
     async def find(self, execution_id: str, attempt: str, step: str) -> Picture:
-        """Return the screenshot of a step; NotFoundError when there is none."""
+        """Return the screenshot of a step, or with `step` "2-1" the first other picture of step 2.
+
+        NotFoundError when there is none.
+        """
         folder, name = self._place(execution_id, attempt, step)
         return await asyncio.to_thread(_find, folder, name)
 
@@ -143,9 +151,14 @@ class Artifacts:
         return self._root / execution_id
 
     def _place(self, execution_id: str, attempt: str, step: str) -> tuple[Path, str]:
-        if not _NUMBER.fullmatch(attempt) or not _NUMBER.fullmatch(step):
+        if not _NUMBER.fullmatch(attempt) or not _STEP.fullmatch(step):
             raise NotFoundError
         return self._folder(execution_id), f"{attempt}-{step}"
+
+
+def screenshot_url(execution_id: str, attempt: int, step: int) -> str:
+    """Return the URL path of a step's screenshot."""
+    return f"/screenshots/{execution_id}/{attempt}/{step}.png"
 
 
 def _save(folder: Path, name: str, data: Any) -> str:

@@ -78,7 +78,7 @@ def _host_work(lane: Lane, said: bool | None) -> tuple[bool, bool]:
 
 
 def host_work_too_long(t: Transition, fact: m.HostWorkTooLong) -> None:
-    """Give the device runs again, whatever its host says, until it says otherwise."""
+    """Let the device have runs again, whatever its host says, until it says otherwise."""
     lane = t.state.lanes.get(fact.device_id)
     if lane is not None and lane.host_works:
         t.put(lane, host_works=False, host_work_ignored=True)

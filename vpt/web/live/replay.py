@@ -16,8 +16,8 @@ from vpt.model import (
     ExecutionStatus,
     StepStatus,
     TestProgress,
-    screenshot_url,
 )
+from vpt.store.artifacts import screenshot_url
 from vpt.store.db import Database
 
 Progress = TestProgress | CampaignProgress

@@ -155,6 +155,13 @@ class Attempt(ResponseSchema):
     completed_at = moment(none=True)
 
 
+class PictureShown(ResponseSchema):
+    """A picture of a step beside its screenshot."""
+
+    url = text("Its path, with `?sign=1` a link that needs no token for an hour.")
+    caption = text("What it shows.")
+
+
 class StepShown(ResponseSchema):
     """A step of the attempt that was asked for."""
 
@@ -173,6 +180,10 @@ class StepShown(ResponseSchema):
     error_size = whole("Bytes of the whole error.", none=True)
     error_truncated = flag("True when `error` is not the whole error.")
     screenshot_url = text(none=True)
+    pictures = f.List(
+        f.Nested(PictureShown),
+        metadata=fields.about("Those beside the screenshot: of actions, blocks, verifications."),
+    )
     notes = text(
         "What the server has to say of the step: that its screenshot was left out, and why.",
         none=True,
@@ -229,6 +240,9 @@ class ExecutionResponse(ListedExecutionResponse):
                 "error_size": None,
                 "error_truncated": False,
                 "screenshot_url": f"/screenshots/{EXECUTION_ID}/1/1.png",
+                "pictures": [
+                    {"url": f"/screenshots/{EXECUTION_ID}/1/1-1.png", "caption": "1. press_key"}
+                ],
                 "notes": None,
             }
         ],

@@ -315,7 +315,7 @@ function stepRow(path, signal) {
     if (step.status !== "running") show(now, false);
     if (step.output !== shown.output) drawOutput(output, step, `${path}/output`, signal);
     if (step.screenshot_url && step.screenshot_url !== shown.screenshot_url)
-      drawShot(shot, step, signal);
+      drawShots(shot, step, signal);
     say(notes, step.notes);
     show(notes, step.notes);
     shown = step;
@@ -372,9 +372,18 @@ function allButton(place, path, size, signal) {
   return [node, wrong.node];
 }
 
-/** Load a screenshot when it is about to become visible; an <img> itself cannot send a token. */
-function drawShot(place, step, signal) {
+/** Show the screenshot of a step, and its other pictures with what they show. */
+function drawShots(place, step, signal) {
   const name = `The screen of the device after step ${step.index}`;
+  const others = (step.pictures ?? []).map(({ url, caption }) =>
+    h("figure", {}, pictureOf(url, caption, step, signal), h("figcaption", {}, caption)),
+  );
+  fill(place, pictureOf(step.screenshot_url, name, step, signal), ...others);
+  show(place, true);
+}
+
+/** Load a picture when it is about to become visible; an <img> itself cannot send a token. */
+function pictureOf(url, name, step, signal) {
   const image = h("img", { alt: name });
   const shot = h(
     "button",
@@ -386,14 +395,13 @@ function drawShot(place, step, signal) {
     },
     image,
   );
-  fill(place, shot);
-  show(place, true);
+  const place = h("div", {}, shot);
   const near = new IntersectionObserver(
     async (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       near.disconnect();
       try {
-        image.src = URL.createObjectURL(await blob(step.screenshot_url, signal));
+        image.src = URL.createObjectURL(await blob(url, signal));
         signal.addEventListener("abort", () => URL.revokeObjectURL(image.src));
       } catch (error) {
         if (!signal.aborted)
@@ -404,6 +412,7 @@ function drawShot(place, step, signal) {
   );
   near.observe(place);
   signal.addEventListener("abort", () => near.disconnect());
+  return place;
 }
 
 function progressWords(state) {
