@@ -5,6 +5,7 @@ Its web server for streams listens on a port of its own, as nginx does in the fi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
 import zlib
@@ -142,6 +143,8 @@ class StreamServer:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.answers = asyncio.Event()  # cleared: pieces are not answered
+        self.answers.set()
         self.playlist = (
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:1\n"
             '#EXT-X-MAP:URI="{folder}/init.mp4"\n#EXTINF:1.0,\nsegment_000000001.m4s\n'
@@ -168,6 +171,7 @@ class StreamServer:
         folder = f"{self.url}/host/stream/{device}/segments"
         if name.endswith(".m3u8"):
             return web.Response(text=self.playlist.format(folder=folder))
+        await self.answers.wait()
         piece = 0 if name.startswith("init") else int(name[-5])
         return web.Response(body=self._pieces[piece])
 

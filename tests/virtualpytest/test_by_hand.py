@@ -286,6 +286,23 @@ async def test_a_stream_that_is_not_the_hosts_own_is_not_fetched(
     assert pi.streams.asked == []
 
 
+async def test_who_asks_for_many_files_at_a_time_is_refused(
+    pi: ScreenStandIn, operator: Client
+) -> None:
+    await _playlist(operator)
+    pi.streams.answers.clear()
+
+    async def status(number: int) -> int:
+        async with operator.get(f"{PHONE}/stream/segment_{number}_1.m4s") as response:
+            return response.status
+
+    asked = [asyncio.create_task(status(number)) for number in range(20)]
+    await until(lambda: sum(each.done() for each in asked) == 14)
+    assert {each.result() for each in asked if each.done()} == {503}
+    pi.streams.answers.set()
+    assert [await each for each in asked].count(200) == 6
+
+
 @pytest.mark.parametrize("name", ["..%2f..%2fetc", ".hidden", "a//b", "a/b/c/d/e"])
 async def test_a_file_of_no_stream_is_not_asked_for(
     pi: ScreenStandIn, operator: Client, name: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ _PLAYLIST_AGE, _SEGMENT_AGE, _STREAM_AGE = 0.5, 20.0, 60.0
 _PATIENCE = 8.0  # seconds that a person waits
 _MOST_HELD = 64 * 2**20  # bytes, of pictures and of segments
 _LONGEST_PLAYLIST = 2**20
+_MOST_FETCHED = 6  # files of one stream at a time: a player asks for two or three
 #: How a segment begins: MPEG-TS, the boxes of fragmented MP4.
 _TS, _BOXES = b"\x47", (b"ftyp", b"styp", b"moof", b"sidx", b"moov", b"emsg")
 HLS_TYPE, TS_TYPE, MP4_TYPE = "application/vnd.apple.mpegurl", "video/mp2t", "video/mp4"
@@ -56,6 +58,7 @@ class Screens:
         self._views = views
         self._pictures = SharedFetches[Shown | None](_size_of, _MOST_HELD)
         self._files = SharedFetches[Shown](_size_of, _MOST_HELD)
+        self._fetching: Counter[str] = Counter()  # files by device
         self._streams = SharedFetches[URL](lambda _: 0, 0)
 
     async def close(self) -> None:
@@ -109,7 +112,13 @@ class Screens:
     async def _file(
         self, host_id: str, device_id: str, request: ScreenRequest, folder: URL | None
     ) -> Shown:
-        content = await self._shown_by(host_id, device_id, request)
+        if self._fetching[device_id] >= _MOST_FETCHED:
+            raise UnavailableError("Too many files of this stream are asked for at a time.")
+        self._fetching[device_id] += 1
+        try:
+            content = await self._shown_by(host_id, device_id, request)
+        finally:
+            self._fetching[device_id] -= 1
         if folder is None:
             return await asyncio.to_thread(_shown, content, _segment_type(content))
         if len(content) > _LONGEST_PLAYLIST:
