@@ -45,6 +45,7 @@ class Options:
     only: tuple[str, ...]
     match: str
     seconds: float
+    each: bool = False
 
 
 class AttackLab:
@@ -233,9 +234,9 @@ class AttackLab:
         assert self._prober.stdin is not None
         bystander = int(self.bench.host_url.rpartition(":")[2])
         targets = {
-            SERVER: (self.port, "/api/health/live", ""),
-            HOST: (self.host_port, "/host/health", self.tokens[HOST]),
-            BYSTANDER: (bystander, "/host/health", ""),
+            SERVER: (self.port, "/api/health/live", "", self.pids[SERVER]),
+            HOST: (self.host_port, "/host/health", self.tokens[HOST], self.pids[HOST]),
+            BYSTANDER: (bystander, "/host/health", "", self.bench.host_pid),
         }
         self._prober.stdin.write(
             json.dumps(

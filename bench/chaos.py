@@ -434,7 +434,8 @@ class Chaos:
         while True:
             await asyncio.sleep(SAID)
             workload, finals = self._workload.counts, self._listener.finals
-            harms = ", ".join(f"{self.counts[word]} {word}" for word in COUNTED)
+            counts = self.counts + self._spoiler.counts
+            harms = ", ".join(f"{counts[word]} {word}" for word in COUNTED)
             print(
                 f"{time.monotonic() - self._began:5.0f} s: {workload['accepted']} accepted,"
                 f" {len(finals)} seen final; {harms}",

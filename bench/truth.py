@@ -12,6 +12,8 @@ from spoil import AwayTime, Spoiled, Spoiler
 #: A device that fails is used so often until it is held back: the errors in a row, one that was
 #: under way, and one that the server's end kept from being stored.
 _BEFORE_PAUSE = 3 + 2
+#: Attempts of an execution that the infrastructure fails: the first one and INFRA_RETRIES.
+_ATTEMPTS = 3
 _LATE = 0.5  # seconds from a heartbeat until nothing more is on its way to a device that is away
 
 
@@ -24,6 +26,9 @@ class HostTruth:
         self._records = records
         self._spoiler = spoiler
         self._pause = pause
+        self._badly_answered = {
+            answer.attempt for host in spoiler.hosts for answer in host.bad_answers
+        }
         self._steps = {_key(step): step["status"] for step in records.steps}
 
     def check(self) -> None:
@@ -71,11 +76,17 @@ class HostTruth:
         for attempt in self._records.attempts:
             attempts[attempt["execution_id"]].append(attempt)
         for row in self._records.executions.values():
-            bad = [a for a in attempts[row["id"]] if a["error_kind"] not in (None, *PRICE)]
-            places = [a["device_id"] for a in bad]
-            if row["status"] == "error" and len(bad) > 1:
+            mine = attempts[row["id"]]
+            bad = [a for a in mine if self._is_bad(a)]
+            if row["status"] == "error" and (len(bad) > 1 or len(mine) < _ATTEMPTS):
+                places = [f"{a['device_id']}: {a['error_kind']}" for a in mine]
                 words = f"execution {row['id']} ({row['tag']}) failed on {places}"
                 self._truth.differ("needless error", f"{words}: {row['error']}")
+
+    def _is_bad(self, attempt: Any) -> bool:
+        """Return whether a scripted host answered the attempt badly, be it by breaking off."""
+        name = f"{attempt['execution_id']}/{attempt['attempt']}"
+        return name in self._badly_answered or attempt["error_kind"] not in (None, *PRICE)
 
 
 def _key(step: Any) -> str:

@@ -3,11 +3,17 @@
 -- host_items(id, status, tag, capability, before_at, before_id, limit, bytes)
 -- One by its id, or a page: as two branches, since a plan for both would walk through all pages.
 -- `bytes`: items after those that together have so many are NULL, so that no page is held that is
--- larger; the first one is always told.
+-- larger; the first one is always told, without its devices where it is larger than a page by itself
+-- (1,000 devices may have 80 KB of tags each): those are listed by `device_items`.
 SELECT
     id, created_at,
-    CASE WHEN row_number() OVER page = 1 OR sum(octet_length(item)) OVER page <= $8::int THEN item END
-        AS item
+    CASE
+        WHEN row_number() OVER page > 1 AND sum(octet_length(item)) OVER page > $8::int THEN NULL
+        WHEN octet_length(item) > 8 * 1024 * 1024 - 4096 THEN (
+            item::jsonb || '{"devices": [], "devices_left_out": true}'
+        )::text
+        ELSE item
+    END AS item
 FROM (
     SELECT
         hosts.id,

@@ -81,10 +81,13 @@ SET status = 'offline', reason = 'replaced', reason_text = $3, reason_until = NU
 WHERE host_url = $1 AND id <> $2 AND status <> 'offline'
 RETURNING id, credential
 
--- lock_host(id)
-SELECT sealed_secret
+-- lock_hosts(id, host_url)
+-- The host and those that it may replace, in one order for all: else two that exchanged their addresses
+-- and register at once could deadlock.
+SELECT id, sealed_secret
 FROM hosts
-WHERE id = $1
+WHERE id = $1 OR host_url = $2
+ORDER BY id
 FOR UPDATE
 
 -- store_credential_until(id, until_s)
@@ -197,7 +200,7 @@ FROM device_schemas
 
 -- add_schema(hash, schema)
 INSERT INTO device_schemas (hash, schema)
-VALUES ($1, $2::text::jsonb)
+VALUES ($1, $2)
 ON CONFLICT DO NOTHING
 
 -- name_schemas(host_id, device_ids, hashes)

@@ -191,6 +191,20 @@ SELECT status, device_model, device_models, requirements, wanted_device_id, want
 FROM test_executions, failures
 WHERE id = $1 AND NOT EXISTS (SELECT FROM execution)
 
+-- request_of(execution_id)
+-- What a running execution asks of a device; `failed_on` and `failed_hosts` have its failed attempts.
+SELECT e.device_model, e.device_models, e.requirements, e.wanted_device_id, e.wanted_host_id, e.refused_by, e.priority,
+    extract(epoch FROM e.queued_at)::float8 AS queued_at, e.queue_timeout_s,
+    coalesce(array_agg(a.host_id ORDER BY a.attempt) FILTER (WHERE a.attempt IS NOT NULL), '{}')
+        AS failed_hosts,
+    coalesce(array_agg(a.device_id ORDER BY a.attempt) FILTER (WHERE a.attempt IS NOT NULL), '{}')
+        AS failed_on
+FROM test_executions e
+LEFT JOIN execution_attempts a
+    ON a.execution_id = e.id AND a.status = 'error' AND a.error_kind <> 'server_restarted'
+WHERE e.id = $1
+GROUP BY e.id
+
 -- release_device(execution_id, attempt)
 UPDATE execution_attempts
 SET released_at = now()

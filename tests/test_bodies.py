@@ -16,10 +16,15 @@ import pytest
 
 from bench.shapes import SHAPES, body
 from vpt import bodies
+from vpt.dialects.base import MAX_TEXT, clean
 
 SIZE = 4 * 2**20
+#: Shapes whose strings take four bytes a character.
+FOUR_BYTE = ("wide text", "emoji", "short wide texts", "surrogates")
 TOO_MANY = ("arrays", "objects", "pairs", "numbers", "floats", "strings", "keys", "deep")
 CHARACTERS = ("a", "\\", '"', "\n", "é", "😀", "\ud800", "\udc00", "[", ",", "{", "€", "\\u")
+_STRING = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+_FOUR = re.compile(rb"[\xf0-\xf4]|(?<!\\)(?:\\\\)*\\u[dD][89abAB]")
 LONE = re.compile("[\ud800-\udfff]")
 
 
@@ -35,9 +40,33 @@ def test_what_is_too_much_is_never_parsed(shape: str, monkeypatch: pytest.Monkey
             bodies.check(text)
         assert parsed == []
     else:
-        bodies.check(text)
+        if shape in FOUR_BYTE:
+            with pytest.raises(bodies.TooMuchError, match="1 MiB of text with emoji"):
+                bodies.check(text)
+        else:
+            bodies.check(text)
         bodies.object_of_host(text)
         assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("shape", ["wide text", "emoji", "two-byte text"])
+def test_of_a_text_beyond_ascii_as_much_is_read_as_is_stored(shape: str) -> None:
+    value = bodies.object_of_host(body(shape, SIZE))
+    assert value is not None
+    text = value["result"]["stdout"]
+    assert clean(text) == text
+    assert len(text.encode()) > MAX_TEXT - 8
+
+
+def test_of_a_host_only_so_many_bytes_of_emoji_are_read() -> None:
+    smile = "\U0001f600"
+    texts = [f"{'x' * 3000}{smile}\\"] * 730 + [smile * 3000, "€" * 9000, f"\\{smile}"]
+    for ensure_ascii in (False, True):
+        text = json.dumps({"a": texts}, ensure_ascii=ensure_ascii).encode()
+        value = bodies.object_of_host(text)
+        assert value is not None
+        assert value["a"][:650] == texts[:650]
+        assert value["a"][730:] == [text.replace(smile, "\ufffd") for text in texts[730:]]
 
 
 @pytest.mark.parametrize("shape", ["wide text", "escapes", "quotes", "surrogates"])
@@ -78,6 +107,8 @@ def test_any_text_in_any_pieces_means_the_same(monkeypatch: pytest.MonkeyPatch) 
             for start in range(0, len(encoded), 17):
                 intake.add(encoded[start : start + 17])
         assert of_user.text() == encoded
+        wide = filter(_FOUR.search, _STRING.findall(encoded))
+        assert of_user._four_byte_size == sum(map(len, wide))
         repaired = LONE.sub("\ufffd", json.dumps(json.loads(encoded), ensure_ascii=False))
         assert orjson.loads(of_host.text()) == json.loads(repaired)
 
@@ -90,6 +121,21 @@ def test_small_texts_are_parsed_at_once_and_long_ones_beside_the_loop() -> None:
     assert not bodies.is_long(b'{"name": "x"}')
     assert bodies.is_long(b"x" * (bodies.LONG + 1))
     assert bodies.is_long(b"," * (bodies.MANY + 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "heavy"),
+    [
+        ({"command": "press_key", "params": {"keys": ["a"] * 100}}, False),
+        ({"params": {"a": "x" * 300_000}}, True),
+        ({"params": {"x" * 300_000: 1}}, True),
+        ({"params": [{"a": ["x" * 1000] * 100}] * 3}, True),
+        ({"params": [[["a", 1, None]] * 20] * 20}, True),
+        ("x", False),
+    ],
+)
+def test_what_is_heavy_is_written_beside_the_loop(value: object, heavy: bool) -> None:
+    assert bodies.is_heavy(value) is heavy
 
 
 @pytest.mark.parametrize("raw", [b"\x00\x01", b"\x00\x02", b"\x00"])

@@ -7,7 +7,7 @@ import json
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_network
 from typing import Any
 
@@ -25,6 +25,8 @@ from vpt.listener import LimitedSite
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
 WHOLE = HALF + b"\r\n"
 SLOW = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun"
+BIG = 40_000_000
+ASKED = b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"
 SOON = ConnectionLimits(40, 20, silent_s=0.3, proxy_silent_s=60)
 PATIENT = ConnectionLimits(40, 20, silent_s=60)
 
@@ -73,7 +75,7 @@ class Site:
             return web.Response(status=400)
 
     async def _send_much(self, _: web.Request) -> web.Response:
-        return web.Response(body=bytes(40_000_000), headers={"Connection": "close"})
+        return web.Response(body=bytes(BIG), headers={"Connection": "close"})
 
     async def opened(self, said: bytes = b"", *, source: str = "127.0.0.1") -> Client:
         reader, writer = await asyncio.open_connection(
@@ -273,6 +275,33 @@ async def test_a_proxy_may_have_all_connections_there_are() -> None:
         assert one.connections.refused == {"total": 1}
         for client in held:
             client.writer.transport.abort()
+
+
+@pytest.mark.parametrize("proxies", [[], [ip_network("127.0.0.0/8")]])
+async def test_answers_that_are_not_read_are_bounded_for_a_peer_and_for_all(
+    monkeypatch: pytest.MonkeyPatch, proxies: list[Any]
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNREAD", 2 * BIG)
+    async with site(PATIENT, proxies=proxies) as one, AsyncExitStack() as stack:
+        for source in ("127.0.0.1", "127.0.0.1" if proxies else "127.0.0.2"):
+            await stack.enter_async_context(await one.opened(ASKED, source=source))
+        await until(lambda: one.connections.unread.total() == 2 * BIG)
+        client = await stack.enter_async_context(await one.opened(ASKED))
+        assert await client.status() == 503
+        assert one.connections.refused["unread"] == 1
+        assert await one.status() == 200, "a short answer"
+    await until(lambda: not one.connections.unread)
+
+
+async def test_an_answer_that_is_read_leaves_room_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNREAD", 2 * BIG)
+    async with site(PATIENT) as one:
+        for _ in range(3):
+            async with await one.opened(ASKED) as client:
+                assert await client.status() == 200
+    assert not one.connections.refused
 
 
 async def test_what_nobody_reads_is_cut_some_time_after_its_connection_was_closed() -> None:

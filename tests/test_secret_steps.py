@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpt import bodies, parameters
+from vpt.dialects.base import CUT
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import MASK, Masker
 from vpt.secret_steps import FilledSteps, fill, revealed
@@ -60,6 +64,18 @@ def test_steps_without_secrets_are_stored_as_ever() -> None:
     filled = fill([{"x": "${n}"}], {"n": 5, "password": "unused-one"}, PASSWORD)
     assert (filled.steps, filled.secret, dict(filled.values)) == (({"x": 5},), None, {})
     assert filled.parameters == {"n": 5, "password": MASK}
+
+
+@given(
+    st.lists(st.sampled_from(["${secret:", "a", "}", "$", "{", "${secret:b}", "${c}", "x" * 1000]))
+)
+def test_references_are_those_that_the_expression_finds(parts: list[str]) -> None:
+    text = "".join(parts)
+    found = re.findall(r"(?<!\$)\$\{(secret:[^{}]{1,980})\}", text)
+    assert parameters.reference_counts([{"a": text}]) == Counter(found)
+    assert parameters.with_references(text, lambda name: f"<{name}>") == re.sub(
+        r"(?<!\$)\$\{(secret:[^{}]{1,980})\}", r"<\1>", text
+    )
 
 
 def test_a_secret_that_is_gone_is_named() -> None:
@@ -133,6 +149,13 @@ def test_each_line_of_a_value_is_masked_and_short_ones_are_not() -> None:
     assert masker.text("> first-line\n> ok\n> second-line") == f"> {MASK}\n> ok\n> {MASK}"
     assert masker.json({"first-line": ["x second-line", 1, None]}) == {MASK: [f"x {MASK}", 1, None]}
     assert not Masker()
+
+
+@pytest.mark.parametrize("sign", [CUT, bodies.CUT.decode(), "…", r"\u2026"])
+def test_before_each_sign_of_a_cut_the_rest_of_a_value_is_masked(sign: str) -> None:
+    masker, said = Masker(["a-long-secret"]), f"out: a-long-s{sign} then a-long-s"
+    assert masker.text(said) == f"out: {MASK}{sign} then a-long-s"
+    assert masker.json({said: [said]}) == {masker.text(said): [masker.text(said)]}
 
 
 def test_a_value_that_was_cut_is_masked_too() -> None:

@@ -27,11 +27,19 @@ LONG, MANY = 16 * 1024, 500
 #: is not: a character beyond ASCII makes a string take four bytes for each of its characters, and
 #: escapes take time.
 LONGEST_PLAIN, LONGEST_TEXT = 12 * 2**20, 2 * 2**20
+#: Bytes of one string of a host that are kept when it has characters beyond ASCII as they are: what
+#: is stored of it is no longer, with `CUT`.
+LONGEST_WIDE = 2**20 - 15
+#: Bytes of the strings that have a character beyond U+FFFF, in all, of a client and of a host:
+#: Python keeps each character of such a string in four bytes. Of a client more is refused, in what
+#: else a host sends U+FFFD stands for those characters.
+MOST_FOUR_BYTE, MOST_FOUR_BYTE_OF_HOST = 2**20, 2 * 2**20
 #: Bytes of a host's text that are kept: in all, where it is not plain, and outside of strings.
 MOST_KEPT, MOST_WIDE, MOST_OUTSIDE = 16 * 2**20, 8 * 2**20, 4 * 2**20
 #: What stands, in JSON, in place of the rest of a string of a host.
 CUT = rb"\n[cut at 1 MiB]"
 
+_HEAVY = 256 * 1024  # characters of texts
 _PACKED = ("gzip", "x-gzip", "deflate")
 _GZIP = 16 + zlib.MAX_WBITS
 _TELLING = 4  # bytes of a text that tell its encoding
@@ -43,6 +51,8 @@ _HEX = rb"[0-9a-fA-F]{2}"
 _HIGH, _LOW = rb"\\u[dD][89abAB]" + _HEX, rb"\\u[dD][c-fC-F]" + _HEX
 _LONE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
 _HIGH_ONLY = re.compile(_HIGH)
+_FOUR_BYTE = re.compile(rb"[\xf0-\xf4]|%b" % _HIGH)
+_FOUR_BYTE_CHARACTER = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}|%b%b" % (_HIGH, _LOW))
 #: Escapes that would mislead the search for the ends of strings, with what stands for them
 #: meanwhile: bytes that JSON does not allow.
 _MISLEADING = ((rb"\\", b"\x00\x01"), (rb"\"", b"\x00\x02"))
@@ -74,6 +84,8 @@ class Intake:
         self._values = self._quotes = self._wide_size = self._outside_size = 0
         self._inside = False  # of a string; the other three are about that one
         self._run, self._wide, self._cut = 0, False, False
+        self._beyond_ascii = self._four_byte = False  # of that string, too
+        self._four_byte_size = 0
 
     def add(self, chunk: bytes) -> None:
         """Accept the next bytes, however many."""
@@ -96,8 +108,11 @@ class Intake:
             return
         if self._of_host and (rb"\ud" in masked or rb"\uD" in masked):
             masked = _LONE.sub(rb"\\ufffd", masked)
+        if self._of_host and self._four_byte_size > MOST_FOUR_BYTE_OF_HOST:
+            masked = _FOUR_BYTE_CHARACTER.sub("\ufffd".encode(), masked)
         parts = masked.split(b'"')
         self._count(parts)
+        self._count_four_byte(masked, parts)
         if self._of_host and self._inside:
             masked = self._shortened(parts[0]) + masked[len(parts[0]) :]
         self._keep(masked)
@@ -113,11 +128,26 @@ class Intake:
         if self._of_host and self._outside_size > MOST_OUTSIDE:
             raise TooMuchError(f"{MOST_OUTSIDE // 2**20} MiB outside of its texts")
 
+    def _count_four_byte(self, masked: bytes, parts: list[bytes]) -> None:
+        """Count the strings that have a character beyond U+FFFF, whole."""
+        if not (self._four_byte or _FOUR_BYTE.search(masked)):
+            return
+        went_on, self._four_byte = self._four_byte, False
+        for number in range(0 if self._inside else 1, len(parts), 2):
+            known = went_on and number == 0
+            if known or _FOUR_BYTE.search(parts[number]):
+                earlier = self._run if number == 0 and not known else 0
+                self._four_byte_size += earlier + len(parts[number])
+                self._four_byte = number == len(parts) - 1
+        if self._four_byte_size > MOST_FOUR_BYTE and not self._of_host:
+            raise TooMuchError(f"{MOST_FOUR_BYTE // 2**20} MiB of text with emoji and the like")
+
     def _shortened(self, head: bytes) -> bytes:
         """Return what is kept of the next part of a string that began in an earlier piece."""
         if not self._wide and _is_wide(head):
             self._wide = True
             self._wide_size += self._run
+        self._beyond_ascii |= not head.isascii()
         room = self._longest() - self._run
         if self._cut:
             return b""
@@ -128,7 +158,8 @@ class Intake:
 
     def _longest(self) -> int:
         if self._wide:
-            return LONGEST_TEXT if self._wide_size < 2 * LONGEST_TEXT else _SHORT
+            longest = LONGEST_WIDE if self._beyond_ascii else LONGEST_TEXT
+            return longest if self._wide_size < 2 * LONGEST_TEXT else _SHORT
         return self._longest_plain if self.size < LONGEST_PLAIN else _SHORT
 
     def _keep(self, masked: bytes) -> None:
@@ -148,8 +179,10 @@ class Intake:
         if len(parts) > 1:
             self._inside ^= len(parts) % 2 == 0
             self._run, self._wide, self._cut = 0, _is_wide(parts[-1]), False
+            self._beyond_ascii = not parts[-1].isascii()
         self._run += len(parts[-1]) if self._inside else 0
         self._wide &= self._inside
+        self._beyond_ascii &= self._inside
 
 
 def _mask(piece: bytes) -> bytes:
@@ -225,6 +258,8 @@ class Utf8:
         """Return the next bytes in UTF-8; of a character that is cut the whole comes later."""
         if self._decoder is None:
             piece = self._head = self._head + piece
+            if last and piece.isascii() and b"\x00" not in piece:  # as nearly all answers are
+                return piece
             if len(piece) < _TELLING and not last:
                 return b""
             encoding = json.detect_encoding(piece)
@@ -302,6 +337,29 @@ def _taken_in(intake: Intake, text: bytes) -> bytes:
 async def beside_loop(text: bytes, work: Callable[[], Made]) -> Made:
     """Return what `work` makes of the text, in the thread when the text is long."""
     return await in_thread(work) if is_long(text) else work()
+
+
+def is_heavy(value: Any) -> bool:
+    """Return whether writing a JSON value could hold up the event loop: it is long, or has much."""
+    values, size, rest = 0, 0, [value]
+    while rest and size <= _HEAVY:
+        one = rest.pop()
+        if isinstance(one, dict):
+            size += sum(map(len, one))
+            one = list(one.values())
+        if isinstance(one, list):
+            values += len(one)
+            if values > MANY:
+                return True
+            rest += one
+        elif isinstance(one, str):
+            size += len(one)
+    return size > _HEAVY
+
+
+async def written(value: Any) -> bytes:
+    """Return a value as JSON, written in the thread when it is heavy."""
+    return await in_thread(lambda: orjson.dumps(value)) if is_heavy(value) else orjson.dumps(value)
 
 
 async def in_thread(work: Callable[[], Made]) -> Made:

@@ -11,6 +11,9 @@ LONGEST_ID = 200
 LONGEST_NAME = 100
 #: Characters of the description of a test case or campaign.
 LONGEST_DESCRIPTION = 1000
+#: Bytes of any body, whatever MAX_BODY is: a parser that reads so many keeps all others waiting for
+#: 25 ms on a slow machine, since it does not let go of the interpreter.
+LONGEST_BODY = 8 * 2**20
 #: Bytes of a test case, and of a campaign, as a body: lists show many of them.
 LONGEST_TEST_CASE, LONGEST_CAMPAIGN = 2**20, 4 * 2**20
 #: Steps of a test case: each is a row of every execution.

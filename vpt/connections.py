@@ -8,7 +8,9 @@ descriptor; when those run out the server reaches neither its database nor its h
 - there are at most `total` connections, and `per_peer` of one address. Beyond that the silent ones
   of whoever has the most make room for new ones: a client that asks something is served, also
   behind the same address (a proxy, a building) as one that holds silent connections;
-- only where all of a peer's connections are at work a new one is refused, by a 503.
+- only where all of a peer's connections are at work a new one is refused, by a 503;
+- long answers stay in memory until they are read: those of all peers together, and of one, are
+  bounded, and one that is too much is answered 503 in place of it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from itertools import chain, islice
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
 log = structlog.get_logger(__name__)
@@ -44,14 +46,20 @@ SILENT_S = 30.0
 #: them before it does would break the request that it just sends.
 PROXY_SILENT_S = 130.0
 
-#: Why a connection is refused: its peer has too many, all have, or it could not be accepted.
-REFUSALS = ("peer", "total", "failed")
+#: Bytes of answers that are not read yet, of all peers; one of them may have half of it. Answers of
+#: fewer bytes than `_SHORT_ANSWER` are always sent.
+MOST_UNREAD = 256 * 2**20
+_SHORT_ANSWER = 64 * 1024
+
+#: Why a connection, or an answer, is refused: its peer has too many, all have, it could not be
+#: accepted, or too much of what was answered is not read yet.
+REFUSALS = ("peer", "total", "failed", "unread")
 
 #: Descriptors that are left to hosts, the database and files: this many, or a quarter of all.
 _RESERVE, _RESERVED_PART = 128, 4
 _FEWEST = 16  # connections of clients, and descriptors beyond which the limit is not raised:
 _MOST_DESCRIPTORS = 2**20  # some programs close each number up to it when they start
-_PART_OF_PEER = 2  # one address may have half of all connections
+_PART_OF_PEER = 2  # one address may have half of all connections, and of what is not read
 _CLOSED_AT_ONCE = 16  # this part of a peer's limit is made room for at once, so looks are few
 _LOST_AT_ONCE = 16  # connections that break at once: each may end a request, which takes a while
 _STUCK = 3  # sweeps in which a closed connection may send its rest
@@ -82,6 +90,12 @@ _LINE_TOO_LONG = (
     431,
     {"error": "The URL or a header of the request is too long.", "code": "too_large"},
 )
+_UNREAD = {
+    "error": "Too many long answers are not read yet: read them, or try again in a moment.",
+    "code": "unavailable",
+}
+#: Headers that say something of one body.
+_OF_BODY = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.ETAG)
 _MALFORMED = (_BAD_REQUEST, {"error": "The request is no valid HTTP.", "code": "bad_request"})
 
 
@@ -179,6 +193,24 @@ class HttpConnection(web.RequestHandler):
         refusal.force_close()
         return refusal
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer, a long one only where the unread ones leave room for it."""
+        size = _size_of(resp)
+        if size < _SHORT_ANSWER:
+            return await super().finish_response(request, resp, start_time)
+        unread = self._connections.unread
+        if not self._connections.has_room(self.peer, size):
+            resp, size = _refusal_for(resp), 0
+        unread[self.peer] += size
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            unread[self.peer] -= size
+            if not unread[self.peer]:
+                del unread[self.peer]
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Free the place of this connection."""
         self._connections.remove(self)
@@ -188,6 +220,18 @@ class HttpConnection(web.RequestHandler):
         """Close it at once; nothing that it was still to be sent is sent."""
         if self.link is not None:
             self.link.abort()
+
+
+def _size_of(response: web.StreamResponse) -> int:
+    """Return the bytes of an answer that is in memory; files are sent piece by piece."""
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes | bytearray) else 0
+
+
+def _refusal_for(response: web.StreamResponse) -> web.Response:
+    """Return a 503 with what else the answer's head says: the id of the request, for one."""
+    headers = {name: value for name, value in response.headers.items() if name not in _OF_BODY}
+    return web.json_response(_UNREAD, status=503, headers={**headers, "Retry-After": "5"})
 
 
 class _Notice:
@@ -223,6 +267,7 @@ class Connections:
         self.limits = limits or ConnectionLimits.of_process()
         self.refused: Counter[str] = Counter()  # by the limit that was reached, since the start
         self.closed = 0  # silent ones, to make room for others
+        self.unread: Counter[str] = Counter()  # bytes of long answers, by peer
         self._proxies = tuple(proxies)
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0
@@ -259,6 +304,14 @@ class Connections:
             self._open -= 1
             if not own:
                 del self._by_peer[connection.peer]
+
+    def has_room(self, peer: str, size: int) -> bool:
+        """Return whether so long an answer may be kept for `peer` until it is read."""
+        most = MOST_UNREAD if self._is_proxy(peer) else MOST_UNREAD // _PART_OF_PEER
+        if self.unread[peer] + size <= most and self.unread.total() + size <= MOST_UNREAD:
+            return True
+        self._refuse("unread", peer)
+        return False
 
     def after_loss(self, end: Callable[[], None]) -> None:
         """End what a lost connection was doing, behind those that were lost before it."""

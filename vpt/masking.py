@@ -2,7 +2,9 @@
 
 A value is found as it is and in the forms in which programs print it: escaped in JSON or a URL,
 in base64, in HTML, and line by line. A short value would be found in innocent text, so there is
-none.
+none. Texts are shortened before they are masked, so what stands before the sign of a cut may end
+with the beginning of a value, which is masked, too.
+In what hosts say, what is a secret by its form is masked, too: the server may not know it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -18,7 +21,21 @@ MASK = "***"
 SHORTEST_SECRET, LONGEST_SECRET = 6, 4096
 #: Named secrets and secret parameters of one run: masking reads a text once for each form of each.
 MOST_SECRETS = 50
+#: `scheme://user:` before a password; JSON may escape the slashes.
+_USER = r"(:(?:\\?/){2}[^\s/?#@:\"'<>\\]*:)"
+_IN_URL = re.compile(_USER + r"[^\s/?#\"'<>]+@")
+_URL_AT_END = re.compile(_USER + r"[^\s/?#\"'<>@]*\Z")
+#: A signed token, such as those of users and of Supabase: JSON in base64, and a signature.
+_SIGNED = re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{16,}")
+_IN_ENVIRONMENT = re.compile(
+    r"((?:^|[\s'\"{,;])[A-Z0-9_]*(?:_PWD|PASSWORD|PASSWD|SECRET|_TOKEN|API_KEY|ACCESS_KEY"
+    r"|SECRET_KEY|PRIVATE_KEY|_ROLE_KEY|_ANON_KEY)(?:=|['\"]: ?)['\"]?)[^\s'\",;]+",
+    re.MULTILINE,
+)
 _LINES = 64  # of a value that are masked one by one
+#: What stands where a text was shortened, as it is and inside JSON: `CUT` and `shortened` of
+#: vpt/dialects/base.py.
+_CUTS = re.compile(r"((?:\n|\\n)\[cut at 1 MiB\]|…|\\u2026)")
 _GROUP = 3  # bytes that base64 writes as four characters
 
 
@@ -35,10 +52,13 @@ class Masker:
         return bool(self._forms)
 
     def text(self, text: str) -> str:
-        """Return the text with `***` in place of each value."""
+        """Return the text with `***` in place of each value, and of what is left of one cut."""
+        if not self:
+            return text
         for form in self._forms:
             text = text.replace(form, MASK)
-        return text
+        *heads, last = _CUTS.split(text)  # text and sign in turn
+        return "".join([*(self.cut_end(head) for head in heads), last])
 
     def cut_end(self, text: str) -> str:
         """Return the beginning of a text without the part of a value that it may end with."""
@@ -47,7 +67,7 @@ class Masker:
 
     def json(self, item: Any) -> Any:
         """Return a JSON value with its texts masked, keys too."""
-        if not self._forms:
+        if not self:
             return item
         match item:
             case str():
@@ -57,6 +77,33 @@ class Masker:
             case list():
                 return [self.json(child) for child in item]
         return item
+
+
+class HostMasker(Masker):
+    """Masks what a host says: these values, and what is a secret by its form.
+
+    That is the password of a URL, a signed token, and the value of an environment's variable whose
+    name says that it is secret: programs print them, and a host's token is in its server's URL.
+    """
+
+    def __bool__(self) -> bool:
+        """Return True: any text may have such a secret."""
+        return True
+
+    def text(self, text: str) -> str:
+        """Return the text with `***` in place of each secret."""
+        text = super().text(text)
+        if "://" in text or ":\\/\\/" in text:
+            text = _IN_URL.sub(rf"\1{MASK}@", text)
+        if "eyJ" in text:
+            text = _SIGNED.sub(MASK, text)
+        if "=" in text or ":" in text:
+            text = _IN_ENVIRONMENT.sub(rf"\1{MASK}", text)
+        return text
+
+    def cut_end(self, text: str) -> str:
+        """Return the beginning of a text without the part of a secret that it may end with."""
+        return _URL_AT_END.sub(rf"\1{MASK}", super().cut_end(text))
 
 
 def _overlap(text: str, form: str) -> int:

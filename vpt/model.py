@@ -326,7 +326,7 @@ class DeviceSchema:
     """The JSON text that describes a device's actions and verifications, and its SHA-256."""
 
     hash: bytes
-    text: str = field(repr=False)
+    text: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from vpt import graphs, parameters
 from vpt.errors import BadRequestError, InvalidError
 from vpt.masking import LONGEST_SECRET, MASK, MOST_SECRETS, SHORTEST_SECRET
@@ -208,6 +210,9 @@ def secrets_in(action: Json) -> tuple[str, ...]:
 
     Raises BadRequestError when there are too many, or the action would grow too much.
     """
+    # Nearly no action has one: a search of its bytes costs a tenth of a walk through its texts.
+    if parameters.SECRET not in orjson.dumps(action):
+        return ()
     uses = parameters.reference_counts(action)
     if len(uses) > MOST_SECRETS or LONGEST_SECRET * uses.total() > parameters.MOST_ADDED:
         raise BadRequestError(

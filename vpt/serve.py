@@ -24,6 +24,7 @@ from aiohttp import web
 
 from vpt import embedded, logs
 from vpt.actors.lab import Lab
+from vpt.allocator import return_large_blocks
 from vpt.background import Background
 from vpt.config import Config, ConfigError, log_level_now
 from vpt.connections import raise_descriptor_limit
@@ -68,6 +69,7 @@ async def running(config: Config, end: End | None = None) -> AsyncIterator[Runni
 
     Raises EmbeddedError, DatabaseAwayError, TakenError or OSError when it cannot start.
     """
+    return_large_blocks()
     raise_descriptor_limit()
     async with AsyncExitStack() as stack:
         config, alone = await _with_database(stack, config)

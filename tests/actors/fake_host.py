@@ -169,6 +169,7 @@ class FakeHost:
         self.on_cancel: Behaviour = replies(cancelled=True)
         self.obeys_cancel = True
         self.may_overlap = False
+        self.drips = 0.0  # seconds between two bytes of an answer
         self.loses = 0  # so many answers: it acts, then the connection breaks
         self.actions: list[Call] = []
         self.acted: list[Call] = []  # those that it did: a repeated key is not done again
@@ -326,6 +327,15 @@ class FakeHost:
         )
         if reply.chunked:
             response.enable_chunked_encoding()
+        return await self._dripped(request, reply) if self.drips else response
+
+    async def _dripped(self, request: web.Request, reply: Reply) -> web.StreamResponse:
+        """Send an answer byte by byte, after a hundred spaces, which JSON may begin with."""
+        response = web.StreamResponse(status=reply.status)
+        await response.prepare(request)
+        for byte in b" " * 100 + reply.body:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(self.drips)
         return response
 
     # ------------------------------------------------------------ acting

@@ -401,19 +401,38 @@ def test_the_same_device_is_taken_when_no_other_is_worth_waiting_for(lost: HostV
     assert lab.sent == [("bad", "a")], "at once, not with the next sweep"
 
 
-@pytest.mark.parametrize(
-    "away",
-    [
-        view("good", DeviceStatus.LEASED),
-        replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.PROBES),
-    ],
-)
-def test_what_is_back_soon_is_waited_for(away: HostView) -> None:
+def test_what_is_back_soon_is_waited_for() -> None:
     lab = Lab()
     lab.dispatcher.announce(view("bad"))
+    away = replace(view("good", host_status=HostStatus.SUSPECT), reason=Reason.PROBES)
     lab.dispatcher.announce(away)
     lab.dispatcher.add(failed_on("bad:d"))
     assert lab.sent == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_leased_device_is_waited_for_during_the_back_off(ends: bool) -> None:
+    """A lease may last for hours."""
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.announce(view("good", DeviceStatus.LEASED))
+    lab.dispatcher.add(failed_on("bad:d", rest_until=5.0))
+    lab.dispatcher.offer_all()
+    assert lab.sent == []
+    if ends:
+        lab.dispatcher.announce(view("good"))
+    lab.dispatcher.rested(5.0)
+    assert lab.sent == [("good" if ends else "bad", "a")]
+
+
+def test_who_leases_the_last_good_device_lets_the_retry_have_the_other_one() -> None:
+    lab = Lab()
+    lab.dispatcher.announce(view("bad"))
+    lab.dispatcher.announce(view("good", DeviceStatus.BUSY))
+    lab.dispatcher.add(failed_on("bad:d"))
+    assert lab.sent == []
+    lab.dispatcher.announce(view("good", DeviceStatus.LEASED))
+    assert lab.sent == [("bad", "a")], "at once, not with the next sweep"
 
 
 def test_the_same_device_is_taken_after_a_back_off_only() -> None:

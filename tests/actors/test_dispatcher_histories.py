@@ -293,7 +293,7 @@ class DispatcherHistories(RuleBasedStateMachine):
 
 TestDispatcherHistories = DispatcherHistories.TestCase
 TestDispatcherHistories.settings = settings(
-    max_examples=300 * int(os.environ.get("VPT_HISTORIES", "1")),
+    max_examples=150 * int(os.environ.get("VPT_HISTORIES", "1")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientConnectorDNSError, ClientConnectorError
+from aiohttp.client_reqrep import ConnectionKey
 
 from tests.actors.fake_host import BlackHole, FakeHost, hangs, replies
 from tests.client.test_network import certified
 from vpt.dialects.base import Dialect, HostTroubleError, Identity, Trouble
 from vpt.dialects.document import DocumentDialect
+from vpt.dialects.reasons import reason_of
 from vpt.dialects.virtualpytest import VirtualPyTestDialect
-from vpt.model import Host, TroubleKind
+from vpt.model import Host, HostTrouble, TroubleKind
 
 OF_DIALECT: dict[str, Callable[[], Dialect]] = {
     "document": DocumentDialect,
@@ -78,6 +83,63 @@ async def test_tls_where_there_is_none(dialect: Dialect, host: FakeHost) -> None
     kind, words = await why(dialect, host.url.replace("http:", "https:"))
     assert kind is TroubleKind.CERTIFICATE
     assert words.startswith("no TLS connection: ")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        (b"", TroubleKind.REFUSED, "the connection was closed without an answer"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+            TroubleKind.REFUSED,
+            "the connection was closed within the answer",
+        ),
+        (b"220 mail at your service\r\n\r\n", TroubleKind.STATUS, "the answer is not valid HTTP"),
+    ],
+)
+async def test_what_breaks_off_or_is_no_http(
+    dialect: Dialect, said: bytes, kind: TroubleKind, words: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await why(dialect, f"http://127.0.0.1:{port}") == (kind, words)
+
+
+KEY = ConnectionKey("h", 80, False, True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "")),
+            TroubleKind.TIMEOUT,
+            "no route to the host",
+        ),
+        (
+            ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "")),
+            TroubleKind.TIMEOUT,
+            "no connection in time",
+        ),
+        (
+            ClientConnectorError(KEY, OSError(errno.EACCES, "Permission denied")),
+            TroubleKind.REFUSED,
+            "Permission denied",
+        ),
+        (
+            ClientConnectorDNSError(KEY, OSError(None, "h leads to 10.0.0.1")),
+            TroubleKind.NAME,
+            "its name leads to addresses where no host may be",
+        ),
+    ],
+)
+def test_what_no_network_of_a_test_does(error: OSError, kind: TroubleKind, words: str) -> None:
+    assert reason_of(error) == HostTrouble(kind, words)
 
 
 @pytest.mark.parametrize(

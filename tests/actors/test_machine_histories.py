@@ -461,7 +461,7 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestHistories = _tested(Histories, 250)
-TestMatchedHistories = _tested(MatchedHistories, 250)
-TestSerialHistories = _tested(SerialHistories, 150)
-TestSerialMatchedHistories = _tested(SerialMatchedHistories, 150)
+TestHistories = _tested(Histories, 120)
+TestMatchedHistories = _tested(MatchedHistories, 120)
+TestSerialHistories = _tested(SerialHistories, 75)
+TestSerialMatchedHistories = _tested(SerialMatchedHistories, 75)

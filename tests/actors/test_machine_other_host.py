@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.actors.world import PASS, World, device, host, trouble, world
+from tests.actors.world import PASS, World, device, host, serial_world, trouble, world
 from vpt.actors import messages as m
+from vpt.actors.state import Link, is_silenced, must_register
 from vpt.dialects.base import Trouble
+from vpt.errors import HostUnreachableError
 from vpt.model import HostTrouble, TroubleKind
 
+NOT_ME = HostTrouble(TroubleKind.SOMEBODY_ELSE, "not me")
 MOVED = replace(host(), url="http://127.0.0.1:9")
 
 
@@ -77,3 +80,61 @@ def test_a_registration_that_was_asked_for_is_no_proof_of_a_new_process() -> Non
     assert not w.attempts["e1", 1].released
     w.cancel_answered(acknowledged=True).settle()
     assert w.attempts["e1", 1].released
+
+
+# ---------------------------------------------------------------- nothing is sent there
+# (`World` refuses every effect that would send something to somebody else.)
+
+
+def somebody_else(w: World) -> World:
+    """Let the next probe find somebody else."""
+    return w.tell(m.ProbeDue()).probe(good=False, reason=NOT_ME)
+
+
+def test_one_probe_that_finds_somebody_else_is_enough_and_one_of_the_host_ends_it() -> None:
+    w = somebody_else(world().up())
+    assert w.state.link is Link.SUSPECT
+    assert (is_silenced(w.state), must_register(w.state)) == (True, True)
+    w.tell(m.ProbeDue()).probe(good=True)
+    assert (is_silenced(w.state), must_register(w.state)) == (False, False)
+
+
+def test_a_step_that_becomes_due_waits_until_the_host_itself_answers() -> None:
+    w = world(steps=({"command": "a", "delay_s": 5},)).up().run().settle()
+    somebody_else(w).ring("step:h:d1")
+    assert not w.forwards
+    w.tell(m.ProbeDue()).probe(good=True)
+    w.answer(PASS).settle()
+    assert w.executions == {"e1": "completed"}
+
+
+def test_the_end_of_an_attempt_is_no_reason_to_cancel_it_on_somebody_else() -> None:
+    w = somebody_else(world().up().run().settle()).ring("step:h:d1").ring("cancel:h:d1").settle()
+    assert (w.executions, w.cancels) == ({"e1": "error"}, [])
+    w.tell(m.ProbeDue()).probe(good=True).tell(m.ProbeDue()).probe(good=True)
+    w.cancel_answered(acknowledged=True).settle()
+    assert w.attempts["e1", 1].released
+
+
+def test_a_cancel_while_another_host_has_the_url_is_sent_once_the_host_is_back() -> None:
+    w = world().up().run().settle().tell(m.Replaced("x registered with its URL."))
+    assert must_register(w.state)
+    w.tell(m.Cancel("e1")).settle()
+    assert w.cancels == []
+    w.tell(m.Register(1, MOVED, (device(),))).probe(good=True).settle()
+    w.cancel_answered(acknowledged=True).settle()
+    assert (w.executions, w.attempts["e1", 1].released) == ({"e1": "cancelled"}, True)
+
+
+def test_actions_that_wait_behind_one_are_refused_when_that_ends() -> None:
+    one, two = (m.RunAction(ask, "d1", {}, 1, "k", "u") for ask in (1, 2))
+    w = somebody_else(world().up().tell(one, two))
+    w.tell(m.ActionAnswered("h:d1", 1, PASS, 1.0))
+    assert [act.command.ask for act in w.acts] == [1]
+    assert isinstance(w.replies[2], HostUnreachableError)
+    assert str(w.replies[2]) == "h is not reachable: not me."
+
+
+def test_no_control_is_given_back_to_somebody_else() -> None:
+    w = serial_world().up().run().settle().answer(refused(TroubleKind.SOMEBODY_ELSE)).settle()
+    assert (w.executions, w.left) == ({"e1": "queued"}, [])

@@ -11,7 +11,7 @@ from vpt.actors.machine import wake
 from vpt.actors.matching import why
 from vpt.actors.state import Link, Phase
 from vpt.errors import ConflictError, LockedError
-from vpt.model import HostStatus, StepProgress
+from vpt.model import HostStatus, Presence, StepProgress
 
 
 def act(ask: int, device_id: str, user: str = "ann") -> m.RunAction:
@@ -159,3 +159,100 @@ def test_how_far_a_step_is_is_told_while_it_is_under_way() -> None:
     w.tell(m.StepProgressed("h:d1", key, {"block": "b2"}))
     told = [event for event in w.published if isinstance(event, StepProgress)]
     assert told == [StepProgress("e1", 1, 1, {"block": "b1"})]
+
+
+# ---------------------------------------------------------------- what the host does by itself
+
+WORKS = m.DevicesReported({"d1": Presence(None, at_work=True)})
+IDLE = m.DevicesReported({"d1": Presence(None, at_work=False)})
+
+
+def shown(w: World, number: int = 0) -> tuple[str, str | None]:
+    assert w.state.view is not None
+    device = w.state.view.devices[number]
+    return device.status, device.reason
+
+
+def test_a_host_that_works_by_itself_gets_no_run_on_any_device() -> None:
+    w = serial_world().up().tell(WORKS)
+    assert (shown(w), shown(w, 1)) == (("busy", "host_works"), ("online", None))
+    assert busy(w)
+    w.run("e1", "h:d2").run("e2", "h:d1")
+    assert not w.records
+    w.tell(m.TakeLease(1, "h:d1", "l1", "ann", 600), m.TakeLease(2, "h:d2", "l2", "ann", 600))
+    assert all(isinstance(w.replies[ask], ConflictError) for ask in (1, 2))
+    w.tell(IDLE).run("e1", "h:d2")
+    assert w.records
+
+
+def test_its_word_for_that_is_believed_for_an_hour_only() -> None:
+    w = serial_world().up().tell(WORKS).ring("works:h:d1").tell(WORKS)
+    assert shown(w) == ("online", None)
+    w.tell(IDLE, WORKS)
+    assert shown(w) == ("busy", "host_works"), "it said once that it was over"
+
+
+def test_its_registration_ends_what_it_did() -> None:
+    w = serial_world().up().tell(WORKS)
+    w.tell(m.Register(1, w.state.host, tuple(lane.device for lane in w.state.lanes.values())))
+    assert shown(w) == ("online", None) and "works:h:d1" not in w.alarms
+
+
+def test_a_device_in_doubt_is_looked_at_when_nothing_of_ours_is_under_way() -> None:
+    away = m.DevicesReported({"d1": Presence(available=False, reason="no adb")})
+    w = serial_world().up().tell(away).run("e1", "h:d2").settle()
+    w.ring("look:h:d1")
+    assert not w.looks, "a serial host has a call of ours"
+    w.answer(PASS, "h:d2").settle().answer(PASS, "h:d2").settle().ring("look:h:d1")
+    assert w.looks == ["h:d1"]
+    w.tell(m.ProbeDue())
+    assert not w.probing, "a look is a call, too"
+    w.looked(None)
+    assert shown(w) == ("offline", "away") and "look:h:d1" in w.alarms
+    w.ring("look:h:d1").looked(Presence(at_work=False))
+    assert shown(w) == ("online", None)
+
+
+# ---------------------------------------------------------------- what outlives its attempt
+
+
+def outlived() -> World:
+    """Return a world in which a step that has a handle outlived its limit."""
+    return serial_world().up().run().settle().begun("x1").settle().ring("step:h:d1").settle()
+
+
+def test_a_step_with_a_handle_holds_the_device_without_a_limit_of_ours() -> None:
+    w = outlived()
+    assert shown(w) == ("busy", "host_works") and "cancel:h:d1" not in w.alarms
+    w.answer(PASS).settle()
+    assert shown(w) == ("online", None)
+
+
+@pytest.mark.parametrize("name", ["IDLE", "FATE_UNKNOWN", "TIMEOUT", "HOST_ERROR"])
+def test_the_device_is_given_out_when_the_host_is_known_to_be_done(name: str) -> None:
+    w = outlived()
+    w.answer(trouble(name)).settle()
+    assert shown(w) == ("online", None)
+
+
+def test_a_host_that_goes_away_meanwhile_is_asked_again_when_it_is_back() -> None:
+    w = outlived()
+    w.answer(trouble("BROKEN")).settle()
+    assert not w.watches and w.state.link is Link.SUSPECT
+    w.tell(m.ProbeDue()).probe(good=True).tell(m.ProbeDue()).probe(good=True)
+    assert w.watches["h:d1"].handle == "x1" and not w.watches["h:d1"].anew
+    w.watched(PASS).settle()
+    assert shown(w) == ("online", None)
+
+
+def test_a_host_that_registers_anew_is_asked_as_one_that_may_have_forgotten() -> None:
+    w = outlived()
+    w.tell(m.Register(1, w.state.host, tuple(lane.device for lane in w.state.lanes.values())))
+    assert w.watches["h:d1"].anew and not w.forwards
+
+
+def test_a_step_that_is_idle_ends_its_attempt_as_lost_and_holds_nothing() -> None:
+    w = serial_world().up().run().settle().begun("x1").settle()
+    w.answer(trouble("IDLE")).settle()
+    assert (w.executions, w.attempts["e1", 1].released) == ({"e1": "queued"}, True)
+    assert shown(w) == ("online", None)

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpt.dialects.base import MAX_TEXT, clean
+import orjson
+import pytest
+
+from vpt.dialects.base import CUT, MAX_TEXT, clean
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [["a" * 70, {"b": 1, "c" * 50: [None, True, "\u20ac" * 30]}]] * 20_000,
+        {str(n): "x" * n for n in range(2000)},
+        ["x" * 2**21],
+        ["\U0001f600" * 10] * 50_000,
+        {"x" * 2**21: 1},
+    ],
+)
+def test_what_is_no_text_begins_as_its_whole_json_would(said: Any) -> None:
+    told = clean(said)
+    assert told is not None
+    assert told.endswith(CUT)
+    whole = orjson.dumps(said)[:MAX_TEXT].decode(errors="ignore")
+    assert told.removesuffix(CUT) == whole
 
 
 def test_text_stays_as_it_is() -> None:

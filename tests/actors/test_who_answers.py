@@ -197,6 +197,17 @@ async def test_a_step_reaches_nobody_else_though_no_probe_has_noticed_yet(
     assert kind(lab) is _ELSE
 
 
+async def test_no_cancel_reaches_somebody_else(lab: Kit) -> None:
+    host = await lab.host("h", named=True)
+    known = view(lab).host
+    assert await lab.dialect.cancel(known, "e1", 1, 5.0)
+    assert [call.headers["Vpt-Host"] for call in host.cancels] == ["h"]
+    other = await lab.stranger("x", named=True)
+    await at_the_port_of(lab, host, other)
+    assert not await lab.dialect.cancel(known, "e1", 1, 5.0)
+    assert other.cancels == []
+
+
 async def test_over_a_kept_connection_no_step_asks_who_answers(start_lab: StartLab) -> None:
     lab = await start_lab(host_probe_interval=3600.0)
     host = await lab.host("h", named=True)

@@ -16,6 +16,7 @@ import aiohttp
 import asyncpg
 
 from tests.actors.fake_host import until
+from tests.clusters import copy_cluster
 from tests.host.kit import alive
 from tests.system.kit import Process, ask
 from vpt import embedded
@@ -43,6 +44,8 @@ class Postgres:
         self.dsn = ""
 
     async def start(self) -> None:
+        if not (self._folder / "pg").exists():
+            copy_cluster(self._folder)
         self._server = await embedded.start(self._folder)
         self.dsn = self._server.dsn
 

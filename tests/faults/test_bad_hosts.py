@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -80,12 +81,12 @@ class BeatingHost(FakeHost):
             return response.status, str((await response.json()).get("status"))
 
 
-async def exchange(one: FakeHost, other: FakeHost) -> None:
-    """Give two hosts each other's address; what they do goes on."""
-    await all_of(one.vanish(), other.vanish())
-    one.port, other.port = other.port, one.port
-    one._reserved, other._reserved = other._reserved, one._reserved
-    await all_of(one.appear(), other.appear())
+async def exchange(*hosts: FakeHost) -> None:
+    """Give each host the address of the one before it; what they do goes on."""
+    await all_of(*(host.vanish() for host in hosts))
+    for one, other in pairwise(hosts):
+        one.exchange_address(other)
+    await all_of(*(host.appear() for host in hosts))
 
 
 @dataclass
@@ -142,6 +143,10 @@ class Site:
         """See that after two heartbeats of each, all are available at their addresses."""
         for host in (*hosts, *hosts):
             await host.beat(self.session)
+        await self.all_there(*hosts)
+
+    async def all_there(self, *hosts: BeatingHost) -> None:
+        """See that all are available at their addresses."""
         for host in hosts:
             shown = await host_is(self.session, host.name, "available", "busy")
             assert shown["host_url"] == host.url
@@ -220,9 +225,12 @@ async def test_a_tool_that_cannot_be_started_is_no_failed_test(site: Site) -> No
             await stack.enter_async_context(started)
             await host_is(site.session, name, "available")
         test_case_id = await make(site.session, shell('"$TOOL"'))
-        ids = [await execute(site.session, test_case_id) for _ in range(12)]
+        ids = [await execute(site.session, test_case_id) for _ in range(20)]
+        shown = await site.device_is("tool-bad:desktop", "offline")
+        assert (shown["reason"], shown["reason_until"] is None) == ("held_back", False)
+        assert "126" in shown["reason_text"]
         ended = [await final(site.session, execution_id) for execution_id in ids]
-        assert [execution["status"] for execution in ended] == ["completed"] * 12
+        assert [execution["status"] for execution in ended] == ["completed"] * 20
         failed = {kind for execution in ended for kind in kinds(execution)} - {("tool-good", None)}
         assert failed == {("tool-bad", "host_error")}
         bad.chmod(0o755)
@@ -279,6 +287,28 @@ async def test_hosts_that_exchange_their_addresses_in_the_middle_of_a_step_are_b
     ended = [await final(site.session, execution_id) for execution_id in (*ids, *waiting)]
     assert [execution["status"] for execution in ended] == ["completed"] * 4
     for host, long, short in zip((one, other), ids, waiting, strict=True):
+        keys = {str(call.key).partition("/")[0] for call in host.acted}
+        assert keys == {long, short}, "each acted for its own name only"
+
+
+async def test_hosts_in_a_ring_of_exchanged_addresses_are_all_back(site: Site) -> None:
+    names = [f"ring-{word}" for word in ("one", "two", "three")]
+    hosts, gate = [await site.host(name) for name in names], Gate()
+    for host in hosts:
+        host.on("long", gate.held())
+    ids = [await site.run("ring", "long", host_id=name) for name in names]
+    await gate.reached(3)
+    urls = [host.url for host in hosts]
+    await exchange(*hosts)
+    assert [urls.index(host.url) for host in hosts] == [1, 2, 0]
+    for name in names:
+        await host_is(site.session, name, "suspect", "lost", "offline")
+    waiting = [await site.run("ring", "a", host_id=name) for name in names]
+    await site.all_back(*hosts)
+    gate.open()
+    ended = [await final(site.session, execution_id) for execution_id in (*ids, *waiting)]
+    assert [execution["status"] for execution in ended] == ["completed"] * 6
+    for host, long, short in zip(hosts, ids, waiting, strict=True):
         keys = {str(call.key).partition("/")[0] for call in host.acted}
         assert keys == {long, short}, "each acted for its own name only"
 

@@ -643,7 +643,7 @@ LAB = {
         },
     ),
     "add_schema": Rule(
-        {"hash": b"\x03", "schema": '{"new": 1}'},
+        {"hash": b"\x03", "schema": {"new": 1}},
         {"device_schemas \\x03": "new"},
         {"it is stored already": with_args(hash=b"\x01")},
     ),

@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 
 from tests.actors.fake_host import FakeHost
+from tests.clusters import copy_cluster
 from vpt.model import Json, Role
 from vpt.store.tokens import issue_token
 
@@ -120,9 +121,9 @@ async def process(
 
 @asynccontextmanager
 async def server(
-    folder: Path, *, cwd: Path = ROOT, wait: bool = True, **settings: Any
+    folder: Path, *, cwd: Path = ROOT, wait: bool = True, first: bool = False, **settings: Any
 ) -> AsyncIterator[Process]:
-    """Start `vpt serve`, and wait until it answers."""
+    """Start `vpt serve`, and wait until it answers; `first`: without a cluster made before."""
     defaults = {
         "SERVER_PORT": free_port(),
         "SECRET_KEY": SECRET,
@@ -131,6 +132,9 @@ async def server(
         "LOG_FORMAT": "json",
     }
     settings = defaults | settings
+    data = Path(settings["VPT_DATA_DIR"])
+    if not (first or settings.get("DATABASE_URL") or (data / "pg").exists()):
+        copy_cluster(data)
     async with process(folder, "-m", "vpt", "serve", cwd=cwd, **settings) as one:
         one.url = f"http://127.0.0.1:{settings['SERVER_PORT']}"
         if wait:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.actors.fake_host import until
 from vpt.graphs import with_inputs
 from vpt.model import Json
 
-from .conftest import StartLab, VKit
+from .conftest import KEY, StartLab, VKit
 from .test_dialect import SCRIPT, act, graph, script
 
 ERRORS = "SELECT infra_errors FROM devices"
@@ -270,3 +271,44 @@ async def test_a_script_that_breaks_says_with_what(start_lab: StartLab) -> None:
     )
     step = await only_step(lab, await lab.done(script("s")))
     assert step["error"] == "The script failed with exit code 1.\nValueError: no"
+
+
+# ---------------------------------------------------------------- secrets
+
+
+async def test_what_a_script_prints_of_its_environment_has_no_secret(lab: VKit) -> None:
+    host = await lab.pi()
+    host.scripts.environment = {
+        "SERVER_URL": "http://pi:live-token@127.0.0.1:5109",
+        "API_KEY": KEY,
+        "DEVICE1_POWER_PWD": "tapo-password",
+        "HOST_NAME": "pi",
+    }
+    host.on("s", success=False, message=f"refused: {KEY}", environment=True)
+    step = await only_step(lab, await lab.done(script("s")))
+    assert step["output"].splitlines() == [
+        "SERVER_URL=http://pi:***@127.0.0.1:5109",
+        "API_KEY=***",
+        "DEVICE1_POWER_PWD=***",
+        "HOST_NAME=pi",
+        "refused: ***",
+    ]
+    assert step["error"] == "The script failed with exit code 1.\nrefused: ***"
+
+
+async def test_what_is_told_of_a_running_step_has_no_secret(lab: VKit) -> None:
+    host = await lab.pi()
+    name = f"http://u:geheim@h {KEY}"
+    host.on(name, hang=True)
+    row_id = await lab.run(act(name))
+    await until(lab.moves)
+    host.work.release.set()
+    await lab.final(row_id)
+    assert {move.state["message"] for move in lab.moves()} <= {"http://u:***@h ***", "begun"}
+
+
+async def test_an_action_by_hand_is_answered_without_secrets(lab: VKit) -> None:
+    host = await lab.pi()
+    host.on("a", success=False, message="refused: http://u:geheim@h", tells=True)
+    answer, _ = await lab.lab.act("pi", "d1", act("a"), 5.0, "ann")
+    assert "geheim" not in str(answer) and answer.error == "refused: http://u:***@h"

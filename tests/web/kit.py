@@ -42,6 +42,7 @@ class FakeHost:
     answer: Callable[[Json], Json] = lambda _: {"success": True}
     seen: list[Json] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    status: int = 200  # of its answers to actions
 
     async def join(self, client: Client) -> TestServer:
         """Listen and register with the server of `client`."""
@@ -70,7 +71,7 @@ class FakeHost:
         action = await request.json()
         self.seen.append(action)
         await self.gate.wait()
-        return web.json_response(self.answer(action))
+        return web.json_response(self.answer(action), status=self.status)
 
 
 async def made(client: Client, path: str, body: Json) -> Json:

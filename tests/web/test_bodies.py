@@ -5,9 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from dataclasses import replace
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from tests.conftest import Client
-from tests.web.kit import got, refused, test_case
+from tests.web.kit import got, made, refused, test_case
+from vpt.actors.lab import Lab
+from vpt.bounds import LONGEST_BODY
+from vpt.config import Config
+from vpt.events import Events
+from vpt.store.db import Database
+from vpt.web.app import make_app
+from vpt.web.http import held
 
 WRONG_LIMITS = ("0", "-1", "1001", "x", "", "1e3", "9" * 400, "\u0661")
 WRONG_CURSORS = ("x", "!!", "", "eHg", "x" * 5000, "OTk5OTk5OTk5OTk5OTk5OTk5IHg")
@@ -173,3 +184,27 @@ async def test_a_filter_that_makes_no_sense_is_refused(operator: Client) -> None
     for name, value in EXECUTION_PARAMS:
         status, _ = await refused(operator, "GET", "/api/executions", params={name: value})
         assert status == 400, (name, value)
+
+
+async def test_no_body_is_longer_than_the_bound_whatever_max_body_is(
+    operator: Client, config: Config, db: Database, lab: Lab, events: Events
+) -> None:
+    app = make_app(replace(config, max_body=64 * 2**20), db, lab, events)
+    async with TestClient(TestServer(app), headers=operator.session.headers) as client:
+        case = await made(client, "/api/testcases", test_case())
+        for size, wanted in ((LONGEST_BODY, 422), (LONGEST_BODY + 1, 413)):
+            body = b'{"parameters":{}' + b" " * (size - 17) + b"}"
+            path = f"/api/testcases/{case['id']}/execute"
+            told = await refused(client, "POST", path, data=io.BytesIO(body))
+            assert told[0] == wanted
+
+
+async def test_a_body_that_came_with_its_head_is_held_until_it_is_answered(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "MOST_HELD", 10)
+    told = await refused(operator, "POST", "/api/testcases", json=test_case())
+    assert (told[0], told[1]["code"], held.held.size) == (503, "unavailable", 0)
+    monkeypatch.undo()
+    assert (await operator.post("/api/testcases", json=test_case())).status == 201
+    assert held.held.size == 0

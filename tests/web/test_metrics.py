@@ -127,6 +127,19 @@ async def test_devices_that_are_away_are_counted(operator: Client, host: FakeHos
     assert value(found, "vpt_hosts_in_trouble", kind="refused") == 0
 
 
+async def test_hosts_that_cannot_be_reached_are_counted_by_the_kind_of_their_trouble(
+    operator: Client, host: FakeHost
+) -> None:
+    host.status = 401
+    path = f"/api/hosts/{host.name}/execute"
+    assert (await operator.post(path, json={"command": "a"})).status == 502
+    found = await families(operator)
+    counted = {item.labels["kind"]: item.value for item in found["vpt_hosts_in_trouble"].samples}
+    assert counted.pop("credential") == 1
+    assert set(counted.values()) == {0}
+    assert value(found, "vpt_hosts", status="suspect") == 1
+
+
 async def test_no_label_grows_with_ids(operator: Client, host: FakeHost) -> None:
     ids = await worked(operator, 0)
     await families(operator)

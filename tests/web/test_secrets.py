@@ -23,8 +23,9 @@ from vpt.actors.messages import NoAnswer
 from vpt.actors.secrets import masked
 from vpt.bounds import LONGEST_REASON
 from vpt.config import Config
-from vpt.dialects.base import CUT, MAX_TEXT, Trouble, clean
+from vpt.dialects.base import CUT, MAX_TEXT, HostTroubleError, Trouble, clean
 from vpt.dialects.document import DocumentDialect
+from vpt.dialects.http import LONGEST_WHY, raise_for_status
 from vpt.events import Events
 from vpt.masking import Masker
 from vpt.model import Answer, HostTrouble, Json, Presence, Role, TroubleKind
@@ -240,6 +241,15 @@ async def test_what_a_host_says_instead_of_an_answer_is_masked(size: int) -> Non
     assert answer == Answer(success=False, output=refusal.error, error=refusal.error)
 
 
+async def test_what_a_step_printed_before_its_host_failed_is_masked() -> None:
+    raw = {"output": f"with {PASSWORD}", "error": PASSWORD, "list": [PASSWORD], PASSWORD: 1}
+    said = Answer(success=False, output=f"with {PASSWORD}", error=PASSWORD, raw=raw)
+    shown = {"output": "with ***", "error": "***", "list": ["***"], "***": 1}
+    refusal = await masked(NoAnswer(Trouble.HOST_ERROR, "no", answer=said), Masker([PASSWORD]))
+    wanted = Answer(success=False, output="with ***", error="***", raw=shown)
+    assert refusal == NoAnswer(Trouble.HOST_ERROR, "no", answer=wanted)
+
+
 async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answer_stays() -> None:
     masker, long = Masker([PASSWORD]), "x" * (LONGEST_REASON - 4)
     for said, shown in (
@@ -262,6 +272,15 @@ async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:
     answer = await masked(Answer(success=True, output=said), Masker([PASSWORD]))
     assert isinstance(answer, Answer)
     assert answer.output == "x" * (MAX_TEXT - 8) + f"***{CUT}"
+
+
+async def test_a_value_at_the_edge_of_a_shortened_reason_is_masked() -> None:
+    with pytest.raises(HostTroubleError) as refused:
+        raise_for_status(400, {"error": "x" * (LONGEST_WHY - 8) + PASSWORD})
+    said = NoAnswer(Trouble.HOST_REFUSED, refused.value.message)
+    refusal = await masked(said, Masker([PASSWORD]))
+    assert isinstance(refusal, NoAnswer)
+    assert refusal.error == f"The host refused it: {'x' * (LONGEST_WHY - 8)}***…"
 
 
 @pytest.mark.parametrize("said", [{}, {"parameters": {}}, {"parameters": {"user": {}}}])

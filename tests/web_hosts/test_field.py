@@ -19,7 +19,7 @@ from tests.web_hosts.conftest import bearer
 from tests.web_hosts.test_virtualpytest import Json, basic, said
 from vpt.actors.lab import Lab
 from vpt.config import Config
-from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.dialects.base import Call, HostTroubleError, Identity, Trouble
 from vpt.events import Events
 from vpt.model import Answer, Device, Host, Role
 from vpt.store.db import Database
@@ -39,10 +39,11 @@ class NotedDialect:
     sent: list[tuple[str, str | None]] = field(default_factory=list)
     ended: list[tuple[str, Json, str | None]] = field(default_factory=list)
 
-    async def probe(self, host: Host, limit: float) -> None:
+    async def probe(self, host: Host, limit: float) -> Identity:
         self.probes.append(host)
         if host.url in self.dead:
             raise HostTroubleError(Trouble.NOT_CONNECTED, "dead")
+        return Identity()
 
     async def send(self, call: Call) -> Answer:
         self.sent.append((call.host.url, call.host.secret))
@@ -407,3 +408,28 @@ def _heavy(name: str) -> bytes:
             for kind, each in types.items():
                 types[kind] = each * (1 + 8_000 // len(orjson.dumps(types)))
     return orjson.dumps(body)
+
+
+# --- what nobody may read
+
+
+@pytest.mark.parametrize("then", ["system/register", "system/ping"])
+async def test_the_token_of_a_host_is_masked_in_what_it_says(
+    field_server: Server, then: str
+) -> None:
+    own = await make_token(field_server.db, "field-1")
+    await field_server.joins(own)
+    newer = await make_token(field_server.db, "field-1")
+    assert await field_server.says(then, said(then.removeprefix("system/")), newer) == 200
+
+    async def send(call: Call) -> Answer:
+        text = f"{own} {newer} {KEY} http://u:geheim@h"
+        return Answer(success=True, output=text, raw={"success": True, "output": text})
+
+    field_server.dialect.send = send  # type: ignore[method-assign]
+    headers = bearer(field_server.client, Role.OPERATOR)
+    body = {"device_id": "device1", "command": "x"}
+    url = "/api/hosts/field-1/execute"
+    async with field_server.client.post(url, json=body, headers=headers) as response:
+        answer = await response.json()
+        assert answer["result"]["output"] == "*** *** *** http://u:***@h"

@@ -32,6 +32,7 @@ from vpt.model import (
 from vpt.store.db import Database
 from vpt.store.seal import Sealer
 from vpt.web.http.auth import secret_of
+from vpt.web.schemas.hosts import HostResponse
 
 PI: dict[str, Any] = {
     "host_name": "pi-1",
@@ -47,6 +48,30 @@ def basic(password: str) -> dict[str, str]:
 
 def joining(config: Config) -> dict[str, str]:
     return {"Authorization": f"Bearer {config.host_join_token}"}
+
+
+async def test_a_host_larger_than_a_page_is_told_without_its_devices(
+    client: Client, db: Database
+) -> None:
+    viewer = {"headers": bearer(client, Role.VIEWER)}
+    await store(db, "pi-1")
+    await store(db, "pi-2")
+    async with db.session() as session:
+        await session._connection.execute(
+            "INSERT INTO devices (id, name, host_id, local_id, status, tags)"
+            " SELECT 'pi-1:' || n, 'd', 'pi-1', n, 'offline', ARRAY[repeat('x', 90000)]"
+            " FROM generate_series(1, 100) n"
+        )
+    async with client.get("/api/hosts/pi-1/status", **viewer) as response:
+        shown = await response.json()
+    async with client.get("/api/hosts", **viewer) as response:
+        first = await response.json()
+    async with client.get(f"/api/hosts?cursor={first['next_cursor']}", **viewer) as response:
+        second = await response.json()
+    assert (shown["id"], shown["devices"], shown["devices_left_out"]) == ("pi-1", [], True)
+    assert [host["id"] for host in first["items"]] == ["pi-2"]
+    assert second == {"items": [shown], "next_cursor": None}
+    assert not list(HostResponse().validate(shown))
 
 
 def view(host_id: str, status: HostStatus = HostStatus.AVAILABLE) -> HostView:

@@ -20,6 +20,7 @@ import socketio
 from aiohttp import ClientWebSocketResponse, WSMsgType
 from engineio.async_socket import AsyncSocket
 from socketio.async_manager import AsyncManager
+from structlog.testing import capture_logs
 
 from tests.actors.fake_host import until
 from tests.conftest import token
@@ -114,6 +115,33 @@ async def test_a_client_reaches_no_handler_but_those_of_requests(client: Client)
         assert await ws.receive_str() == '437[{"ok":true}]'
     assert reached[:2] == ["connect", "unsubscribe"]
     assert set(reached[2:]) <= {"disconnect"}, "that of the client going, not one it sent"
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["42[" + "[" * 5000, "4" + "9[]", "44"],
+    ids=["deep", "of no type", "an error"],
+)
+async def test_a_client_that_sends_what_is_no_message_is_cut(client: Client, message: str) -> None:
+    """Each such message was a line of the log, and nothing kept it from sending thousands."""
+    async with client.ws_connect(WIRE) as ws:
+        await opened(ws, client)
+        await ws.send_str(message)
+        assert (await ws.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
+    with capture_logs() as said:
+        await transport_of(client)._sweep()
+    assert [(line["event"], line["count"]) for line in said] == [("socket_clients_cut", 1)]
+
+
+@pytest.mark.parametrize("message", ["40/other,", '40{"token":"no"}', "40"])
+async def test_a_client_connects_a_few_times_and_is_cut_then(client: Client, message: str) -> None:
+    async with client.ws_connect(WIRE) as ws:
+        await ws.receive_str()
+        for _ in range(transport.MOST_CONNECTS):
+            await ws.send_str(message)
+            assert (await ws.receive_str()).startswith("44")
+        await ws.send_str(message)
+        assert (await ws.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
 async def test_a_client_that_presented_its_token_is_pinged(client: Client) -> None:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from time import perf_counter
 
 import structlog
+from msgspec.structs import replace
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
-from vpt.actors.secrets import masked
+from vpt.actors.secrets import Revealed, masked
 from vpt.actors.services import HostServices
+from vpt.actors.slim import slim
 from vpt.actors.state import CONNECT_SHARE
 from vpt.dialects.base import Call, HostTroubleError, Trouble
-from vpt.model import Json
-from vpt.upkeep import count_failure
+from vpt.model import Json, Presence
+from vpt.upkeep import count_failure, note_failure
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +85,54 @@ async def answered(services: HostServices, probe: fx.Probe, pause: float) -> flo
             await asyncio.sleep(pause)
         else:
             return perf_counter() - began
+
+
+async def watched(services: HostServices, effect: fx.WatchStep) -> m.StepAnswered:
+    """Wait for the end of a step whose attempt is over; what it brought is dropped."""
+    key = effect.key
+    name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
+    call = Call(effect.host, effect.device, {}, name, effect.limit, step_limit=0.0)
+    outcome = await sent(services, replace(call, handle=effect.handle, anew=effect.anew))
+    return m.StepAnswered(effect.device.id, key, slim(outcome), 0.0)
+
+
+async def looked(services: HostServices, effect: fx.Look, limit: float) -> m.DeviceLooked:
+    """Return what a host says of a device when it is asked."""
+    presence: Presence | None = None
+    try:
+        presence = await services.dialect.look(effect.host, effect.device, limit)
+    except HostTroubleError:
+        pass
+    except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)
+        note_failure(error, "look")
+    return m.DeviceLooked(effect.device.id, presence)
+
+
+def call_of_step(effect: fx.SendStep, revealed: Revealed, tell: Callable[[m.Fact], None]) -> Call:
+    """Return the call of a step; what the host says meanwhile is passed to `tell`."""
+    key, mask = effect.key, revealed.masker.json
+    body = {
+        **revealed.action,
+        "execution_id": key.execution_id,
+        "attempt": key.attempt,
+        "step": key.step,
+        "device_model": effect.device_model,
+    }
+    device_id = effect.device.id
+    return Call(
+        effect.host,
+        effect.device,
+        body,
+        f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
+        effect.limit,
+        effect.connect,
+        effect.step_limit,
+        opens=key.step == key.tries == 1,
+        handle=effect.handle,
+        anew=effect.anew,
+        on_begun=lambda handle: tell(m.StepBegun(device_id, key, handle)),
+        on_progress=lambda state: tell(m.StepProgressed(device_id, key, mask(state))),
+    )
 
 
 def call_of_action(effect: fx.SendAction, action: Json) -> Call:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from vpt.model import Json, Presence, Registration
 from vpt.store.db import Database, Session
 
@@ -65,7 +67,9 @@ async def store_schemas(session: Session, registration: Registration) -> None:
         return
     await session.row("lock_schemas")
     missing = await session.rows("missing_schemas", hashes=list(schemas))
-    rows = [{"hash": row["hash"], "schema": schemas[row["hash"]]} for row in missing]
+    rows = [
+        {"hash": row["hash"], "schema": orjson.Fragment(schemas[row["hash"]])} for row in missing
+    ]
     await session.many("add_schema", rows)
     await session.row("name_schemas", **named)
     await session.row("drop_unused_schemas")

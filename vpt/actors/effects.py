@@ -178,7 +178,8 @@ class StoreEnd(Struct, frozen=True):
     """Store how an attempt ended, at its step `at`.
 
     `again` puts the execution back in the queue; `release` frees the device, which is held
-    otherwise. `answer` is what the host said of the step in flight.
+    otherwise. `answer` is what the host said of the step in flight. With `elsewhere` it goes back,
+    too, when a device that fits and on which it was not tried is there.
     """
 
     device_id: str
@@ -194,6 +195,7 @@ class StoreEnd(Struct, frozen=True):
     health: Health  # the device's, from here on
     avoid: str | None = None  # the host or device on which no other attempt may be
     answer: Answer | None = None
+    elsewhere: bool = False
 
 
 class StoreRelease(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter
@@ -12,27 +13,26 @@ from typing import Any, assert_never
 
 import asyncpg
 import structlog
-from msgspec.structs import replace
+from msgspec import structs
 
 from vpt.actors import effects as fx
 from vpt.actors import machine
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, sent, show
+from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, show, watched
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
 from vpt.actors.saved_pictures import saved_pictures
-from vpt.actors.secrets import Revealed, masked
+from vpt.actors.secrets import masked
 from vpt.actors.services import HostServices
 from vpt.actors.slim import slim
 from vpt.actors.state import HostState, RunState
-from vpt.dialects.base import Call, HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.model import (
     ErrorKind,
     ExecutionStatus,
     Host,
     HostView,
-    Presence,
 )
 from vpt.upkeep import note_failure
 
@@ -117,9 +117,9 @@ class HostActor(Actor[m.Message]):
             case fx.FetchScreen():
                 self.spawn(show(self._services, effect, self.deliver), "screen")
             case fx.WatchStep():
-                self._call(effect.device.id, self._watch_step(effect))
+                self._call(effect.device.id, self._deliver(watched(self._services, effect)))
             case fx.Look():
-                self.spawn(self._look(effect), "look")
+                self.spawn(self._deliver(looked(self._services, effect, _CALL_LIMIT)), "look")
             case fx.Resolve(ask, value):
                 self.resolve(ask, value)
             case fx.Reject(ask, error):
@@ -174,8 +174,7 @@ class HostActor(Actor[m.Message]):
 
     def _next_probe(self) -> None:
         pause = self._state.limits.probe_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
-        handle = asyncio.get_running_loop().call_later(pause, self._probe_due)
-        self._alarms["probe"] = handle
+        self._alarms["probe"] = asyncio.get_running_loop().call_later(pause, self._probe_due)
 
     def _probe_due(self) -> None:
         self.tell(m.ProbeDue())
@@ -231,7 +230,7 @@ class HostActor(Actor[m.Message]):
             return
         began = perf_counter()
         self._postpone(effect, began - asked)
-        outcome = await sent(self._services, self._call_of(effect, revealed))
+        outcome = await sent(self._services, call_of_step(effect, revealed, self.tell))
         duration_ms = (perf_counter() - began) * 1000
         outcome = await masked(slim(outcome), revealed.masker)
         self.deliver(m.StepAnswered(effect.device.id, effect.key, outcome, duration_ms))
@@ -244,49 +243,8 @@ class HostActor(Actor[m.Message]):
             timed_out = m.StepTimedOut(effect.device.id, effect.key)
             self._alarm(fx.Alarm(name, left + seconds, timed_out))
 
-    def _call_of(self, effect: fx.SendStep, revealed: Revealed) -> Call:
-        key, mask = effect.key, revealed.masker.json
-        body = {
-            **revealed.action,
-            "execution_id": key.execution_id,
-            "attempt": key.attempt,
-            "step": key.step,
-            "device_model": effect.device_model,
-        }
-        device_id = effect.device.id
-        return Call(
-            effect.host,
-            effect.device,
-            body,
-            f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}",
-            effect.limit,
-            effect.connect,
-            effect.step_limit,
-            opens=key.step == key.tries == 1,
-            handle=effect.handle,
-            anew=effect.anew,
-            on_begun=lambda handle: self.tell(m.StepBegun(device_id, key, handle)),
-            on_progress=lambda state: self.tell(m.StepProgressed(device_id, key, mask(state))),
-        )
-
-    async def _watch_step(self, effect: fx.WatchStep) -> None:
-        """Wait for the end of a step whose attempt is over; what it brought is dropped."""
-        key, device_id = effect.key, effect.device.id
-        name = f"{key.execution_id}/{key.attempt}/{key.step}/{key.tries}"
-        call = Call(effect.host, effect.device, {}, name, effect.limit, step_limit=0.0)
-        call = replace(call, handle=effect.handle, anew=effect.anew)
-        outcome = slim(await sent(self._services, call))
-        self.deliver(m.StepAnswered(device_id, key, outcome, 0.0))
-
-    async def _look(self, effect: fx.Look) -> None:
-        presence: Presence | None = None
-        try:
-            presence = await self._services.dialect.look(effect.host, effect.device, _CALL_LIMIT)
-        except HostTroubleError:
-            pass
-        except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)
-            note_failure(error, "look")
-        self.tell(m.DeviceLooked(effect.device.id, presence))
+    async def _deliver(self, work: Awaitable[m.Fact]) -> None:
+        self.deliver(await work)
 
     async def _send_action(self, effect: fx.SendAction) -> None:
         command, began = effect.command, perf_counter()
@@ -395,6 +353,10 @@ class HostActor(Actor[m.Message]):
             self._services.tally.dispatched.add(self._services.waited_s(waiting))
 
     async def _store_end(self, effect: fx.StoreEnd) -> None:
+        if effect.elsewhere and not effect.again:
+            request = await self.ledger.request_after(effect)
+            again = self._services.dispatcher.has_untried(request)
+            effect = structs.replace(effect, again=again)
         fact, row = await self.ledger.end_attempt(effect)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)

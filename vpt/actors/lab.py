@@ -18,6 +18,7 @@ from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.eta import Etas
 from vpt.actors.executions import Executions
 from vpt.actors.finals import FinalWaits
+from vpt.actors.host_secrets import HostSecrets
 from vpt.actors.leases import Leases
 from vpt.actors.ledger import Shared
 from vpt.actors.queue import Queue
@@ -89,6 +90,7 @@ class Lab:
             self._dispatcher,
             max_queued=config.max_queued,
             retry_backoff=config.retry_backoff,
+            infra_retries=config.infra_retries,
         )
         self._waits = Waits(self._dispatcher, events)
         self._unfit = Unfit(self._dispatcher, self._queue.end_unfit, grace=config.fit_grace)
@@ -96,6 +98,7 @@ class Lab:
         self._samples = Samples(db)
         self._pruning = Pruning(db, Artifacts(config.vpt_data_dir), Ages.of(config))
         keys = Keys(Sealer(config.secret_key), config.api_key)
+        self._host_secrets = HostSecrets((config.api_key, config.host_join_token))
         self._supervisor = Supervisor(self._services(may_act, keys.sealer), keys, limits_of(config))
         self.registry = self._new_registry(keys)
         self.leases = Leases(db, self._supervisor, check_open=self._check_open)
@@ -119,7 +122,7 @@ class Lab:
             not_taken=self._queue.not_taken,
             waited_s=self._queue.waited_s,
             tally=self.tally,
-            secrets=Secrets(self._db, sealer),
+            secrets=Secrets(self._db, sealer, self._host_secrets),
             may_act=may_act,
         )
 
@@ -131,6 +134,7 @@ class Lab:
             self._samples,
             self._dialect,
             keys,
+            self._host_secrets,
             probe_timeout=self._config.host_probe_timeout,
             check_open=self._check_open,
         )

@@ -7,7 +7,7 @@ a device has at most one record under way.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -139,7 +139,8 @@ class Shared:
         )
 
     async def _store_looks(self, views: list[HostView]) -> None:
-        newest = {view.host.id: view for view in views}.values()
+        # In the order in which registrations lock them, or the two could deadlock.
+        newest = sorted({view.host.id: view for view in views}.values(), key=lambda v: v.host.id)
         devices = [item for view in newest for item in view.devices]
         await self.db.row(
             "store_statuses",
@@ -239,6 +240,14 @@ class Ledger:
         step_status = StepStatus.ERROR if effect.step else None
         end = m.EndStored(effect.device_id, spec.execution_id, spec.attempt, status, step_status)
         return end, row
+
+    async def request_after(self, effect: fx.StoreEnd) -> DeviceRequest:
+        """Return what the execution asks of a device, when its attempt will have ended so."""
+        execution_id = effect.spec.execution_id
+        row = await self._row("request_of", execution_id=execution_id)
+        request = waiting_of(execution_id, row, [(self._host_id, effect.device_id)]).request
+        avoided = {effect.avoid} if effect.avoid is not None else set()
+        return replace(request, refused_by=request.refused_by | avoided)
 
     async def release(self, effect: fx.StoreRelease) -> m.Fact:
         """Store that the device may be given out again."""

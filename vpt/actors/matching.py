@@ -56,8 +56,9 @@ _SOONEST = (
 )
 
 
-#: What keeps a device from a run and passes by itself before long: such a device is waited for.
-_PASSING = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY, WaitReason.LEASED, WaitReason.HOST_SUSPECT)
+#: What keeps a device from a run and passes by itself before long: such a device is waited for. Not
+#: so a lease: people renew it for as long as they like.
+_PASSING = (WaitReason.ALL_BUSY, WaitReason.LANE_BUSY, WaitReason.HOST_SUSPECT)
 
 
 class Failed(IntEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from vpt.actors.dispatcher import Dispatcher
@@ -11,6 +12,8 @@ from vpt.model import DeviceStatus, Host, HostStatus, HostView, Reason, TroubleK
 
 #: Further probes of a URL that was another host's: all must find the one that registers.
 _MORE_PROOFS = 2
+#: For so long (s) it counts that a host said another URL: some heartbeats, and retries to register.
+_CLAIM_LASTS = 300.0
 
 
 class Proofs:
@@ -20,23 +23,27 @@ class Proofs:
         self._dialect = dialect
         self._dispatcher = dispatcher
         self._limit = limit
+        self._claims: dict[str, tuple[str, float]] = {}  # host to the URL that it says, and when
 
     async def check_gone(self, old: Host, new: Host) -> None:
         """Raise ConflictError when the name's host answers where it was until now.
 
         Another host that answers there is no reason: the two may have exchanged their addresses.
+        Nor is what says no name, where another one says to be: see `_may_be_another`.
         """
         if any(view.reason is Reason.REPLACED for view in self._views_of(old)):
             return  # its old URL is another host's
+        self._note_claim(old, new.url)
         where = "at its old URL" if old.url != new.url else "in its old dialect"
         try:
-            await self._dialect.probe(old, self._limit)
+            identity = await self._dialect.probe(old, self._limit)
         except HostTroubleError as trouble:
             # One that is at work may take its time: it is there as long as it takes connections.
             if self._is_at_work(old) and _is_too_slow(trouble):
                 raise ConflictError(f"A host of that name is at work {where}.") from trouble
             return
-        raise ConflictError(f"A host of that name still answers {where}.")
+        if not self._may_be_another(old, identity):
+            raise ConflictError(f"A host of that name still answers {where}.")
 
     async def identify(self, old: Host | None, new: Host, *, must_prove: bool) -> Identity | None:
         """Return who the host says it is, at the URL that it registers; None: it did not answer.
@@ -65,11 +72,30 @@ class Proofs:
         said = (said_url or "").rstrip("/")
         if said in ("", known.url) or self._is_at_work(known):
             return False
+        self._note_claim(known, said)
         try:
-            await self._dialect.probe(known, self._limit)
+            identity = await self._dialect.probe(known, self._limit)
         except HostTroubleError as trouble:
             return trouble.trouble is not Trouble.HELD_BACK
-        return False
+        return self._may_be_another(known, identity)
+
+    def _note_claim(self, host: Host, url: str) -> None:
+        """Note that a registered host says another URL than the one that is known of it."""
+        now = asyncio.get_running_loop().time()
+        claims = self._claims.items()
+        self._claims = {name: claim for name, claim in claims if now - claim[1] < _CLAIM_LASTS}
+        self._claims[host.id] = (url, now)
+
+    def _may_be_another(self, host: Host, identity: Identity) -> bool:
+        """Return whether the URL of a host that says another one is where another says to be, too.
+
+        What answers there says no name. So of hosts that exchanged their addresses, and could not
+        be told apart, the first one that registers takes the place of the next.
+        """
+        if identity.host_name is not None:
+            return False
+        claims = self._claims.items()
+        return any(url == host.url and name != host.id for name, (url, _) in claims)
 
     def _is_at_work(self, host: Host) -> bool:
         """Return whether a host may not answer a probe now though it is there.

@@ -54,12 +54,14 @@ class Queue:
         *,
         max_queued: int,
         retry_backoff: float,
+        infra_retries: int,
     ) -> None:
         self._db = db
         self._events = events
         self._dispatcher = dispatcher
         self._max_queued = max_queued
         self._retry_backoff = retry_backoff
+        self._infra_retries = infra_retries
         self._news: dict[str, asyncio.Future[TestProgress | None]] = {}
         self._background = Background()
         self._alarm: asyncio.TimerHandle | None = None
@@ -286,6 +288,8 @@ class Queue:
         failures = len(waiting.request.failed_on)
         rested = waiting.queued_at + backoff(self._retry_backoff, failures) if failures else 0.0
         waiting = replace(waiting, not_before=rested)
+        if failures > self._infra_retries:  # it may only go on where it was not tried
+            waiting = _without_tried(waiting)
         # What is to be avoided makes a request narrower: when nothing is left it would wait for
         # ever. Why it ends the database knows from its attempts.
         narrow = waiting.request.refused_by
@@ -340,6 +344,13 @@ class Queue:
             news = self._news.get(event.execution_id)
             if news is not None and not news.done():
                 news.set_result(event)
+
+
+def _without_tried(waiting: Waiting) -> Waiting:
+    """Return the entry with all devices out on which it failed."""
+    request = waiting.request
+    tried = request.refused_by.union(request.failed_on)
+    return replace(waiting, request=replace(request, refused_by=tried))
 
 
 def request_of(new: NewExecution) -> DeviceRequest:

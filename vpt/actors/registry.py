@@ -15,6 +15,7 @@ import structlog
 from vpt.actors import messages as m
 from vpt.actors.declared import store_devices, store_properties, store_schemas
 from vpt.actors.dispatcher import Dispatcher
+from vpt.actors.host_secrets import HostSecrets, masked_heartbeat, masked_registration
 from vpt.actors.proofs import Proofs
 from vpt.actors.restore import Keys, host_of
 from vpt.actors.samples import Samples
@@ -66,6 +67,7 @@ class Registry:
         samples: Samples,
         dialect: Dialect,
         keys: Keys,
+        secrets: HostSecrets,
         *,
         probe_timeout: float,
         check_open: Callable[[], None],
@@ -74,6 +76,7 @@ class Registry:
         self._supervisor = supervisor
         self._samples = samples
         self._keys = keys
+        self._secrets = secrets
         self._proofs = Proofs(dialect, dispatcher, probe_timeout)
         self._check_open = check_open
         self._url_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -92,6 +95,8 @@ class Registry:
         """
         self._check_open()
         host = registration.host
+        masker = self._secrets.masker(host.id, registration.secret)
+        registration = masked_registration(registration, masker)
         row = await self._db.row("lab_host", id=host.id)
         new = _as_called(registration, row, self._keys)
         identity = await self._check_proofs(registration, row, new)
@@ -217,8 +222,7 @@ class Registry:
         """Store the host, its devices, and that others at its URL are there no more: their ids."""
         host = registration.host
         async with self._db.transaction() as session:
-            if row is not None and await _has_other_secret(session, row):
-                raise ConflictError(_JUST_NOW)
+            await _lock(session, host, row)
             await check_names(session, host.id, registration.devices)
             stored = await session.row(
                 "upsert_host",
@@ -317,6 +321,10 @@ class Registry:
         self._check_not_replaced(row, heartbeat.instance_id)
         self._seen.add(host_id)
         self._supervisor.tell(host_id, m.HeartbeatSeen())
+        # Most heartbeats have no text, and a key need not be opened for them.
+        if heartbeat.presences or heartbeat.device_metrics:
+            masker = self._secrets.masker(host_id, self._keys.secret_of(row))
+            heartbeat = masked_heartbeat(heartbeat, masker)
         if heartbeat.presences:
             self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
             await store_properties(self._db, host_id, heartbeat.presences)
@@ -409,7 +417,12 @@ def _is_to_prove(old: Host, new: Host) -> bool:
     return old.url != new.url or (secret != new.secret and new.dialect == "document")
 
 
-async def _has_other_secret(session: Session, row: Any) -> bool:
-    """Return whether the host's secret was changed since its row was read; lock the row."""
-    stored = await session.row("lock_host", id=row["id"])
-    return stored is not None and stored["sealed_secret"] != row["sealed_secret"]
+async def _lock(session: Session, host: Host, row: Any) -> None:
+    """Lock the rows that a registration may change.
+
+    ConflictError when the secret of its host was changed since `row` was read.
+    """
+    stored = await session.rows("lock_hosts", id=host.id, host_url=host.url)
+    secret = next((one["sealed_secret"] for one in stored if one["id"] == host.id), None)
+    if row is not None and secret != row["sealed_secret"]:
+        raise ConflictError(_JUST_NOW)

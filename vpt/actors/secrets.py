@@ -13,11 +13,12 @@ from msgspec import Struct, structs
 
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
+from vpt.actors.host_secrets import HostSecrets
 from vpt.bounds import LONGEST_REASON
-from vpt.dialects.base import CUT, HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
 from vpt.masking import Masker
-from vpt.model import Answer, Json, Presence
+from vpt.model import Answer, Host, Json, Presence
 from vpt.parameters import target_values
 from vpt.secret_steps import revealed, revealed_action, targeted
 from vpt.store.db import Database
@@ -26,6 +27,7 @@ from vpt.store.seal import Sealer
 
 _PICTURE = "screenshot"  # of an answer: no text to mask
 _LARGE = 32 * 1024  # characters that are masked at once; more in a thread
+_EACH = 64  # characters that a value counts for, whatever it is
 
 
 class Revealed(Struct, frozen=True):
@@ -42,22 +44,24 @@ class Revealed(Struct, frozen=True):
 class Secrets:
     """Fills in secrets, from the database, and the target of a step, just before it is sent."""
 
-    def __init__(self, db: Database, sealer: Sealer) -> None:
+    def __init__(self, db: Database, sealer: Sealer, hosts: HostSecrets) -> None:
         self._db = db
         self._sealer = sealer
+        self._hosts = hosts
 
     async def reveal(self, effect: fx.SendStep) -> Revealed:
         """Return the step with its secrets; HostTroubleError when it cannot have them."""
         secret, target = effect.secret_steps, target_values(effect.host, effect.device)
+        # Before any secret is filled in: none of them is looked through for such names.
         step = targeted(effect.action, target)
         if secret is None:
-            return Revealed(step, Masker())
+            return Revealed(step, self._hosts.masker_of(effect.host))
         named = await self._named(secret.names, effect.connect)
         values = self._values(effect.sealed_values)
         action, missing = revealed(secret, effect.key.step, named, values, target)
         _check_complete(missing, " any more")
         # What an earlier step was told the host may say now, so all of the run is masked.
-        masker = await _masker([*named.values(), *values.values()])
+        masker = await self._masker(effect.host, [*named.values(), *values.values()])
         return Revealed(action if action is not None else step, masker)
 
     async def reveal_action(self, effect: fx.SendAction, limit_s: float) -> Revealed:
@@ -65,11 +69,16 @@ class Secrets:
         command = effect.command
         step = targeted(command.action, target_values(effect.host, effect.device))
         if not command.secrets:
-            return Revealed(step, Masker())
+            return Revealed(step, self._hosts.masker_of(effect.host))
         named = await self._named(list(command.secrets), limit_s)
         _check_complete(set(command.secrets) - named.keys())
         action = await asyncio.to_thread(revealed_action, step, named)
-        return Revealed(action, await _masker(list(named.values())))
+        return Revealed(action, await self._masker(effect.host, list(named.values())))
+
+    async def _masker(self, host: Host, values: list[str]) -> Masker:
+        if sum(map(len, values)) > _LARGE:
+            return await asyncio.to_thread(self._hosts.masker_of, host, values)
+        return self._hosts.masker_of(host, values)
 
     async def _named(self, names: list[str], limit_s: float) -> Mapping[str, str]:
         """Return the values of these secrets that there are.
@@ -107,11 +116,6 @@ def _check_complete(missing: Iterable[str], since: str = "") -> None:
         )
 
 
-async def _masker(values: list[str]) -> Masker:
-    large = sum(map(len, values)) > _LARGE
-    return await asyncio.to_thread(Masker, values) if large else Masker(values)
-
-
 async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
     """Return a host's answer without the secrets of its run."""
     if not masker:
@@ -129,16 +133,29 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
 async def _masked(answer: Answer, masker: Masker) -> Answer:
     size = len(answer.output or "") + len(answer.error or "")
     # The JSON of an action's answer is as long as the host likes.
-    if size > _LARGE or (answer.raw is not None and answer.raw.keys() - {_PICTURE}):
+    if size > _LARGE or _is_long(answer.raw):
         return await asyncio.to_thread(_masked_answer, answer, masker)
     return _masked_answer(answer, masker)
 
 
+def _is_long(raw: Mapping[str, Any] | None) -> bool:
+    """Return whether the JSON of an answer is long; a few values are looked at, at most."""
+    left, waiting = _LARGE, [item for key, item in (raw or {}).items() if key != _PICTURE]
+    while waiting and left > 0:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            left -= len(item) * _EACH
+            waiting += (item.values() if isinstance(item, dict) else item) if left > 0 else ()
+        else:
+            left -= len(item) if isinstance(item, str) else _EACH
+    return left <= 0
+
+
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:
-    output, error = _masked_text(answer.output, masker), _masked_text(answer.error, masker)
+    output, error = (text and masker.text(text) for text in (answer.output, answer.error))
     presence = _masked_presence(answer.presence, masker)
     raw = answer.raw and {
-        masker.text(key): item if key == _PICTURE else _masked_json(item, masker)
+        masker.text(key): item if key == _PICTURE else masker.json(item)
         for key, item in answer.raw.items()
     }
     pictures = tuple((masker.text(caption), data) for caption, data in answer.pictures)
@@ -154,21 +171,3 @@ def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | No
     if len(presence.reason) >= LONGEST_REASON:  # it was cut, perhaps in the middle of a value
         reason = masker.cut_end(reason)
     return replace(presence, reason=reason)
-
-
-def _masked_json(item: Any, masker: Masker) -> Any:
-    match item:
-        case str():
-            return _masked_text(item, masker)
-        case dict():
-            return {masker.text(key): _masked_json(child, masker) for key, child in item.items()}
-        case list():
-            return [_masked_json(child, masker) for child in item]
-    return item
-
-
-def _masked_text(text: str | None, masker: Masker) -> str | None:
-    if text is None or not text.endswith(CUT):
-        return None if text is None else masker.text(text)
-    # It was cut, perhaps in the middle of a value.
-    return masker.cut_end(masker.text(text.removesuffix(CUT))) + CUT

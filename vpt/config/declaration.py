@@ -87,7 +87,10 @@ class Config:
         "Origins whose pages may call the API, comma separated, such as https://pages.example.",
     )
     max_body: int = _setting(
-        v.SIZE, 4 * 2**20, "Largest body of a request; larger ones get 413.", public=True
+        v.SIZE,
+        4 * 2**20,
+        "Largest body of a request, 8MiB at most; larger ones get 413.",
+        public=True,
     )
     shutdown_grace: float = _setting(
         v.SECONDS_OR_0,
@@ -205,7 +208,11 @@ class Config:
         heading="Executions",
     )
     infra_retries: int = _setting(
-        v.whole(0), 2, "More attempts after an infrastructure error.", public=True
+        v.whole(0),
+        2,
+        "More attempts after an infrastructure error. What did nothing where it failed may go on to"
+        " each device that fits and was not tried yet.",
+        public=True,
     )
     retry_backoff: float = _setting(
         v.SECONDS_OR_0,

@@ -18,6 +18,7 @@ from vpt.model import Answer, Device, Host, HostTrouble, Json, Presence, Trouble
 MAX_TEXT = 2**20
 MAX_ANSWER = 16 * 2**20
 CUT = "\n[cut at 1 MiB]"
+_MORE_THAN_TEXT = MAX_TEXT + 2 * len(CUT)  # bytes: so that `clean` sees that there is more
 _MOST_SAID = 64 * 1024  # bytes of JSON that are formatted as Python does
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -114,9 +115,13 @@ def _raise_somebody_else(words: str) -> NoReturn:
     raise HostTroubleError(Trouble.SOMEBODY_ELSE, words, reason=reason)
 
 
-def not_understood(message: str, presence: Presence | None = None) -> HostTroubleError:
+def not_understood(
+    message: str, presence: Presence | None = None, reason: HostTrouble | None = None
+) -> HostTroubleError:
     """Return the trouble of an answer that came and cannot be understood."""
-    return HostTroubleError(Trouble.HOST_ERROR, message, same_again=True, presence=presence)
+    return HostTroubleError(
+        Trouble.HOST_ERROR, message, same_again=True, presence=presence, reason=reason
+    )
 
 
 class Touch(Enum):
@@ -227,16 +232,47 @@ def clean(said: Any) -> str | None:
     if said is None:
         return None
     text = said if isinstance(said, str) else as_text(said)
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + CUT
-    text = text.replace("\0", "\ufffd")
+    cut = len(text) > MAX_TEXT
+    text = (text[:MAX_TEXT] if cut else text).replace("\0", "\ufffd")
     if text.isascii():
-        return text
+        return text + CUT if cut else text
     text = _SURROGATE.sub("\ufffd", text)
     encoded = text.encode()
-    if len(encoded) > MAX_TEXT + len(CUT):
-        text = encoded[:MAX_TEXT].decode(errors="ignore") + CUT
-    return text
+    if not cut and len(encoded) <= MAX_TEXT + len(CUT):
+        return text
+    del text  # of four bytes a character: one copy fewer at a time
+    return encoded[:MAX_TEXT].decode(errors="ignore") + CUT
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most `most` characters of a text; `…` says that there are more.
+
+    Secrets are masked later: by the sign the mask knows that a value may have been cut in two.
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class _Beginning:
+    """Copies the beginning of a JSON value, of which more than 1 MiB would be cut off again."""
+
+    def __init__(self) -> None:
+        self._room = _MORE_THAN_TEXT  # characters, of which each is at least a byte of JSON
+
+    def of(self, value: Any) -> Any:
+        """Return what there is room for; a value that is shorter stays what it is."""
+        match value:
+            case str():
+                self._room -= len(value)
+                return value[: len(value) + self._room] if self._room < 0 else value
+            case list():
+                return [self.of(item) for item in value if self._has_room()]
+            case dict():
+                return {self.of(k): self.of(item) for k, item in value.items() if self._has_room()}
+        return value
+
+    def _has_room(self) -> bool:
+        self._room -= 1  # for a comma
+        return self._room >= 0
 
 
 def presence_of(raw: Mapping[str, Any]) -> Presence | None:
@@ -253,10 +289,10 @@ def presence_of(raw: Mapping[str, Any]) -> Presence | None:
 
 def as_text(said: Any, *, ensure_ascii: bool = True) -> str:
     """Return JSON of what should have been a text, cut at 1 MiB; a host may nest it too deep."""
-    with suppress(TypeError):  # lone surrogates, which only short bodies have; or too deep
-        text = orjson.dumps(said)
+    with suppress(TypeError, RecursionError):  # lone surrogates, only in short bodies; or too deep
+        text = orjson.dumps(_Beginning().of(said))
         if len(text) > _MOST_SAID:
-            return text[: MAX_TEXT + 1].decode(errors="ignore")
+            return text[:_MORE_THAN_TEXT].decode(errors="ignore")
     try:
         return json.dumps(said, ensure_ascii=ensure_ascii)
     except (RecursionError, ValueError, TypeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from vpt import bodies
 from vpt.dialects import http
 from vpt.dialects.base import (
     Call,
@@ -78,7 +78,8 @@ class DocumentDialect:
             raise HostTroubleError(Trouble.HOST_REFUSED, "The host has no such care of its own.")
         more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
         told = {name: value for name, value in more.items() if value is not None}
-        data = orjson.dumps({**call.body, "device_id": call.device.local_id, **told})
+        body = {**call.body, "device_id": call.device.local_id, **told}
+        data = await bodies.written(body)
         try:
             return await self._post_checked(call, data)
         except HostTroubleError as error:
@@ -236,7 +237,7 @@ def _answer_of(status: int, text: bytes, raw: Mapping[str, Any] | None) -> Answe
     success = raw.get("success")
     if not isinstance(success, bool):
         raise not_understood(_no_success(success), presence)
-    return replace(_said(raw), success=success, presence=presence)
+    return _said(raw, success=success, presence=presence)
 
 
 def _no_success(success: Any) -> str:
@@ -256,6 +257,9 @@ def _raise_refusal(status: int, raw: Mapping[str, Any]) -> NoReturn:
         raise
 
 
-def _said(raw: Mapping[str, Any]) -> Answer:
-    """Return what a host said of a step, not counting as a success."""
-    return Answer(False, clean(raw.get("output")), clean(raw.get("error")), raw=raw)
+def _said(
+    raw: Mapping[str, Any], *, success: bool = False, presence: Presence | None = None
+) -> Answer:
+    """Return what a host said of a step, not counting as a success unless told."""
+    output, error = clean(raw.get("output")), clean(raw.get("error"))
+    return Answer(success, output, error, raw=raw, presence=presence)

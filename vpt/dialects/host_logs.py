@@ -126,7 +126,10 @@ def _is_empty(text: str, names: set[str]) -> bool:
 def last_words(stdout: str) -> str:
     """Return the line in which a script said why it failed, before it said that it did; or ""."""
     before, verdict, _ = stdout.rpartition(_VERDICT)
-    lines = [*_lines((before if verdict else stdout)[-_LONGEST_TAIL:])][-_LAST_LINES:]
+    text = before if verdict else stdout
+    if len(text) > _LONGEST_TAIL:  # of the first line there may be a part only
+        text = text[-_LONGEST_TAIL:].partition("\n")[2]
+    lines = [*_lines(text)][-_LAST_LINES:]
     if not lines:
         return ""
     return next((line for line in reversed(lines) if _FAILS.search(line)), lines[-1])

@@ -21,6 +21,7 @@ from vpt.dialects.base import (
     clean,
     not_understood,
     presence_of,
+    shortened,
 )
 from vpt.dialects.reasons import MISDIRECTED, reason_of, reason_of_status
 from vpt.model import HostTrouble, TroubleKind
@@ -38,6 +39,7 @@ _BEGINNINGS = {b"": "nothing", b"[": "an array", b'"': "a JSON text", b"<": "HTM
 #: is told from one that is not there.
 PROBE_CONNECT = 0.9
 MAX_HEALTH = 2**20
+LONGEST_WHY = 500  # characters of a host's reason for a refusal that are shown
 _LONGEST_IDENTITY = 200
 _BUSY = (408, 429)  # the host would do it another time: no refusal
 
@@ -130,13 +132,14 @@ def _raise_trouble(error: BaseException) -> None:
     if isinstance(error, TimeoutError):
         raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
     if isinstance(error, aiohttp.ClientPayloadError):
-        raise HostTroubleError(Trouble.BROKEN, BROKE_OFF) from error
+        raise HostTroubleError(Trouble.BROKEN, BROKE_OFF, reason=reason_of(error)) from error
     if isinstance(error, _BROKEN):
         raise _trouble(Trouble.BROKEN, reason_of(error)) from error
     if isinstance(error, aiohttp.ClientResponseError):
         # What follows the colon is the host's: it may hold secrets, of which it may be a part.
         why = error.message.partition(":")[0]
-        raise not_understood(f"The host answered with a head that is not HTTP: {why}.") from error
+        message = f"The host answered with a head that is not HTTP: {why}."
+        raise not_understood(message, reason=reason_of(error)) from error
     if isinstance(error, (aiohttp.ClientError, ValueError)):
         raise _trouble(Trouble.HOST_ERROR, reason_of(error)) from error
 
@@ -284,7 +287,7 @@ def raise_for_status(status: int, body: Mapping[str, Any]) -> NoReturn:
     trouble = Trouble.HOST_REFUSED if refused else Trouble.HOST_ERROR
     told = refused and reason and status not in _UNKNOWN_SECRET
     said = "refused it" if told else f"answered {status}"
-    message = f"The host {said}" + (f": {reason[:500]}" if reason else ".")
+    message = f"The host {said}" + (f": {shortened(reason, LONGEST_WHY)}" if reason else ".")
     why_not = _reason_if_credential(status)
     raise HostTroubleError(trouble, message, reason=why_not, presence=presence)
 

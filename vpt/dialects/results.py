@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood
+from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood, shortened
 from vpt.dialects.host_logs import LoggedFailure, failures_in, last_words, reason
 from vpt.dialects.host_words import Meaning, meaning_of, meaning_of_log, meaning_of_script
 from vpt.dialects.start_requests import StepKind
@@ -153,7 +153,7 @@ def _judged(failed: StepResult, meaning: Meaning | None) -> StepResult:
 
 def _script_error(result: JsonObject, code: Any, stdout: str, stderr: str) -> str:
     """Return why a script failed: what it said last, which is in its stdout as a rule."""
-    last = stderr[-_TAIL:] or last_words(stdout)[-_MAX_MESSAGE:]
+    last = stderr[-_TAIL:] or shortened(last_words(stdout), _MAX_MESSAGE)
     if code == 0 and last:  # it ended well, to say that the product does not
         return last
     said = _error_in(result) or f"The script failed with exit code {clean(code)}."
@@ -265,7 +265,7 @@ def _error_in(body: JsonObject) -> str | None:
 
 def _shortened(value: Any) -> str | None:
     text = clean(value) if value else None
-    return text[:_MAX_MESSAGE] if text else None
+    return shortened(text, _MAX_MESSAGE) if text else None
 
 
 def _raise_no_result(message: str) -> NoReturn:

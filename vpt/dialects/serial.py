@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import aiohttp
-import orjson
 from aiohttp.connector import AddrInfoType
 from yarl import URL
 
+from vpt import bodies
 from vpt.dialects import http
 from vpt.dialects.base import MAX_ANSWER, HostTroubleError, Trouble
 from vpt.dialects.reasons import CREDENTIAL_STATUSES, reason_of_key
@@ -108,7 +108,7 @@ class SerialClient:
     ) -> SerialResponse:
         """POST an object."""
         headers = {**_headers(host), "Content-Type": "application/json"}
-        data = orjson.dumps(body)
+        data = await bodies.written(body)
         response = await self._request(
             host, "POST", url_of(host, path, query), headers, data, MAX_ANSWER
         )

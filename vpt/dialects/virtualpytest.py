@@ -27,6 +27,7 @@ from vpt.dialects.base import (
     check_identity,
     clean,
     not_understood,
+    shortened,
 )
 from vpt.dialects.by_hand import HandRequests
 from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
@@ -351,6 +352,6 @@ def _checked_id(number: Any) -> str:
 
 def _raise_not_started(what: str, body: Mapping[str, Any]) -> NoReturn:
     reason = clean(body.get("error") or body.get("message"))
+    why = f": {shortened(reason, http.LONGEST_WHY)}" if reason else "."
     invalid = reason is not None and is_invalid_graph(reason)
-    trouble = Trouble.INVALID_STEP if invalid else Trouble.HOST_ERROR
-    raise HostTroubleError(trouble, what + (f": {reason[:500]}" if reason else "."))
+    raise HostTroubleError(Trouble.INVALID_STEP if invalid else Trouble.HOST_ERROR, what + why)

@@ -14,6 +14,8 @@ import structlog
 from aiohttp import hdrs, web
 
 from vpt import bodies
+from vpt.allocator import return_large_blocks
+from vpt.bounds import LONGEST_BODY
 from vpt.config import proxy_of
 from vpt.connections import Connections, raise_descriptor_limit
 from vpt.host.description import HostDescription
@@ -29,7 +31,8 @@ from vpt.host.settings import DeviceSpec, HostSettings
 from vpt.http_server import UnreadAnswers, answer_expectations, hide_versions
 from vpt.listener import LimitedSite
 
-MAX_BODY = 16 * 1024 * 1024
+#: An action of the longest body of the server, with what the server adds to it.
+MAX_BODY = LONGEST_BODY + 2**20
 BODY_S = 60
 LONGEST_KEY = 1000
 DRAIN_S = 2
@@ -79,6 +82,7 @@ async def _serve(
     ready: asyncio.Event | None,
 ) -> None:
     devices.start()
+    return_large_blocks()
     raise_descriptor_limit()
     runner = web.AppRunner(make_app(devices, description, secret), shutdown_timeout=DRAIN_S)
     await runner.setup()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import aiohttp_cors
 from aiohttp import web
 
+from vpt.bounds import LONGEST_BODY
 from vpt.config import Config
 from vpt.events import Events
 from vpt.http_server import answer_expectations, hide_versions
@@ -50,7 +51,7 @@ EXPOSED = ("ETag", "Retry-After", REQUEST_ID)
 def make_app(config: Config, db: Database, lab: Lab, events: Events) -> web.Application:
     """Build the application; the caller opens and closes the arguments."""
     hide_versions()
-    app = web.Application(middlewares=[gate], client_max_size=config.max_body)
+    app = web.Application(middlewares=[gate], client_max_size=min(config.max_body, LONGEST_BODY))
     app[CONFIG], app[DB], app[LAB], app[EVENTS] = config, db, lab, events
     app[ARTIFACTS] = Artifacts(config.vpt_data_dir)
     tokens.setup(app)

@@ -64,12 +64,17 @@ def _lane_for(t: Transition, device_id: str | None, user_id: str) -> Lane | VptE
 
 def _named_lane(t: Transition, device_id: str | None) -> Lane | VptError:
     """Return the lane by vpt's id or by the host's own; no name will do for a single device."""
-    lanes = {name: lane for name, lane in t.state.lanes.items() if not lane.absent}
+    lanes = t.state.lanes.values()
     if device_id is None:
-        if len(lanes) == 1:
-            return next(iter(lanes.values()))
+        present = [lane for lane in lanes if not lane.absent]
+        if len(present) == 1:
+            return present[0]
         return InvalidError({"device_id": ["The host has several devices: name one."]})
-    named = [lane for lane in lanes.values() if device_id in (lane.device.id, lane.device.local_id)]
+    named = [
+        lane
+        for lane in lanes
+        if device_id in (lane.device.id, lane.device.local_id) and not lane.absent
+    ]
     if len(named) > 1:
         return UnprocessableError(f"The host has several devices of the name {device_id}.")
     return named[0] if named else UnprocessableError("The host has no such device.")

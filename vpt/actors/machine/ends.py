@@ -82,11 +82,13 @@ def fail(
     # After a restart of the server it is always tried again, without limit: that is nobody's
     # failure, and the number of restarts is no property of the execution.
     retries = t.state.limits.infra_retries
+    # A step that is wrong in itself would end the same way everywhere.
     again = kind is ErrorKind.SERVER_RESTARTED or (
         kind in _RETRIED and not invalid and run.loaded.infra_failures < retries
     )
     sent = run.phase is Phase.SENT and kind not in _SAID_SO
     uncertain = not over and (run.uncertain or sent)
+    did_nothing = run.step == 1 and not (uncertain or invalid) and _is_the_hosts(t, kind)
     finish(
         t,
         lane,
@@ -99,7 +101,18 @@ def fail(
         avoid=None if invalid else _avoided(t, lane, kind, same_again=same_again),
         answer=answer,
         blames=not invalid,
+        elsewhere=did_nothing and retries > 0,
     )
+
+
+def _is_the_hosts(t: Transition, kind: ErrorKind) -> bool:
+    """Return whether the host is to blame for a step that it did not do, or that was not sent."""
+    # Such a run may go on to each other device, once: many broken ones are no reason to end it
+    # beside a good one. Not what a host refuses for what it is, as the next one would, too; nor
+    # what may have begun, or one run could break all devices, one after the other.
+    if kind is ErrorKind.HOST_REFUSED:
+        return t.state.call_refused
+    return kind in (ErrorKind.HOST_ERROR, ErrorKind.HOST_LOST)
 
 
 def _avoided(t: Transition, lane: Lane, kind: ErrorKind, *, same_again: bool) -> str | None:
@@ -131,6 +144,7 @@ def finish(
     avoid: str | None = None,
     answer: Answer | None = None,
     blames: bool = True,
+    elsewhere: bool = False,
 ) -> None:
     """Store the attempt's end; with `uncertain` the device is held, not released.
 
@@ -167,6 +181,7 @@ def finish(
             lane.health,
             avoid,
             answer,
+            elsewhere,
         ),
     )
     if t.state.host.serial and not is_silenced(t.state):

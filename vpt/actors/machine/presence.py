@@ -70,6 +70,15 @@ def note_presence(t: Transition, lane: Lane, presence: Presence) -> None:
     t.view_kept = False
 
 
+def begin_anew(t: Transition, lane: Lane, away: str | None) -> None:
+    """Store what a registration says of a device; what its host did by itself ended with it.
+
+    A VirtualPyTest host says that again with the ping that follows its registration.
+    """
+    t.add(fx.Alarm(f"works:{lane.device.id}", 0, None))
+    start_look(t, t.put(lane, away=away, host_works=False, host_work_ignored=False))
+
+
 def _host_work(lane: Lane, said: bool | None) -> tuple[bool, bool]:
     """Return whether the host works on a device, and whether its word for that is ignored."""
     if said is None:

@@ -130,7 +130,7 @@ def register(t: Transition, command: m.Register) -> None:
     )
     _change_devices(t, command.devices)
     for lane in t.lanes():
-        presence.start_look(t, t.put(lane, away=command.away.get(lane.device.id)))
+        presence.begin_anew(t, lane, command.away.get(lane.device.id))
     # An UP host that registers again at the same place is not made SUSPECT, or each restart of its
     # process would look like a loss to those who wait for it.
     if moved or t.state.link is not Link.UP:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +34,10 @@ from vpt.web.http.requests import (
     found,
     json_response,
     json_text,
+    load,
     no_content,
     path_id,
+    read_as,
 )
 from vpt.web.http.speakers import (
     Speaker,
@@ -159,9 +160,8 @@ async def execute_on_host(request: web.Request) -> web.Response:
     `${secret:name}` in a text of it is the named secret, which is `***` in the answer.
     """
     host_id = path_id(request)
-    action = await _action_body(request, host_id)
+    action, names = await _action_body(request, host_id)
     device_id, timeout_s = action.pop("device_id", None), action.pop("timeout_s", None)
-    names = await asyncio.to_thread(secrets_in, action)  # of up to MAX_BODY
     answer, duration_ms = await request.app[LAB].act(
         host_id, device_id, action, timeout_s, user_of(request).user_id, names
     )
@@ -212,17 +212,21 @@ async def _drained(request: web.Request, *, on: bool) -> web.Response:
     return json_response(item)
 
 
-async def _action_body(request: web.Request, host_id: str) -> Json:
-    """Read the action; 404 for an unknown host comes before errors of the body."""
+async def _action_body(request: web.Request, host_id: str) -> tuple[Json, tuple[str, ...]]:
+    """Return the action and the secrets it names; 404 for an unknown host comes before errors."""
     try:
-        body: Json = await body_of(request)
+        return await read_as(request, _action_of)
     except VptError:
         if all(view.host.id != host_id for view in request.app[LAB].views()):
             raise NotFoundError from None
         raise
+
+
+def _action_of(body: Json) -> tuple[Json, tuple[str, ...]]:
+    action: Json = load(_ACTION, body)
     for name in _OF_STEPS:
-        body.pop(name, None)
-    return body
+        action.pop(name, None)
+    return action, secrets_in(action)
 
 
 # --- what hosts send

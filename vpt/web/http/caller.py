@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
@@ -167,6 +168,7 @@ def _address(text: str) -> str:
     return _plain((match["six"] or match["four"] or "") if match else text)
 
 
+@lru_cache(maxsize=10_000)  # each request has one of a few peers
 def _plain(text: str) -> str:
     """Return an address in its usual form, IPv4 in IPv6 as IPv4; "" for another text."""
     address = parse_address(text.partition("%")[0])

@@ -6,12 +6,15 @@ from typing import Any
 
 from aiohttp import web
 
+from vpt import bodies
 from vpt.store.db import Database
 from vpt.web.http.params import MOST_OF_PAGE, Page
 from vpt.web.http.requests import bytes_of, list_response
 
 #: Items of one statement, which builds that many however few of them fit into the page.
 _AT_ONCE = 100
+#: Characters of a page above which it is made in a thread: it is copied twice.
+_LONG = 256 * 1024
 
 
 async def long_items(db: Database, statement: str, page: Page, **filters: Any) -> web.Response:
@@ -30,4 +33,6 @@ async def long_items(db: Database, statement: str, page: Page, **filters: Any) -
             break
         room -= sum(map(bytes_of, whole))
         rest = rest.after(found[-1], page.limit - len(rows))
-    return list_response(rows, page)
+    if sum(len(row["item"] or "") for row in rows) <= _LONG:
+        return list_response(rows, page)
+    return await bodies.in_thread(lambda: list_response(rows, page))

@@ -35,6 +35,7 @@ _DIGITS = bytes(ord("0" if chr(byte) in "0123456789" else " ") for byte in range
 _LONG_NUMBER = b"0" * 19
 
 _CHUNK = 64 * 1024  # bytes that are counted without a turn for others
+_REPEATABLE = "Idempotency-Key"
 _BODY = web.RequestKey("body", bytes)
 
 Made = TypeVar("Made")
@@ -53,7 +54,7 @@ async def load_body(request: web.Request, schema: Schema, most: int | None = Non
     InvalidError (the schema's messages), TooLargeError (bytes, values), UnavailableError. Long
     bodies are read in a thread.
     """
-    return await read_as(request, partial(_load, schema), most)
+    return await read_as(request, partial(load, schema), most)
 
 
 async def read_as(
@@ -78,7 +79,11 @@ async def read_text_of_host(request: web.Request, make: Callable[[Json], Made], 
 
 
 async def _read(request: web.Request, most: int | None = None) -> bytes:
-    """Return the body; a long one is counted as it comes, and kept for who reads it again."""
+    """Return the body; a long one is counted as it comes.
+
+    It is kept for who reads it again only where that may be, for the hash of an Idempotency-Key:
+    what is built from it is several times as large, and the body itself is needed no more.
+    """
     known: bytes | None = request.get(_BODY)
     if known is not None:
         return _of_size(known, most)
@@ -86,11 +91,14 @@ async def _read(request: web.Request, most: int | None = None) -> bytes:
     _refuse_before_reading(request, limit)
     if request.content.is_eof():  # it arrived with the headers: nothing to wait for
         body = await request.read()
+        hold(request, len(body))
         _bounded(partial(bodies.check, body))
         return _of_size(body, limit)
     intake = bodies.Intake()
     await _receive(request, intake, limit, BODY_TIMEOUT)
-    request[_BODY] = body = await _joined(intake)
+    body = await _joined(intake)
+    if _REPEATABLE in request.headers:
+        request[_BODY] = body
     return body
 
 
@@ -157,7 +165,8 @@ def _parse_any_text(body: bytes) -> Json:
     return value
 
 
-def _load(schema: Schema, body: Json) -> Any:
+def load(schema: Schema, body: Json) -> Any:
+    """Return the body as the schema loads it; raises InvalidError with the schema's messages."""
     try:
         return schema.load(body)
     except ValidationError as error:
@@ -226,8 +235,10 @@ def list_response(rows: Sequence[Any], page: Page) -> web.Response:
     cursor = "null"
     if len(rows) > len(shown):
         cursor = f'"{make_cursor(shown[-1]["created_at"], shown[-1]["id"])}"'
-    items = ",".join([row["item"] for row in shown])
-    return json_text(f'{{"items":[{items}],"next_cursor":{cursor}}}')
+    # Encoded one by one: in one text a single emoji would make all of it four times as large.
+    items = b",".join([row["item"].encode() for row in shown])
+    body = b'{"items":[%b],"next_cursor":%b}' % (items, cursor.encode())
+    return web.Response(body=body, headers=JSON_HEADERS)
 
 
 def _that_fit(rows: Sequence[Any]) -> Sequence[Any]:

@@ -13,6 +13,7 @@ from hmac import compare_digest
 
 from aiohttp import hdrs, web
 
+from vpt.actors.host_secrets import PRESENTED
 from vpt.errors import (
     BadRequestError,
     ForbiddenError,
@@ -95,7 +96,10 @@ async def speaker_of(request: web.Request) -> Speaker:
     if join_token and compare_digest(_bytes(token), _bytes(join_token)):
         return Speaker(Credential.JOIN)
     host_id = await request.app[TOKENS].host_of(token)
-    return Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
+    speaker = Speaker(Credential.OWN, host_id) if host_id else await _signed(request, token)
+    if speaker.host_id is not None:
+        PRESENTED.note(speaker.host_id, token)  # to be masked in what the host says
+    return speaker
 
 
 def require_json(request: web.Request) -> None:

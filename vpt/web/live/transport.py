@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as Packet  # noqa: PLC0414  # others import it from here
 from socketio.exceptions import ConnectionRefusedError as RefusedError
-from socketio.packet import BINARY_ACK, BINARY_EVENT, EVENT
+from socketio.packet import BINARY_ACK, BINARY_EVENT, CONNECT, EVENT
 from socketio.packet import Packet as SocketPacket
 
 from vpt.background import Background, every
@@ -49,11 +50,17 @@ STRANGER, STRANGER_LIMIT = 10.0, 1000
 #: Seconds for a POST of a client that polls, from its first byte to the end of its handling.
 POST_TIMEOUT = 20.0
 
+#: Requests to connect that one connection may make: a page whose token was refused asks again.
+MOST_CONNECTS = 10
+#: Failures of the libraries that are logged one by one between two sweeps; more are counted.
+MOST_LOGGED = 10
+
 #: Characters of an origin and of a host name that are logged.
 LONGEST_NAME = 200
 
 CLOSED = "The connection is closed."
 _BINARY = (str(BINARY_EVENT), str(BINARY_ACK))
+_CONNECT = str(CONNECT)
 
 
 def _comparable(origin: str) -> str:
@@ -129,13 +136,15 @@ class Transport:
         self._web_sockets: weakref.WeakKeyDictionary[web.WebSocketResponse, _WebSocketLink] = (
             weakref.WeakKeyDictionary()
         )
+        logger = _QuietLogger()
         self._server = _Server(
             requests,
+            self._cut,
+            logger,
             async_mode="aiohttp",
             cors_allowed_origins=self._allows,
             max_http_buffer_size=MESSAGE_LIMIT,
-            logger=_QuietLogger(),
-            engineio_logger=_QuietLogger(),
+            engineio_logger=logger,
         )
         self._server.on("connect", self._connect)
         self._server.on("disconnect", self._disconnect)
@@ -160,10 +169,14 @@ class Transport:
     def drop(self, connection: Connection) -> None:
         """Cut a client that does not read; it reconnects by itself when it can."""
         self._connections.pop(connection.sid, None)
+        self._cut(connection.engine)
+
+    def _cut(self, engine: Any) -> None:
+        """End an engine.io connection at once, without a goodbye."""
         for link in self._web_sockets.values():
-            if link.belongs_to(connection.engine.sid, self._server.environ):
+            if link.belongs_to(engine.sid, self._server.environ):
                 link.transport.abort()
-        self._background.start(_close(connection.engine, abort=True), "socket-close")
+        self._background.start(_close(engine, abort=True), "socket-close")
 
     # --- called by the library
 
@@ -299,16 +312,43 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
     without these bounds. tests/web_hosts/test_transport.py would fail.
     """
 
-    def __init__(self, requests: tuple[str, ...], **options: Any) -> None:
-        super().__init__(**options)
-        self._requests = requests
+    def __init__(
+        self,
+        requests: tuple[str, ...],
+        cut: Callable[[Any], None],
+        logger: _QuietLogger,
+        **options: Any,
+    ) -> None:
+        """Accept the named requests; `cut` ends the connection of a client that misbehaves."""
+        super().__init__(logger=logger, **options)
+        self._requests, self._cut, self._failures = requests, cut, logger
         self.strangers = Strangers()
-        self._too_many = 0
+        self._connects: Counter[str] = Counter()
+        self._too_many = self._misbehaved = 0
 
     async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
-        """Ignore binary packets: the library collects as many attachments as one announces."""
-        if isinstance(data, str) and data[:1] not in _BINARY:
+        """Ignore binary packets: the library collects as many attachments as one announces.
+
+        Who sends what is no message, or asks to connect again and again, is cut: each is a task, an
+        answer and a line of the log, and a client sends thousands a second.
+        """
+        engine = self.eio.sockets.get(eio_sid)
+        if engine is None or engine.closed or not isinstance(data, str) or data[:1] in _BINARY:
+            return
+        if data[:1] == _CONNECT:
+            self._connects[eio_sid] += 1
+        if self._connects[eio_sid] > MOST_CONNECTS:
+            self._end(engine, "It asked to connect too often.")
+            return
+        try:
             await super()._handle_eio_message(eio_sid, data)
+        except (ValueError, RecursionError) as error:  # what the library raises for no packet
+            self._end(engine, repr(error))
+
+    def _end(self, engine: Any, reason: str) -> None:
+        log.debug("socketio", message=reason)
+        self._misbehaved += 1
+        self._cut(engine)
 
     async def _handle_event(self, eio_sid: str, namespace: str, id: Any, data: Any) -> None:  # noqa: A002
         """Pass on requests only: the library lets clients call the handler of connect, too."""
@@ -328,6 +368,7 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         self.strangers.remove(eio_sid)
+        self._connects.pop(eio_sid, None)
         await super()._handle_eio_disconnect(eio_sid, reason)
 
     def admit(self, engine: Any) -> None:
@@ -341,6 +382,10 @@ class _Server(socketio.AsyncServer):  # type: ignore[misc]  # it has no types
         if self._too_many:
             log.warning("strangers_dropped", count=self._too_many)
             self._too_many = 0
+        if self._misbehaved:
+            log.warning("socket_clients_cut", count=self._misbehaved)
+            self._misbehaved = 0
+        self._failures.tell()
         until = asyncio.get_running_loop().time() - STRANGER
         for engine_sid in self.strangers.late(until):
             await self._close_stranger(engine_sid, abort=False)
@@ -374,6 +419,9 @@ class _QuietLogger:
 
     level = 0
 
+    def __init__(self) -> None:
+        self._failed = 0
+
     def info(self, *_: Any) -> None:
         """Log nothing: the libraries log every packet here."""
 
@@ -386,5 +434,14 @@ class _QuietLogger:
     error = warning
 
     def exception(self, message: str, *args: Any) -> None:
-        """Log the exception in one line."""
-        log.warning("socketio_failed", message=message % args, error=repr(sys.exception()))
+        """Log the exception in one line, as long as there are few."""
+        self._failed += 1
+        if self._failed <= MOST_LOGGED:
+            log.warning("socketio_failed", message=message % args, error=repr(sys.exception()))
+
+    def tell(self) -> None:
+        """Log how many exceptions were not logged since the last call."""
+        if self._failed > MOST_LOGGED:
+            left_out = self._failed - MOST_LOGGED
+            log.warning("socketio_failed", message="more of the kind", count=left_out)
+        self._failed = 0

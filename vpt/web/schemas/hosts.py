@@ -262,7 +262,7 @@ def device_schema(actions: Json, verifications: Json) -> DeviceSchema:
     """Return what a device can do, as it is stored: equal ones have one hash."""
     schema = {"action_types": actions, "verification_types": verifications}
     canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
-    return DeviceSchema(hashlib.sha256(canonical).digest(), canonical.decode())
+    return DeviceSchema(hashlib.sha256(canonical).digest(), canonical)
 
 
 def heartbeat_of(body: Json) -> Heartbeat:
@@ -392,6 +392,8 @@ class HostResponse(ResponseSchema):
     trouble = f.Nested(TroubleShown, allow_none=True)
     capabilities = words()
     devices = f.List(f.Nested(DeviceResponse))
+    devices_left_out = flag("True where it is larger than a page: list its devices by host_id.")
+    maybe = frozenset({"devices_left_out"})
     tags = words()
     hardware = f.Dict()
     protocol = f.Nested(ProtocolShown)

@@ -45,7 +45,11 @@ class TestCaseBody(StoredBody):
         MOST_STEPS,
         least=1,
         required=True,
-        metadata=fields.about("The steps, in the order in which they run."),
+        metadata=fields.about(
+            "The steps, in the order in which they run. In their texts `${name}` is a parameter,"
+            " `${secret:name}` a secret; `${device.id}`, `${device.local_id}`, `${device.model}`"
+            " and `${host.name}` are what the step is sent to."
+        ),
     )
     parameters = f.Dict(
         keys=f.String(validate=fields.LABEL),

@@ -12,6 +12,8 @@ import { inTurn } from "../work.js";
 const SOME = 1000; // test cases or campaigns to choose from; others are found by name
 const SHOWN = 100; // queued and running executions to show
 const NAME = /\$\$\{|\$\{([^{}]+)\}/g;
+// What the step is sent to: the server fills it in (TARGET_NAMES in vpt/parameters.py).
+const OF_TARGET = ["device.id", "device.local_id", "device.model", "host.name"];
 const REST = 300; // milliseconds between two searches
 
 /** Show the view. */
@@ -227,7 +229,8 @@ function fits(device, test) {
 export function namesIn(value) {
   const names = new Set();
   for (const [, name] of JSON.stringify(value ?? []).matchAll(NAME))
-    if (name && !name.startsWith("secret:")) names.add(JSON.parse(`"${name}"`));
+    if (name && !name.startsWith("secret:") && !OF_TARGET.includes(name))
+      names.add(JSON.parse(`"${name}"`));
   return [...names].sort();
 }
 
