@@ -83,6 +83,9 @@ ORDER BY created_at DESC, id DESC;
 -- host_exists(id)
 SELECT EXISTS (SELECT FROM hosts WHERE id = $1);
 
+-- host_page_url(id)
+SELECT page_url FROM hosts WHERE id = $1;
+
 -- edit_host(id, tags, sealed_api_key, set_api_key)
 UPDATE hosts
 SET

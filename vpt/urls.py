@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
+from yarl import URL
 
 from vpt.errors import InvalidError
 from vpt.model import Credential
@@ -286,3 +287,8 @@ def _with_embedded(address: Address) -> Iterable[Address]:
 
 def _refused(why: str) -> InvalidError:
     return InvalidError({"host_url": [why]})
+
+
+def is_same_server(one: URL, other: URL) -> bool:
+    """Return whether two URLs are of one server; `http://a` and `http://a:80` are."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

@@ -32,7 +32,7 @@ from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.dispatcher import Dispatcher
 from vpt.actors.state import Link, Phase, must_register
-from vpt.dialects.base import Trouble
+from vpt.dialects.base import ScreenPart, ScreenRequest, Trouble
 from vpt.model import (
     DeviceRequest,
     DeviceStatus,
@@ -209,6 +209,17 @@ class Histories(RuleBasedStateMachine):
         act = self.w.acts.pop(0)
         self.w.tell(m.ActionAnswered(act.device.id, act.command.ask, outcome, 1.0))
 
+    @rule(device_id=DEVICES, beside=st.booleans())
+    def show(self, device_id: str, beside: bool) -> None:
+        request = ScreenRequest(ScreenPart.FILE if beside else ScreenPart.PICTURE, beside=beside)
+        self.w.tell(m.ShowScreen(self.ask(), device_id, request))
+
+    @precondition(lambda self: self.w.screens)
+    @rule(outcome=st.sampled_from([b"a picture", trouble("TIMEOUT"), trouble("NOT_CONNECTED")]))
+    def screen_shown(self, outcome: bytes | m.NoAnswer) -> None:
+        shown = self.w.screens.pop(0)
+        self.w.tell(m.ScreenShown(shown.ask, outcome, shown.request.beside))
+
     @rule(device_id=DEVICES)
     def give_back(self, device_id: str) -> None:
         lease = self.w.state.lanes[device_id].lease if device_id in self.w.state.lanes else None
@@ -324,6 +335,8 @@ class Histories(RuleBasedStateMachine):
             w.answer(PASS, next(iter(w.forwards)))
         elif w.acts:
             self.act_answered(PASS)
+        elif w.screens:
+            self.screen_shown(b"a picture")
         elif w.watches:
             w.watched(trouble("IDLE"), next(iter(w.watches)))
         elif w.looks:

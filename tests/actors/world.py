@@ -53,7 +53,15 @@ _ANSWERS = (
     Trouble.STOPPED,
     Trouble.IDLE,
 )
-_SENT = (fx.SendStep, fx.WatchStep, fx.Look, fx.SendAction, fx.CancelOnHost, fx.Leave)
+_SENT = (
+    fx.FetchScreen,
+    fx.SendStep,
+    fx.WatchStep,
+    fx.Look,
+    fx.SendAction,
+    fx.CancelOnHost,
+    fx.Leave,
+)
 PASS = Answer(success=True)
 FAIL = Answer(success=False, error="no")
 
@@ -96,6 +104,7 @@ class World:
     acts: list[fx.SendAction] = field(default_factory=list)
     watches: dict[str, fx.WatchStep] = field(default_factory=dict)  # by device
     looks: list[str] = field(default_factory=list)  # devices
+    screens: list[fx.FetchScreen] = field(default_factory=list)
     cancels: list[fx.CancelOnHost] = field(default_factory=list)
     alarms: dict[str, m.Fact] = field(default_factory=dict)
     probing: bool = False
@@ -241,6 +250,14 @@ class World:
             case fx.SendAction():
                 self.acts.append(effect)
                 self._one_at_a_time()
+            case fx.FetchScreen():
+                calls = (self.forwards, self.acts, self.watches, self.looks)
+                calls = (*calls, self.probing, self._screens_of_the_host())
+                alone = self.state.host.serial and not effect.request.beside
+                assert not alone or not any(calls), (
+                    "a screen fetched beside a call on a serial host"
+                )
+                self.screens.append(effect)
             case fx.CancelOnHost():
                 self.cancels.append(effect)
             case fx.WatchStep(_, device, key):
@@ -269,6 +286,7 @@ class World:
                 assert not self.probing, "two probes at once"
                 self.probing = True
                 calls = self.forwards or self.acts or self.watches or self.looks
+                calls = calls or self._screens_of_the_host()
                 at_work = self.state.host.serial and calls
                 assert not at_work, "a probe beside a call on a serial host"
             case fx.Resolve(ask, value):
@@ -289,6 +307,9 @@ class World:
                     self.dispatcher.not_taken(execution_id, device_id, gone=gone)
             case fx.Log():
                 pass
+
+    def _screens_of_the_host(self) -> list[fx.FetchScreen]:
+        return [each for each in self.screens if not each.request.beside]
 
     def _ordered(self, record: fx.Effect) -> None:
         """A device that an attempt left in the middle is not given out before its host is well."""

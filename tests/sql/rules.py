@@ -84,6 +84,7 @@ _END = {
     "pause_s": 10.0,
     "screenshot": "png",
     "notes": "not whole",
+    "pictures": '[{"number": 1, "caption": "logo"}]',
 }
 _ENDED_ATTEMPT = {
     "devices busy": {"infra_errors": 3, "last_error": "away", "held_until": "now +10 s"},
@@ -100,6 +101,7 @@ _ENDED_ATTEMPT = {
         "output": "so far",
         "screenshot": "png",
         "notes": "not whole",
+        "pictures": [{"number": 1, "caption": "logo"}],
         "finished_at": "now",
     },
 }

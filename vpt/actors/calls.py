@@ -21,6 +21,7 @@ from vpt.upkeep import count_failure, note_failure
 
 log = structlog.get_logger(__name__)
 
+SHOW_LIMIT = 30.0  # seconds
 STOP_S = 1.0  # that a host which stopped an action gets to answer with what that printed
 
 
@@ -45,6 +46,22 @@ async def sent(services: HostServices, call: Call) -> m.Outcome:
         return await services.dialect.send(call)
     except HostTroubleError as trouble:
         return m.NoAnswer.of(trouble)
+
+
+async def show(
+    services: HostServices, effect: fx.FetchScreen, tell: Callable[[m.Fact], None]
+) -> None:
+    """Fetch what somebody wants to see of a device, and tell the actor what came of it."""
+    outcome: bytes | m.NoAnswer
+    # On a serial host it excludes probes until it is over, so it has a limit of its own: the
+    # person waits for less (`screens.py`).
+    try:
+        outcome = await services.dialect.show(
+            effect.host, effect.device, effect.request, SHOW_LIMIT
+        )
+    except HostTroubleError as trouble:
+        outcome = m.NoAnswer.of(trouble)
+    tell(m.ScreenShown(effect.ask, outcome, effect.request.beside))
 
 
 async def answered(services: HostServices, probe: fx.Probe, pause: float) -> float:
@@ -130,4 +147,5 @@ def call_of_action(effect: fx.SendAction, action: Json) -> Call:
         command.timeout_s * CONNECT_SHARE,
         command.timeout_s,
         effect.lease_id,
+        touch=command.touch,
     )

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from vpt.actors.messages import Fact, RunAction, StepKey
 from vpt.actors.state import Health
+from vpt.dialects.base import ScreenRequest
 from vpt.errors import VptError
 from vpt.model import (
     Answer,
@@ -94,6 +95,15 @@ class SendAction(Struct, frozen=True):
     device: Device
     command: RunAction
     lease_id: str | None = None
+
+
+class FetchScreen(Struct, frozen=True):
+    """Fetch what somebody wants to see of a device; comes back as ScreenShown."""
+
+    ask: int
+    host: Host
+    device: Device
+    request: ScreenRequest
 
 
 class CancelOnHost(Struct, frozen=True):
@@ -236,6 +246,7 @@ Effect = (
     | WatchStep
     | Look
     | SendAction
+    | FetchScreen
     | CancelOnHost
     | Leave
     | AbortCall

@@ -19,7 +19,7 @@ from vpt.actors import effects as fx
 from vpt.actors import machine, matching
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
-from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, watched
+from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, show, watched
 from vpt.actors.changes import publish_changes
 from vpt.actors.ledger import Ledger, waiting_of
 from vpt.actors.saved_pictures import SavedPictures, saved_pictures
@@ -115,6 +115,8 @@ class HostActor(Actor[m.Message]):
                 self._call(effect.device.id, self._send_action(effect))
             case fx.SendStep():
                 self._call(effect.device.id, self._send_step(effect))
+            case fx.FetchScreen():
+                self.spawn(show(self._services, effect, self.deliver), "screen")
             case fx.WatchStep():
                 self._call(effect.device.id, self._deliver(watched(self._services, effect)))
             case fx.Look():

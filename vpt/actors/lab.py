@@ -25,6 +25,7 @@ from vpt.actors.queue import Queue
 from vpt.actors.registry import Registry
 from vpt.actors.restore import Keys
 from vpt.actors.samples import Samples
+from vpt.actors.screens import Screens
 from vpt.actors.secrets import Secrets
 from vpt.actors.services import HostServices
 from vpt.actors.state import Limits
@@ -33,7 +34,7 @@ from vpt.actors.unfit import Unfit
 from vpt.actors.waits import Waits
 from vpt.background import Background, each, every
 from vpt.config import Config
-from vpt.dialects.base import Dialect
+from vpt.dialects.base import Dialect, Touch
 from vpt.errors import UnavailableError
 from vpt.events import Events
 from vpt.measures import Tally
@@ -62,7 +63,7 @@ _MARGIN = 2.0  # seconds that a request waits longer than the action that it ask
 class Lab:
     """All that handlers ask of hosts and runs.
 
-    Its parts do the work: `registry` (hosts), `leases`, `executions`, `campaigns`.
+    Its parts do the work: `registry` (hosts), `leases`, `screens`, `executions`, `campaigns`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Lab:
         self._supervisor = Supervisor(self._services(may_act, keys.sealer), keys, limits_of(config))
         self.registry = self._new_registry(keys)
         self.leases = Leases(db, self._supervisor, check_open=self._check_open)
+        self.screens = Screens(db, self._supervisor, self.views)
         self.executions, self.campaigns = self._new_runs(FinalWaits(db, events))
         self._upkeep = Background()
         self._closing = False
@@ -213,6 +215,7 @@ class Lab:
             self.campaigns.stop(),
             self._upkeep.close(),
             self._queue.close(),
+            self.screens.close(),
             self._supervisor.stop(),
         )
         log.info("lab_stopped")
@@ -252,16 +255,22 @@ class Lab:
         timeout_s: float | None,
         user_id: str,
         secrets: tuple[str, ...] = (),
+        *,
+        touch: Touch | None = None,
+        needs_lease: bool = False,
     ) -> tuple[Answer, float]:
         """Run one manual action; return the host's answer and how long it took (ms).
 
-        `secrets` are the names of those that it refers to.
+        `secrets` are the names of those that it refers to. `touch` is what it is when it is no
+        step; with `needs_lease` it is refused unless the user leases the device.
         """
         seconds = timeout_s or self._config.step_timeout
         key = f"manual/{self._started}/{next(self._acts)}"
         answer: tuple[Answer, float] = await self._supervisor.ask(
             host_id,
-            lambda ask: m.RunAction(ask, device_id, action, seconds, key, user_id, secrets),
+            lambda ask: m.RunAction(
+                ask, device_id, action, seconds, key, user_id, secrets, touch, needs_lease
+            ),
             seconds + _MARGIN,
         )
         return answer

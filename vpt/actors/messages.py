@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from vpt.dialects.base import HostTroubleError, Trouble
+from vpt.dialects.base import HostTroubleError, ScreenRequest, Touch, Trouble
 from vpt.model import (
     Answer,
     Device,
@@ -131,6 +131,16 @@ class RunAction(Struct, frozen=True):
     key: str  # goes out as the Idempotency-Key
     user_id: str  # a lease of somebody else rejects the action
     secrets: tuple[str, ...] = ()  # the named ones that the action refers to
+    touch: Touch | None = None  # what the action is, when it is no step
+    needs_lease: bool = False  # it is refused unless its user leases the device
+
+
+class ShowScreen(Struct, frozen=True):
+    """Fetch something of a device's screen; the answer is nothing while the host is at work."""
+
+    ask: int
+    device_id: str
+    request: ScreenRequest
 
 
 class TakeLease(Struct, frozen=True):
@@ -165,6 +175,7 @@ Command = (
     | ForgetErrors
     | Retire
     | RunAction
+    | ShowScreen
     | TakeLease
     | StartRun
     | Cancel
@@ -378,6 +389,14 @@ class ActionAnswered(Struct, frozen=True):
     duration_ms: float
 
 
+class ScreenShown(Struct, frozen=True):
+    """What somebody wanted to see of a device was fetched, or cannot be."""
+
+    ask: int
+    outcome: bytes | NoAnswer
+    beside: bool  # another server than the host was asked
+
+
 Fact = (
     ProbeDue
     | ShutdownBegun
@@ -410,5 +429,6 @@ Fact = (
     | EndStored
     | ReleaseStored
     | ActionAnswered
+    | ScreenShown
 )
 Message = Command | Fact

@@ -239,6 +239,8 @@ class HostState(Struct, frozen=True):
     lost_ever: int = 0  # numbers the losses, for the names of their alarms
     flaps: int = 0  # losses while it flapped, since it last finished a run
     paused: bool = False  # it flaps: no work until its pause is over
+    showing: int | None = None  # the ask for a screen that a serial host is busy with
+    probe_owed: bool = False  # a probe was due meanwhile
     unknown_reported: bool = False  # it spoke of a device that it has not; logged once
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     view: HostView | None = None

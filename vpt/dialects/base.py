@@ -124,6 +124,41 @@ def not_understood(
     )
 
 
+class Touch(Enum):
+    """What a person does by hand that is no step: the host has a request of its own for it.
+
+    The last four are the care of a host, for admins.
+    """
+
+    TAP = auto()
+    ELEMENTS = auto()
+    RESTART_SERVICE = auto()
+    REBOOT = auto()
+    RESTART_STREAM = auto()
+    POWER = auto()
+
+
+class ScreenPart(Enum):
+    """What can be seen of a device."""
+
+    PICTURE = auto()
+    STREAM = auto()  # the URL of its stream's playlist
+    FILE = auto()  # a file of the stream, by its URL
+
+
+class ScreenRequest(Struct, frozen=True):
+    """A request to see something of a device, which changes nothing there.
+
+    `page_url` is the host's URL for browsers, on whose machine the stream may be. `beside` is true
+    when another server of that machine answers it, so that the host itself does not notice.
+    """
+
+    kind: ScreenPart
+    url: str | None = None
+    page_url: str | None = None
+    beside: bool = False
+
+
 class Call(Struct, frozen=True):
     """An action to send, and the callbacks for what becomes known while it is under way.
 
@@ -131,7 +166,8 @@ class Call(Struct, frozen=True):
     after which the host is to stop the action. `opens` is true of the first
     try of an attempt's first step. A `handle` is the host's name for this very try: it was begun
     before, and the host is only asked for its end; `anew`: the host registered anew since. A manual
-    action under a lease names that.
+    action under a lease names that. A `touch` is sent as the host's own request for it,
+    with the action's `params`.
     """
 
     host: Host
@@ -145,6 +181,7 @@ class Call(Struct, frozen=True):
     opens: bool = False
     handle: str | None = None
     anew: bool = False
+    touch: Touch | None = None
     on_begun: Callable[[str], None] = lambda _: None  # gets the handle
     on_progress: Callable[[Json], None] = lambda _: None
 
@@ -160,6 +197,9 @@ class Dialect(Protocol):
 
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""
+
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
+        """Return what the host shows, or nothing while it is at work; else HostTroubleError."""
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Ask the host to stop an attempt; return whether it acknowledged that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from vpt.dialects.base import Call, Dialect, Identity
+from vpt.dialects.base import Call, Dialect, Identity, ScreenRequest
 from vpt.model import Answer, Device, Host, Json, Presence
 
 
@@ -26,6 +26,10 @@ class Dialects:
     async def send(self, call: Call) -> Answer:
         """Run an action on the host; raise HostTroubleError when there is no answer."""
         return await self._by_name[call.host.dialect].send(call)
+
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
+        """Return what the host shows, or nothing while it is at work; else HostTroubleError."""
+        return await self._by_name[host.dialect].show(host, device, request, limit)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """Ask the host to stop an attempt; return whether it acknowledged that."""

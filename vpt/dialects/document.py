@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -16,6 +17,9 @@ from vpt.dialects.base import (
     Call,
     HostTroubleError,
     Identity,
+    ScreenPart,
+    ScreenRequest,
+    Touch,
     Trouble,
     check_identity,
     clean,
@@ -27,6 +31,10 @@ from vpt.urls import CheckedResolver
 
 _JSON_TYPES = ((str, "text"), (list, "an array"), (dict, "an object"))
 _NOT_THERE = (Trouble.SOMEBODY_ELSE, Trouble.NOT_CONNECTED, Trouble.HELD_BACK)
+#: What a touch is that these hosts take as an action; the care of a host is none.
+_ACTIONS = (None, Touch.TAP, Touch.ELEMENTS)
+_MAX_PICTURE = 8 * 2**20
+_AT_WORK = 409
 _NO_REASON = "The host could not run the step and gives no reason."
 #: What the `kind` of an answer with `"outcome": "error"` means, where it is not the host's error.
 _TROUBLES = {"step_timeout": Trouble.STOPPED}
@@ -66,6 +74,8 @@ class DocumentDialect:
 
     async def send(self, call: Call) -> Answer:
         """POST /host/remote/executeAction, once more when a kept connection had just closed."""
+        if call.touch not in _ACTIONS:
+            raise HostTroubleError(Trouble.HOST_REFUSED, "The host has no such care of its own.")
         more = {"limit_s": call.step_limit, "lease_id": call.lease_id}
         told = {name: value for name, value in more.items() if value is not None}
         body = {**call.body, "device_id": call.device.local_id, **told}
@@ -137,6 +147,24 @@ class DocumentDialect:
                 text = await http.read_text(response)
                 status = response.status
         return await http.made_of(text, partial(_answer_of, status, text))
+
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
+        """GET the device's screenshot; nothing while the device is at work."""
+        if request.kind is not ScreenPart.PICTURE:
+            raise HostTroubleError(Trouble.HOST_REFUSED, "The host has no live stream.")
+        name = quote(device.local_id or host.id, safe="")
+        url = URL(f"{host.url}/host/devices/{name}/screenshot", encoded=True)
+        with http.ERRORS_AS_TROUBLE:
+            async with self._fresh.get(
+                url, headers=_headers(host), allow_redirects=False, timeout=_timeout(limit, limit)
+            ) as response:
+                content = await http.read(response, _MAX_PICTURE)
+                status = response.status
+        if status == _AT_WORK:
+            return b""
+        if not http.is_good(status):
+            http.raise_for_status(status, await http.read_as(content, lambda body: body or {}))
+        return content
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:
         """POST /host/cancel: any 2xx is an acknowledgement."""

@@ -99,6 +99,10 @@ class SerialClient:
             self._check_key(host, response.status)
         return response
 
+    async def get_beside(self, url: URL, max_bytes: int) -> SerialResponse:
+        """GET a URL of another server on a host's machine: without the host's lock, and its key."""
+        return await self._exchange("GET", url, {}, None, max_bytes)
+
     async def post(
         self, host: Host, path: str, body: Json, query: Mapping[str, str] | None = None
     ) -> SerialResponse:

@@ -22,12 +22,14 @@ from vpt.dialects.base import (
     Call,
     HostTroubleError,
     Identity,
+    ScreenRequest,
     Trouble,
     check_identity,
     clean,
     not_understood,
     shortened,
 )
+from vpt.dialects.by_hand import HandRequests
 from vpt.dialects.results import StepResult, StillRunning, is_invalid_graph, read_status
 from vpt.dialects.script_watch import ScriptWatch
 from vpt.dialects.scripts import ScriptEnd, ScriptTasks
@@ -72,6 +74,7 @@ class VirtualPyTestDialect:
         self._team_query = {"team_id": team_id}
         self._client = SerialClient(may_act)
         self._tasks = ScriptTasks()
+        self._by_hand = HandRequests(self._client)
         self._pictures = pictures.Pictures(self._client)
 
     async def close(self) -> None:
@@ -113,10 +116,17 @@ class VirtualPyTestDialect:
         latest = now() + (call.step_limit or call.limit)
         try:
             async with asyncio.timeout(call.limit):
+                if call.touch is not None:
+                    await self._check_named(call.host)
+                    return await self._by_hand.touch(call, call.touch)
                 result = await self._end(call)
         except TimeoutError as error:
             raise HostTroubleError(Trouble.TIMEOUT, "The action did not end in time.") from error
         return await self._answer(call, result, min(pictures.LIMIT, (latest - now()) / 2))
+
+    async def show(self, host: Host, device: Device, request: ScreenRequest, limit: float) -> bytes:
+        """Return what the host shows of a device; see `by_hand`."""
+        return await self._by_hand.show(host, device, request, limit)
 
     async def cancel(self, host: Host, execution_id: str, attempt: int, limit: float) -> bool:  # noqa: ARG002
         """Return False: these hosts cannot stop what they started."""

@@ -65,6 +65,7 @@ class HostDescription:
             "name": f"{self.name} {worker.spec.local_id}",
             "model": worker.spec.model,
             "capabilities": list(worker.driver.capabilities),
+            "action_types": {worker.spec.kind: list(worker.driver.descriptions)},
             **(await worker.health()).described(),
         }
 

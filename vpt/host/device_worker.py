@@ -205,6 +205,14 @@ class DeviceWorker:
         fields = {"success": False, "error": _encodable(str(error)), **shown}
         return action_response({**fields, "device": (await self.health()).described()}, elapsed)
 
+    async def screenshot(self) -> bytes | None:
+        """Return a PNG of what the device shows, or None when it shows none in time."""
+        try:
+            async with asyncio.timeout(EVIDENCE_S):
+                return await self.driver.screenshot()
+        except TimeoutError:
+            return None
+
     async def _evidence(self, limit_s: float = EVIDENCE_S) -> bytes | None:
         try:
             async with asyncio.timeout(limit_s):

@@ -68,6 +68,16 @@ class HostDevices:
             working.add_done_callback(lambda _: self._working.pop(key))
         return await asyncio.shield(working)
 
+    async def screenshot(self, device_id: str) -> bytes:
+        """Return a PNG of what a device shows; raise Refusal while it is at work or shows none."""
+        worker = self._worker(device_id)
+        if worker.actions:
+            raise Refusal(409, "device_busy", "the device is at work")
+        picture = await worker.screenshot()
+        if picture is None:
+            raise Refusal(404, "no_picture", "the device shows nothing now")
+        return picture
+
     async def cancel(self, attempt: AttemptKey) -> int:
         """Stop the actions of an attempt, refuse later ones, and return how many were stopped.
 

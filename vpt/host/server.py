@@ -159,6 +159,7 @@ def make_app(devices: HostDevices, description: HostDescription, secret: str) ->
     app.router.add_get("/host/health", health)
     app.router.add_post("/host/remote/executeAction", execute_action)
     app.router.add_post("/host/cancel", cancel)
+    app.router.add_get("/host/devices/{device_id}/screenshot", screenshot)
     return app
 
 
@@ -197,6 +198,13 @@ async def cancel(request: web.Request) -> web.Response:
         raise Refusal(400, "bad_request", "execution_id and attempt are needed")
     count = await request.app[DEVICES].cancel(attempt)
     return _respond(JsonResponse(200, orjson.dumps({"success": True, "cancelled": count})))
+
+
+async def screenshot(request: web.Request) -> web.Response:
+    """Return a PNG of what a device shows; 409 while it is at work, which a picture would delay."""
+    _check_meant(request)
+    picture = await request.app[DEVICES].screenshot(request.match_info["device_id"])
+    return web.Response(body=picture, content_type="image/png")
 
 
 def _check_meant(request: web.Request) -> None:

@@ -15,6 +15,7 @@ from vpt.store.artifacts import Artifacts
 from vpt.store.db import Database
 from vpt.web import pages
 from vpt.web.api import (
+    by_hand,
     campaigns,
     devices,
     executions,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 RESOURCES = (
     *(system, metrics, testcases, imports, executions, campaigns, junit),
-    *(hosts, virtualpytest, devices, screenshots, secrets, tokens, documents, pages),
+    *(hosts, virtualpytest, devices, by_hand, screenshots, secrets, tokens, documents, pages),
 )
 #: Seconds for which a browser may cache the answer to a preflight request.
 PREFLIGHT_AGE = 600

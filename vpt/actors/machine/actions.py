@@ -17,6 +17,7 @@ from vpt.errors import (
     ConflictError,
     HostUnreachableError,
     InvalidError,
+    LockedError,
     UnavailableError,
     UnprocessableError,
     VptError,
@@ -30,6 +31,9 @@ ONE_AT_A_TIME = "The host works one thing at a time, and another device of it is
 def run_action(t: Transition, command: m.RunAction) -> None:
     """Send the action, or let it wait for those before it."""
     lane = _lane_for(t, command.device_id, command.user_id)
+    # One of somebody else was refused above, with all actions.
+    if command.needs_lease and isinstance(lane, Lane) and lane.lease is None:
+        lane = LockedError("Lease the device first: what is done by hand there needs a lease.")
     if isinstance(lane, VptError):
         t.add(fx.Reject(command.ask, lane))
         return
@@ -110,7 +114,7 @@ def action_answered(t: Transition, fact: m.ActionAnswered) -> None:
     if answer is not None:
         t.add(fx.Resolve(fact.ask, (answer, fact.duration_ms)))
     elif isinstance(outcome, m.NoAnswer):
-        t.add(fx.Reject(fact.ask, _error_of(t.state.host.id, outcome)))
+        t.add(fx.Reject(fact.ask, error_of(t.state.host.id, outcome)))
         if outcome.trouble in link.NO_LINK:
             link.connection_failed(t, 0, outcome.reason)
     lane = t.state.lanes.get(fact.device_id)
@@ -150,7 +154,8 @@ def _reject_waiting(t: Transition, lane: Lane) -> None:
         t.view_kept = False
 
 
-def _error_of(host_id: str, outcome: m.NoAnswer) -> VptError:
+def error_of(host_id: str, outcome: m.NoAnswer) -> VptError:
+    """Return the error for whoever asked, of a call that brought no answer."""
     match outcome.trouble:
         case Trouble.NOT_CONNECTED | Trouble.BROKEN | Trouble.SOMEBODY_ELSE:
             words = outcome.reason.text if outcome.reason else outcome.error

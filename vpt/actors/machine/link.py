@@ -30,6 +30,10 @@ NO_LINK = (Trouble.NOT_CONNECTED, Trouble.BROKEN, Trouble.SOMEBODY_ELSE)
 
 def probe(t: Transition) -> None:
     """Begin a probe, unless one is under way or the host cannot or need not answer one."""
+    if t.state.showing is not None:
+        # Behind that fetch it would wait for the host, and might be counted as missed for it.
+        t.state = replace(t.state, probe_owed=True)
+        return
     # One at a time, or a slow host would be counted as missed several times for one silence.
     if t.state.probing or t.state.link is Link.OFFLINE or occupied(t):
         return
@@ -48,7 +52,11 @@ def occupied(t: Transition) -> bool:
     # a host with a long step would be lost for no reason. It is not left unwatched, since whoever
     # made the call notices when the host's machine is gone (`vpt/dialects/serial.py`). A late
     # answer counts as work too; a hold of a lost host does not, since only probes end that.
-    return t.state.host.serial and any(
+    return t.state.showing is not None or (t.state.host.serial and _works(t))
+
+
+def _works(t: Transition) -> bool:
+    return any(
         lane.actions
         or lane.looking
         or (lane.run is not None and lane.run.phase is Phase.SENT)

@@ -21,6 +21,7 @@ from vpt.actors.machine import (
     presence,
     recovery,
     run,
+    screens,
 )
 from vpt.actors.machine.transition import Transition
 from vpt.actors.state import HostState, RunState
@@ -31,6 +32,8 @@ _VIEW_KEPT: frozenset[type[m.Message]] = frozenset(
     {
         m.RunAction,
         m.ActionAnswered,
+        m.ShowScreen,
+        m.ScreenShown,
         m.AttemptStored,
         m.StepDue,
         m.StepAnswered,
@@ -67,6 +70,10 @@ def _handle(t: Transition, message: m.Message) -> None:  # noqa: C901, PLR0912 (
             actions.run_action(t, message)
         case m.ActionAnswered():
             actions.action_answered(t, message)
+        case m.ShowScreen():
+            screens.show_screen(t, message)
+        case m.ScreenShown():
+            screens.screen_shown(t, message)
         case m.StepAnswered():
             answers.step_answered(t, message)
         case m.StepStored():

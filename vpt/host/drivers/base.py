@@ -158,6 +158,19 @@ class Params:
         return self.seconds("timeout", 0) if "timeout" in self else None
 
 
+def param(kind: str, description: str, *, required: bool = False, **more: Any) -> Mapping[str, Any]:
+    """Return how a parameter is described: `kind` is string, number, boolean or object."""
+    return {"type": kind, "required": required, "description": description, **more}
+
+
+def describe(
+    command: str, label: str, description: str, params: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Return how an action is described in a registration: a form can be made of it."""
+    texts = {"command": command, "label": label, "description": description}
+    return {**texts, "params": params or {}}
+
+
 class Driver(ABC):
     """Executes the actions of one device; its DeviceWorker runs one at a time."""
 
@@ -170,6 +183,11 @@ class Driver(ABC):
     @abstractmethod
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
         """The commands of the device by name; each checks its parameters or raises BadAction."""
+
+    @property
+    def descriptions(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of the commands, each made by `describe`; they go out when registering."""
+        return ()
 
     def prepare(self, command: str, params: Params) -> Job:
         """Check an action without executing it; raise BadAction for what is wrong."""
@@ -200,6 +218,13 @@ class Driver(ABC):
 
     async def evidence(self) -> bytes | None:
         """Return a PNG that shows why the last action failed, or None without a screen."""
+        return None
+
+    async def screenshot(self) -> bytes | None:
+        """Return a PNG of what the device shows now, or None while it shows nothing.
+
+        It is called at any time when no action runs, once a second while somebody looks.
+        """
         return None
 
     @abstractmethod

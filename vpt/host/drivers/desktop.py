@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
@@ -24,6 +25,8 @@ from vpt.host.drivers.base import (
     Outcome,
     OutputTail,
     Params,
+    describe,
+    param,
 )
 from vpt.host.drivers.shell import Shell
 from vpt.host.drivers.work_folder import WorkFolder
@@ -33,6 +36,41 @@ MOST_UNPACKED = 64 * 2**20
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
+_LIMIT = param("number", "Seconds within which it must end.", min=0)
+SHELL = describe(
+    "execute_bash_command",
+    "Run a shell command",
+    "Run a command with bash on the host.",
+    {
+        "command": param("string", "The command.", required=True, placeholder="uname -a"),
+        "cwd": param("string", "A folder below the working folder."),
+        "expected_exit_code": param("integer", "The exit code of a success.", default=0),
+        "expected_output": param("string", "A text that it must print."),
+        "timeout": _LIMIT,
+    },
+)
+ACTIONS = (
+    describe(
+        "http_request",
+        "Send an HTTP request",
+        "Send a request from the host and check its response.",
+        {
+            "url": param("string", "The URL.", required=True, placeholder="http://127.0.0.1:80/"),
+            "method": param("string", "The method.", default="GET", options=list(METHODS)),
+            "headers": param("object", "The headers, as a JSON object."),
+            "body": param("string", "The body."),
+            "expected_status": param("integer", "The status of a success.", default=200),
+            "expected_text": param("string", "A text that the response must contain."),
+            "timeout": _LIMIT,
+        },
+    ),
+    describe(
+        "wait",
+        "Wait",
+        "Do nothing for a while.",
+        {"seconds": param("number", "Seconds.", required=True, default=1, min=0)},
+    ),
+)
 #: Exit codes by which bash says that it could not run a program; no test has judged anything.
 NOT_RUN = {126: "a program could not be executed", 127: "a program was not found"}
 
@@ -91,6 +129,11 @@ class DesktopDriver(Driver):
             "http_request": self._http,
             "wait": wait,
         }
+
+    @property
+    def descriptions(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of the commands, of shell commands only where they are allowed."""
+        return (SHELL, *ACTIONS) if self._allow_shell else ACTIONS
 
     async def health(self) -> DriverHealth:
         """Return whether shell commands, if they are allowed, have a bash and a place to work."""

@@ -1,6 +1,7 @@
 """The web driver: controls a real Chromium by Playwright."""
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ from vpt.host.drivers.base import (
     Job,
     Outcome,
     Params,
+    describe,
+    param,
 )
 
 try:
@@ -44,6 +47,54 @@ RETRY_S = 1
 HEALTH_S = 10
 SHOT_PAUSE_S = 0.1
 
+_LIMIT = {"timeout": param("number", "Seconds that it may take.", default=WAIT_S, min=0)}
+_ELEMENT = {
+    "selector": param("string", "The CSS selector of the element."),
+    "element_id": param("string", "Or its id."),
+    "text": param("string", "Or a text that it shows."),
+}
+_URL = param("string", "The URL.", required=True, placeholder="https://example.org/")
+_KEY = param("string", "Its name for Playwright.", required=True, placeholder="Enter")
+_SIDES = {
+    "x": param("integer", "Pixels from the left.", required=True, min=0),
+    "y": param("integer", "Pixels from the top.", required=True, min=0),
+}
+ACTIONS = (
+    describe("open_browser", "Open the browser", "Start the browser with an empty page."),
+    describe("close_browser", "Close the browser", "End the browser."),
+    describe("take_screenshot", "Take a screenshot", "Return a picture of the page."),
+    describe("navigate_to_url", "Open a page", "Open a URL.", {"url": _URL, **_LIMIT}),
+    describe("click_element", "Click", "Click on an element.", {**_ELEMENT, **_LIMIT}),
+    describe(
+        "fill",
+        "Fill in",
+        "Fill in a field of the page.",
+        {**_ELEMENT, "value": param("string", "What to fill in."), **_LIMIT},
+    ),
+    describe("press_key", "Press a key", "Press a key on the page.", {"key": _KEY}),
+    describe(
+        "wait_for_text",
+        "Wait for a text",
+        "Wait until the page shows a text.",
+        {"text": param("string", "The text.", required=True), **_LIMIT},
+    ),
+    describe("tap_coordinates", "Click at a point", "Click at a point of the page.", _SIDES),
+    describe("dump_elements", "List elements", "List what one can click on and fill in."),
+)
+#: What one can click on or fill in, as far as it is in sight; one page may have thousands.
+_LISTED = """() => [...document.querySelectorAll(
+    "a, button, input, select, textarea, label, h1, h2, h3, [role], [onclick]")]
+  .map((one) => [one, one.getBoundingClientRect()])
+  .filter(([, box]) => box.width && box.height && box.bottom > 0 && box.top < innerHeight)
+  .slice(0, 1000)
+  .map(([one, box]) => ({
+    id: one.id,
+    text: (one.innerText || one.value || "").slice(0, 200),
+    className: one.tagName.toLowerCase(),
+    contentDesc: one.getAttribute("aria-label") || one.title || "",
+    bounds: { left: box.left, top: box.top, right: box.right, bottom: box.bottom },
+    clickable: one.matches("a, button, input, select, textarea, [role=button], [onclick]"),
+  }))"""
 Act = Callable[[Page], Awaitable[str | None]]
 
 
@@ -67,8 +118,13 @@ class WebDriver(Driver):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """`web`, and the kind of the browser."""
-        return ("web", "web_chromium")
+        """`web`, the kind of the browser, and that its page can be looked at."""
+        return ("web", "web_chromium", "screenshot")
+
+    @property
+    def descriptions(self) -> tuple[Mapping[str, Any], ...]:
+        """Descriptions of all commands."""
+        return ACTIONS
 
     @property
     def commands(self) -> Mapping[str, Callable[[Params], Job]]:
@@ -82,6 +138,8 @@ class WebDriver(Driver):
             "fill": self._fill,
             "press_key": self._press,
             "wait_for_text": self._wait_for_text,
+            "tap_coordinates": self._tap,
+            "dump_elements": lambda _: self._job(self._elements, WAIT_S),
         }
 
     async def health(self) -> DriverHealth:
@@ -133,6 +191,10 @@ class WebDriver(Driver):
             return await _screenshot(page)
         except Error:
             return None
+
+    async def screenshot(self) -> bytes | None:
+        """Return a PNG of the open page, or None."""
+        return await self.evidence()
 
     async def close(self) -> None:
         """Close the browser."""
@@ -265,6 +327,19 @@ class WebDriver(Driver):
             await page.keyboard.press(key)
 
         return self._on_page(params, act)
+
+    def _tap(self, params: Params) -> Job:
+        x, y = params.whole("x", -1), params.whole("y", -1)
+        if x < 0 or y < 0:
+            raise BadAction("x and y: must be pixels from the left and from the top")
+
+        async def act(page: Page, _limit_ms: float) -> None:
+            await page.mouse.click(x, y)
+
+        return self._on_page(params, act)
+
+    async def _elements(self) -> Outcome:
+        return Outcome(json.dumps(await self._open_page().evaluate(_LISTED)))
 
     def _wait_for_text(self, params: Params) -> Job:
         text = params.text("text")

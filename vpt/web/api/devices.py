@@ -91,7 +91,7 @@ async def show_device(request: web.Request) -> web.Response:
 @needs(Role.VIEWER)
 @operation(DeviceActionsResponse)
 async def show_device_schema(request: web.Request) -> web.Response:
-    """Show the actions and verifications of a VirtualPyTest device; 404 when it has none."""
+    """Show the actions and verifications that its host describes; 404 when it describes none."""
     schema = await request.app[DB].value("device_schema", id=path_id(request))
     return json_text(found(schema))
 

@@ -83,6 +83,18 @@ export async function blob(path, signal) {
   );
 }
 
+/** Return the response of a GET that is not retried, null for 204; 304 when it still has `tag`. */
+export async function look(path, tag, signal) {
+  const headers = tag ? { "If-None-Match": tag } : {};
+  return send("GET", path, { headers, signal, read: (response) => response });
+}
+
+/** Send a DELETE with a token that may be forgotten by now, also while the page is being closed. */
+export function giveBack(path, token) {
+  const headers = { Authorization: `Bearer ${token}` };
+  fetch(at(path), { method: "DELETE", headers, keepalive: true }).catch(() => {});
+}
+
 /** Replace an item that was read in `version`; fails if somebody else changed it. */
 export async function overwrite(path, body, version) {
   try {
@@ -151,7 +163,7 @@ async function send(
     throw new ApiError(0, AWAY);
   }
   setClock(Date.parse(response.headers.get("Date")));
-  if (!response.ok) throw await refusal(response, token);
+  if (!response.ok && response.status !== 304) throw await refusal(response, token);
   line.dispatchEvent(new Event("answered"));
   return response.status === 204 ? null : read(response);
 }

@@ -14,6 +14,7 @@ import { host } from "./views/host.js";
 import { lab } from "./views/lab.js";
 import { results } from "./views/results.js";
 import { run } from "./views/run.js";
+import { screen } from "./views/screen.js";
 import { signIn } from "./views/signin.js";
 import { testCase } from "./views/testcase.js";
 import { testCases } from "./views/testcases.js";
@@ -28,6 +29,7 @@ const NAV = [
 const VIEWS = [
   [/^\/lab$/, lab, "/lab"],
   [/^\/hosts\/([^/]+)$/, host, "/lab"],
+  [/^\/devices\/([^/]+)$/, screen, "/lab"],
   [/^\/run$/, run, "/run"],
   [/^\/results$/, results, "/results"],
   [/^\/testcases$/, testCases, "/testcases"],

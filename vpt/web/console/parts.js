@@ -43,7 +43,7 @@ export function bar(label) {
 
 /** Build the row of a device: {node, update()}. */
 export function deviceRow(id) {
-  const name = h("span", {});
+  const name = link("devices", id, "");
   const model = h("small", {});
   const status = pill();
   const doing = h("div", { class: "doing", hidden: true });

@@ -149,6 +149,8 @@ _PATH_PARAMETERS = {
     "attempt": "The number of the attempt, from 1.",
     "step": "The number of the step, from 1.",
     "name": "The name of the file.",
+    "command": "The command of the action, as the device's controls name it.",
+    "care": "What to do.",
     "secret_name": "The name of the secret.",
     "version": "The version of the page that the file belongs to.",
 }

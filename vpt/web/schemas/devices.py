@@ -171,7 +171,7 @@ class DeviceResponse(ResponseSchema):
 
 
 class DeviceActionsResponse(ResponseSchema):
-    """The actions and verifications of a device, as its VirtualPyTest host describes them."""
+    """The actions and verifications of a device, as its host describes them."""
 
     action_types = f.Dict()
     verification_types = f.Dict()

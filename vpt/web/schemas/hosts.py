@@ -5,9 +5,11 @@ Unknown fields of what hosts send are ignored, since a host may be newer than th
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, ClassVar
 
+import orjson
 from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as f
 
@@ -15,6 +17,7 @@ from vpt.bounds import LONGEST_ID, LONGEST_REASON, LONGEST_TIMEOUT_S, MOST_LABEL
 from vpt.model import (
     Credential,
     Device,
+    DeviceSchema,
     Heartbeat,
     Host,
     HostStatus,
@@ -103,6 +106,14 @@ class DeclaredDeviceBody(PresenceBody):
         metadata=about("The model, which test cases name as `device_model`."),
     )
     capabilities = labels(CAPABILITIES, MOST_LABELS, load_default=list, allow_none=True)
+    action_types = f.Raw(
+        load_default=None,
+        allow_none=True,
+        metadata=about(
+            "Its actions for forms: by category a list of objects with `command`, `label`,"
+            " `description` and `params`, an object of `type`, `required`, `default` and more."
+        ),
+    )
 
 
 class ProtocolBody(_FromHost):
@@ -231,10 +242,27 @@ def registration(body: Json, *, peer: str, credential: Credential) -> Registrati
         secret=body["host_secret"],
         credential=credential,
         instance_id=body["instance_id"],
+        schemas=_schemas(host.id, body["devices"] or ()),
         presences={
             f"{host.id}:{item['device_id']}": _presence(item) for item in body["devices"] or ()
         },
     )
+
+
+def _schemas(host_id: str, declared: Any) -> dict[str, DeviceSchema]:
+    told = {item["device_id"]: item["action_types"] for item in declared}
+    return {
+        f"{host_id}:{name}": device_schema(actions, {})
+        for name, actions in told.items()
+        if actions and isinstance(actions, dict)
+    }
+
+
+def device_schema(actions: Json, verifications: Json) -> DeviceSchema:
+    """Return what a device can do, as it is stored: equal ones have one hash."""
+    schema = {"action_types": actions, "verification_types": verifications}
+    canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
+    return DeviceSchema(hashlib.sha256(canonical).digest(), canonical)
 
 
 def heartbeat_of(body: Json) -> Heartbeat:

@@ -6,11 +6,9 @@ or device id is refused.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import orjson
 from marshmallow import INCLUDE, Schema, validate
 from marshmallow import fields as f
 
@@ -21,7 +19,7 @@ from vpt.model import Credential, Device, DeviceSchema, Host, Json, Presence, Re
 from vpt.store.tokens import HOST_NAME, LOCAL_ID, is_dots
 from vpt.urls import check_host_url
 from vpt.web.schemas.fields import HOST_NAME_FORM, LOCAL_ID_FORM, about
-from vpt.web.schemas.hosts import MOST_DEVICES, stats_of
+from vpt.web.schemas.hosts import MOST_DEVICES, device_schema, stats_of
 from vpt.web.schemas.response import ResponseSchema, text
 
 DIALECT = "virtualpytest"
@@ -232,10 +230,7 @@ def _schemas(host_id: str, declared: Mapping[str, Json]) -> dict[str, DeviceSche
         actions = _object(said.get("device_action_types"))
         verifications = _object(said.get("device_verification_types"))
         if actions or verifications:
-            schema = {"action_types": actions, "verification_types": verifications}
-            canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
-            hashed = hashlib.sha256(canonical).digest()
-            schemas[f"{host_id}:{name}"] = DeviceSchema(hashed, canonical)
+            schemas[f"{host_id}:{name}"] = device_schema(actions, verifications)
     return schemas
 
 

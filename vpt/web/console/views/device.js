@@ -148,7 +148,8 @@ function asObject(text) {
   return value;
 }
 
-function answer({ success, result, duration_ms: ms }) {
+/** Show the answer of a host to an action. */
+export function answer({ success, result, duration_ms: ms }) {
   const { screenshot, output, error } = result ?? {};
   const url = typeof screenshot === "string" && screenshot && pictureUrl(screenshot);
   return [
