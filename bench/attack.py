@@ -146,12 +146,13 @@ async def main(options: Options) -> int:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     print(f"load of the machine: {os.getloadavg()[0]:.1f}; {time.strftime('%Y-%m-%d %H:%M')}")
-    run = Run(options)
+    run, began = Run(options), time.monotonic()
     try:
         await run.run()
     except _TROUBLES as error:
         print(f"the attacks could not be run: {error!r}", file=sys.stderr)
         return 2
+    print(f"\nIt took {time.monotonic() - began:.0f} s.")
     for words in run.broken:
         print(f"PAST A LIMIT {words}")
     return 1 if run.broken else 0

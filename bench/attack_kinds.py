@@ -23,8 +23,9 @@ from vpt.connections import MOST_UNREAD
 #: An action may be refused by its host (502).
 ANSWERED = frozenset(("200", "201", "202", "400", "404", "408", "409", "413", "415", "422", "502"))
 #: What may come of an action or a step on a host that answers badly.
-#: A step whose answer broke off is sent again for as long as the host may come back (`running`).
-FAILED = ANSWERED | {"423", "502", "503", "504", "completed", "failed", "running"}
+#: A step whose answer broke off is sent again for as long as the host may come back (`running`); a
+#: run waits for a host that answers 401 (`queued`).
+FAILED = ANSWERED | {"423", "503", "504", "completed", "failed", "running", "queued"}
 FAILED |= {f"error {kind}" for kind in ("host_error", "host_refused", "host_lost", "timeout")}
 #: Routes that read a body: name, path, who asks, and what is around the shape.
 ROUTES: Mapping[str, tuple[str, str, str, str]] = {
@@ -89,7 +90,7 @@ SILENCES = {
     "long half heads": (_LONG, ""),
     "idle": (f"{_GET}\r\n", ""),
 }
-_ANSWERED_TO_STEPS = 16  # MiB; of more all answers are refused, as those to actions are
+_OF_ALL_SHAPES = 16  # MiB; larger ones, which are refused, have few shapes, and are no steps
 _ANSWER = 8 * MIB  # bytes of a page of a list, at most
 _READ_S = 42.0  # seconds after which nobody has kept an answer that is not read
 _LIMIT_A_SECOND = 10  # refusals of one user or peer that are logged
@@ -126,6 +127,11 @@ def _body_job(lab: AttackLab, route: tuple[str, str, str, str], mib: float, **mo
     return {**job, "mib": mib, "shapes": list(SHAPES), "chunked": False, "together": 1, **more}
 
 
+def _shapes_of(mib: float) -> list[str]:
+    """Return all shapes, of the largest bodies a few: to make those takes most of the time."""
+    return list(SHAPES if mib <= _OF_ALL_SHAPES else _FEW)
+
+
 async def bodies(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
     """Send bodies of all shapes to all routes, with the default MAX_BODY."""
     if options.small:
@@ -134,9 +140,10 @@ async def bodies(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
         return
     for name, route in ROUTES.items():
         for mib in (3.9, 16, 64) if name in _LARGEST else (3.9,):
-            yield Attack(f"{name}, {mib} MiB", _body_job(lab, route, mib))
+            job = _body_job(lab, route, mib, shapes=_shapes_of(mib))
+            yield Attack(f"{name}, {mib} MiB", job)
         if name in _LARGEST:
-            job = _body_job(lab, route, 16, chunked=True)
+            job = _body_job(lab, route, 16, chunked=True, shapes=_FEW)
             yield Attack(f"{name}, 16 MiB of unknown length", job)
 
 
@@ -145,7 +152,8 @@ async def large(lab: AttackLab, _: Options) -> AsyncIterator[Attack]:
     for name in _HEAVY:
         route = ROUTES[name]
         for mib in (7.9, 63.9) if name in _LARGEST else (7.9,):
-            yield Attack(f"{name}, {mib} MiB let in", _body_job(lab, route, mib))
+            job = _body_job(lab, route, mib, shapes=_shapes_of(mib))
+            yield Attack(f"{name}, {mib} MiB let in", job)
 
 
 async def together(lab: AttackLab, _: Options) -> AsyncIterator[Attack]:
@@ -159,7 +167,8 @@ async def together(lab: AttackLab, _: Options) -> AsyncIterator[Attack]:
 async def host(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
     """Send the same bodies to the reference host, and hold silent connections to it."""
     for name, route in list(HOST_ROUTES.items())[: 1 if options.small else None]:
-        mib, shapes = (3.9, _FEW) if options.small else (16, tuple(SHAPES))
+        mib, shapes = (3.9, _FEW) if options.small else (8.9, tuple(SHAPES))
+        shapes = shapes if name == "action" else _FEW
         may_come = ANSWERED if route[1] else ANSWERED | {"401"}
         job = _body_job(lab, route, mib, shapes=shapes)
         yield Attack(f"host: {name}, {mib} MiB", job, HOST, may_come)
@@ -301,7 +310,7 @@ async def _on_hosts(
             return
         at_once = {**job, "kind": "all_at_once", "requests": wanted[:4], "name": "four"}
         yield Attack(f"{stem}: four actions at once", at_once, may_come=FAILED)
-        if mib > _ANSWERED_TO_STEPS:
+        if mib > _OF_ALL_SHAPES:
             return
         devices = [(how, f"{name}:d1", size) for how, name in names.items()]
         path = f"/api/testcases/{test_case}/execute"
@@ -325,7 +334,8 @@ async def _probed(
 async def answers(lab: AttackLab, options: Options) -> AsyncIterator[Attack]:
     """Let hosts answer actions, steps and probes with JSON of each shape."""
     for mib in (4,) if options.small else (16, 64):
-        paths = {shape: f"{shape}-{mib}" for shape in (_FEW if options.small else SHAPES)}
+        shapes = SHAPES if mib == _OF_ALL_SHAPES else _FEW
+        paths = {shape: f"{shape}-{mib}" for shape in shapes}
         stem = f"answers{mib}"
         async for attack in _on_hosts(lab, stem, paths, mib, options):
             yield attack

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vpt.bodies import MOST_VALUES
+from vpt.bodies import MOST_VALUES, MOST_WIDE
 
 MIB = 2**20
 Json = dict[str, Any]
@@ -20,8 +20,9 @@ MOST_TIMES = 4
 #: and by what each connection costs (its objects and buffers),
 OF_CONNECTION = 64 * 1024
 #: and by what the most values of one body take, in however few bytes they are written: 120 bytes
-#: for each (an empty object is 64, its entry in a list 8, a name and its entry in an object 75).
-ALLOWANCE = 120 * MOST_VALUES
+#: for each (an empty object is 64, its entry in a list 8, a name and its entry in an object 75);
+#: and by the copy that the parser makes of a text while it reads it, if that is beyond ASCII.
+ALLOWANCE = 120 * MOST_VALUES + MOST_WIDE
 
 
 @dataclass(slots=True)

@@ -85,6 +85,9 @@ class ScriptedHost:
         self._acting: Counter[str] = Counter()
         self._runner: web.AppRunner | None = None
         self._beating: asyncio.Task[None] | None = None
+        # One message after the other, as hosts do: a heartbeat that overtakes a registration which
+        # was sent before it would be undone by it until the next one.
+        self._sending = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -137,7 +140,7 @@ class ScriptedHost:
         self.away.pop(device, None)
         if reason is not None:
             self.away[device] = reason
-        async with aiohttp.ClientSession(timeout=_CALL) as session:
+        async with aiohttp.ClientSession(timeout=_CALL) as session, self._sending:
             return await self._beat(session) == 200
 
     # ------------------------------------------------------------ registration
@@ -147,7 +150,8 @@ class ScriptedHost:
         async with aiohttp.ClientSession(timeout=_CALL) as session:
             while not self.replaced:
                 if not self.quiet:
-                    status = await (self._beat if registered else self._register)(session)
+                    async with self._sending:
+                        status = await (self._beat if registered else self._register)(session)
                     registered = status == 200 or (registered and status != 404)
                 await asyncio.sleep(0.5)
 

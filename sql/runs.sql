@@ -109,7 +109,7 @@ UPDATE execution_steps
 SET tries = $4, handle = NULL
 WHERE execution_id = $1 AND attempt = $2 AND step = $3 AND status = 'running'
 
--- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step, output, infra_errors, last_error, pause_s)
+-- end_attempt(execution_id, attempt, status, error_kind, error, again, release, open_step, seq, refused_by, last_step, output, infra_errors, last_error, pause_s, screenshot, notes)
 -- `failed_on` and `failed_hosts` have the failed attempts before this one. What the device's health
 -- became is stored with the end, so that neither is without the other.
 WITH ended AS (
@@ -135,6 +135,8 @@ WITH ended AS (
     SET status = CASE WHEN step = $8 THEN 'error' ELSE 'skipped' END,
         error = CASE WHEN step = $8 THEN coalesce($5, $3) END,
         output = CASE WHEN step = $8 THEN $12::text END,
+        screenshot = CASE WHEN step = $8 THEN $16::text END,
+        notes = CASE WHEN step = $8 THEN $17::text END,
         finished_at = CASE WHEN step = $8 THEN now() END,
         started_at = CASE WHEN step = $8 THEN started_at END
     WHERE execution_id = $1 AND attempt = $2 AND status = 'running'

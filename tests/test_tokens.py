@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.system.kit import environment
+from tests.forks import start
+from tests.system.kit import ROOT, environment
 from vpt.store.db import Database
 from vpt.store.tokens import KNOWN_FOR, Tokens, listed_tokens, make_token, revoke_tokens
 
@@ -81,14 +82,12 @@ async def test_a_token_is_not_looked_up_for_each_request(db: Database) -> None:
 async def command(dsn: str, folder: Path, *words: str) -> tuple[int | None, str]:
     """Run `vpt host-token`; give its exit code and what it printed."""
     settings = {"DATABASE_URL": dsn, "VPT_DATA_DIR": str(folder), "LOG_FORMAT": "json"}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vpt", "host-token", *words),
-        env=environment(**settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await child.communicate()
-    return child.returncode, printed.decode().strip()
+    env = environment(PYTHONPATH=ROOT, **settings)
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+        child = await start("host-token", *words, env=env, cwd=ROOT, stdout=printed, stderr=errors)
+        code = await child.wait()
+        printed.seek(0)
+        return code, printed.read().decode().strip()
 
 
 async def test_the_command_makes_lists_and_revokes(dsn: str, db: Database, tmp_path: Path) -> None:

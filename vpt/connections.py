@@ -205,6 +205,9 @@ class HttpConnection(web.RequestHandler):
             resp, size = _refusal_for(resp), 0
         unread[self.peer] += size
         try:
+            # One in two turns of the loop: to write megabytes takes some milliseconds.
+            async with self._connections.writing:
+                await asyncio.sleep(0)
             return await super().finish_response(request, resp, start_time)
         finally:
             unread[self.peer] -= size
@@ -268,6 +271,7 @@ class Connections:
         self.refused: Counter[str] = Counter()  # by the limit that was reached, since the start
         self.closed = 0  # silent ones, to make room for others
         self.unread: Counter[str] = Counter()  # bytes of long answers, by peer
+        self.writing = asyncio.Lock()
         self._proxies = tuple(proxies)
         self._by_peer: dict[str, dict[HttpConnection, None]] = {}  # the oldest of each first
         self._open = 0

@@ -172,13 +172,16 @@ class Kit:
         """Stop, and see that nothing is left and nothing is broken."""
         for actor in self.lab._supervisor._actors.values():
             check(actor.state)
-        await self.stop()
+        await self.lab.settle(0)
+        await self.lab.stop()
+        await self.dialect.close()
         for host in self.hosts.values():
             await host.close()
         try:
             await self._check_events()
             await self._check_database()
         finally:
+            await self.db.close()
             if self._beside is not None:
                 await self._beside.close()
         overlaps = [each for host in self.hosts.values() for each in host.overlaps]
@@ -186,14 +189,24 @@ class Kit:
 
     async def _check_events(self) -> None:
         """Events come as 1, 2, 3 ..., none after the final one, and a replay gives the same."""
+        topics = [
+            Topic(kind, row["id"])
+            for kind, table in _TABLES.items()
+            for row in await self.fetch(f"SELECT id FROM {table}")
+        ]
+        if self.lab_dsn == self.dsn and self.db_type is Database:
+            await self._check_topics(self.db, topics)  # whose connections have read the catalog
+            return
         db = Database(self.dsn)
         await db.open()
         try:
-            for kind, table in _TABLES.items():
-                for row in await self.fetch(f"SELECT id FROM {table}"):
-                    await self._check_topic(db, Topic(kind, row["id"]))
+            await self._check_topics(db, topics)
         finally:
             await db.close()
+
+    async def _check_topics(self, db: Database, topics: list[Topic]) -> None:
+        for topic in topics:
+            await self._check_topic(db, topic)
 
     async def _check_topic(self, db: Database, topic: Topic) -> None:
         told = [event for event in self.told if _topic(event) == topic]

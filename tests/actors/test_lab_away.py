@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -165,6 +166,26 @@ async def test_events_say_why_a_device_is_offline(lab: Kit) -> None:
 
 
 # ---------------------------------------------------------------- registrations
+
+
+async def test_a_heartbeat_that_overtakes_a_registration_is_the_newer_word(lab: Kit) -> None:
+    host, gate = await lab.host("h", "d1", "d2"), Gate()
+    host.health = gate.held(replies(status="ok"))
+    registering = asyncio.create_task(lab.join(host))
+    await gate.reached()
+    await beat(lab, d1=AWAY)
+
+    async def is_stored() -> bool:
+        return "away" in (await rows(lab))[0]
+
+    await until(is_stored)
+    gate.open()
+    await registering
+    await lab.is_now("h", HostStatus.AVAILABLE)
+    await away(lab, "h:d1")
+    assert (await lab.done("a"))["device_id"] == "h:d2"
+    await lab.join(host)
+    await lab.device_is("h:d1", DeviceStatus.ONLINE)
 
 
 async def test_a_registration_says_which_devices_are_away(lab: Kit) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.actors.conftest import Kit, StartLab
 from tests.actors.fake_host import FakeHost, Gate, Reply, passes, replies
+from tests.web.kit import PNG
 from vpt.model import DeviceStatus, Json
 
 
@@ -85,6 +86,18 @@ async def test_what_a_stopped_step_printed_is_kept(start_lab: StartLab, by: str)
     [step] = await lab.steps(execution_id)
     assert (step["status"], step["output"]) == ("error", "so far")
     assert await lab.released(execution_id)
+
+
+async def test_the_picture_of_a_step_that_did_not_end_in_time_is_kept(lab: Kit) -> None:
+    host = await lab.host()
+    left_out = "The screenshot was left out: it is not base64."
+    pictures = {"whole": (PNG, ("png", None)), "no picture": ("-", (None, left_out))}
+    for name, (picture, stored) in pictures.items():
+        host.on(name, error("step_timeout", output="so far", screenshot=picture))
+        row = await lab.done(name)
+        assert row["error_kind"] == "step_timeout"
+        [step] = await lab.steps(row["id"])
+        assert (step["screenshot"], step["notes"]) == stored
 
 
 async def test_a_call_for_another_host_is_no_verdict_and_is_tried_again(lab: Kit) -> None:

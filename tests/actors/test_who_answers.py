@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from itertools import groupby
+
 import pytest
+from structlog.testing import capture_logs
 
 from tests.actors.conftest import PEER, Kit, StartLab
 from tests.actors.fake_host import FakeHost, Gate, Reply, replies, says, until
 from vpt.actors.machine import link
 from vpt.errors import ConflictError, HostUnreachableError, NotRegisteredError, ReplacedError
 from vpt.model import Credential, Heartbeat, HostStatus, HostView, Reason, TroubleKind
+from vpt.store.seal import Sealer
 from vpt.store.tokens import make_token
 
 JOIN = Credential.JOIN
@@ -317,6 +322,19 @@ async def test_a_host_with_a_new_address_is_asked_to_register(start_lab: StartLa
     assert (await lab.done("a"))["status"] == "completed"
 
 
+async def test_a_heartbeat_of_a_host_that_stays_where_it_is_opens_no_secret(
+    lab: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await lab.host(secret="a" * 32)
+    await beat(lab, host)
+    opened = []
+    open_sealed = Sealer.open
+    monkeypatch.setattr(Sealer, "open", lambda *args: opened.append(1) or open_sealed(*args))
+    await beat(lab, host)
+    await lab.lab.registry.heartbeat("h", Heartbeat(), JOIN)
+    assert opened == []
+
+
 async def test_a_host_with_two_addresses_stays_where_it_answers(lab: Kit) -> None:
     host = await lab.host(named=True)
     told = Heartbeat(host_url="http://127.0.0.1:9")
@@ -395,6 +413,38 @@ async def test_a_run_that_waited_in_vain_says_which_host_could_not_be_reached(la
         return (row["trouble_kind"], row["trouble_since"]) == (None, None)
 
     await until(forgotten)
+
+
+async def test_a_trouble_is_told_once_a_change_and_its_time_is_that_of_its_kind(lab: Kit) -> None:
+    host = await lab.host()
+    with capture_logs() as logs:
+        host.health = replies(500)
+        await lab.is_now("h", HostStatus.LOST)
+        since = await _trouble(lab, "answers 500")
+        host.health = replies(503)
+        assert await _trouble(lab, "answers 503") == since
+        await host.vanish()
+        assert await _trouble(lab, "connection refused") > since
+    told = [entry["trouble"] for entry in logs if "trouble" in entry]
+    assert [words for words, _ in groupby(told)] == [
+        "answers 500",
+        "answers 503",
+        "connection refused",
+    ]
+    statuses = [(entry["status"], entry["trouble"]) for entry in logs if "trouble" in entry]
+    assert len(statuses) == len(set(statuses))
+
+
+async def _trouble(lab: Kit, words: str) -> datetime:
+    """Wait until that is stored; return since when."""
+    sql = "SELECT trouble_since FROM hosts WHERE trouble_text = $1"
+
+    async def stored() -> list[datetime]:
+        return [row["trouble_since"] for row in await lab.fetch(sql, words)]
+
+    [since] = await until(stored)
+    found: datetime = since
+    return found
 
 
 _ELSE = TroubleKind.SOMEBODY_ELSE

@@ -12,14 +12,16 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tests.actors.fake_host import until
+from tests.forks import Forked, start
 from tests.system.kit import ROOT, environment
 
 _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -47,18 +49,7 @@ class Cli:
     @asynccontextmanager
     async def under_way(self, *args: object, said: str = "") -> AsyncIterator[RunningCommand]:
         """Run `vpt`, and kill it at the end if it still runs."""
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "vpt", *map(str, args)),
-            env=self.environment(),
-            cwd="/",  # where no .env is
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert child.stdin is not None
-        child.stdin.write(said.encode())
-        child.stdin.close()
-        running = RunningCommand(child)
+        running = await RunningCommand.start(self.environment(), said, *map(str, args))
         try:
             yield running
         finally:
@@ -82,16 +73,32 @@ class Ended:
 class RunningCommand:
     """A command that still runs."""
 
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        child: Forked | asyncio.subprocess.Process,
+        out: asyncio.StreamReader,
+        err: asyncio.StreamReader,
+    ) -> None:
         self._child = child
         self.out, self.err = b"", b""
         self._readers = [
-            asyncio.create_task(self._read("out", child.stdout)),
-            asyncio.create_task(self._read("err", child.stderr)),
+            asyncio.create_task(self._read("out", out)),
+            asyncio.create_task(self._read("err", err)),
         ]
 
-    async def _read(self, name: str, stream: asyncio.StreamReader | None) -> None:
-        assert stream is not None
+    @classmethod
+    async def start(cls, environment: dict[str, str], said: str, *args: str) -> RunningCommand:
+        """Start `vpt` in a folder without .env; `said` is its standard input."""
+        out, stdout = await _pipe()
+        err, stderr = await _pipe()
+        with tempfile.TemporaryFile() as stdin, stdout, stderr:
+            stdin.write(said.encode())
+            stdin.seek(0)
+            files = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+            child = await start(*args, env=environment, cwd="/", **files)
+        return cls(child, out, err)
+
+    async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(65536):
             setattr(self, name, getattr(self, name) + data)
 
@@ -117,6 +124,17 @@ class RunningCommand:
             self._child.kill()
         await self._child.wait()
         await asyncio.gather(*self._readers)
+
+
+async def _pipe() -> tuple[asyncio.StreamReader, IO[bytes]]:
+    """Return the two ends of a pipe: one to read from here, and one for a process."""
+    near, far = os.pipe()
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(near, "rb", buffering=0)
+    )
+    return stream, os.fdopen(far, "wb")
 
 
 class Scissors:

@@ -48,7 +48,7 @@ class Follower:
         ends = [self.told[topic][-1:] for _, topic in self.topics]
         return all(end and end[0]["status"] in FINAL for end in ends)
 
-    async def follow(self, longest: float = 0.5) -> None:
+    async def follow(self, longest: float = 0.3) -> None:
         """Come and go until all is over."""
         while not self.over():
             with suppress(SocketIOError, OSError, TimeoutError):

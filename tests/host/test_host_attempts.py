@@ -195,9 +195,10 @@ async def test_a_device_that_cannot_be_made_fresh_runs_nothing(
     work = tmp_path / "data" / "work"
     shutil.rmtree(work)
     work.write_text("in the way")
-    kind, error = error_of(await host.bash(f"touch {tmp_path}/ran", **RUNS[1]))
-    assert kind == "host_error"
-    assert "the files of the last run cannot be removed: Not a directory" in error
+    for run in (RUNS[1], RUNS[0]):  # nor does the last one go on, of whose files some may be gone
+        kind, error = error_of(await host.bash(f"touch {tmp_path}/ran", **run))
+        assert kind == "host_error"
+        assert "the files of the last run cannot be removed: Not a directory" in error
     assert not (tmp_path / "ran").exists()
     work.unlink()
     assert (await host.bash("true", **RUNS[1]))[1]["success"] is True

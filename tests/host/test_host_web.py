@@ -109,6 +109,15 @@ async def test_a_failed_step_says_why_and_shows_the_page(browser: Caller, site: 
 
 
 @real_browser
+async def test_a_step_that_does_not_end_in_time_shows_the_page(browser: Caller, site: str) -> None:
+    await opened(browser, site)
+    answer = (await browser.act("wait_for_text", {"text": "never"}, limit_s=0.2))[1]
+    assert (answer["outcome"], answer["kind"]) == ("error", "step_timeout")
+    assert is_picture(answer["screenshot"])
+    assert (await browser.act("take_screenshot"))[1]["success"] is False, "it is closed"
+
+
+@real_browser
 async def test_the_files_of_the_host_cannot_be_read(browser: Caller) -> None:
     status, answer = await browser.act("navigate_to_url", {"url": "file:///etc/passwd"})
     assert (status, answer["code"]) == (400, "bad_params")

@@ -275,6 +275,17 @@ async def test_a_device_that_is_held_back_says_why_until_when_and_is_resumed(
         await expect(row.get_by_role("button", name="Resume tv2")).to_be_hidden()
 
 
+async def test_a_host_that_cannot_be_reached_says_why(
+    browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
+) -> None:
+    well, tv.health = tv.health, replies(418)
+    async with visit(browser, vpt) as seen:
+        card = seen.page.locator("[data-host=tvs]")
+        await expect(card).to_contain_text("answers 418", timeout=20_000)
+        tv.health = well
+        await expect(card).not_to_contain_text("answers 418", timeout=20_000)
+
+
 async def test_a_viewer_sees_all_and_no_control_that_writes(
     browser: Browser, vpt: Process, api: aiohttp.ClientSession, tv: FakeHost
 ) -> None:

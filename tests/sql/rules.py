@@ -82,6 +82,8 @@ _END = {
     "infra_errors": 3,
     "last_error": "away",
     "pause_s": 10.0,
+    "screenshot": "png",
+    "notes": "not whole",
 }
 _ENDED_ATTEMPT = {
     "devices busy": {"infra_errors": 3, "last_error": "away", "held_until": "now +10 s"},
@@ -96,6 +98,8 @@ _ENDED_ATTEMPT = {
         "status": "error",
         "error": "away",
         "output": "so far",
+        "screenshot": "png",
+        "notes": "not whole",
         "finished_at": "now",
     },
 }
@@ -643,7 +647,7 @@ LAB = {
         },
     ),
     "add_schema": Rule(
-        {"hash": b"\x03", "schema": {"new": 1}},
+        {"hash": b"\x03", "schema": '{"new": 1}'},
         {"device_schemas \\x03": "new"},
         {"it is stored already": with_args(hash=b"\x01")},
     ),

@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 
 from tests.actors.fake_host import FakeHost
 from tests.clusters import copy_cluster
+from tests.forks import Forked, start
 from vpt.model import Json, Role
 from vpt.store.tokens import issue_token
 
@@ -63,7 +64,7 @@ def environment(**settings: Any) -> dict[str, str]:
 class Process:
     """A process of ours; what it says on standard error is in a file."""
 
-    child: asyncio.subprocess.Process
+    child: asyncio.subprocess.Process | Forked
     log: Path
     url: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -96,14 +97,7 @@ async def process(
     env = environment(PYTHONPATH=ROOT, **settings) if cwd == ROOT else environment(**settings)
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("ab") as output:  # several may write: supervisord opens it again
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, *command),
-            env=env,
-            cwd=cwd,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+        child = await _start(command, env, cwd, output)
     one = Process(child, log, settings=env)
     try:
         yield one
@@ -117,6 +111,17 @@ async def process(
             except TimeoutError:
                 child.kill()
                 await one.ended()
+
+
+async def _start(
+    command: tuple[str, ...], env: dict[str, str], cwd: Path, output: IO[bytes]
+) -> asyncio.subprocess.Process | Forked:
+    files: dict[str, Any] = {"stdout": output, "stderr": output}
+    if command[:2] == ("-m", "vpt"):
+        return await start(*command[2:], env=env, cwd=cwd, **files)
+    command = (sys.executable, *command)
+    files["stdin"] = asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(*command, env=env, cwd=cwd, **files)
 
 
 @asynccontextmanager

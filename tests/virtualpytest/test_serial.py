@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -94,6 +95,17 @@ async def test_turns_come_in_the_order_of_asking(host: StandIn, client: SerialCl
     asks = [client.post(known(host), "/host/takeControl", {"n": n}) for n in range(5)]
     await asyncio.gather(*asks)
     assert [each.body["n"] for each in host.asked("/host/takeControl")] == list(range(5))
+    assert host.overlaps == []
+
+
+async def test_two_names_of_one_host_take_turns(host: StandIn, client: SerialClient) -> None:
+    names = (known(host), replace(known(host), id="pi-2", url=f"{host.url}/"))
+    async with host._turn:
+        asked = [asyncio.create_task(client.get(name, HEALTH)) for name in names]
+        await until(lambda: host._here)
+        await asyncio.sleep(0.1)
+        assert len(host._here) == 1
+    await asyncio.gather(*asked)
     assert host.overlaps == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from vpt.bounds import LONGEST_CAMPAIGN, LONGEST_TEST_CASE
 from vpt.model import Role
 from vpt.store.db import Database
 from vpt.web.http.operations import operation_of
-from vpt.web.http.params import MAX_LIMIT
+from vpt.web.http.params import MAX_LIMIT, Page
+from vpt.web.http.requests import list_response
 
 MIB = 2**20
 LARGEST_PAGE = 8 * MIB
@@ -247,3 +249,17 @@ async def test_every_route_of_the_api_refuses_an_unknown_parameter(
     }
     async with nobody.get("/api/executions?x=1") as response:
         assert response.status == 401
+
+
+def test_one_emoji_does_not_make_a_page_four_times_as_large() -> None:
+    rows = [{"id": str(n), "created_at": None, "item": '"' + "x" * 2**20 + '"'} for n in range(6)]
+    rows.append({"id": "6", "created_at": None, "item": '"\U0001f600"'})
+    tracemalloc.start()
+    try:
+        response = list_response(rows, Page(10, None, None))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(response.body, bytes)
+    assert len(response.body) > 6 * 2**20
+    assert peak < 3.5 * len(response.body)

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace as struct_replace
 
 from tests.actors.fake_host import until
-from tests.conftest import Client, ClientFactory, token
+from tests.conftest import JOIN_TOKEN, Client, ClientFactory, token
 from tests.web.kit import FakeHost, got, made, refused, test_case
 from vpt.actors.lab import Lab
 from vpt.actors.messages import NoAnswer
@@ -265,6 +265,29 @@ async def test_what_a_host_says_of_its_device_is_masked_and_the_rest_of_its_answ
         assert await masked(refusal, masker) == struct_replace(refusal, presence=wanted)
         answer = Answer(success=False, presence=told)
         assert await masked(answer, masker) == Answer(success=False, presence=wanted)
+
+
+async def test_what_a_host_says_of_its_devices_after_a_run_is_masked(
+    operator: Client, admin: Client, host: FakeHost, db: Database
+) -> None:
+    case = await made(operator, "/api/testcases", test_case(steps=STEPS, parameters=PARAMETERS))
+    body = {"parameters": {"password": PASSWORD, "user": "me"}}
+    run = await made(operator, f"/api/testcases/{case['id']}/execute", body)
+    assert (await ended(operator, run["execution_id"]))["status"] == "completed"
+    said = f"cannot log in as me:{PASSWORD} with {KEY}"
+    away = {"available": False, "reason": said, "properties": {"last": said}}
+    name = (await got(operator, "/api/hosts"))["items"][0]["id"]
+    headers = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+    for devices in ({"tv-1": away}, {"tv-1": {**away, "properties": {"last": f"again {said}"}}}):
+        told = {"devices": devices}
+        async with operator.post(
+            f"/api/hosts/{name}/heartbeat", json=told, headers=headers
+        ) as response:
+            assert response.status == 200, await response.text()
+    shown = json.dumps(await got(operator, "/api/devices")) + await stored(db)
+    assert "as me:*** with ***" in shown
+    assert PASSWORD not in shown
+    assert KEY not in shown
 
 
 async def test_a_value_at_the_edge_of_a_cut_output_is_masked() -> None:

@@ -91,15 +91,6 @@ class Dispatcher:
         """Return why no registered host could ever run that, or None."""
         return matching.impossible(request, self._views.values())
 
-    def has_untried(self, request: DeviceRequest) -> bool:
-        """Return True when a device that fits takes runs, on which the execution did not fail."""
-        return any(
-            device.device.id not in request.failed_on
-            and matching.worth_waiting_for(view, device)
-            and matching.fits(request, view.host, device.device)
-            for view, device in self._devices.values()
-        )
-
     @property
     def groups(self) -> list[QueueGroup]:
         """Return all groups: each waiting execution is in one."""

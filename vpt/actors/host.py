@@ -16,7 +16,7 @@ import structlog
 from msgspec import structs
 
 from vpt.actors import effects as fx
-from vpt.actors import machine
+from vpt.actors import machine, matching
 from vpt.actors import messages as m
 from vpt.actors.actor import Actor
 from vpt.actors.calls import STOP_S, acted, answered, call_of_step, looked, sent, watched
@@ -330,7 +330,7 @@ class HostActor(Actor[m.Message]):
                     self._begun(effect.execution_id)
                 self.tell(fact)
             case fx.StoreStep():
-                shots = await saved_pictures(self._services.artifacts, effect)
+                shots = await saved_pictures(self._services.artifacts, effect.key, effect.answer)
                 self.tell(await self.ledger.finish_step(effect, shots))
                 if effect.duration_ms is not None:
                     self._services.tally.steps.add((effect.status,), effect.duration_ms / 1000)
@@ -353,9 +353,10 @@ class HostActor(Actor[m.Message]):
     async def _store_end(self, effect: fx.StoreEnd) -> None:
         if effect.elsewhere and not effect.again:
             request = await self.ledger.request_after(effect)
-            again = self._services.dispatcher.has_untried(request)
+            again = matching.has_untried(request, self._services.dispatcher.views)
             effect = structs.replace(effect, again=again)
-        fact, row = await self.ledger.end_attempt(effect)
+        shots = await saved_pictures(self._services.artifacts, effect.step, effect.answer)
+        fact, row = await self.ledger.end_attempt(effect, shots.screenshot, shots.notes)
         _log_end(self.name, effect, fact.status, row["duration_s"])
         self.tell(fact)
         if fact.status is ExecutionStatus.QUEUED:

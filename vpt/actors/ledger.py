@@ -215,7 +215,9 @@ class Ledger:
             handle=effect.handle,
         )
 
-    async def end_attempt(self, effect: fx.StoreEnd) -> tuple[m.EndStored, Any]:
+    async def end_attempt(
+        self, effect: fx.StoreEnd, screenshot: str | None, notes: str | None
+    ) -> tuple[m.EndStored, Any]:
         """Store the end of an attempt; return its fact and the execution's row."""
         spec = effect.spec
         row = await self._row(
@@ -235,6 +237,8 @@ class Ledger:
             infra_errors=effect.health.errors,
             last_error=effect.health.error,
             pause_s=effect.health.pause,
+            screenshot=screenshot,
+            notes=notes,
         )
         status = ExecutionStatus(row["status"])
         step_status = StepStatus.ERROR if effect.step else None

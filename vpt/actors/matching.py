@@ -123,6 +123,17 @@ def worth_waiting_for(view: HostView, device: DeviceView) -> bool:
     return not broken and hindrance(view, device) in _PASSING
 
 
+def has_untried(request: DeviceRequest, views: Iterable[HostView]) -> bool:
+    """Return True when a device that fits takes runs, on which the execution did not fail."""
+    return any(
+        item.device.id not in request.failed_on
+        and worth_waiting_for(view, item)
+        and fits(request, view.host, item.device)
+        for view in views
+        for item in view.devices
+    )
+
+
 def preferred(
     request: DeviceRequest, fitting: Iterable[tuple[HostView, DeviceView]]
 ) -> list[tuple[HostView, DeviceView]]:

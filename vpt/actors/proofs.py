@@ -62,15 +62,14 @@ class Proofs:
             await self._check_alone(replace(new, named=identity.host_name is not None), others)
         return identity
 
-    async def has_moved(self, known: Host, said_url: str | None) -> bool:
-        """Return whether a host says another URL, and is not at the one that is known of it.
+    async def has_moved(self, known: Host, said: str) -> bool:
+        """Return whether a host that says another URL is not at the one that is known of it.
 
         A host with two addresses stays where it answers.
         """
         # Only where the known URL fails: else a host that tells two addresses by turns, or one
         # whose other address the server does not reach, would register again and again.
-        said = (said_url or "").rstrip("/")
-        if said in ("", known.url) or self._is_at_work(known):
+        if self._is_at_work(known):
             return False
         self._note_claim(known, said)
         try:

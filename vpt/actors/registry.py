@@ -35,6 +35,7 @@ from vpt.model import (
     Heartbeat,
     Host,
     HostStatus,
+    Presence,
     Registration,
 )
 from vpt.names import check_names
@@ -83,6 +84,8 @@ class Registry:
         self._seen: set[str] = set()
         self._stored = StoredHosts(db, supervisor, keys)
         self._unsent: set[tuple[str, _Send]] = set()
+        #: What heartbeats say of devices while their host's registration is under way.
+        self._said_meanwhile: dict[str, dict[str, Presence]] = {}
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -95,15 +98,24 @@ class Registry:
         """
         self._check_open()
         host = registration.host
-        masker = self._secrets.masker(host.id, registration.secret)
-        registration = masked_registration(registration, masker)
-        row = await self._db.row("lab_host", id=host.id)
-        new = _as_called(registration, row, self._keys)
-        identity = await self._check_proofs(registration, row, new)
-        # One at a time: of two names that register one URL at once neither would find the other.
-        # Not the proof, which may wait for a host: whatever changes meanwhile, the store notices.
-        async with self._url_locks.setdefault(host.url, asyncio.Lock()):
-            await self._register(registration, row, identity, peer)
+        said = self._said_meanwhile[host.id] = {}
+        try:
+            presences = await self._supervisor.masked_presences(host.id, registration.presences)
+            masker = self._secrets.masker(host.id, registration.secret)
+            registration = masked_registration(replace(registration, presences=presences), masker)
+            row = await self._db.row("lab_host", id=host.id)
+            new = _as_called(registration, row, self._keys)
+            identity = await self._check_proofs(registration, row, new)
+            # One at a time: of two names that register one URL at once neither would find the
+            # other. Not the proof, which may wait for a host: whatever changes meanwhile, the
+            # store notices.
+            async with self._url_locks.setdefault(host.url, asyncio.Lock()):
+                await self._register(registration, row, identity, peer)
+        finally:
+            if self._said_meanwhile.get(host.id) is said:
+                del self._said_meanwhile[host.id]
+        if said:  # a heartbeat that came meanwhile was sent later, so its word is the newer one
+            self._supervisor.tell(host.id, m.DevicesReported(said))
 
     async def _register(
         self, registration: Registration, row: Any, identity: Identity | None, peer: str
@@ -176,7 +188,7 @@ class Registry:
         if _RANK[credential] < _RANK[Credential(row["credential"])]:
             raise ConflictError("The host joined with a better credential.")
         sealed = row["sealed_secret"]
-        if sealed and self._keys.sealer.open(sealed) is None:
+        if sealed and not self._keys.sealer.can_open(bytes(sealed)):
             # SECRET_KEY changed: only the host itself can send its secret again.
             raise NotRegisteredError
         return row
@@ -325,15 +337,22 @@ class Registry:
         if heartbeat.presences or heartbeat.device_metrics:
             masker = self._secrets.masker(host_id, self._keys.secret_of(row))
             heartbeat = masked_heartbeat(heartbeat, masker)
-        if heartbeat.presences:
-            self._supervisor.tell(host_id, m.DevicesReported(heartbeat.presences))
-            await store_properties(self._db, host_id, heartbeat.presences)
+        presences = await self._supervisor.masked_presences(host_id, heartbeat.presences)
+        if presences:
+            self._said_meanwhile.get(host_id, {}).update(presences)
+            self._supervisor.tell(host_id, m.DevicesReported(presences))
+            await store_properties(self._db, host_id, presences)
         if heartbeat.stats or heartbeat.device_metrics:
             self._samples.reported(host_id, heartbeat.stats, heartbeat.device_metrics)
-        if self._supervisor.must_register(host_id) or await self._proofs.has_moved(
-            host_of(row, self._keys), heartbeat.host_url
-        ):
+        if self._supervisor.must_register(host_id) or await self._has_moved(row, heartbeat):
             raise NotRegisteredError
+
+    async def _has_moved(self, row: Any, heartbeat: Heartbeat) -> bool:
+        said = (heartbeat.host_url or "").rstrip("/")
+        # Most hosts are where they were: only of another one the sealed secret is opened.
+        if said in ("", row["host_url"]):
+            return False
+        return await self._proofs.has_moved(host_of(row, self._keys), said)
 
     def probed(self, host_id: str, ms: float | None) -> None:
         """Note how long (ms) a host took to answer a probe, None when it did not."""

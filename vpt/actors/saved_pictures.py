@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import orjson
 import structlog
 
-from vpt.actors import effects as fx
+from vpt.actors.messages import StepKey
 from vpt.errors import VptError
 from vpt.model import Answer, Json
 from vpt.store.artifacts import Artifacts
@@ -29,36 +29,37 @@ class SavedPictures:
         return orjson.dumps(self.others).decode() if self.others else None
 
 
-async def saved_pictures(artifacts: Artifacts, effect: fx.StoreStep) -> SavedPictures:
+async def saved_pictures(
+    artifacts: Artifacts, key: StepKey | None, answer: Answer | None
+) -> SavedPictures:
     """Store the pictures of an answer; one that cannot be stored is noted and fails nothing."""
-    answer = effect.answer
     data = answer.raw.get("screenshot") if answer and answer.raw else None
-    if answer is None or not data:
+    if answer is None or not data or key is None:
         return SavedPictures(notes=answer.notes if answer else None)
     saved = SavedPictures(notes=answer.notes)
-    saved.screenshot = await _saved(artifacts, effect, data, saved)
+    saved.screenshot = await _saved(artifacts, key, data, saved)
     if saved.screenshot is not None:
-        await _save_others(artifacts, effect, answer, saved)
+        await _save_others(artifacts, key, answer, saved)
     return saved
 
 
 async def _save_others(
-    artifacts: Artifacts, effect: fx.StoreStep, answer: Answer, saved: SavedPictures
+    artifacts: Artifacts, key: StepKey, answer: Answer, saved: SavedPictures
 ) -> None:
     for caption, data in answer.pictures:
         number = len(saved.others) + 1
-        if await _saved(artifacts, effect, data, saved, number):
+        if await _saved(artifacts, key, data, saved, number):
             saved.others.append({"number": number, "caption": caption})
 
 
 async def _saved(
     artifacts: Artifacts,
-    effect: fx.StoreStep,
+    key: StepKey,
     data: object,
     saved: SavedPictures,
     number: int | None = None,
 ) -> str | None:
-    key, what = effect.key, "The screenshot" if number is None else "A picture"
+    what = "The screenshot" if number is None else "A picture"
     try:
         return await artifacts.save(key.execution_id, key.attempt, key.step, data, number)
     except VptError as error:

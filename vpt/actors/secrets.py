@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from vpt.store.seal import Sealer
 _PICTURE = "screenshot"  # of an answer: no text to mask
 _LARGE = 32 * 1024  # characters that are masked at once; more in a thread
 _EACH = 64  # characters that a value counts for, whatever it is
+_MOST_RECENT = 16  # runs with secrets of a host, the last ones, whose secrets it may still say
 
 
 class Revealed(Struct, frozen=True):
@@ -48,6 +50,7 @@ class Secrets:
         self._db = db
         self._sealer = sealer
         self._hosts = hosts
+        self._recent: dict[str, deque[Masker]] = {}  # host to the masks of what it was told lately
 
     async def reveal(self, effect: fx.SendStep) -> Revealed:
         """Return the step with its secrets; HostTroubleError when it cannot have them."""
@@ -61,7 +64,7 @@ class Secrets:
         action, missing = revealed(secret, effect.key.step, named, values, target)
         _check_complete(missing, " any more")
         # What an earlier step was told the host may say now, so all of the run is masked.
-        masker = await self._masker(effect.host, [*named.values(), *values.values()])
+        masker = await self._masker_of(effect.host, [*named.values(), *values.values()])
         return Revealed(action if action is not None else step, masker)
 
     async def reveal_action(self, effect: fx.SendAction, limit_s: float) -> Revealed:
@@ -73,12 +76,28 @@ class Secrets:
         named = await self._named(list(command.secrets), limit_s)
         _check_complete(set(command.secrets) - named.keys())
         action = await asyncio.to_thread(revealed_action, step, named)
-        return Revealed(action, await self._masker(effect.host, list(named.values())))
+        return Revealed(action, await self._masker_of(effect.host, list(named.values())))
 
-    async def _masker(self, host: Host, values: list[str]) -> Masker:
-        if sum(map(len, values)) > _LARGE:
-            return await asyncio.to_thread(self._hosts.masker_of, host, values)
-        return self._hosts.masker_of(host, values)
+    async def masked_presences(
+        self, host_id: str, presences: Mapping[str, Presence]
+    ) -> Mapping[str, Presence]:
+        """Return what a host says of its devices without the secrets that it was told lately.
+
+        It says so when it likes, so no run of it has the mask for that.
+        """
+        for masker in tuple(self._recent.get(host_id, ())) if presences else ():
+            presences = await asyncio.to_thread(_all_masked, presences, masker)
+        return presences
+
+    async def _masker_of(self, host: Host, values: list[str]) -> Masker:
+        """Return the mask of these values, which the host is about to be told, and of its own."""
+        recent = self._recent.setdefault(host.id, deque(maxlen=_MOST_RECENT))
+        large = sum(map(len, values)) > _LARGE
+        make = self._hosts.masker_of
+        masker = await asyncio.to_thread(make, host, values) if large else make(host, values)
+        if values and masker not in recent:
+            recent.append(masker)
+        return masker
 
     async def _named(self, names: list[str], limit_s: float) -> Mapping[str, str]:
         """Return the values of these secrets that there are.
@@ -162,6 +181,16 @@ def _masked_answer(answer: Answer, masker: Masker) -> Answer:
     return replace(
         answer, output=output, error=error, presence=presence, raw=raw, pictures=pictures
     )
+
+
+def _all_masked(presences: Mapping[str, Presence], masker: Masker) -> Mapping[str, Presence]:
+    return {
+        name: replace(
+            _masked_presence(presence, masker) or presence,
+            properties=masker.json(presence.properties),
+        )
+        for name, presence in presences.items()
+    }
 
 
 def _masked_presence(presence: Presence | None, masker: Masker) -> Presence | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,7 +20,7 @@ from vpt.actors.services import HostServices
 from vpt.actors.state import Limits, device_reason, must_register, view_of
 from vpt.background import Background
 from vpt.errors import ActionTimeoutError, NotFoundError, UnavailableError
-from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Reason
+from vpt.model import DeviceStatus, DeviceView, HostStatus, HostView, Presence, Reason
 from vpt.store.patience import patiently
 
 log = structlog.get_logger(__name__)
@@ -104,6 +104,12 @@ class Supervisor:
         """Return whether a host that is heard of is to be told to register anew."""
         actor = self._actors.get(host_id)
         return actor is not None and must_register(actor.state)
+
+    async def masked_presences(
+        self, host_id: str, presences: Mapping[str, Presence]
+    ) -> Mapping[str, Presence]:
+        """Return what a host says of its devices without the secrets that it was told lately."""
+        return await self._services.secrets.masked_presences(host_id, presences)
 
     # ------------------------------------------------------------ starting
 

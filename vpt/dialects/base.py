@@ -201,7 +201,7 @@ def clean(said: Any) -> str | None:
     if not cut and len(encoded) <= MAX_TEXT + len(CUT):
         return text
     del text  # of four bytes a character: one copy fewer at a time
-    return encoded[:MAX_TEXT].decode(errors="ignore") + CUT
+    return (encoded[:MAX_TEXT] + CUT.encode()).decode(errors="ignore")
 
 
 def shortened(text: str, most: int) -> str:

@@ -20,6 +20,7 @@ from vpt.host.settings import DeviceSpec
 from vpt.upkeep import attempt, note_failure
 
 EVIDENCE_S = 10
+LATE_EVIDENCE_S = 2  # after a time limit, when the server waits STOP_GRACE only
 HEALTH_S = 15
 OVERSLEPT_S = 0.5  # a busy event loop wakes up late by less than this
 
@@ -160,14 +161,19 @@ class DeviceWorker:
         limit, of_step = action.limit()
         doing = asyncio.ensure_future(self._run(action))
         await _first_of(doing, action.stopped, limit)
+        in_time, picture = action.stopped.done(), None
         if not doing.done():
             doing.cancel()
             await asyncio.wait({doing})
+            if not in_time:
+                picture = await self._evidence(LATE_EVIDENCE_S)
             await self.driver.stop()
         elapsed = time.monotonic() - started
-        if doing.cancelled():
-            return _stopped(action, elapsed, of_step=of_step)
-        return await self._reply(doing, elapsed)
+        if not doing.cancelled():
+            return await self._reply(doing, elapsed)
+        if in_time:
+            return action.stopped.result()(elapsed, action.job.printed())
+        return _too_late(action, elapsed, picture, of_step=of_step)
 
     async def _run(self, action: QueuedAction) -> Outcome:
         """Run the job, on a device without anything of whoever used it before."""
@@ -199,9 +205,9 @@ class DeviceWorker:
         fields = {"success": False, "error": _encodable(str(error)), **shown}
         return action_response({**fields, "device": (await self.health()).described()}, elapsed)
 
-    async def _evidence(self) -> bytes | None:
+    async def _evidence(self, limit_s: float = EVIDENCE_S) -> bytes | None:
         try:
-            async with asyncio.timeout(EVIDENCE_S):
+            async with asyncio.timeout(limit_s):
                 return await self.driver.evidence()
         except TimeoutError:
             return None
@@ -222,15 +228,16 @@ async def _first_of(
         late = not done and time.monotonic() - began > (limit or 0) + OVERSLEPT_S
 
 
-def _stopped(action: QueuedAction, elapsed: float, *, of_step: bool) -> JsonResponse:
-    """Return the response to an action that was stopped, by somebody or by a time limit."""
-    printed = action.job.printed()
-    if action.stopped.done():
-        return action.stopped.result()(elapsed, printed)
+def _too_late(
+    action: QueuedAction, elapsed: float, picture: bytes | None, *, of_step: bool
+) -> JsonResponse:
+    """Return the response to an action that was stopped by a time limit."""
+    shown = _shown(action.job.printed(), picture)
     if of_step:
         error = f"the step did not end within {action.limit_s:g} s; stopped"
-        return error_response("step_timeout", error, elapsed, printed)
-    return failure(f"no result within {action.job.limit_s:g} s; stopped", elapsed, printed)
+        return error_response("step_timeout", error, elapsed, **shown)
+    error = f"no result within {action.job.limit_s:g} s; stopped"
+    return action_response({"success": False, "error": error, **shown}, elapsed)
 
 
 def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
@@ -240,11 +247,6 @@ def action_response(fields: dict[str, Any], elapsed: float) -> JsonResponse:
         "duration_ms": round(elapsed * 1000),
     }
     return JsonResponse(200, orjson.dumps({**fields, **times}))
-
-
-def failure(error: str, elapsed: float, output: str | None = None) -> JsonResponse:
-    """Return the response to an action that failed; `elapsed` in seconds."""
-    return action_response({"success": False, "error": error, **_shown(output, None)}, elapsed)
 
 
 def error_response(

@@ -4,8 +4,8 @@ A device that is away gets no run and keeps what it has: the run that is on it g
 is judged like any other, since the host may be wrong about the device, or it may be back before the
 next step. Leases and manual actions are not refused: people mend the device with them.
 
-The newest word counts. A host that does not speak of a device changes nothing; only its
-registration speaks of all of them.
+The newest word counts; a heartbeat that came while a registration was under way is newer than that.
+A host that does not speak of a device changes nothing; only its registration speaks of all of them.
 
 A serial host (VirtualPyTest) never says by itself that a device is back, and says in its pings,
 each five minutes, that it runs a deployment of its own on a device. So while such a device is away,
