@@ -31,6 +31,7 @@ _PICTURE_AGE = 0.9  # seconds: those who look each second share a picture of tha
 _PLAYLIST_AGE, _SEGMENT_AGE, _STREAM_AGE = 0.5, 20.0, 60.0
 _PATIENCE = 8.0  # seconds that a person waits
 _MOST_HELD = 64 * 2**20  # bytes, of pictures and of segments
+_TRIES, _AGAIN = 15, 0.2  # how often a serial host is asked for its stream; seconds between
 _LONGEST_PLAYLIST = 2**20
 _MOST_FETCHED = 6  # files of one stream at a time: a player asks for two or three
 #: How a segment begins: MPEG-TS, the boxes of fragmented MP4.
@@ -129,10 +130,13 @@ class Screens:
             raise BadGatewayError(str(error)) from error
 
     async def _shown_by(self, host_id: str, device_id: str, request: ScreenRequest) -> bytes:
-        content = await self._ask(host_id, device_id, request)
-        if not content:
-            raise UnavailableError("The host is at work, and shows its stream when it has time.")
-        return content
+        # Mostly it is another screen or a probe that the host is at work on, which is soon over.
+        for _ in range(_TRIES):
+            content = await self._ask(host_id, device_id, request)
+            if content:
+                return content
+            await asyncio.sleep(_AGAIN)
+        raise UnavailableError("The host is at work, and shows its stream when it has time.")
 
     async def _ask(self, host_id: str, device_id: str, request: ScreenRequest) -> bytes:
         content: bytes = await self._supervisor.ask(
