@@ -9,6 +9,7 @@ import asyncpg
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.ledger import Shared, StepRecord
+from vpt.actors.saved_pictures import SavedPictures
 from vpt.model import Answer, StepStatus
 from vpt.store.db import Database
 
@@ -43,7 +44,7 @@ def passed(number: int) -> StepRecord:
         seq=2,
         next_action="b",
     )
-    return StepRecord(effect, None)
+    return StepRecord(effect, SavedPictures())
 
 
 async def test_a_record_that_the_database_refuses_fails_alone(dsn: str, db: Database) -> None:

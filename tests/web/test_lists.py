@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -233,8 +234,8 @@ async def test_every_route_of_the_api_refuses_an_unknown_parameter(
             lenient.add(canonical)
             continue
         path = canonical.replace("{attempt}", "1").replace("{step}", "1")
-        for name in ("{id}", "{execution_id}", "{secret_name}"):
-            path = path.replace(name, "x")
+        path = re.sub(r"\{(id|execution_id|secret_name|command|name)\}", "x", path)
+        path = path.replace("{care}", "restart_host")
         async with admin.request(route.method, path, params={"unheard_of": "1"}) as response:
             told = await response.json()
             assert (response.status, told["code"]) == (400, "bad_request"), (route.method, path)

@@ -10,7 +10,7 @@ from marshmallow import fields as f
 
 from vpt.bounds import LONGEST_ID, LONGEST_TIMEOUT_S
 from vpt.model import Json
-from vpt.web.schemas.fields import Number, about
+from vpt.web.schemas.fields import Number, Whole, about
 from vpt.web.schemas.response import ResponseSchema, flag, number, one_of, text
 
 _FARTHEST = 100_000  # pixels
@@ -47,12 +47,12 @@ class Care(StrEnum):
 class TapBody(Schema):
     """Where to tap."""
 
-    x = f.Integer(
+    x = Whole(
         required=True,
         validate=validate.Range(0, _FARTHEST),
         metadata=about("Pixels of the device's screen from the left."),
     )
-    y = f.Integer(
+    y = Whole(
         required=True,
         validate=validate.Range(0, _FARTHEST),
         metadata=about("Pixels of the device's screen from the top."),
