@@ -16,7 +16,7 @@ from vpt.dialects.results import StepResult, read_status, script_result
 from vpt.dialects.start_requests import StepKind
 from vpt.model import Device, DeviceReason, Json
 
-from .conftest import StartLab, VKit
+from .conftest import KEY, StartLab, VKit
 from .test_dialect import KINDS, act, check, graph, script
 from .test_undisturbed import seen
 
@@ -168,6 +168,16 @@ async def test_a_device_without_its_remote_is_away_before_anything_is_judged(
     row = await lab.final(run.execution_id)
     assert row["status"] == "completed"
     assert await lab.kinds(row["id"]) == [("pi", "host_error"), ("pi", None)]
+
+
+async def test_what_a_look_says_shows_no_secret(lab: VKit) -> None:
+    host = await lab.pi(model="android_mobile", capabilities={"remote"})
+    host.break_controller("d1", "remote", f"Failed at attempt 1: no connection with {KEY}")
+    await lab.submit(act("a"), device_model="android_mobile")
+    await until(lambda: away(lab))
+    host.break_controller("d1", "remote", f"Failed in a look: no connection with {KEY}")
+    await until(lambda: "in a look" in (away(lab) or ""))
+    assert KEY not in (away(lab) or "") and "***" in (away(lab) or "")
 
 
 async def test_a_device_needs_only_the_controllers_that_it_declared(lab: VKit) -> None:

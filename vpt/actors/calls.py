@@ -100,7 +100,8 @@ async def looked(services: HostServices, effect: fx.Look, limit: float) -> m.Dev
     """Return what a host says of a device when it is asked."""
     presence: Presence | None = None
     try:
-        presence = await services.dialect.look(effect.host, effect.device, limit)
+        said = await services.dialect.look(effect.host, effect.device, limit)
+        presence = await services.secrets.masked_presence(effect.host, said)
     except HostTroubleError:
         pass
     except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a look is over)

@@ -89,6 +89,13 @@ class Secrets:
             presences = await asyncio.to_thread(_all_masked, presences, masker)
         return presences
 
+    async def masked_presence(self, host: Host, presence: Presence | None) -> Presence | None:
+        """Return what a host says of a device, when it is asked, without secrets."""
+        if presence is None:
+            return None
+        told = await self.masked_presences(host.id, {"": presence})
+        return _masked_presence(told[""], self._hosts.masker_of(host))
+
     async def _masker_of(self, host: Host, values: list[str]) -> Masker:
         """Return the mask of these values, which the host is about to be told, and of its own."""
         recent = self._recent.setdefault(host.id, deque(maxlen=_MOST_RECENT))
