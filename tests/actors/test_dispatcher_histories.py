@@ -105,7 +105,8 @@ class DispatcherHistories(RuleBasedStateMachine):
 
     def is_hope(self, device_id: str) -> bool:
         host = device_id[:2]
-        gone = (DeviceStatus.OFFLINE, DeviceStatus.DISABLED)
+        # A lease may last as long as its holder likes: it is no hope.
+        gone = (DeviceStatus.OFFLINE, DeviceStatus.DISABLED, DeviceStatus.LEASED)
         running = device_id in self.shown_busy  # as it was announced
         return self.known[host] is not HostStatus.LOST and (
             running or self.shown[device_id] not in gone

@@ -46,9 +46,12 @@ _NAME = "vpt_schemathesis"
 #: What is not there, or was lost on the way; things are deleted by sequences and other tests.
 OUT_OF_REACH = {
     "GET /api/devices/{id}/schema",
+    "GET /api/devices/{id}/screenshot",
+    "GET /api/devices/{id}/stream/{name}",
     "GET /api/executions/{id}/attempts/{attempt}/steps/{step}/error",
     "GET /api/executions/{id}/attempts/{attempt}/steps/{step}/output",
     "GET /screenshots/{execution_id}/{attempt}/{step}.png",
+    "POST /api/devices/{id}/care/{care}",
     "POST /api/hosts/{id}/unregister",
     "POST /server/system/ping",
     "POST /server/system/unregister",
