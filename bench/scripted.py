@@ -113,11 +113,11 @@ class ScriptedHost:
     async def close(self) -> None:
         """End it, and what it does."""
         await self.end_heartbeats()
+        await self.leave_port()  # first: it would answer that what is cancelled has failed
         tasks = tuple(self._keys.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.leave_port()
 
     async def listen(self) -> None:
         """Listen on its port."""

@@ -11,7 +11,7 @@ from vpt.actors import messages as m
 from vpt.actors.state import Link, is_silenced, must_register
 from vpt.dialects.base import Trouble
 from vpt.errors import HostUnreachableError
-from vpt.model import HostTrouble, TroubleKind
+from vpt.model import Host, HostTrouble, TroubleKind
 
 NOT_ME = HostTrouble(TroubleKind.SOMEBODY_ELSE, "not me")
 MOVED = replace(host(), url="http://127.0.0.1:9")
@@ -138,3 +138,30 @@ def test_actions_that_wait_behind_one_are_refused_when_that_ends() -> None:
 def test_no_control_is_given_back_to_somebody_else() -> None:
     w = serial_world().up().run().settle().answer(refused(TroubleKind.SOMEBODY_ELSE)).settle()
     assert (w.executions, w.left) == ({"e1": "queued"}, [])
+
+
+# ---------------------------------------------------------------- another installation
+
+ONE, OTHER = (replace(MOVED, instance_id=word * 8) for word in ("a", "b"))
+
+
+@pytest.mark.parametrize(("later", "status"), [(ONE, "running"), (OTHER, "queued")])
+def test_a_step_in_flight_is_asked_for_at_the_installation_that_has_it(
+    later: Host, status: str
+) -> None:
+    w = world().tell(m.Register(1, ONE, (device(),))).up().run().settle()
+    w.answer(trouble("BROKEN"))
+    w.tell(m.Register(2, later, (device(),))).probe(good=True).settle()
+    assert bool(w.forwards) is (status == "running")
+    assert w.executions == {"e1": status}
+
+
+@pytest.mark.parametrize(("later", "status"), [(ONE, "running"), (OTHER, "queued")])
+def test_the_rest_of_a_run_is_done_by_the_installation_that_began_it(
+    later: Host, status: str
+) -> None:
+    w = world().tell(m.Register(1, ONE, (device(),))).up().run().settle()
+    w.answer(PASS)  # its record is not stored yet, so nothing is in flight
+    w.tell(m.Register(2, later, (device(),))).probe(good=True).settle()
+    assert bool(w.forwards) is (status == "running")
+    assert w.executions == {"e1": status}

@@ -197,7 +197,7 @@ def _restored(
         lanes[device_id] = replace(lane, lease=lease)
     resumed: list[tuple[RunState, float]] = []
     for item in holdings.attempts:
-        _put_attempt(lanes, item, resumed)
+        _put_attempt(lanes, item, resumed, row["instance_id"])
     # Once it ended, a new token alone does not bring the host back: it has to register with it.
     ended = row["credential_ended"] or row["reason"] == Reason.CREDENTIAL
     off = ended or is_replaced
@@ -277,12 +277,14 @@ def _health_of(row: Any) -> Health:
     return Health(row["infra_errors"], row["last_error"], pause)
 
 
-def _put_attempt(lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]]) -> None:
+def _put_attempt(
+    lanes: dict[str, Lane], row: Any, resumed: list[tuple[RunState, float]], instance_id: str | None
+) -> None:
     """Put an attempt that holds its device on the lane: as a run, or as a hold when it is over."""
     device_id = row["device_id"]
     lane = lanes.get(device_id) or Lane(_missing_device(device_id), gone=True)
     if row["status"] == "running":
-        run = _run_of(row)
+        run = replace(_run_of(row), instance_id=instance_id)
         resumed.append((run, row["elapsed_s"]))
         health = replace(lane.health, pause=None)  # its run began when it was over
         lanes[device_id] = replace(lane, run=run, lease=None, health=health)

@@ -110,6 +110,7 @@ class RunState(Struct, frozen=True):
     uncertain: bool = False  # the host may be acting on the present step
     handle: str | None = None  # what the host calls the present try, when it named it
     anew: bool = False  # the host registered anew since it began the present try
+    instance_id: str | None = None  # of the host's installation that does its steps, if it said so
 
     @property
     def loaded(self) -> RunSpec:

@@ -24,6 +24,8 @@ from vpt.actors.machine.transition import Transition
 from vpt.actors.state import CONNECT_SHARE, Lane, Link, Phase, RunState, is_silenced
 from vpt.model import ErrorKind, ExecutionStatus, RunSpec
 
+_OTHER_INSTANCE = "Another installation has the host's name now, and knows nothing of the run."
+
 # ---------------------------------------------------------------- the start
 
 
@@ -153,12 +155,26 @@ def send(t: Transition, lane: Lane, run: RunState, *, alive: bool = False) -> No
         error = "The connection broke, and the host cannot tell what became of the step."
         ends.fail(t, lane, run, ErrorKind.HOST_LOST, error)
         return
+    begun = run.step > 1 or run.uncertain
+    if begun and _has_other_instance(t, run):
+        ends.fail(t, lane, run, ErrorKind.HOST_LOST, _OTHER_INSTANCE)
+        return
     away = t.state.link in DOWN and not alive
     if t.state.halted or away or is_silenced(t.state):
         t.put_run(lane, run, phase=Phase.PARKED)
         return
-    t.put_run(lane, run, phase=Phase.SENT)
+    instance_id = run.instance_id if begun else t.state.host.instance_id
+    t.put_run(lane, run, phase=Phase.SENT, instance_id=instance_id)
     _send_now(t, lane, run)
+
+
+def _has_other_instance(t: Transition, run: RunState) -> bool:
+    """Return whether another installation has the host's name since the run began."""
+    # It has its own devices and no record of the run: it would do the same step once more, or the
+    # rest of a run whose beginning another device did.
+    return None not in (run.instance_id, t.state.host.instance_id) and (
+        run.instance_id != t.state.host.instance_id
+    )
 
 
 def _send_now(t: Transition, lane: Lane, run: RunState) -> None:
