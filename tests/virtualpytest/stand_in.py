@@ -177,8 +177,14 @@ class StandIn:
     async def vanish(self) -> None:
         """Break every connection and refuse new ones; what it does, and its pings, go on."""
         runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        if runner is None:
+            return
+        server = runner.server
+        await runner.cleanup()
+        for _ in range(3):  # a connection that was just accepted begins a turn of the loop later
+            await asyncio.sleep(0)
+        if server is not None:
+            await server.shutdown(0)
 
     # ------------------------------------------------------------ one request at a time
 
