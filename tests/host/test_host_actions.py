@@ -11,6 +11,7 @@ from aiohttp import http_parser, web
 from aiohttp.test_utils import TestServer
 
 from vpt.host.drivers import desktop
+from vpt.host.drivers.base import DriverError, Params
 
 from .kit import Caller, FakeServer, alive, running, until_actions, written
 
@@ -360,3 +361,14 @@ async def test_a_compressed_response_is_read_up_to_a_limit(
         False,
         "the response is compressed and over 1 MiB",
     )
+
+
+async def test_a_request_that_begins_while_its_driver_is_closed_opens_no_session(
+    tmp_path: Path,
+) -> None:
+    driver = desktop.DesktopDriver(allow_shell=False, environment={}, work_folder=tmp_path)
+    job = driver.prepare("http_request", Params({"url": "http://127.0.0.1:9/"}))
+    await driver.close()
+    with pytest.raises(DriverError, match="stopping"):
+        await job.run()
+    assert driver._session is None

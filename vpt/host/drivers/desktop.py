@@ -113,6 +113,7 @@ class DesktopDriver(Driver):
         self._work = WorkFolder(work_folder)
         self._shell = Shell({**environment, "TMPDIR": str(self._work.temporary)})
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -156,6 +157,7 @@ class DesktopDriver(Driver):
 
     async def close(self) -> None:
         """End the supervisor of shell commands and close the connections."""
+        self._closed = True
         await self._shell.close()
         if self._session is not None:
             await self._session.close()
@@ -191,6 +193,8 @@ class DesktopDriver(Driver):
     async def _run_http(
         self, method: str, url: str, options: dict[str, object], status: int, tail: OutputTail
     ) -> Outcome:
+        if self._closed:  # the action had just begun: nobody would close what it opens
+            raise DriverError("the host is stopping")
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None)  # the job has a time limit
             self._session = aiohttp.ClientSession(
