@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import timeit
+from time import process_time
 
 import pytest
 
@@ -74,3 +76,15 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_a_short_key_masks_nothing() -> None:
     assert HostSecrets([]).masker("pi", "key").text("press key") == "press key"
+
+
+@pytest.mark.parametrize("unit", ["-eyJ", "eyJaaaaaaaa.", ",_PWD", "A_", "://a:", "…", "a…", '"'])
+def test_masking_takes_time_by_the_length_of_a_text_whatever_is_in_it(unit: str) -> None:
+    masker = HostMasker(["a-secret-value"])
+
+    def seconds(length: int) -> float:
+        text = unit * (length // len(unit))
+        return min(timeit.repeat(lambda: masker.text(text), number=1, repeat=3, timer=process_time))
+
+    # Twenty times the text: the square of it would be 400 times the time.
+    assert seconds(400_000) < 60 * max(seconds(20_000), 0.0005)

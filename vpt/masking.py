@@ -25,17 +25,25 @@ MOST_SECRETS = 50
 _USER = r"(:(?:\\?/){2}[^\s/?#@:\"'<>\\]*:)"
 _IN_URL = re.compile(_USER + r"[^\s/?#\"'<>]+@")
 _URL_AT_END = re.compile(_USER + r"[^\s/?#\"'<>@]*\Z")
-#: A signed token, such as those of users and of Supabase: JSON in base64, and a signature.
-_SIGNED = re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{16,}")
+#: A signed token, such as those of users and of Supabase: JSON in base64, and a signature. It
+#: begins where no other one could go on, and gives nothing back (`+`): else the time for
+#: `-eyJ-eyJ…` was the square of its length.
+_SIGNED = re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.eyJ[\w-]{8,}+\.[\w-]{16,}+")
+#: A variable and its value, from where its name says that it is secret: this finds its place fast,
+#: and `_VARIABLE` looks at what is before. One pattern for both tries each quote of a long text.
 _IN_ENVIRONMENT = re.compile(
-    r"((?:^|[\s'\"{,;])[A-Z0-9_]*(?:_PWD|PASSWORD|PASSWD|SECRET|_TOKEN|API_KEY|ACCESS_KEY"
-    r"|SECRET_KEY|PRIVATE_KEY|_ROLE_KEY|_ANON_KEY)(?:=|['\"]: ?)['\"]?)[^\s'\",;]+",
-    re.MULTILINE,
+    r"((?:_PWD|PASSWORD|PASSWD|SECRET|_TOKEN|API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|_ROLE_KEY"
+    r"|_ANON_KEY)(?:=|['\"]: ?)['\"]?)[^\s'\",;]+"
 )
+_VARIABLE = re.compile(r"(?:^|[\s'\"{,;])[A-Z0-9_]*\Z", re.MULTILINE)
+_LONGEST_NAME = 200  # characters of a variable's name before that
 _LINES = 64  # of a value that are masked one by one
 #: What stands where a text was shortened, as it is and inside JSON: `CUT` and `shortened` of
 #: vpt/dialects/base.py.
 _CUTS = re.compile(r"((?:\n|\\n)\[cut at 1 MiB\]|…|\\u2026)")
+#: Texts and signs before the end that are looked at: vpt cuts a text once or twice, and a host may
+#: send a million signs, each of which would be compared with each form of each value.
+_MOST_CUTS = 128
 _GROUP = 3  # bytes that base64 writes as four characters
 
 
@@ -64,7 +72,8 @@ class Masker:
         for form in self._forms:
             text = text.replace(form, MASK)
         *heads, last = _CUTS.split(text)  # text and sign in turn
-        return "".join([*(self.cut_end(head) for head in heads), last])
+        earlier, ends = heads[:-_MOST_CUTS], heads[-_MOST_CUTS:]
+        return "".join([*earlier, *(self.cut_end(head) for head in ends), last])
 
     def cut_end(self, text: str) -> str:
         """Return the beginning of a text without the part of a value that it may end with."""
@@ -104,12 +113,18 @@ class HostMasker(Masker):
         if "eyJ" in text:
             text = _SIGNED.sub(MASK, text)
         if "=" in text or ":" in text:
-            text = _IN_ENVIRONMENT.sub(rf"\1{MASK}", text)
+            text = _IN_ENVIRONMENT.sub(_without_value, text)
         return text
 
     def cut_end(self, text: str) -> str:
         """Return the beginning of a text without the part of a secret that it may end with."""
         return _URL_AT_END.sub(rf"\1{MASK}", super().cut_end(text))
+
+
+def _without_value(found: re.Match[str]) -> str:
+    start = found.start()
+    is_variable = _VARIABLE.search(found.string, max(0, start - _LONGEST_NAME), start)
+    return found[1] + MASK if is_variable else found[0]
 
 
 def _overlap(text: str, form: str) -> int:

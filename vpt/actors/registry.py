@@ -22,6 +22,7 @@ from vpt.actors.samples import Samples
 from vpt.actors.stored import StoredHosts
 from vpt.actors.supervisor import Supervisor
 from vpt.background import each
+from vpt.bodies import in_thread
 from vpt.dialects.base import Dialect, Identity
 from vpt.errors import (
     ConflictError,
@@ -102,7 +103,9 @@ class Registry:
         try:
             presences = await self._supervisor.masked_presences(host.id, registration.presences)
             masker = self._secrets.masker(host.id, registration.secret)
-            registration = masked_registration(replace(registration, presences=presences), masker)
+            told = replace(registration, presences=presences)
+            # In the thread: what a host says of itself may be as long as a body.
+            registration = await in_thread(partial(masked_registration, told, masker))
             row = await self._db.row("lab_host", id=host.id)
             new = _as_called(registration, row, self._keys)
             identity = await self._check_proofs(registration, row, new)
@@ -336,7 +339,7 @@ class Registry:
         # Most heartbeats have no text, and a key need not be opened for them.
         if heartbeat.presences or heartbeat.device_metrics:
             masker = self._secrets.masker(host_id, self._keys.secret_of(row))
-            heartbeat = masked_heartbeat(heartbeat, masker)
+            heartbeat = await in_thread(partial(masked_heartbeat, heartbeat, masker))
         presences = await self._supervisor.masked_presences(host_id, heartbeat.presences)
         if presences:
             self._said_meanwhile.get(host_id, {}).update(presences)
