@@ -178,3 +178,14 @@ def test_the_parameters_of_a_script(parameters: Any, line: str) -> None:
 def test_whatever_a_step_is_can_be_said(step: Any) -> None:
     with contextlib.suppress(HostTroubleError):  # a graph that is none
         build_request(Call(HOST, DEVICE, step, "k", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("stderr", "shown"),
+    [("token secret-value\n" + "x" * 1995, "x" * 1995), ("secret-value" * 500, None)],
+)
+def test_the_end_of_a_long_error_begins_with_a_whole_line(stderr: str, shown: str | None) -> None:
+    """The rest of a line may begin within a secret, of which the mask would not find that part."""
+    told = script_result({"result": {"stdout": "", "exit_code": 1, "stderr": stderr}})
+    assert "alue" not in (told.error or "")
+    assert shown is None or (told.error or "").endswith(shown)

@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import asyncpg
 import orjson
@@ -15,6 +14,7 @@ from msgspec import Struct, structs
 from vpt.actors import effects as fx
 from vpt.actors import messages as m
 from vpt.actors.host_secrets import HostSecrets
+from vpt.bodies import is_heavy
 from vpt.bounds import LONGEST_REASON
 from vpt.dialects.base import HostTroubleError, Trouble
 from vpt.errors import DatabaseAwayError
@@ -28,7 +28,6 @@ from vpt.store.seal import Sealer
 
 _PICTURE = "screenshot"  # of an answer: no text to mask
 _LARGE = 32 * 1024  # characters that are masked at once; more in a thread
-_EACH = 64  # characters that a value counts for, whatever it is
 _MOST_RECENT = 16  # runs with secrets of a host, the last ones, whose secrets it may still say
 
 
@@ -158,23 +157,11 @@ async def masked(outcome: m.Outcome, masker: Masker) -> m.Outcome:
 
 async def _masked(answer: Answer, masker: Masker) -> Answer:
     size = len(answer.output or "") + len(answer.error or "")
-    # The JSON of an action's answer is as long as the host likes.
-    if size > _LARGE or _is_long(answer.raw):
+    # The JSON of an action's answer is as long as the host likes; its picture is not looked at.
+    told = {key: item for key, item in (answer.raw or {}).items() if key != _PICTURE}
+    if size > _LARGE or is_heavy(told):
         return await asyncio.to_thread(_masked_answer, answer, masker)
     return _masked_answer(answer, masker)
-
-
-def _is_long(raw: Mapping[str, Any] | None) -> bool:
-    """Return whether the JSON of an answer is long; a few values are looked at, at most."""
-    left, waiting = _LARGE, [item for key, item in (raw or {}).items() if key != _PICTURE]
-    while waiting and left > 0:
-        item = waiting.pop()
-        if isinstance(item, dict | list):
-            left -= len(item) * _EACH
-            waiting += (item.values() if isinstance(item, dict) else item) if left > 0 else ()
-        else:
-            left -= len(item) if isinstance(item, str) else _EACH
-    return left <= 0
 
 
 def _masked_answer(answer: Answer, masker: Masker) -> Answer:

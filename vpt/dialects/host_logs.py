@@ -123,13 +123,17 @@ def _is_empty(text: str, names: set[str]) -> bool:
     return name in names and (not rest or _EMPTY.fullmatch(rest) is not None)
 
 
+def last_part(text: str, most: int) -> str:
+    """Return the last whole lines of a text, of at most `most` characters together."""
+    # Not the end of a line: it may begin within a secret, which would not be found and masked then.
+    return text if len(text) <= most else text[-most:].partition("\n")[2]
+
+
 def last_words(stdout: str) -> str:
     """Return the line in which a script said why it failed, before it said that it did; or ""."""
     before, verdict, _ = stdout.rpartition(_VERDICT)
     text = before if verdict else stdout
-    if len(text) > _LONGEST_TAIL:  # of the first line there may be a part only
-        text = text[-_LONGEST_TAIL:].partition("\n")[2]
-    lines = [*_lines(text)][-_LAST_LINES:]
+    lines = [*_lines(last_part(text, _LONGEST_TAIL))][-_LAST_LINES:]
     if not lines:
         return ""
     return next((line for line in reversed(lines) if _FAILS.search(line)), lines[-1])

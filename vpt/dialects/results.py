@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpt.dialects.base import HostTroubleError, Trouble, as_text, clean, not_understood, shortened
-from vpt.dialects.host_logs import LoggedFailure, failures_in, last_words, reason
+from vpt.dialects.host_logs import LoggedFailure, failures_in, last_part, last_words, reason
 from vpt.dialects.host_words import Meaning, meaning_of, meaning_of_log, meaning_of_script
 from vpt.dialects.start_requests import StepKind
 from vpt.model import Answer, Json
@@ -153,7 +153,7 @@ def _judged(failed: StepResult, meaning: Meaning | None) -> StepResult:
 
 def _script_error(result: JsonObject, code: Any, stdout: str, stderr: str) -> str:
     """Return why a script failed: what it said last, which is in its stdout as a rule."""
-    last = stderr[-_TAIL:] or shortened(last_words(stdout), _MAX_MESSAGE)
+    last = last_part(stderr, _TAIL) or shortened(last_words(stdout), _MAX_MESSAGE)
     if code == 0 and last:  # it ended well, to say that the product does not
         return last
     said = _error_in(result) or f"The script failed with exit code {clean(code)}."
