@@ -15,7 +15,7 @@ from typing import Any
 
 from vpt.errors import BadRequestError
 from vpt.model import Json
-from vpt.parameters import MOST_ADDED
+from vpt.parameters import MOST_ADDED, texts
 
 _REFERENCE = re.compile(r"\{\s*([A-Za-z_][\w .-]*?)\s*\}")
 _TRUE = (True, "true")
@@ -105,7 +105,7 @@ def _check(graph: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     ):
         raise GraphError("The graph grows too large when its references are filled in.")
     # A block may set a variable while the graph runs: it has the variable's name.
-    set_there = {name for name, _ in _declared(graph, "variables")} | set(_texts(blocks))
+    set_there = {name for name, _ in _declared(graph, "variables")} | set(texts(blocks))
     if missing := sorted(uses.keys() - known.keys() - set_there):
         names = ", ".join(f"{{{name}}}" for name in missing[:20])
         raise GraphError(
@@ -184,22 +184,10 @@ def _blocks(graph: Mapping[str, Any]) -> list[Any]:
 
 
 def _references(item: Any) -> Iterator[str]:
-    for text in _texts(item):
+    for text in texts(item):
         found = _REFERENCE.fullmatch(text) if text.startswith("{") else None
         if found is not None:
             yield found[1]
-
-
-def _texts(item: Any) -> Iterator[str]:
-    match item:
-        case str():
-            yield item
-        case dict():
-            for child in item.values():
-                yield from _texts(child)
-        case list():
-            for child in item:
-                yield from _texts(child)
 
 
 def _filled(item: Any, known: Mapping[str, Any]) -> Any:

@@ -64,7 +64,7 @@ def references_in(item: Any) -> set[str]:
 
 def reference_counts(item: Any) -> Counter[str]:
     """Count the references to named secrets in a JSON value."""
-    return Counter(match[1] for text in _texts(item) for match in _references(text))
+    return Counter(match[1] for text in texts(item) for match in _references(text))
 
 
 def secret_of(reference: str) -> str:
@@ -140,7 +140,7 @@ def with_target(text: str, values: Mapping[str, str]) -> str:
 
 
 def _names(item: Any) -> Iterator[str]:
-    for text in _texts(item):
+    for text in texts(item):
         if "${" in text:
             yield from (match[1] for match in _NAME.finditer(text) if match[1] is not None)
 
@@ -159,16 +159,17 @@ def _references(text: str) -> Iterator[re.Match[str]]:
         at = text.find(_OPENING, at + 1)
 
 
-def _texts(item: Any) -> Iterator[str]:
+def texts(item: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value; keys are none of them."""
     match item:
         case str():
             yield item
         case dict():
             for child in item.values():
-                yield from _texts(child)
+                yield from texts(child)
         case list():
             for child in item:
-                yield from _texts(child)
+                yield from texts(child)
 
 
 def _filled_text(text: str, parameters: Mapping[str, Any]) -> Any:

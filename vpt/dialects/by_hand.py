@@ -25,6 +25,7 @@ from vpt.dialects.base import (
     Trouble,
     clean,
     not_understood,
+    shortened,
 )
 from vpt.dialects.pictures import url_of_picture
 from vpt.dialects.serial import SerialClient, SerialResponse
@@ -164,7 +165,7 @@ def _answer(body: Mapping[str, Any]) -> Answer:
 
 def _words(said: Any) -> str | None:
     text = clean(said) if said else None
-    return text[:_LONGEST_WORDS] if text else None
+    return shortened(text, _LONGEST_WORDS) if text else None
 
 
 async def _good(response: SerialResponse, what: str) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 from yarl import URL
 
-from vpt.dialects.base import Call, HostTroubleError, Trouble, clean
+from vpt.dialects.base import Call, HostTroubleError, Trouble, clean, shortened
 from vpt.dialects.results import StepResult
 from vpt.dialects.serial import SerialClient, own_url, url_of
 from vpt.dialects.start_requests import local_id
@@ -132,7 +132,8 @@ class Pictures:
         if isinstance(name, str) and body.get("success") is True:
             return name
         why = clean(body.get("error")) or f"it answered {response.status}"
-        fetched.left_out.append(f"The host could not take one: {why[:_SAID].rstrip('.')}.")
+        said = shortened(why, _SAID).rstrip(".")
+        fetched.left_out.append(f"The host could not take one: {said}.")
         return None
 
     async def _picture(self, host: Host, name: str) -> str:

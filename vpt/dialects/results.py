@@ -309,7 +309,7 @@ def _captions(items: Iterable[JsonObject]) -> Mapping[str, str]:
     captions: dict[str, str] = {}
     for number, item in enumerate(items, 1):
         name = clean(item.get("command") or item.get("block_id") or item.get("message")) or "step"
-        title = f"{number}. {name[:_MAX_CAPTION]}"
+        title = f"{number}. {shortened(name, _MAX_CAPTION)}"
         captions |= dict.fromkeys(_pictures(item), title)
         for what, keys in _COMPARED.items():
             captions |= dict.fromkeys(_compared(item, keys), f"{title}: {what}")
