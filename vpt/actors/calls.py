@@ -61,6 +61,9 @@ async def show(
         )
     except HostTroubleError as trouble:
         outcome = m.NoAnswer.of(trouble)
+    except Exception as error:  # noqa: BLE001 (logged: no probe is sent before a screen is shown)
+        note_failure(error, "screen")
+        outcome = m.NoAnswer(Trouble.HOST_ERROR, "The server made a mistake: see its log.")
     tell(m.ScreenShown(effect.ask, outcome, effect.request.beside))
 
 
